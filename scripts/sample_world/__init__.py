@@ -1,0 +1,1 @@
+"""Procedural rooms and streets behind `scripts/render_sample.py`."""

@@ -1,0 +1,50 @@
+"""Overview of the sample data for the README."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .depth_png import decode_depth_m
+
+TILE_WIDTH, TILE_HEIGHT, GAP = 168, 126, 4
+
+
+def colour_disparity(depth_mm: np.ndarray) -> np.ndarray:
+    """[h w] stored depth to BGR [h w 3]: near is bright, sky black."""
+    disparity = 1 / np.maximum(decode_depth_m(depth_mm), 1e-3)
+    low, high = np.percentile(disparity, (2, 98))
+    grey = np.clip((disparity - low) / (high - low + 1e-9), 0, 1)
+    return cv2.applyColorMap(np.round(grey * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+
+
+def tile(bgr: np.ndarray) -> np.ndarray:
+    """Fits a picture of any shape into one cell, cut at the middle."""
+    scale = max(TILE_WIDTH / bgr.shape[1], TILE_HEIGHT / bgr.shape[0])
+    size = (max(TILE_WIDTH, round(bgr.shape[1] * scale)), max(TILE_HEIGHT, round(bgr.shape[0] * scale)))
+    resized = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+    top, left = (resized.shape[0] - TILE_HEIGHT) // 2, (resized.shape[1] - TILE_WIDTH) // 2
+    cut = resized[top : top + TILE_HEIGHT, left : left + TILE_WIDTH]
+    return cv2.copyMakeBorder(cut, 0, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+
+
+def picture_row(folder: Path, kind: str, start: int, count: int) -> np.ndarray:
+    paths = sorted((folder / "images").glob(f"{kind}_*.jpg"))[start : start + count]
+    return np.hstack([tile(cv2.imread(str(path))) for path in paths])
+
+
+def depth_row(folder: Path, kind: str, start: int, count: int) -> np.ndarray:
+    paths = sorted((folder / "depth").glob(f"{kind}_*.png"))[start : start + count]
+    return np.hstack([tile(colour_disparity(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))) for path in paths])
+
+
+def write_contact_sheet(root: Path, out: Path, columns: int = 7) -> None:
+    """Labeled rooms and streets with their disparity, then the unlabeled domain."""
+    labeled, unlabeled = root / "labeled/train", root / "unlabeled/train"
+    rows = []
+    for kind in ("room", "street"):
+        rows += [picture_row(labeled, kind, 0, columns), depth_row(labeled, kind, 0, columns)]
+    for start in (0, columns):
+        rows += [picture_row(unlabeled, kind, start, columns) for kind in ("room", "street")]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(out), np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 85])
