@@ -1,0 +1,186 @@
+"""What the data folder hands to the rest: a `DepthSample` from a labeled set, a `Batch` to a stage."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depthany.data.sampler import Draw
+from depthany.data.transforms import random_view
+
+
+@dataclass(frozen=True)
+class DepthSample:
+    """One labeled image.
+
+    image: [h w 3] uint8 RGB.
+    disparity: [h w] float32 in 1/m (or relative, where a set knows no scale), 0 = infinitely far.
+    mask: [h w] bool, True where the disparity is known; it is finite there.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    disparity: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+
+class LabeledSet(Protocol):
+    """Images with depth; `min_depth` and `max_depth` in metres bound what evaluation counts."""
+
+    min_depth: float
+    max_depth: float
+
+    def __len__(self) -> int: ...
+    def read(self, index: int, convert_images: bool = False) -> DepthSample: ...
+
+
+class UnlabeledSet(Protocol):
+    """Plain images."""
+
+    def __len__(self) -> int: ...
+    def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]: ...
+    def name(self, index: int) -> str: ...
+
+
+@dataclass
+class Batch:
+    """One micro-batch: l labeled and u unlabeled images, all cropped to the same square.
+
+    labeled_image: [l 3 h w] uint8. disparity: [l h w] in [0, 1]. mask: [l h w] bool. unlabeled_image: [u 3 h
+        w] uint8.
+    unreadable: unlabeled files that were left out, with the reason.
+    """
+
+    labeled_image: Tensor
+    disparity: Tensor
+    mask: Tensor
+    unlabeled_image: Tensor
+    unreadable: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.labeled_image) + len(self.unlabeled_image)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on `device`."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, which copies to a GPU in the background."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(
+            change(self.labeled_image),
+            change(self.disparity),
+            change(self.mask),
+            change(self.unlabeled_image),
+            self.unreadable,
+        )
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """Sent by a loader process instead of a batch, so that the training process can say it in one line."""
+
+    message: str
+
+
+class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
+    """All labeled and all unlabeled sets; an index is a list of draws, an item the micro-batch of them.
+
+    Args:
+        labeled, unlabeled: sets, concatenated in this order without re-sampling (paper, section 4.1).
+        crop_size: side of the square views in pixels.
+        convert_images: accept gray, RGBA, CMYK and 16-bit images.
+        unreadable: `error` or `skip` an unlabeled image that cannot be read; a labeled one is always an
+            error.
+    """
+
+    def __init__(
+        self,
+        labeled: Sequence[LabeledSet],
+        unlabeled: Sequence[UnlabeledSet],
+        crop_size: int,
+        convert_images: bool = False,
+        unreadable: str = "error",
+    ) -> None:
+        if unreadable not in ("error", "skip"):
+            raise ValueError(f"unknown data.unreadable {unreadable!r}; choose from error, skip")
+        self.labeled, self.unlabeled = list(labeled), list(unlabeled)
+        self.crop_size, self.convert_images, self.unreadable = crop_size, convert_images, unreadable
+        self._labeled_ends = np.cumsum([len(part) for part in self.labeled], dtype=np.int64)
+        self._unlabeled_ends = np.cumsum([len(part) for part in self.unlabeled], dtype=np.int64)
+        self.labeled_count = int(self._labeled_ends[-1]) if self.labeled else 0
+        self.unlabeled_count = int(self._unlabeled_ends[-1]) if self.unlabeled else 0
+
+    def __getitem__(self, draws: list[Draw]) -> Batch | BadFile:
+        size, skipped = self.crop_size, list[str]()
+        targets = [draw for draw in draws if draw.labeled]
+        image = torch.empty(len(targets), 3, size, size, dtype=torch.uint8)
+        disparity, mask = torch.empty(len(targets), size, size), torch.empty(len(targets), size, size).bool()
+        plain = list[Tensor]()
+        try:
+            for i, draw in enumerate(targets):
+                image[i], disparity[i], mask[i] = self._labeled_view(draw)
+            for draw in draws:
+                if not draw.labeled:
+                    plain += self._unlabeled_view(draw, skipped)
+        except ValueError as error:
+            return BadFile(str(error))
+        unlabeled_image = torch.stack(plain) if plain else torch.empty(0, 3, size, size, dtype=torch.uint8)
+        return Batch(image, disparity, mask, unlabeled_image, skipped)
+
+    def _labeled_view(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+        part, index = _locate(self._labeled_ends, draw.index)
+        sample = self.labeled[part].read(index, self.convert_images)
+        target = normalise_disparity(sample.disparity, sample.mask)
+        image, target, mask = random_view(sample.image, self.crop_size, draw.seed, (target, sample.mask))
+        return _chw(image), torch.from_numpy(target), torch.from_numpy(mask)
+
+    def _unlabeled_view(self, draw: Draw, skipped: list[str]) -> list[Tensor]:
+        part, index = _locate(self._unlabeled_ends, draw.index)
+        try:
+            image = self.unlabeled[part].read(index, self.convert_images)
+        except ValueError as error:
+            if self.unreadable == "error":
+                raise ValueError(f"{error} (data.unreadable=skip leaves such images out)") from None
+            skipped.append(str(error))
+            return []
+        (view,) = random_view(image, self.crop_size, draw.seed)
+        return [_chw(view)]
+
+
+def normalise_disparity(disparity: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Min-max over the valid pixels to [0, 1]; invalid ones become 0 (paper, section 3.1).
+
+    The paper does not say whether before or after the crop; the loss removes shift and scale either way.
+    """
+    low, high = disparity[mask].min(), disparity[mask].max()
+    scaled = (disparity - low) / max(float(high - low), 1e-12)
+    return np.where(mask, scaled, 0.0).astype(np.float32)
+
+
+def _locate(ends: NDArray[np.int64], index: int) -> tuple[int, int]:
+    part = int(np.searchsorted(ends, index, side="right"))
+    return part, index - (int(ends[part - 1]) if part else 0)
+
+
+def _chw(image: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def require_same_size(
+    image_path: Path, image_hw: tuple[int, ...], depth_path: Path, depth_hw: tuple[int, ...]
+) -> None:
+    """Raise a `ValueError` that names both files where image and depth differ in height or width."""
+    if image_hw != depth_hw:
+        raise ValueError(
+            f"{depth_path}: depth is {depth_hw[1]}x{depth_hw[0]}, its image {image_path} is "
+            f"{image_hw[1]}x{image_hw[0]}: "
+            "they must have the same size"
+        )

@@ -1,0 +1,79 @@
+"""The folder of a run: new, to be continued, or finished and not to be touched."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from depthany.checkpoint import list_checkpoints
+from depthany.config import flat
+from depthany.files import write_atomically
+from depthany.models.depth_model import CONFIG_NAME, WEIGHTS_NAME
+from depthany.tracking import METRICS_FILE
+
+SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE = "settings.yaml", "results.json", "unreadable.txt"
+_WRITTEN = (WEIGHTS_NAME, CONFIG_NAME, METRICS_FILE, SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE)
+_HARMLESS = (
+    "run_dir",
+    "overwrite",
+    "threads",
+    "workers",
+    "log_every",
+    "image_every",
+    "save_every",
+    "keep_checkpoints",
+)
+
+
+def checkpoint_dir(run_dir: Path) -> Path:
+    """Where the checkpoints of a run lie."""
+    return run_dir / "checkpoints"
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether a trained model stands in the folder."""
+    return (run_dir / WEIGHTS_NAME).exists()
+
+
+def unreadable_files(run_dir: Path) -> set[str]:
+    """Unlabeled files that were skipped, each with its reason; a resumed run may have met one twice."""
+    path = run_dir / UNREADABLE_FILE
+    return set(path.read_text().splitlines()) if path.exists() else set()
+
+
+def clear(run_dir: Path) -> None:
+    """Delete what a run has written into the folder, and nothing else."""
+    checkpoints = checkpoint_dir(run_dir)
+    for path in [
+        *checkpoints.glob("*.pt"),
+        *checkpoints.glob(".*.partial"),
+        *run_dir.glob("events.out.tfevents.*"),
+    ]:
+        path.unlink()
+    for name in _WRITTEN:
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def claim(run_dir: Path, settings: dict[str, Any]) -> None:
+    """Make the folder this run's, or make sure that it goes on with the settings that it began with.
+
+    Raises:
+        ValueError: the folder holds a run with other settings; each is named.
+    """
+    path = run_dir / SETTINGS_FILE
+    if list_checkpoints(checkpoint_dir(run_dir)) and path.exists():
+        began = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(began, dict)
+        before, now = flat(began), flat(settings)
+        changed = [
+            f"{key}={before.get(key)} is now {now.get(key)}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and not key.startswith(_HARMLESS)
+        ]
+        if changed:
+            raise ValueError(
+                f"{run_dir} holds a run with other settings ({'; '.join(changed)}): start it with its own to "
+                "continue, or pass overwrite=true or another run_dir"
+            )
+    text = OmegaConf.to_yaml(OmegaConf.create(settings))
+    write_atomically(path, lambda partial: partial.write_text(text))

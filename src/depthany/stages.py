@@ -1,0 +1,207 @@
+"""What differs between the stages of training: how a batch becomes a loss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from depthany.data.dataset import Batch
+from depthany.data.perturb import Perturb
+from depthany.losses import (
+    MeanOver,
+    Normalisation,
+    Reduction,
+    affine_invariant_loss,
+    cutmix_affine_invariant_loss,
+    feature_alignment_loss,
+)
+from depthany.models.depth_model import DepthModel, normalise
+from depthany.models.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class View:
+    """What a stage saw and predicted, for the pictures in TensorBoard.
+
+    clean, seen: [b 3 h w] uint8, before and after perturbation. target, prediction: [b h w] disparity. mask:
+        [b h w].
+    """
+
+    clean: Tensor
+    seen: Tensor
+    target: Tensor
+    mask: Tensor
+    prediction: Tensor
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """loss: [] to go backward from. parts: named scalars [] for the log. views: by kind of image."""
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+    views: dict[str, View]
+
+
+class TeacherStage(nn.Module):
+    """Stage 1: affine-invariant loss on labeled images (paper, section 3.1).
+
+    Args:
+        normalisation, reduction: see `affine_invariant_loss`.
+    """
+
+    def __init__(self, normalisation: Normalisation, reduction: Reduction) -> None:
+        super().__init__()
+        self.normalisation, self.reduction = normalisation, reduction
+
+    def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
+        """`generator` is not drawn from: labeled images are not perturbed."""
+        prediction = model(normalise(batch.labeled_image))  # [l h w]
+        loss = affine_invariant_loss(
+            prediction,
+            batch.disparity,
+            batch.mask,
+            normalisation=self.normalisation,
+            reduction=self.reduction,
+        )
+        view = View(
+            batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, prediction.detach()
+        )
+        parts = {"loss/labeled": loss, "zero_outputs": zero_fraction(prediction)}
+        return StageOutput(loss, parts, {"labeled": view})
+
+
+class StudentStage(nn.Module):
+    """Stage 2: labeled images, pseudo-labeled images under perturbation, and feature alignment (paper, 3.2 "
+    "and 3.3).
+
+    Args:
+        teacher: labels the clean views; frozen here.
+        frozen_encoder: what the features are aligned to; frozen here. None where the feature weight is 0.
+        student_width: channels of the student's tokens; a linear layer on the student's side bridges another
+            width.
+        perturb: how the student's view differs from the teacher's.
+        weights: of the terms labeled, unlabeled and feature.
+        trim: share of pixels of largest loss left out on pseudo-labels.
+        alpha, mean_over: see `feature_alignment_loss`.
+        frozen_input: `perturbed` or `clean` view for the frozen encoder.
+        normalisation, reduction: see `affine_invariant_loss`.
+    """
+
+    def __init__(
+        self,
+        teacher: DepthModel,
+        frozen_encoder: Encoder | None,
+        student_width: int,
+        perturb: Perturb,
+        weights: Mapping[str, float],
+        trim: float,
+        alpha: float,
+        mean_over: MeanOver,
+        frozen_input: str,
+        normalisation: Normalisation,
+        reduction: Reduction,
+    ) -> None:
+        super().__init__()
+        if frozen_input not in ("perturbed", "clean"):
+            raise ValueError(f"unknown frozen_input {frozen_input!r}; choose from perturbed, clean")
+        self.teacher, self.frozen_encoder = freeze(teacher), None
+        self.projection: nn.Module = nn.Identity()
+        if frozen_encoder is not None:
+            self.frozen_encoder = freeze(frozen_encoder)
+            frozen_width = frozen_encoder.spec.embed_dim
+            if frozen_width != student_width:
+                self.projection = nn.Linear(student_width, frozen_width)
+        self.perturb, self.weights, self.trim = perturb, dict(weights), trim
+        self.alpha, self.mean_over, self.frozen_input = alpha, mean_over, frozen_input
+        self.normalisation, self.reduction = normalisation, reduction
+
+    def train(self, mode: bool = True) -> "StudentStage":
+        """Training mode, except for the frozen networks."""
+        super().train(mode)
+        self.teacher.eval()
+        if self.frozen_encoder is not None:
+            self.frozen_encoder.eval()
+        return self
+
+    def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
+        """`generator` (CPU) decides the perturbations."""
+        clean = batch.unlabeled_image  # [u 3 h w] uint8
+        with torch.no_grad():
+            pseudo = to_unit_range(self.teacher(normalise(clean)))  # [u h w] the teacher sees the clean view
+            seen = self.perturb.colour(
+                clean, generator
+            )  # CutMix works on distorted images (paper, section 3.2)
+            everywhere = torch.ones_like(pseudo, dtype=torch.bool)
+            seen, pseudo, everywhere, box_mask = self.perturb.cutmix(seen, pseudo, everywhere, generator)
+        both = normalise(torch.cat([batch.labeled_image, seen]))
+        disparity, tokens = model(both, return_features=True)  # [l+u h w], [l+u n c]
+        labeled, unlabeled = disparity.split([len(batch.labeled_image), len(clean)])
+
+        losses = {
+            "labeled": affine_invariant_loss(
+                labeled,
+                batch.disparity,
+                batch.mask,
+                normalisation=self.normalisation,
+                reduction=self.reduction,
+            ),
+            "unlabeled": cutmix_affine_invariant_loss(
+                unlabeled,
+                pseudo,
+                everywhere,
+                box_mask,
+                normalisation=self.normalisation,
+                reduction=self.reduction,
+                trim=self.trim,
+            ),
+        }
+        parts = {"zero_outputs": zero_fraction(disparity)}
+        if self.frozen_encoder is not None:
+            frozen_image = seen if self.frozen_input == "perturbed" else clean
+            with torch.no_grad():
+                frozen_tokens = self.frozen_encoder(normalise(frozen_image))[-1]  # [u n c]
+            # of unlabeled images only: on labeled ones it gains nothing (paper, section 7)
+            losses["feature"], parts["feature_tokens_kept"] = feature_alignment_loss(
+                self.projection(tokens[len(batch.labeled_image) :]),
+                frozen_tokens,
+                alpha=self.alpha,
+                mean_over=self.mean_over,
+            )
+        total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
+        parts |= {f"loss/{name}": loss for name, loss in losses.items()}
+        views = {
+            "labeled": View(
+                batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, labeled.detach()
+            ),
+            "unlabeled": View(clean, seen, pseudo, everywhere, unlabeled.detach()),
+        }
+        return StageOutput(total, parts, views)
+
+
+def to_unit_range(disparity: Tensor) -> Tensor:
+    """Each map [b h w] min-max normalised to [0, 1], as the labels are."""
+    low, high = disparity.float().flatten(1).aminmax(dim=1)  # [b]
+    return (disparity - low[:, None, None]) / (high - low).clamp(min=1e-6)[:, None, None]
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    """The same network without gradients and in eval mode; `StudentStage.train` keeps the mode pinned."""
+    return network.requires_grad_(False).eval()
+
+
+def zero_fraction(disparity: Tensor) -> Tensor:
+    """Share [] of pixels that are exactly 0: near 1 the output ReLU is dead and no gradient flows."""
+    return (disparity.detach() == 0).float().mean()
+
+
+def trained_parameters(stage: nn.Module) -> list[nn.Parameter]:
+    """Parameters of a stage that learn: those of the projection, where there is one."""
+    return [parameter for parameter in stage.parameters() if parameter.requires_grad]
+
+
+def trained_state(stage: nn.Module) -> dict[str, Tensor]:
+    """What of a stage belongs into a checkpoint: what it trains, nothing frozen."""
+    trained = {name for name, parameter in stage.named_parameters() if parameter.requires_grad}
+    return {name: tensor for name, tensor in stage.state_dict().items() if name in trained}

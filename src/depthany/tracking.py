@@ -1,0 +1,218 @@
+"""What a run tells: console progress, TensorBoard, metrics.jsonl."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from depthany.data.dataset import Batch
+from depthany.pictures import comparison_row
+from depthany.stages import StageOutput, View
+
+METRICS_FILE = "metrics.jsonl"
+PICTURES_PER_KIND = 4
+
+
+class Tracker:
+    """Writes scalars and pictures of one run, and shows its progress.
+
+    Args:
+        run_dir: where TensorBoard's events and metrics.jsonl go.
+        start_step: step of the checkpoint that the run goes on from; what was written beyond it is dropped,
+            since it will be written again.
+        total_steps: length of the run.
+        settings: the resolved configuration as YAML, shown in TensorBoard as text.
+    """
+
+    def __init__(self, run_dir: Path, start_step: int, total_steps: int, settings: str) -> None:
+        self.total_steps = total_steps
+        self.console = Console()
+        self._metrics_path = run_dir / METRICS_FILE
+        _drop_after(self._metrics_path, start_step)
+        self._metrics = open(self._metrics_path, "a", buffering=1)  # noqa: SIM115  open as long as the run
+        self._events = SummaryWriter(str(run_dir), purge_step=start_step + 1 if start_step else None)
+        self._events.add_text("settings", f"```yaml\n{settings}\n```", start_step)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f} · {task.fields[rate]:.1f} images/s"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task(
+            "step", total=total_steps, completed=start_step, loss=float("nan"), rate=0.0
+        )
+        self._started, self._start_step = time.monotonic(), start_step
+        self._progress.start()
+
+    def progress(self, step: int, loss: float, images_per_second: float) -> None:
+        """Move the bar; where there is no terminal, print a line instead."""
+        self._progress.update(self._task, completed=step, loss=loss, rate=images_per_second)
+        if not self.console.is_terminal:
+            seconds_a_step = (time.monotonic() - self._started) / max(1, step - self._start_step)
+            eta = round(seconds_a_step * (self.total_steps - step))
+            print(
+                f"step {step}/{self.total_steps}  loss {loss:.4f}  {images_per_second:.1f} images/s  "
+                f"ETA {eta // 60}:{eta % 60:02d}",
+                flush=True,
+            )
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """The same numbers to TensorBoard and metrics.jsonl."""
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+
+    def pictures(self, step: int, views: Mapping[str, View]) -> None:
+        """Rows of image, view, target, prediction and error for each kind of image."""
+        for kind, view in views.items():
+            if len(view.clean):
+                perturbed = view.seen is not view.clean
+                columns = "image | perturbed view | pseudo-label" if perturbed else "image | target"
+                sheet = _sheet(view, perturbed)
+                self._events.add_image(
+                    f"{kind}: {columns} | prediction | error", sheet, step, dataformats="HWC"
+                )
+
+    def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+        """Scores of each model (row) on each set: rows[model][set][metric]."""
+        table = Table(title=title)
+        table.add_column("model")
+        first = next(iter(rows.values()))
+        for name in first:
+            table.add_column(f"{name}\nAbsRel", justify="right")
+            table.add_column("\ndelta1", justify="right")
+        for model, scores in rows.items():
+            cells = [f"{scores[name][key]:.4f}" for name in first for key in ("abs_rel", "delta1")]
+            table.add_row(model, *cells)
+        self.console.print(table)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._progress.stop()
+        self._events.close()
+        self._metrics.close()
+
+
+class Meter:
+    """Means of what happened since the last line in the log; not saved, so it restarts on resume."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new interval."""
+        self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
+        self.sums: dict[str, Tensor] = {}
+        self.weight = 0.0
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; the time that it took counts as waiting for data."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - asked
+        return batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside does not count as training."""
+        began = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - began
+
+    def add(self, output: StageOutput, images: int, micro_batches: int) -> None:
+        """Add the scalars of a micro-batch; they stay on their device."""
+        self.images += images
+        self.weight += 1 / micro_batches
+        for name, value in {"loss/total": output.loss, **output.parts}.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach() / micro_batches
+
+    def means(self) -> dict[str, float]:
+        """Mean of each scalar and the speed since the last restart."""
+        seconds = time.perf_counter() - self.started
+        speed = {
+            "speed/images_per_second": self.images / seconds,
+            "speed/share_waiting_for_data": self.waited / seconds,
+        }
+        return {name: float(value / self.weight) for name, value in self.sums.items()} | speed
+
+
+def log_scalars(
+    tracker: Tracker,
+    step: int,
+    meter: Meter,
+    optimizer: torch.optim.Optimizer,
+    gradient_norm: Tensor,
+    device: torch.device,
+) -> None:
+    """Write the scalars since the last line, show progress, and warn where the output ReLU is dying."""
+    means = meter.means()
+    rates = {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
+    memory = {"gradient_norm": float(gradient_norm), "memory_gb": peak_memory_gb(device)}
+    tracker.scalars(step, {**means, **rates, **memory})
+    tracker.progress(step, means["loss/total"], means["speed/images_per_second"])
+    if means["zero_outputs"] > 0.9:
+        tracker.say(
+            f"warning: dead output ReLU: {means['zero_outputs']:.0%} of the predicted pixels are exactly 0 "
+            f"at step {step} "
+            "and pass no gradient; lower optimizer.lr or add optimizer.warmup_steps"
+        )
+    meter.restart()
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Largest memory so far in GB: of the GPU where there is one, else resident memory of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _sheet(view: View, perturbed: bool) -> np.ndarray:
+    rows = []
+    for i in range(min(PICTURES_PER_KIND, len(view.clean))):
+        images = [view.clean[i], view.seen[i]] if perturbed else [view.clean[i]]
+        target, prediction = (values[i].float().cpu().numpy() for values in (view.target, view.prediction))
+        hwc = [image.permute(1, 2, 0).cpu().numpy() for image in images]
+        rows.append(comparison_row(hwc, target, prediction, view.mask[i].cpu().numpy()))
+    return np.concatenate(rows)
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keep the lines of metrics.jsonl up to `step`; a line cut short by a kill goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break
+    path.write_text("".join(kept))

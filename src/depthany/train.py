@@ -1,0 +1,259 @@
+"""Train a teacher or a student: `python -m depthany.train stage=teacher`.
+
+`run` makes the parts from the configuration, `train` is the loop.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from depthany import run_dir as runs
+from depthany import wiring
+from depthany.checkpoint import Parts, load_latest, save_checkpoint, save_parts
+from depthany.config import plain, run_entry
+from depthany.data.dataset import Batch
+from depthany.data.loader import read_batches
+from depthany.evaluate import Scores, evaluate
+from depthany.files import write_atomically
+from depthany.interrupt import stop_signals
+from depthany.models.depth_model import DepthModel, load_model, save_model
+from depthany.optim import schedule, set_learning_rate
+from depthany.precision import choose_amp, choose_device
+from depthany.stages import StageOutput, trained_parameters
+from depthany.tracking import Meter, Tracker, log_scalars
+
+Scored = dict[str, Scores]  # set -> metric -> value
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Plain settings of the loop; see configs/train.yaml."""
+
+    micro_batches: int  # of the whole run
+    accumulate: int
+    seed: int
+    warmup_steps: int
+    decay_power: float
+    clip_norm: float | None
+    log_every: int
+    image_every: int
+    eval_every: int
+    save_every: int
+
+    @property
+    def total_steps(self) -> int:
+        return -(-self.micro_batches // self.accumulate)
+
+    def due(self, step: int, every: int, at_end: bool = True) -> bool:
+        """Whether something that happens every so many steps (0 = never, but for the end) happens after
+        `step`.
+        """
+        return (every > 0 and step % every == 0) or (at_end and step == self.total_steps)
+
+
+def train(
+    parts: Parts,
+    batches: Iterator[Batch],
+    tracker: Tracker,
+    validate: Callable[[], Scored],
+    save: Callable[[], None],
+    save_best: Callable[[], None],
+    loop: Loop,
+    device: torch.device,
+    amp: torch.dtype | None,
+    compiled: Callable[..., Any] | None = None,
+) -> None:
+    """Step until `loop.total_steps`; on Ctrl-C or SIGTERM save and leave by `SystemExit`."""
+    state, optimizer, meter = parts.state, parts.optimizer, Meter()
+    with stop_signals() as stopped:
+        while state.step < loop.total_steps:
+            set_learning_rate(
+                optimizer, schedule(state.step, loop.total_steps, loop.warmup_steps, loop.decay_power)
+            )
+            first = state.step * loop.accumulate
+            last = min(first + loop.accumulate, loop.micro_batches)
+            for k in range(first, last):
+                batch = meter.wait_for(batches).to(device)
+                with torch.autocast(device.type, amp, enabled=amp is not None):
+                    output = parts.stage(compiled or parts.model, batch, draw_generator(loop.seed, k))
+                require_finite(output, state.step)
+                parts.scaler.scale(output.loss / (last - first)).backward()
+                meter.add(output, len(batch), last - first)
+            gradient_norm = update(parts, loop.clip_norm)
+            state.step += 1
+
+            if loop.due(state.step, loop.log_every):
+                log_scalars(tracker, state.step, meter, optimizer, gradient_norm, device)
+            if loop.due(state.step, loop.image_every, at_end=loop.image_every > 0):
+                tracker.pictures(state.step, output.views)
+            if loop.due(state.step, loop.eval_every):
+                with meter.paused():
+                    scores = validate()
+                    tracker.scalars(state.step, flat_scores(scores))
+                    if mean_abs_rel(scores) < state.best_abs_rel:
+                        state.best_abs_rel = mean_abs_rel(scores)
+                        save_best()
+            if loop.due(state.step, loop.save_every) or stopped:
+                with meter.paused():
+                    save()
+            if stopped and state.step < loop.total_steps:
+                tracker.close()
+                print(f"stopped at step {state.step}, all saved; the same command continues", flush=True)
+                raise SystemExit(128 + stopped[0])
+
+
+def update(parts: Parts, clip_norm: float | None) -> Tensor:
+    """One optimizer step from the gathered gradients; gives their norm []."""
+    parts.scaler.unscale_(parts.optimizer)
+    parameters = [*parts.model.parameters(), *trained_parameters(parts.stage)]
+    limit = clip_norm if clip_norm is not None else float("inf")
+    gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    parts.scaler.step(parts.optimizer)
+    parts.scaler.update()
+    parts.optimizer.zero_grad(set_to_none=True)
+    return gradient_norm
+
+
+def require_finite(output: StageOutput, step: int) -> None:
+    """Stop before the step where the loss is no number, naming the part, at the price of a host sync."""
+    if torch.isfinite(output.loss):
+        return
+    losses = {name: float(value) for name, value in output.parts.items() if name.startswith("loss/")}
+    bad = [name for name, value in losses.items() if not np.isfinite(value)] or ["loss/total"]
+    raise ValueError(
+        f"{', '.join(bad)} is not finite at step {step} ({losses}); the step was not taken and the last "
+        f"checkpoint is "
+        "good: lower optimizer.lr, set optimizer.clip_norm, or try precision=fp32"
+    )
+
+
+def draw_generator(seed: int, k: int) -> torch.Generator:
+    """What the perturbations of micro-batch `k` are drawn from."""
+    state = np.random.SeedSequence([seed, k]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def flat_scores(scores: Scored) -> dict[str, float]:
+    """val/<set>/<metric> for the log."""
+    return {
+        f"val/{name}/{key}": values[key] for name, values in scores.items() for key in ("abs_rel", "delta1")
+    }
+
+
+def mean_abs_rel(scores: Scored) -> float:
+    """Mean AbsRel over the validation sets; infinite where there is none."""
+    return sum(values["abs_rel"] for values in scores.values()) / len(scores) if scores else float("inf")
+
+
+def main() -> None:
+    """Console script `depthany-train`."""
+    sys.exit(run_entry("train", run, help_with=("stage=student",)))
+
+
+def run(cfg: DictConfig) -> int:
+    """Make the parts of a run, train, score and save; the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cfg = wiring.check(cfg)
+    settings, run_dir = plain(cfg), Path(cfg.run_dir)
+    if cfg.overwrite:
+        runs.clear(run_dir)
+    elif runs.is_finished(run_dir):
+        print(f"{run_dir} holds a finished run; to train anew, pass overwrite=true or another run_dir=...")
+        return 0
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    device = choose_device(cfg.device)
+    amp = choose_amp(cfg.precision, device)
+
+    teacher = load_model(cfg.stage.teacher, device) if cfg.stage.name == "student" else None
+    parts = wiring.build_parts(cfg, teacher, device, amp)
+    dataset, val_sets = wiring.build_training_set(cfg), wiring.build_sets(cfg.data.val)
+    sampler = wiring.build_sampler(cfg, dataset)
+    loop = Loop(
+        micro_batches=len(sampler),
+        accumulate=cfg.accumulate,
+        seed=cfg.seed,
+        warmup_steps=cfg.optimizer.warmup_steps,
+        decay_power=cfg.optimizer.decay_power,
+        clip_norm=cfg.optimizer.clip_norm,
+        log_every=cfg.log_every,
+        image_every=cfg.image_every,
+        eval_every=cfg.eval_every,
+        save_every=cfg.save_every,
+    )
+
+    runs.claim(run_dir, settings)
+    checkpoints = runs.checkpoint_dir(run_dir)
+    if (payload := load_latest(checkpoints)) is not None:
+        parts.restore(payload)
+        sampler.start = parts.state.step * loop.accumulate
+    tracker = Tracker(
+        run_dir, parts.state.step, loop.total_steps, OmegaConf.to_yaml(OmegaConf.create(settings))
+    )
+    tracker.say(wiring.describe(parts, dataset, loop.total_steps, device, amp))
+
+    def score(network: DepthModel) -> Scored:
+        return evaluate(network, val_sets, cfg.crop_size, device, amp, convert_images=cfg.data.convert_images)
+
+    newest: dict[int, Scored] = {}  # scores by step, so that those of the last step are not computed twice
+
+    def validate() -> Scored:
+        newest.clear()
+        newest[parts.state.step] = score(parts.model)
+        return newest[parts.state.step]
+
+    try:
+        train(
+            parts,
+            read_batches(
+                dataset, sampler, cfg.workers, run_dir / runs.UNREADABLE_FILE, device.type == "cuda"
+            ),
+            tracker,
+            validate,
+            lambda: save_checkpoint(checkpoints, parts, cfg.keep_checkpoints),
+            lambda: save_parts(checkpoints / "best.pt", parts),
+            loop,
+            device,
+            amp,
+            torch.compile(parts.model) if cfg.compile else None,
+        )
+        scores = {cfg.stage.name: newest.get(parts.state.step) or score(parts.model)}
+        if teacher is not None:
+            scores["teacher"] = score(teacher)
+    finally:
+        tracker.close()
+    finish(run_dir, parts, scores, settings, tracker)
+    return 0
+
+
+def finish(
+    run_dir: Path, parts: Parts, scores: dict[str, Scored], settings: dict[str, Any], tracker: Tracker
+) -> None:
+    """Write results and model, the model last since it marks the run as finished, and print the table."""
+    results = json.dumps({"step": parts.state.step, "scores": scores}, indent=2) + "\n"
+    write_atomically(run_dir / runs.RESULTS_FILE, lambda path: path.write_text(results))
+    save_model(parts.model, run_dir, extra={"training": {"step": parts.state.step, "settings": settings}})
+    if next(iter(scores.values())):
+        tracker.table("validation: fitted to 1/depth by scale and shift per image", scores)
+    skipped = runs.unreadable_files(run_dir)
+    if skipped:
+        tracker.say(
+            f"{len(skipped)} unreadable unlabeled images were left out: {run_dir / runs.UNREADABLE_FILE}"
+        )
+    tracker.say(
+        f"model: {run_dir / 'model.safetensors'}    curves and pictures: tensorboard --logdir "
+        f"{run_dir.parent}"
+    )
+
+
+if __name__ == "__main__":
+    main()

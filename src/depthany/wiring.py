@@ -1,0 +1,180 @@
+"""From the configuration to objects. Below this file and the entries nothing sees the configuration."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from depthany.checkpoint import Parts
+from depthany.config import require, typed
+from depthany.data.dataset import TrainingSet
+from depthany.data.perturb import Perturb
+from depthany.data.sampler import MixedBatches
+from depthany.models.depth_model import DepthModel
+from depthany.models.encoder import PATCH, Encoder
+from depthany.models.weights import load_encoder_weights
+from depthany.optim import build_optimizer
+from depthany.schema import STAGES, TrainSettings
+from depthany.stages import StudentStage, TeacherStage, trained_parameters
+
+
+def check(cfg: DictConfig) -> DictConfig:
+    """The configuration with its types checked; finds what the user can mend before any data is loaded.
+
+    Raises:
+        ValueError: (or one of OmegaConf's errors) a setting has a wrong type, no value, or a value that
+            cannot be.
+    """
+    if cfg.stage.name not in STAGES:
+        raise ValueError(f"unknown stage.name {cfg.stage.name!r}; choose from {', '.join(STAGES)}")
+    typed(cfg.stage, STAGES[cfg.stage.name])
+    cfg = typed(cfg, TrainSettings)
+    is_student = cfg.stage.name == "student"
+    require(cfg, ignore=() if is_student else ("data.unlabeled",))
+    if cfg.crop_size % PATCH:
+        nearest = max(1, round(cfg.crop_size / PATCH)) * PATCH
+        raise ValueError(f"crop_size={cfg.crop_size} is not a multiple of {PATCH}: try {nearest}")
+    for key in ("batch_size", "accumulate", "keep_checkpoints", "crop_size"):
+        if cfg[key] < 1:
+            raise ValueError(f"{key}={cfg[key]}: expected 1 or more")
+    per_micro_batch(cfg)
+    if is_student and not Path(cfg.stage.teacher).exists():
+        raise ValueError(
+            f"no teacher at stage.teacher={cfg.stage.teacher}: train one first (python -m depthany.train "
+            f"stage=teacher), "
+            "or pass the run directory or model.safetensors of another"
+        )
+    if cfg.model.pretrained and cfg.model.weights is not None and not Path(cfg.model.weights).is_file():
+        raise ValueError(
+            f"no file at model.weights={cfg.model.weights}: pass the path of the encoder's weights, "
+            "or model.pretrained=false to start from random ones"
+        )
+    return cfg
+
+
+def per_micro_batch(cfg: DictConfig) -> tuple[int, int]:
+    """Labeled and unlabeled images in a micro-batch."""
+    ratio = tuple(cfg.stage.ratio) if cfg.stage.name == "student" else (1, 0)
+    parts = sum(ratio) * cfg.accumulate
+    if min(ratio) < 0 or ratio[0] + ratio[1] == 0:
+        raise ValueError(f"stage.ratio={list(ratio)}: expected two shares, for example [1, 2]")
+    if cfg.batch_size % parts:
+        raise ValueError(
+            f"batch_size={cfg.batch_size} cannot be split into accumulate={cfg.accumulate} micro-batches "
+            f"of {ratio[0]}:{ratio[1]} images: make it a multiple of {parts}"
+        )
+    share = cfg.batch_size // parts
+    return ratio[0] * share, ratio[1] * share
+
+
+def build_parts(
+    cfg: DictConfig, teacher: DepthModel | None, device: torch.device, amp: torch.dtype | None
+) -> Parts:
+    """Model, stage and optimizer in their initial state, on the device."""
+    torch.manual_seed(cfg.seed if teacher is None else cfg.seed + 1_000_003)  # the student's start is its own
+    model = build_model(cfg.model)
+    stage = build_student_stage(cfg, model, teacher) if teacher is not None else TeacherStage(**cfg.loss)
+    memory_format = torch.channels_last if cfg.channels_last else torch.preserve_format
+    for network in (model, stage):
+        network.to(device=device).to(memory_format=memory_format)
+    optimizer = build_optimizer(
+        model,
+        trained_parameters(stage),
+        lr=cfg.optimizer.lr,
+        decoder_lr_factor=cfg.optimizer.decoder_lr_factor,
+        weight_decay=cfg.optimizer.weight_decay,
+        betas=tuple(cfg.optimizer.betas),
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=amp is torch.float16)
+    return Parts(model, stage.train(), optimizer, scaler)
+
+
+def build_model(model_cfg: DictConfig) -> DepthModel:
+    """Model with a random decoder and, where asked, pre-trained encoder."""
+    model = DepthModel(model_cfg.encoder, model_cfg.taps)
+    if model_cfg.pretrained:
+        load_encoder_weights(model.encoder, model_cfg.weights)
+    return model
+
+
+def build_student_stage(cfg: DictConfig, model: DepthModel, teacher: DepthModel) -> StudentStage:
+    """Stage with its frozen networks; the frozen encoder is the student's own start or the one named."""
+    alignment, frozen = cfg.stage.feature_alignment, None
+    if cfg.stage.weights.feature > 0:
+        if alignment.encoder is None:
+            frozen = deepcopy(model.encoder)
+        else:
+            frozen = Encoder(alignment.encoder)
+            load_encoder_weights(frozen, alignment.weights)
+    return StudentStage(
+        teacher,
+        frozen,
+        student_width=model.encoder.spec.embed_dim,
+        perturb=Perturb(**_plain(cfg.perturb)),
+        weights=_plain(cfg.stage.weights),
+        trim=cfg.stage.trim,
+        alpha=alignment.alpha,
+        mean_over=alignment.mean_over,
+        frozen_input=alignment.frozen_input,
+        **cfg.loss,
+    )
+
+
+def build_sets(entries: DictConfig) -> dict[str, Any]:
+    """The data sets of a mixture by name; those whose root is null are left out."""
+    return {
+        str(name): instantiate(entry) for name, entry in entries.items() if entry.get("root", "") is not None
+    }
+
+
+def build_training_set(cfg: DictConfig) -> TrainingSet:
+    """All labeled sets and, for the student, all unlabeled ones."""
+    unlabeled = build_sets(cfg.data.unlabeled) if cfg.stage.name == "student" else {}
+    labeled = build_sets(cfg.data.labeled)
+    return TrainingSet(
+        list(labeled.values()),
+        list(unlabeled.values()),
+        cfg.crop_size,
+        cfg.data.convert_images,
+        cfg.data.unreadable,
+    )
+
+
+def build_sampler(cfg: DictConfig, dataset: TrainingSet) -> MixedBatches:
+    """Order of the run: the teacher counts epochs of the labeled set, the student passes of the other."""
+    labeled, unlabeled = per_micro_batch(cfg)
+    for kind, wanted, count in (
+        ("labeled", labeled, dataset.labeled_count),
+        ("unlabeled", unlabeled, dataset.unlabeled_count),
+    ):
+        if wanted and not count:
+            raise ValueError(f"stage={cfg.stage.name} needs {kind} images, and data.{kind} names none")
+    total = (
+        round(cfg.passes * dataset.unlabeled_count)
+        if unlabeled
+        else round(cfg.epochs * dataset.labeled_count)
+    )
+    if cfg.steps is not None:
+        total = cfg.steps * cfg.accumulate * (unlabeled or labeled)
+    if total < 1:
+        raise ValueError(f"the run has no step: steps={cfg.steps} epochs={cfg.epochs} passes={cfg.passes}")
+    return MixedBatches(dataset.labeled_count, dataset.unlabeled_count, labeled, unlabeled, total, cfg.seed)
+
+
+def describe(
+    parts: Parts, dataset: TrainingSet, total_steps: int, device: torch.device, amp: torch.dtype | None
+) -> str:
+    """One line on what is about to happen."""
+    config, step = parts.model.config, parts.state.step
+    images = f"{dataset.labeled_count} labeled"
+    images += f" + {dataset.unlabeled_count} unlabeled" if dataset.unlabeled_count else ""
+    number_format = str(amp or torch.float32).removeprefix("torch.")
+    begun = f"continuing at step {step} of {total_steps}" if step else f"{total_steps} steps"
+    return f"{config['encoder']} on {images} images, {begun}, {device.type} in {number_format}"
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return {str(key): value for key, value in cfg.items()}
