@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -85,6 +85,8 @@ def flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def _one_line(error: Exception, config_name: str) -> str:
     text = str(error)
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
+        return f"{text.rpartition('full_key: ')[2]}: {error.__cause__}"  # Hydra's words about ours left out
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(found[1], config_name)
     if found := re.search(r"You must specify '(\w+)'", text):

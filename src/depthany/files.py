@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, flush it to the disk, then rename it: `path` is never half "
-    "there.
+    """Let `write` fill a file beside `path`, flush it to the disk, then rename it: never is half of it there.
 
     Raises:
         ValueError: it cannot be written (disk full, no permission); what stood at `path` before stands there
@@ -22,7 +22,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(partial, path)
         _sync_folder(path.parent)
     except Exception as error:  # torch and safetensors tell of a full disk by exceptions of their own
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that could not be made
+            partial.unlink()
         reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
         raise ValueError(f"cannot write {path}: {reason}; what was written before is whole") from error
 

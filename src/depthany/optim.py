@@ -16,8 +16,8 @@ def build_optimizer(
     weight_decay: float,
     betas: tuple[float, float],
 ) -> torch.optim.AdamW:
-    """AdamW with two groups: the encoder, and the decoder at `decoder_lr_factor` times its rate (paper, "
-    "section 4.1).
+    """AdamW with two groups: the encoder, and the decoder at `decoder_lr_factor` times its rate (paper,
+    section 4.1).
 
     Args:
         extra: further trained parameters (a stage's projection), learnt at the decoder's rate.

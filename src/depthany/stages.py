@@ -73,8 +73,8 @@ class TeacherStage(nn.Module):
 
 
 class StudentStage(nn.Module):
-    """Stage 2: labeled images, pseudo-labeled images under perturbation, and feature alignment (paper, 3.2 "
-    "and 3.3).
+    """Stage 2: labeled images, pseudo-labeled images under perturbation, and feature alignment (paper, 3.2
+    and 3.3).
 
     Args:
         teacher: labels the clean views; frozen here.

@@ -27,7 +27,7 @@ from depthany.files import write_atomically
 from depthany.interrupt import stop_signals
 from depthany.models.depth_model import DepthModel, load_model, save_model
 from depthany.optim import schedule, set_learning_rate
-from depthany.precision import choose_amp, choose_device
+from depthany.precision import choose_amp, choose_device, keep_freed_memory
 from depthany.stages import StageOutput, trained_parameters
 from depthany.tracking import Meter, Tracker, log_scalars
 
@@ -127,7 +127,7 @@ def require_finite(output: StageOutput, step: int) -> None:
     """Stop before the step where the loss is no number, naming the part, at the price of a host sync."""
     if torch.isfinite(output.loss):
         return
-    losses = {name: float(value) for name, value in output.parts.items() if name.startswith("loss/")}
+    losses = {name: float(value.detach()) for name, value in output.parts.items() if name.startswith("loss/")}
     bad = [name for name, value in losses.items() if not np.isfinite(value)] or ["loss/total"]
     raise ValueError(
         f"{', '.join(bad)} is not finite at step {step} ({losses}); the step was not taken and the last "
@@ -164,13 +164,12 @@ def run(cfg: DictConfig) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cfg = wiring.check(cfg)
     settings, run_dir = plain(cfg), Path(cfg.run_dir)
-    if cfg.overwrite:
-        runs.clear(run_dir)
-    elif runs.is_finished(run_dir):
+    if runs.is_finished(run_dir) and not cfg.overwrite:
         print(f"{run_dir} holds a finished run; to train anew, pass overwrite=true or another run_dir=...")
         return 0
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
+    keep_freed_memory()
     device = choose_device(cfg.device)
     amp = choose_amp(cfg.precision, device)
 
@@ -191,6 +190,8 @@ def run(cfg: DictConfig) -> int:
         save_every=cfg.save_every,
     )
 
+    if cfg.overwrite:
+        runs.clear(run_dir)  # only now that everything the new run needs is known to be there
     runs.claim(run_dir, settings)
     checkpoints = runs.checkpoint_dir(run_dir)
     if (payload := load_latest(checkpoints)) is not None:

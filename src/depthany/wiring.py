@@ -6,19 +6,36 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from depthany.checkpoint import Parts
 from depthany.config import require, typed
 from depthany.data.dataset import TrainingSet
 from depthany.data.perturb import Perturb
 from depthany.data.sampler import MixedBatches
+from depthany.losses import MEANS_OVER, NORMALISATIONS, REDUCTIONS
 from depthany.models.depth_model import DepthModel
 from depthany.models.encoder import PATCH, Encoder
 from depthany.models.weights import load_encoder_weights
 from depthany.optim import build_optimizer
 from depthany.schema import STAGES, TrainSettings
 from depthany.stages import StudentStage, TeacherStage, trained_parameters
+
+_LEAST = {
+    "batch_size": 1,
+    "accumulate": 1,
+    "keep_checkpoints": 1,
+    "crop_size": 1,
+    "threads": 1,
+    "seed": 0,
+    "workers": 0,
+    "optimizer.warmup_steps": 0,
+}
+_CHOICES = {
+    "loss.normalisation": NORMALISATIONS,
+    "loss.reduction": REDUCTIONS,
+    "stage.feature_alignment.mean_over": MEANS_OVER,
+}
 
 
 def check(cfg: DictConfig) -> DictConfig:
@@ -37,9 +54,18 @@ def check(cfg: DictConfig) -> DictConfig:
     if cfg.crop_size % PATCH:
         nearest = max(1, round(cfg.crop_size / PATCH)) * PATCH
         raise ValueError(f"crop_size={cfg.crop_size} is not a multiple of {PATCH}: try {nearest}")
-    for key in ("batch_size", "accumulate", "keep_checkpoints", "crop_size"):
-        if cfg[key] < 1:
-            raise ValueError(f"{key}={cfg[key]}: expected 1 or more")
+    for key, least in _LEAST.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and value < least:
+            raise ValueError(f"{key}={value}: expected {least} or more")
+    for key, choices in _CHOICES.items():
+        value = OmegaConf.select(cfg, key)  # None: a setting of the other stage
+        if value is not None and value not in choices:
+            raise ValueError(f"unknown {key} {value!r}; choose from {', '.join(choices)}")
+    if len(cfg.optimizer.betas) != 2:
+        raise ValueError(
+            f"optimizer.betas={cfg.optimizer.betas}: expected two numbers, for example [0.9, 0.999]"
+        )
     per_micro_batch(cfg)
     if is_student and not Path(cfg.stage.teacher).exists():
         raise ValueError(
@@ -59,7 +85,7 @@ def per_micro_batch(cfg: DictConfig) -> tuple[int, int]:
     """Labeled and unlabeled images in a micro-batch."""
     ratio = tuple(cfg.stage.ratio) if cfg.stage.name == "student" else (1, 0)
     parts = sum(ratio) * cfg.accumulate
-    if min(ratio) < 0 or ratio[0] + ratio[1] == 0:
+    if len(ratio) != 2 or min(ratio) < 0 or parts == 0:
         raise ValueError(f"stage.ratio={list(ratio)}: expected two shares, for example [1, 2]")
     if cfg.batch_size % parts:
         raise ValueError(

@@ -23,7 +23,7 @@ def read_batches(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_leave_signals_to_the_training_process,
     )
     for batch in loader:
         if isinstance(batch, BadFile):
@@ -34,7 +34,10 @@ def read_batches(
         yield batch
 
 
-def _ignore_interrupt(_worker: int) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the training process decides
+def _leave_signals_to_the_training_process(_worker: int) -> None:
+    """Ctrl-C, `timeout` and Slurm signal every process of a run; a loader that died would spoil the save.
+
+    A loader ends when the training process closes its queue, or at most 5 s after that process is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -80,8 +80,8 @@ class MixedBatches(Sampler[list[Draw]]):
 
 
 def shuffled(positions: NDArray[np.int64], count: int, seed: int, stream: int = 0) -> NDArray[np.int64]:
-    """Index drawn at each position: a new permutation of `count` for every pass, computed without a list "
-    "of it.
+    """Index drawn at each position: a new permutation of `count` for every pass, computed without a list
+    of it.
 
     A Feistel network permutes the next even power of two, and values beyond `count` are sent through it
     again until they fall inside (cycle walking), which keeps it a permutation (Black and Rogaway 2002).
@@ -95,7 +95,7 @@ def shuffled(positions: NDArray[np.int64], count: int, seed: int, stream: int = 
         [n] indices in [0, count).
     """
     sweep, place = np.divmod(positions.astype(np.int64), max(count, 1))
-    half_bits = np.uint64(max(1, (max(count - 1, 1).bit_length() + 1) // 2))
+    half_bits = np.uint64(max(3, (max(count - 1, 1).bit_length() + 1) // 2))
     keys = _mix(_mix(sweep.astype(np.uint64) + np.uint64(stream << 48)) ^ np.uint64(seed))
     values = _feistel(place.astype(np.uint64), half_bits, keys)
     while (outside := values >= count).any():
@@ -109,7 +109,7 @@ def _feistel(
     low_mask = (np.uint64(1) << half_bits) - np.uint64(1)
     left, right = values >> half_bits, values & low_mask
     for i in range(_ROUNDS):
-        left, right = right, left ^ (_mix(right ^ keys + np.uint64(i)) & low_mask)
+        left, right = right, left ^ (_mix(right ^ _mix(keys + np.uint64(i))) & low_mask)
     return (left << half_bits) | right
 
 

@@ -1,8 +1,7 @@
 """The depth model: encoder and decoder in one module that can be saved, and rebuilt from its own file."""
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from depthany.files import write_atomically
 from depthany.models.dpt import DPT
 from depthany.models.encoder import Encoder, patch_grid
 from depthany.models.weights import load_strictly, read_tensors
@@ -73,8 +73,8 @@ def save_model(model: DepthModel, folder: str | Path, extra: Mapping[str, Any] |
     own = {"format": FORMAT, "version": FORMAT_VERSION, "model": model.config}
     text = json.dumps({**own, **(extra or {}), **own}, indent=2) + "\n"
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    _write_whole(folder / CONFIG_NAME, lambda temporary: temporary.write_text(text))
-    _write_whole(folder / WEIGHTS_NAME, lambda temporary: save_file(state, temporary))
+    write_atomically(folder / CONFIG_NAME, lambda temporary: temporary.write_text(text))
+    write_atomically(folder / WEIGHTS_NAME, lambda temporary: save_file(state, temporary))
     return folder / WEIGHTS_NAME
 
 
@@ -144,15 +144,3 @@ def _build(config: Mapping[str, Any], path: Path) -> DepthModel:
         return DepthModel(**config)
     except TypeError as error:
         raise ValueError(f"{path} has model arguments that DepthModel does not take: {error}") from None
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name, flush to disk, then rename: no half-written file has the name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
