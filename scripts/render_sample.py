@@ -1,6 +1,6 @@
 """Renders the bundled sample data: rooms and streets with exact depth, path-traced by Mitsuba 3 on the CPU.
 
-    pip install mitsuba opencv-python-headless numpy
+    pip install -e ".[render]"
     python scripts/render_sample.py --out data/sample --jobs 2
     python scripts/render_sample.py --out data/sample --contact-sheet docs/contact_sheet.jpg
 
