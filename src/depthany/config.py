@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -42,11 +43,14 @@ def run_entry(config_name: str, job: Callable[[DictConfig], int], help_with: tup
     try:
         compose(composed.append)()
         return job(composed[0]) if composed else 0  # --help and --cfg compose nothing to run
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         if os.environ.get("DEPTHANY_TRACEBACK") == "1":
             raise
         print(f"error: {_one_line(error, config_name)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before or after the loop, which has a handler of its own
+        print("interrupted; what was saved before is whole", file=sys.stderr)
+        return 130
 
 
 def typed(cfg: DictConfig, schema: type) -> DictConfig:

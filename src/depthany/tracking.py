@@ -48,7 +48,7 @@ class Tracker:
         self._metrics_path = run_dir / METRICS_FILE
         _drop_after(self._metrics_path, start_step)
         self._metrics = open(self._metrics_path, "a", buffering=1)  # noqa: SIM115  open as long as the run
-        self._events = SummaryWriter(str(run_dir), purge_step=start_step + 1 if start_step else None)
+        self._events = SummaryWriter(str(run_dir), purge_step=start_step + 1)
         self._events.add_text("settings", f"```yaml\n{settings}\n```", start_step)
         self._progress = Progress(
             TextColumn("{task.description}"),

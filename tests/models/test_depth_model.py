@@ -217,7 +217,7 @@ def test_a_failed_save_leaves_the_old_file(
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match="disk full"):
         save_model(model, saved)
     assert (saved / "model.safetensors").read_bytes() == before
     assert sorted(os.listdir(saved)) == ["config.json", "model.safetensors"]

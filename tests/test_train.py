@@ -1,0 +1,302 @@
+"""End to end through the entry point: what a run writes, when it is refused, and that it learns."""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from depthany.data.labeled import FolderDepth
+from depthany.evaluate import evaluate
+from depthany.models.depth_model import load_model
+
+pytestmark = pytest.mark.usefixtures("micro")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hash of every file below a folder, by its path there."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def metrics(run_dir: Path, name: str) -> list[float]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+@pytest.mark.parametrize("run", ["teacher_run", "student_run"])
+def test_a_run_writes_model_results_curves_and_the_last_two_and_best_checkpoints(
+    request: pytest.FixtureRequest, run: str
+) -> None:
+    names = set(contents(request.getfixturevalue(run)))
+    events = {name for name in names if name.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    assert names - events == {
+        "model.safetensors",
+        "config.json",
+        "results.json",
+        "metrics.jsonl",
+        "settings.yaml",
+        "checkpoints/step_00000004.pt",
+        "checkpoints/step_00000006.pt",
+        "checkpoints/best.pt",
+    }
+
+
+def test_the_saved_model_scores_exactly_as_the_run_said(tiny_world, student_run: Path) -> None:
+    model = load_model(student_run).to(memory_format=torch.channels_last)  # as in training; else 1e-9 apart
+    val = {"mine": FolderDepth(str(tiny_world.root / "val"))}
+    scores = evaluate(model, val, 28, torch.device("cpu"))
+    results = json.loads((student_run / "results.json").read_text())
+    assert results["step"] == 6
+    assert results["scores"]["student"] == scores
+    assert metrics(student_run, "val/mine/abs_rel")[-1] == scores["mine"]["abs_rel"]
+
+
+def test_the_best_checkpoint_is_that_of_the_smallest_abs_rel(teacher_run: Path) -> None:
+    found = metrics(teacher_run, "val/mine/abs_rel")  # after steps 3 and 6
+    best = torch.load(teacher_run / "checkpoints/best.pt", weights_only=True)["state"]
+    assert best == {"step": 3 * (1 + found.index(min(found))), "best_abs_rel": min(found)}
+
+
+def test_a_student_shows_its_teachers_row_with_the_teachers_own_scores(
+    student_run: Path, teacher_run: Path
+) -> None:
+    student, teacher = (
+        json.loads((run / "results.json").read_text())["scores"] for run in (student_run, teacher_run)
+    )
+    assert student["teacher"] == teacher["teacher"]
+    assert student["student"] != student["teacher"]
+    printed = (student_run.parent / "out.txt").read_text()
+    for name in ("student", "teacher"):
+        assert re.search(rf"{name} .* {student[name]['mine']['abs_rel']:.4f} ", printed)
+
+
+def test_a_student_starts_from_weights_of_its_own(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    for stage, run in (("teacher", "a"), ("student", "b")):
+        more = ("steps=1", "optimizer.lr=0", f"stage.teacher={teacher_run}")[: 3 if stage == "student" else 2]
+        assert start(tiny_world.settings(stage, tmp_path / run, *more)).code == 0
+    assert not torch.equal(
+        load_model(tmp_path / "a").encoder.pos_embed, load_model(tmp_path / "b").encoder.pos_embed
+    )
+
+
+def test_the_teacher_is_not_in_the_students_checkpoint(student_run: Path) -> None:
+    payload = torch.load(student_run / "checkpoints/step_00000006.pt", weights_only=True)
+    assert payload["stage"] == {}
+    model = load_model(student_run)
+    assert sum(len(group["params"]) for group in payload["optimizer"]["param_groups"]) == len(
+        list(model.parameters())
+    )
+    assert payload["model"].keys() == model.state_dict().keys()
+
+
+def test_config_json_tells_how_the_model_was_trained(teacher_run: Path) -> None:
+    config = json.loads((teacher_run / "config.json").read_text())
+    assert config["model"]["encoder"] == "micro"
+    assert config["training"]["step"] == 6
+    assert config["training"]["settings"] == yaml.safe_load((teacher_run / "settings.yaml").read_text())
+
+
+def test_a_finished_run_started_again_says_so_and_changes_no_file(
+    start, tiny_world, teacher_run: Path
+) -> None:
+    before = contents(teacher_run)
+    ended = start(tiny_world.settings("teacher", teacher_run, "seed=5"))
+    assert ended.code == 0
+    assert "finished run" in ended.out
+    assert "overwrite=true" in ended.out
+    assert contents(teacher_run) == before
+
+
+def test_overwrite_trains_anew_and_keeps_what_is_not_the_runs(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(teacher_run, tmp_path / "run")
+    (tmp_path / "run/notes.txt").write_text("mine")
+    (tmp_path / "run/checkpoints/mine.txt").write_text("mine")
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", "seed=5", "overwrite=true"))
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "run/notes.txt").read_text() == "mine"
+    assert (tmp_path / "run/checkpoints/mine.txt").read_text() == "mine"
+    weights = [load_model(run).decoder.conv3.weight for run in (teacher_run, tmp_path / "run")]
+    assert not torch.equal(*weights)
+    assert len(metrics(tmp_path / "run", "loss/total")) == 6
+    assert len(list((tmp_path / "run").glob("events.*"))) == 1
+
+
+def test_overwrite_deletes_nothing_when_the_new_run_cannot_begin(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(teacher_run, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    mistake = "data.labeled.mine.root=/no/such"
+    assert start(tiny_world.settings("teacher", tmp_path / "run", "overwrite=true", mistake)).code == 2
+    assert contents(tmp_path / "run") == before
+
+
+def test_an_interrupted_run_is_refused_with_other_settings_each_of_them_named(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(teacher_run, run_dir)
+    (run_dir / "model.safetensors").unlink()
+    settings = yaml.safe_load((run_dir / "settings.yaml").read_text())
+    (run_dir / "settings.yaml").write_text(yaml.safe_dump(settings | {"run_dir": str(run_dir)}))
+    before = contents(run_dir)
+    ended = start(
+        tiny_world.settings("teacher", run_dir, "seed=5", "optimizer.weight_decay=0.5", "log_every=2")
+    )
+    assert ended.code == 2
+    assert "seed=0 is now 5" in ended.err
+    assert "optimizer.weight_decay=0.01 is now 0.5" in ended.err
+    assert "log_every" not in ended.err, "what does not change the result may change"
+    assert contents(run_dir) == before
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another(
+    start, tiny_world, student_run: Path, teacher_run: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        settings = tiny_world.settings(
+            "student", tmp_path / f"{seed}", f"stage.teacher={teacher_run}", f"seed={seed}"
+        )
+        assert start(settings).code == 0
+    assert metrics(tmp_path / "0", "loss/total") == metrics(student_run, "loss/total")
+    weights = [
+        (run / "model.safetensors").read_bytes() for run in (student_run, tmp_path / "0", tmp_path / "1")
+    ]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_loader_processes_do_not_change_the_run(start, tiny_world, teacher_run: Path, tmp_path: Path) -> None:
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", "workers=2"))
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (
+        teacher_run / "model.safetensors"
+    ).read_bytes()
+
+
+def test_accumulation_equals_the_large_batch_but_for_rounding(start, tiny_world, tmp_path: Path) -> None:
+    for k in (1, 3):  # per image, since a mean over pixels weighs the micro-batches by their valid pixels
+        more = (f"accumulate={k}", "loss.reduction=image", "steps=3", "optimizer.warmup_steps=0")
+        assert start(tiny_world.settings("teacher", tmp_path / f"{k}", *more)).code == 0
+    losses = [metrics(tmp_path / f"{k}", "loss/total") for k in (1, 3)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_teacher_learns_four_images_by_heart(start, tiny_world, tmp_path: Path) -> None:
+    more = (
+        "steps=60",
+        "batch_size=4",
+        "optimizer.lr=3e-3",
+        "eval_every=0",
+        "save_every=0",
+        "data.val.mine.root=null",
+    )
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", *more))
+    assert ended.code == 0, ended.err
+    losses = metrics(tmp_path / "run", "loss/total")
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:3]) * 10 / 3
+    assert json.loads((tmp_path / "run/results.json").read_text())["scores"] == {"teacher": {}}
+
+
+def test_one_pass_has_as_many_steps_as_the_unlabeled_set_has_batches(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    more = ("steps=null", "passes=1", "batch_size=6", f"stage.teacher={teacher_run}")
+    assert start(tiny_world.settings("student", tmp_path / "run", *more)).code == 0
+    assert len(metrics(tmp_path / "run", "loss/total")) == 2  # 6 images, 4 a step
+    more = ("steps=null", "epochs=3", "batch_size=5")
+    assert start(tiny_world.settings("teacher", tmp_path / "epochs", *more)).code == 0
+    assert len(metrics(tmp_path / "epochs", "loss/total")) == 3  # 12 images, 5 a step
+
+
+def test_feature_weight_0_runs_without_frozen_encoder(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    more = ("stage.weights.feature=0", f"stage.teacher={teacher_run}", "steps=1")
+    assert start(tiny_world.settings("student", tmp_path / "run", *more)).code == 0
+    assert metrics(tmp_path / "run", "loss/unlabeled")
+    assert not metrics(tmp_path / "run", "loss/feature")
+
+
+def test_unreadable_unlabeled_images_are_refused_by_default_and_counted_where_skipped(
+    start, own_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    bad = own_world.root / "unlabeled/street_3.jpg"
+    bad.write_bytes(b"")
+    more = ("steps=3", f"stage.teacher={teacher_run}")
+    ended = start(own_world.settings("student", tmp_path / "a", *more))
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert str(bad) in ended.err
+    ended = start(own_world.settings("student", tmp_path / "b", *more, "data.unreadable=skip"))
+    assert ended.code == 0
+    assert "1 unreadable unlabeled images were left out" in ended.out
+    assert str(bad) in (tmp_path / "b/unreadable.txt").read_text()
+
+
+def empty_the_image(labeled: Path) -> Path:
+    bad = labeled / "images/room_1.png"
+    bad.write_bytes(b"")
+    return bad
+
+
+def swap_in_a_depth_of_another_size(labeled: Path) -> Path:
+    return shutil.copy(labeled / "depth/room_3.png", labeled / "depth/room_1.png")
+
+
+def make_all_depth_invalid(labeled: Path) -> Path:
+    bad = labeled / "depth/room_1.png"
+    Image.new("I;16", (42, 56)).save(bad)
+    return bad
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [empty_the_image, swap_in_a_depth_of_another_size, make_all_depth_invalid],
+    ids=lambda f: f.__name__,
+)
+def test_a_bad_labeled_pair_ends_the_run_in_one_line_that_names_the_file(
+    start, own_world, tmp_path: Path, damage
+) -> None:
+    bad = damage(own_world.root / "labeled")
+    ended = start(own_world.settings("teacher", tmp_path / "run"))
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert str(bad) in ended.err
+
+
+def test_a_loss_that_is_no_number_stops_the_run_names_the_part_and_leaves_the_checkpoints_alone(
+    start, tiny_world, teacher_run: Path, student_run: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    newest = run_dir / "checkpoints/step_00000004.pt"
+    newest.parent.mkdir(parents=True)
+    payload = torch.load(student_run / "checkpoints" / newest.name, weights_only=True)
+    payload["model"]["decoder.conv3.bias"].fill_(torch.nan)
+    torch.save(payload, newest)
+    before = contents(newest.parent)
+    ended = start(tiny_world.settings("student", run_dir, f"stage.teacher={teacher_run}"))
+    assert ended.code == 2
+    assert ended.err.startswith("error: loss/labeled, loss/unlabeled is not finite at step 4 ")
+    assert ended.err.count("\n") == 1
+    assert contents(newest.parent) == before
+    assert not (run_dir / "model.safetensors").exists()
+
+
+def test_a_learning_rate_that_blows_up_ends_in_one_line(start, tiny_world, tmp_path: Path) -> None:
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", "optimizer.lr=1e30"))
+    assert ended.code == 2
+    assert re.fullmatch(r"error: loss/labeled is not finite at step \d .*lower optimizer.lr.*\n", ended.err)
