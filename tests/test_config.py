@@ -137,6 +137,9 @@ TEACHER_MISTAKES = {
     "batch_size=0": "batch_size=0: expected 1 or more",
     "optimizer.warmup_steps=-1": "optimizer.warmup_steps=-1: expected 0 or more",
     "optimizer.betas=[0.9]": "expected two numbers",
+    "optimizer.clip_norm=-1": "optimizer.clip_norm=-1.0: expected 0 or more",
+    "log_every=-1": "log_every=-1: expected 0 or more",
+    "experiment=v1_vits_student": "stage.teacher: of the student alone",
     "crop_size=30": "crop_size=30 is not a multiple of 14: try 28",
     "accumulate=4": "make it a multiple of 4",
     "loss.normalisation=l2": "choose from median_mad, least_squares",
@@ -160,6 +163,7 @@ STUDENT_MISTAKES = {
     "stage.feature_alignment.mean_over=some": "choose from kept, all",
     "stage.feature_alignment.frozen_input=dirty": "choose from perturbed, clean",
     "data.unlabeled.mine.root=???": "these settings need a value: data.unlabeled.mine.root=...",
+    "stage.feature_alignment.weights=w.pth": "name its size in stage.feature_alignment.encoder",
     "perturb.hue=0.7": "hue is 0.7; expected 0 to 0.5",
     "stage.name=pupil": "unknown stage.name 'pupil'; choose from teacher, student",
 }

@@ -169,7 +169,7 @@ def test_a_line_of_metrics_cut_short_by_the_kill_is_written_again(start, interru
 def test_killed_again_and_again_at_random_moments_equals_never_killed(
     start, start_elsewhere, tiny_world, teacher_run, tmp_path: Path, stage: str
 ) -> None:
-    longer = ("steps=60", "save_every=3", "eval_every=10", "workers=1")
+    longer = ("steps=150", "save_every=3", "eval_every=50", "workers=1")
     settings = {
         run: arguments(tiny_world, stage, tmp_path / run, teacher_run, *longer) for run in ("whole", "killed")
     }
@@ -184,7 +184,7 @@ signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 started = []
 def hook(*_):
     if not started:
-        started.append(signal.setitimer(signal.ITIMER_REAL, {dice.uniform(0.05, 1.5)}))
+        started.append(signal.setitimer(signal.ITIMER_REAL, {dice.uniform(0.03, 0.5)}))
 register_optimizer_step_pre_hook(hook)
 """
         ended = start_elsewhere(settings["killed"], alarm)

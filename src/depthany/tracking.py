@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from depthany.data.dataset import Batch
+from depthany.files import write_atomically
 from depthany.pictures import comparison_row
 from depthany.stages import StageOutput, View
 
@@ -215,4 +216,4 @@ def _drop_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             break
-    path.write_text("".join(kept))
+    write_atomically(path, lambda partial: partial.write_text("".join(kept)))

@@ -88,7 +88,7 @@ def train(
                 require_finite(output, state.step)
                 parts.scaler.scale(output.loss / (last - first)).backward()
                 meter.add(output, len(batch), last - first)
-            gradient_norm = update(parts, loop.clip_norm)
+            gradient_norm = update(parts, loop.clip_norm)  # refuses a gradient that is not finite
             state.step += 1
 
             if loop.due(state.step, loop.log_every):
@@ -117,6 +117,12 @@ def update(parts: Parts, clip_norm: float | None) -> Tensor:
     parameters = [*parts.model.parameters(), *trained_parameters(parts.stage)]
     limit = clip_norm if clip_norm is not None else float("inf")
     gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    skips = parts.scaler.is_enabled()  # fp16's scaler leaves such a step out itself
+    if not skips and not torch.isfinite(gradient_norm):
+        raise ValueError(
+            f"the gradient is not finite at step {parts.state.step}, though the loss is; the step was not "
+            "taken and the last checkpoint is good: lower optimizer.lr, or try precision=fp32"
+        )
     parts.scaler.step(parts.optimizer)
     parts.scaler.update()
     parts.optimizer.zero_grad(set_to_none=True)

@@ -29,6 +29,11 @@ _LEAST = {
     "threads": 1,
     "seed": 0,
     "workers": 0,
+    "log_every": 0,
+    "image_every": 0,
+    "eval_every": 0,
+    "save_every": 0,
+    "optimizer.clip_norm": 0,
     "optimizer.warmup_steps": 0,
 }
 _CHOICES = {
@@ -47,6 +52,11 @@ def check(cfg: DictConfig) -> DictConfig:
     """
     if cfg.stage.name not in STAGES:
         raise ValueError(f"unknown stage.name {cfg.stage.name!r}; choose from {', '.join(STAGES)}")
+    if cfg.stage.name == "teacher" and len(cfg.stage) > 1:
+        others = ", ".join(f"stage.{key}" for key in cfg.stage if key != "name")
+        raise ValueError(
+            f"{others}: of the student alone, perhaps from an experiment; choose stage=student, or leave it"
+        )
     typed(cfg.stage, STAGES[cfg.stage.name])
     cfg = typed(cfg, TrainSettings)
     is_student = cfg.stage.name == "student"
@@ -67,6 +77,11 @@ def check(cfg: DictConfig) -> DictConfig:
             f"optimizer.betas={cfg.optimizer.betas}: expected two numbers, for example [0.9, 0.999]"
         )
     per_micro_batch(cfg)
+    if is_student and cfg.stage.feature_alignment.weights and not cfg.stage.feature_alignment.encoder:
+        raise ValueError(
+            "stage.feature_alignment.weights is of another frozen encoder: name its size in "
+            "stage.feature_alignment.encoder, or leave both for the student's own start"
+        )
     if is_student and not Path(cfg.stage.teacher).exists():
         raise ValueError(
             f"no teacher at stage.teacher={cfg.stage.teacher}: train one first (python -m depthany.train "

@@ -70,6 +70,11 @@ def test_passes_over_the_unlabeled_set_use_the_labeled_images_equally() -> None:
     assert len(orders) > 1, "the labeled set is reshuffled for each pass"
 
 
+def test_labeled_and_unlabeled_images_are_not_paired_alike_where_the_sets_are_of_one_size() -> None:
+    batches = list(MixedBatches(50, 50, 1, 1, total=50, seed=0))
+    assert sum(a.index == b.index for a, b in batches) < 10  # 1 to be expected
+
+
 def test_teacher_epochs_count_labeled_images() -> None:
     batches = list(MixedBatches(10, 0, 4, 0, total=20, seed=0))
     assert [len(batch) for batch in batches] == [4] * 5

@@ -20,7 +20,3 @@ class FolderImages:
     def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]:
         """Image `index` as [h w 3] uint8 RGB; raises a `ValueError` that names an unusable file."""
         return read_image(self.paths[index], convert_images)
-
-    def name(self, index: int) -> str:
-        """Path of image `index`."""
-        return str(self.paths[index])
