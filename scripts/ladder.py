@@ -14,10 +14,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -44,19 +44,20 @@ RUNGS: dict[str, list[str]] = {
     "+ perturbations": PERTURBED,
     "+ feature alignment": [],  # the default student
 }
-SETS = {
-    "labeled": ("labeled", "val"),
-    "unlabeled": ("unlabeled", "val"),
-    "unlabeled test": ("unlabeled", "test"),
+DOMAINS = {"labeled": "labeled/val", "unlabeled": "unlabeled/val", "unlabeled test": "unlabeled/test"}
+SCENES: dict[str, dict[str, Any]] = {  # as in configs/data/sample.yaml; a domain's score is the mean of both
+    "rooms": {"max_depth": 10},
+    "streets": {"max_depth": 65, "sky_value": 65535},
 }
+METRICS = ("abs_rel", "delta1")
 INPUT_SIZE = 126
 
 
 @dataclass(frozen=True)
 class Table:
-    """Scores of all runs; values: [rungs seeds sets 2], the last axis AbsRel and delta1."""
+    """Scores of all runs; values: [rungs seeds domains 2], the last axis AbsRel and delta1."""
 
-    sets: list[str]
+    domains: list[str]
     seeds: list[int]
     values: NDArray[np.float64]
     minutes: NDArray[np.float64]  # [rungs seeds] wall time of training
@@ -65,8 +66,7 @@ class Table:
 def main() -> None:
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(args.jobs) as pool:  # one seed is a chain: its students wait for its teacher
-        list(pool.map(lambda seed: train_seed(seed, args), args.seeds))
+    train_all(args)
     table = score_all(args)
     text = markdown(table, f"python scripts/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}")
     (args.out / "ladder.md").write_text(text)
@@ -83,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
         "--out", type=Path, default=Path("outputs/ladder"), help="runs, table and plot go here"
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, help="seeds at a time; give each its threads by threads=N"
+        "--jobs", type=int, default=1, help="runs at a time; give each its threads by threads=N"
     )
     parser.add_argument("--data", type=Path, default=Path("data/sample"), help="for scoring")
     parser.add_argument("--test", action="store_true", help="score the test split, too")
@@ -95,64 +95,73 @@ def run_name(rung: str, seed: int) -> str:
     return f"{rung.replace('+ ', '').replace(' ', '_')}_{seed}"
 
 
-def train_seed(seed: int, args: argparse.Namespace) -> None:
-    """Teacher, then its students, each in a process of its own."""
-    for rung, overrides in RUNGS.items():
-        folder = args.out / run_name(rung, seed)
-        command = [
-            sys.executable,
-            "-m",
-            "depthany.train",
-            f"run_dir={folder}",
-            f"seed={seed}",
-            "image_every=0",
-        ]
-        command += ["stage=teacher"] if rung == "teacher" else ["stage=student", *overrides]
-        if rung != "teacher":
-            command.append(f"stage.teacher={args.out / run_name('teacher', seed)}")
-        train_once(command + args.overrides, folder)
+def train_all(args: argparse.Namespace) -> None:
+    """Train every rung for every seed, `args.jobs` at a time; a student begins when its teacher stands."""
+    with ThreadPoolExecutor(args.jobs) as pool:
+        teachers = {seed: pool.submit(train, "teacher", seed, args) for seed in args.seeds}
+
+        def train_student(rung: str, seed: int) -> None:
+            teachers[seed].result()
+            train(rung, seed, args)
+
+        students = [(rung, seed) for rung in reversed(RUNGS) if rung != "teacher" for seed in args.seeds]
+        for run in [pool.submit(train_student, *student) for student in students]:
+            run.result()
 
 
-def train_once(command: Sequence[str], folder: Path) -> None:
+def train(rung: str, seed: int, args: argparse.Namespace) -> None:
+    """Train one rung in a process of its own, unless that was done before."""
+    folder = args.out / run_name(rung, seed)
     if (folder / "model.safetensors").exists():
         return
+    command = [sys.executable, "-m", "depthany.train", f"run_dir={folder}", f"seed={seed}", "image_every=0"]
+    command += ["stage=teacher"] if rung == "teacher" else ["stage=student", *RUNGS[rung]]
+    if rung != "teacher":
+        command.append(f"stage.teacher={args.out / run_name('teacher', seed)}")
+    command += args.overrides
     print(" ".join(command[1:]), flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with open(folder / "log.txt", "w") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+        if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
+            sys.exit(f"{folder.name} failed: see {folder / 'log.txt'}; the same command goes on from there")
     (folder / "minutes.txt").write_text(f"{(time.perf_counter() - began) / 60:.2f}\n")
 
 
 def score_all(args: argparse.Namespace) -> Table:
     """Score every model in float32."""
-    names = [name for name in SETS if args.test or not name.endswith("test")]
+    domains = [name for name in DOMAINS if args.test or not name.endswith("test")]
     sets = {
-        name: FolderDepth(str(args.data.joinpath(*SETS[name])), sky_value=65535, max_depth=65)
-        for name in names
+        f"{domain} {scenes}": FolderDepth(
+            str(args.data / DOMAINS[domain]), f"images/{scenes}", f"depth/{scenes}", **options
+        )
+        for domain in domains
+        for scenes, options in SCENES.items()
     }
-    values = np.empty((len(RUNGS), len(args.seeds), len(names), 2))
+    values = np.empty((len(RUNGS), len(args.seeds), len(domains), len(SCENES), len(METRICS)))
     minutes = np.empty(values.shape[:2])
     for i, rung in enumerate(RUNGS):
         for j, seed in enumerate(args.seeds):
             folder = args.out / run_name(rung, seed)
             scores = evaluate(load_model(folder), sets, INPUT_SIZE, torch.device("cpu"))
-            values[i, j] = [[scores[name]["abs_rel"], scores[name]["delta1"]] for name in names]
+            flat = [scores[name][metric] for name in sets for metric in METRICS]
+            values[i, j] = np.reshape(flat, values.shape[2:])
             minutes[i, j] = float((folder / "minutes.txt").read_text())
-    result = {"rungs": list(RUNGS), "seeds": args.seeds, "sets": names, "values": values.tolist()}
+    result = {"rungs": list(RUNGS), "seeds": args.seeds, "sets": list(sets), "metrics": METRICS}
+    result["values"] = values.reshape(*values.shape[:2], len(sets), len(METRICS)).tolist()
     (args.out / "ladder.json").write_text(json.dumps(result, indent=2) + "\n")
-    return Table(names, args.seeds, values, minutes)
+    return Table(domains, args.seeds, values.mean(3), minutes)
 
 
 def markdown(table: Table, command: str) -> str:
     """Mean and standard deviation over seeds, and the difference to the teacher of the same seed."""
-    columns = [f"{name} {metric}" for name in table.sets for metric in ("AbsRel", "delta1")]
+    columns = [f"{name} {metric}" for name in table.domains for metric in ("AbsRel", "delta1")]
     lines = [f"`{command}`", "", "| | " + " | ".join([*columns, "minutes"]) + " |"]
     lines.append("|---" * (len(columns) + 2) + "|")
     for i, rung in enumerate(RUNGS):
         runs = table.values[i].reshape(len(table.seeds), -1)
         spread = runs.std(0, ddof=1) if len(runs) > 1 else np.zeros(runs.shape[1])
-        cells = [f"{mean:.4f} ± {std:.4f}" for mean, std in zip(runs.mean(0), spread)]
+        cells = [f"{mean:.3f} ± {std:.3f}" for mean, std in zip(runs.mean(0), spread)]
         lines.append(f"| {rung} | " + " | ".join(cells) + f" | {table.minutes[i].mean():.1f} |")
     lines += [
         "",
@@ -162,22 +171,25 @@ def markdown(table: Table, command: str) -> str:
     for i, rung in enumerate(RUNGS):
         if i:
             difference = (table.values[i] - table.values[0]).reshape(len(table.seeds), -1)
-            cells = [f"{d.mean():+.4f} ({d.min():+.4f} to {d.max():+.4f})" for d in difference.T]
+            cells = [f"{d.mean():+.3f} ({d.min():+.3f} to {d.max():+.3f})" for d in difference.T]
             lines.append(f"| {rung} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def plot(table: Table, path: Path) -> None:
-    """AbsRel by rung for each set: every seed a thin line, the mean a thick one."""
-    figure, axes = pyplot.subplots(1, len(table.sets), figsize=(4.2 * len(table.sets), 3.4), squeeze=False)
-    for k, (axis, name) in enumerate(zip(axes[0], table.sets)):
-        abs_rel = table.values[:, :, k, 0]  # [rungs seeds]
-        axis.plot(abs_rel, color="#b8b8c8", linewidth=1, marker="o", markersize=3)
-        axis.plot(abs_rel.mean(1), color="#c0392b", linewidth=2.5, marker="o", label="mean over seeds")
-        axis.set_xticks(range(len(RUNGS)), [rung.replace(" ", "\n", 1) for rung in RUNGS], fontsize=8)
-        axis.set_title(f"{name} domain")
-        axis.grid(axis="y", alpha=0.3)
-    axes[0][0].set_ylabel("AbsRel (lower is better)")
+    """Both metrics by rung for each domain: every seed a thin line, the mean a thick one."""
+    n = len(table.domains)
+    figure, axes = pyplot.subplots(2, n, figsize=(4.2 * n, 5.6), sharex=True, squeeze=False)
+    labels = ["teacher", "naive\nstudent", "+ pertur-\nbations", "+ feature\nalignment"]
+    for row, name in enumerate(("AbsRel (lower is better)", "delta1 (higher is better)")):
+        for axis, domain, scores in zip(axes[row], table.domains, np.moveaxis(table.values[..., row], 2, 0)):
+            axis.plot(scores, color="#b8b8c8", linewidth=1, marker="o", markersize=3)  # [rungs seeds]
+            axis.plot(scores.mean(1), color="#c0392b", linewidth=2.5, marker="o", label="mean over seeds")
+            axis.set_xticks(range(len(RUNGS)), labels, fontsize=8)
+            axis.grid(axis="y", alpha=0.3)
+            if row == 0:
+                axis.set_title(domain)
+        axes[row][0].set_ylabel(name)
     axes[0][0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -2,8 +2,6 @@
 
 There is no DINOv2 this small. A masked autoencoder (He et al. 2022, arXiv 2111.06377) learns from images
 alone, here from the training images of the bundled sample, never from depth and never from a held-out split.
-It sees a view with other colours, or blurred, and guesses the pixels of the clean image: so it learns to look
-through light and colour, as DINOv2 does by its own augmentations.
 Needs the extra `pretrain` (lightly). About a quarter of an hour on two cores:
 
     python scripts/pretrain_sample_encoder.py
@@ -26,18 +24,15 @@ from timm.layers import set_fused_attn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depthany.data.perturb import Perturb
-from depthany.models.depth_model import normalise
+from depthany.files import write_atomically
 from depthany.models.encoder import PATCH, Encoder
+from depthany.models.preprocess import normalise
 
 ROOTS = ("data/sample/labeled/train/images", "data/sample/unlabeled/train/images")
 OUT = "data/sample/encoder_vitt.safetensors"
 SIDE = 126  # pixels per side of a crop: the 9 x 9 patches of vitt's position grid
 PATCHES = (SIDE // PATCH) ** 2
 MASKED = 0.75  # share of patches that the encoder does not see
-VIEW = Perturb(
-    blur_p=0.3, blur_radius=(0.1, 1.5), cutmix_p=0.0
-)  # how what it sees differs from the clean image
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -53,14 +48,14 @@ class MaskedAutoencoder(nn.Module):
         )
         self.to_pixels = nn.Linear(width, 3 * PATCH * PATCH)
 
-    def forward(self, image: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """Mean squared error over the masked patches, each patch's pixels brought to mean 0 and variance 1.
 
         Args:
-            image, seen: [b 3 126 126] ImageNet-normalised, the clean image and the view that is encoded.
+            image: [b 3 126 126] ImageNet-normalised.
         """
         keep, masked = random_token_mask((len(image), PATCHES), MASKED, mask_class_token=True)
-        tokens = self.encoder.embed(seen)  # [b 1+81 c]
+        tokens = self.encoder.embed(image)  # [b 1+81 c]
         visible = torch.cat([tokens[:, :1], get_at_index(tokens[:, 1:], keep)], dim=1)
         visible = self.narrow(self.encoder.transform(visible)[-1])  # [b 20 d]
         canvas = self.decoder.mask_token.to(visible.dtype).expand(len(image), PATCHES, -1)  # [b 81 d]
@@ -99,20 +94,16 @@ def random_crop(image: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     return crop[:, ::-1] if draw.random() < 0.5 else crop
 
 
-def batches(images: list[np.ndarray], size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless pairs of a clean and a perturbed batch [b 3 126 126], ImageNet-normalised.
-
-    Each image is seen once before any is seen again.
-    """
-    draw, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+def batches(images: list[np.ndarray], size: int, seed: int) -> Iterator[Tensor]:
+    """Endless batches [b 3 126 126], ImageNet-normalised; each image comes once before any comes again."""
+    draw = np.random.default_rng(seed)
     order: list[int] = []
     while True:
         while len(order) < size:
             order.extend(draw.permutation(len(images)).tolist())
         picked, order = order[:size], order[size:]
         crops = np.stack([random_crop(images[index], draw) for index in picked])
-        clean = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()  # [b 3 126 126] uint8
-        yield normalise(clean), normalise(VIEW.colour(clean, generator))
+        yield normalise(torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous())
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -136,10 +127,7 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
 def save_encoder(encoder: Encoder, path: Path, facts: dict[str, str]) -> None:
     """Write the encoder as float16 safetensors, whole or not at all, with its training in the header."""
     state = {name: tensor.detach().half().contiguous() for name, tensor in encoder.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(state, temporary, metadata=facts)
-    os.replace(temporary, path)
+    write_atomically(path, lambda partial: save_file(state, partial, metadata=facts))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB), {facts}")
 
 
@@ -156,7 +144,7 @@ def pretrain(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, args.steps, args.lr)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = model(*next(stream))
+                loss = model(next(stream))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -184,7 +172,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)

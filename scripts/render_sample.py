@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 
 JPEG_QUALITY = 90
+SCENES = ("rooms", "streets")  # the folders of even and of odd indices
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Job:
         return self.index % 2 == 0
 
     def path(self, kind: str, suffix: str) -> Path:
-        stem = f"{'room' if self.indoors else 'street'}_{self.index:05d}"
-        return self.out / self.split.folder / kind / (stem + suffix)
+        scenes = SCENES[self.index % 2]
+        return self.out / self.split.folder / kind / scenes / f"{self.index:05d}{suffix}"
 
     def done(self) -> bool:
         return self.path("images", ".jpg").exists()
@@ -90,7 +91,8 @@ def todo(args: argparse.Namespace) -> list[Job]:
     jobs: list[tuple[float, Job]] = []
     for split in SPLITS:
         for kind in ("images", "depth") if split.with_depth else ("images",):
-            (args.out / split.folder / kind).mkdir(parents=True, exist_ok=True)
+            for scenes in SCENES:
+                (args.out / split.folder / kind / scenes).mkdir(parents=True, exist_ok=True)
         count = getattr(args, split.option)
         jobs += [((i + 1) / count, Job(split, i, args.out, args.seed, args.samples)) for i in range(count)]
     return [job for _, job in sorted(jobs, key=lambda ranked: ranked[0]) if not job.done()]

@@ -68,25 +68,25 @@ class Camera:
         }
 
 
-def draw_camera(rng: np.random.Generator, broad: bool, indoors: bool) -> Camera:
+def draw_camera(rng: np.random.Generator, breadth: float, indoors: bool) -> Camera:
     """Eye level and a level horizon in the labeled domain; some way off both in the unlabeled one.
 
     Not far off: no label can tell the student of a view that its teacher has never understood.
     """
     width, height = (168, 126)
-    if broad:
+    if breadth > 0:
         width, height = ((168, 126), (126, 168), (189, 126))[rng.choice(3, p=[0.8, 0.1, 0.1])]
-    fov_deg = rng.uniform(50, 72) if broad else rng.normal(60, 2)
+    fov_deg = rng.uniform(60 - 10 * breadth, 60 + 12 * breadth) if breadth > 0 else rng.normal(60, 2)
     # A portrait picture keeps the angle of its long side.
     fov_deg = fov_deg * min(1.0, width / height)
-    eye_m = rng.uniform(1.1, 2.0) if broad else rng.uniform(1.45, 1.7)
+    eye_m = rng.uniform(1.45 - 0.35 * breadth, 1.7 + 0.3 * breadth)
     x_m = rng.uniform(-1.0, 1.0) if indoors else rng.uniform(-4.0, 4.0)
     y_m = rng.uniform(-1.0, 0.5)
-    yaw_deg = rng.uniform(-30, 30) if broad else rng.uniform(-18, 18)
+    yaw_deg = rng.uniform(-1, 1) * (18 + 12 * breadth)
     # Low cameras look up a little, high ones down, so that the view stays a plausible one.
-    tilt_deg = (1.3 - eye_m) * 6 - 2 * indoors if broad else -4 * indoors
-    pitch_deg = tilt_deg + rng.normal(0, 3 if broad else 1.5)
-    roll_deg = rng.normal(0, 3 if broad else 0.7)
+    tilt_deg = breadth * ((1.3 - eye_m) * 6 - 2 * indoors) - (1 - breadth) * 4 * indoors
+    pitch_deg = tilt_deg + rng.normal(0, 1.5 + 1.5 * breadth)
+    roll_deg = rng.normal(0, 0.7 + 2.3 * breadth)
     return Camera(
         width, height, float(fov_deg), (x_m, y_m, eye_m), yaw_deg, float(pitch_deg), float(roll_deg)
     )
@@ -169,9 +169,9 @@ def greyscale(rng: np.random.Generator, rgb: np.ndarray, _: np.ndarray) -> np.nd
 SHIFTS = (fog, defocus, motion_blur, vignette, low_light, colour_cast, contrast, greyscale, jpeg_blocks)
 
 
-def degrade(rng: np.random.Generator, rgb: np.ndarray, distance_m: np.ndarray) -> np.ndarray:
-    """One to three strong shifts to 70 % of the pictures; sRGB [h w 3], distance [h w] with sky infinite."""
-    if rng.random() >= 0.7:
+def degrade(rng: np.random.Generator, rgb: np.ndarray, distance_m: np.ndarray, share: float) -> np.ndarray:
+    """One to three strong shifts to a share of pictures; sRGB [h w 3], distance [h w] with sky infinite."""
+    if rng.random() >= share:
         return rgb
     weights = np.array([2, 1.5, 1, 1, 2, 2, 2, 0.6, 1])
     chosen = rng.choice(

@@ -29,12 +29,12 @@ def tile(bgr: np.ndarray) -> np.ndarray:
 
 
 def picture_row(folder: Path, kind: str, start: int, count: int) -> np.ndarray:
-    paths = sorted((folder / "images").glob(f"{kind}_*.jpg"))[start : start + count]
+    paths = sorted((folder / "images" / kind).glob("*.jpg"))[start : start + count]
     return np.hstack([tile(cv2.imread(str(path))) for path in paths])
 
 
 def depth_row(folder: Path, kind: str, start: int, count: int) -> np.ndarray:
-    paths = sorted((folder / "depth").glob(f"{kind}_*.png"))[start : start + count]
+    paths = sorted((folder / "depth" / kind).glob("*.png"))[start : start + count]
     return np.hstack([tile(colour_disparity(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))) for path in paths])
 
 
@@ -42,9 +42,9 @@ def write_contact_sheet(root: Path, out: Path, columns: int = 7) -> None:
     """Labeled rooms and streets with their disparity, then the unlabeled domain."""
     labeled, unlabeled = root / "labeled/train", root / "unlabeled/train"
     rows = []
-    for kind in ("room", "street"):
+    for kind in ("rooms", "streets"):
         rows += [picture_row(labeled, kind, 0, columns), depth_row(labeled, kind, 0, columns)]
     for start in (0, columns):
-        rows += [picture_row(unlabeled, kind, start, columns) for kind in ("room", "street")]
+        rows += [picture_row(unlabeled, kind, start, columns) for kind in ("rooms", "streets")]
     out.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(out), np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 85])

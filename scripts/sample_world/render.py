@@ -111,13 +111,13 @@ def photograph(scene: object, camera: Camera, dome: np.ndarray, samples: int, se
     return np.concatenate([denoise(surface, albedo, normal, offset), cover], -1)
 
 
-def build_scene(rng: np.random.Generator, broad: bool, indoors: bool) -> tuple[object, Sky | None]:
+def build_scene(rng: np.random.Generator, breadth: float, indoors: bool) -> tuple[object, Sky | None]:
     """The Mitsuba scene, and its sky if it has one."""
-    world, style = World(), Style(rng, broad)
+    world, style = World(), Style(rng, breadth)
     if indoors:
         build_room(world, style)
         return world.scene({}), None
-    sky = draw_sky(rng, broad)
+    sky = draw_sky(rng, style.strays())
     build_street(world, style, style.lamp((1.0, 0.72, 0.4), 60.0) if sky.night else None)
     return world.scene(sky_lights(sky)), sky
 
@@ -127,6 +127,7 @@ class View:
     """A scene and a camera that make a usable picture, and the generator for what is drawn next."""
 
     rng: np.random.Generator
+    breadth: float
     scene: object
     sky: Sky | None
     camera: Camera
@@ -138,12 +139,13 @@ def draw_view(key: list[int], broad: bool, indoors: bool) -> View:
     """The first usable one of the stream `key`."""
     for attempt in range(100):
         rng = np.random.default_rng([*key, attempt])
-        scene, sky = build_scene(rng, broad, indoors)
+        breadth = rng.random() if broad else 0.0
+        scene, sky = build_scene(rng, breadth, indoors)
         for _ in range(4):
-            camera = draw_camera(rng, broad, indoors)
+            camera = draw_camera(rng, breadth, indoors)
             depth_m, is_sky = exact_depth(scene, camera)
             if acceptable(depth_m, is_sky):
-                return View(rng, scene, sky, camera, depth_m, is_sky)
+                return View(rng, breadth, scene, sky, camera, depth_m, is_sky)
     raise RuntimeError(f"no usable view of {key} in 100 scenes: loosen `acceptable`")
 
 
@@ -152,18 +154,19 @@ def render_sample(key: list[int], broad: bool, indoors: bool, samples: int) -> S
 
     Args:
         key: [seed, split, index], the root of all random draws.
-        broad: the unlabeled domain instead of the labeled one.
+        broad: the unlabeled domain instead of the labeled one: how far a picture goes from the latter is
+            drawn for each, evenly from not at all to altogether.
         samples: paths per pixel.
     """
     view = draw_view(key, broad, indoors)
-    rng, sky = view.rng, view.sky
+    rng, breadth, sky = view.rng, view.breadth, view.sky
     dome = dome_radiance(sky) if sky else np.zeros(3)
     shot = photograph(view.scene, view.camera, dome, samples, int(rng.integers(2**31)))
     linear, cover = shot[..., :3], shot[..., 3:]
     if sky:
         linear = linear + (1 - cover) * paint_sky(rng, sky, view.camera.rays())
-    exposure = rng.uniform(0.11, 0.26) if broad else rng.uniform(0.17, 0.2)
+    exposure = rng.uniform(0.17 - 0.06 * breadth, 0.2 + 0.06 * breadth)
     rgb = tone_map(linear, exposure * (0.35 if sky and sky.night else 1.0))
-    if broad:
-        rgb = degrade(rng, rgb, view.depth_m)
+    if breadth > 0:
+        rgb = degrade(rng, rgb, view.depth_m, share=0.9 * breadth)
     return Sample(np.round(np.clip(rgb, 0, 1) * 255).astype(np.uint8), view.depth_m, view.is_sky)

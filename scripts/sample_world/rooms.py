@@ -27,7 +27,9 @@ def light(style: Style) -> tuple[Material, Material, Material, Material]:
         ),
         ((0.7, 0.75, 0.8), 3.0, COOL, 5.0, COOL, 0.5),
     )
-    sky, window, lamp_rgb, lamp, fill_rgb, fill = moods[rng.integers(len(moods))] if style.broad else daylight
+    sky, window, lamp_rgb, lamp, fill_rgb, fill = (
+        moods[rng.integers(len(moods))] if style.strays() else daylight
+    )
     green = tuple(np.asarray(sky) * [0.5, 0.62, 0.4])
     return (
         style.lamp(sky, window, "outdoors", green),

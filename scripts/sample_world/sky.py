@@ -32,8 +32,8 @@ SKIES: dict[str, tuple[Rgb, Rgb, Rgb, tuple[float, float], tuple[float, float]]]
 }
 
 
-def draw_sky(rng: np.random.Generator, broad: bool) -> Sky:
-    name = str(rng.choice(list(SKIES))) if broad else "day"
+def draw_sky(rng: np.random.Generator, any_hour: bool) -> Sky:
+    name = str(rng.choice(list(SKIES))) if any_hour else "day"
     zenith, horizon, sun, elevation_span, cloud_span = SKIES[name]
     elevation, azimuth = np.radians(rng.uniform(*elevation_span)), rng.uniform(0, 2 * np.pi)
     sun_dir = (np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation))

@@ -153,14 +153,18 @@ ROLES: dict[str, Role] = {
 
 @dataclass
 class Style:
-    """Draws materials for one scene. `broad` is the unlabeled domain."""
+    """Draws materials for one scene; `breadth`, 0 to 1, is the share that the labeled domain lacks."""
 
     rng: np.random.Generator
-    broad: bool
+    breadth: float
 
-    def colour(self, name: str) -> Rgb:
+    def strays(self) -> bool:
+        """Whether the next choice leaves the labeled domain, where nothing is drawn for it."""
+        return self.breadth > 0 and bool(self.rng.random() < self.breadth)
+
+    def colour(self, name: str, broad: bool) -> Rgb:
         role = ROLES[name]
-        if not self.broad:
+        if not broad:
             base = np.asarray(role.narrow[self.rng.integers(len(role.narrow))])
             return tuple(
                 np.clip(base * self.rng.uniform(0.9, 1.08) + self.rng.uniform(-0.015, 0.015, 3), 0, 1)
@@ -170,12 +174,14 @@ class Style:
 
     def material(self, name: str) -> Material:
         """A fresh draw: keep the result if two parts must match."""
-        role = ROLES[name]
-        first = self.colour(name)
+        role, broad = ROLES[name], self.strays()
+        first = self.colour(name, broad)
         # Related second colour in the narrow domain, an unrelated one in a third of the broad draws.
-        contrast = self.broad and self.rng.random() < 0.35
-        second = self.colour(name) if contrast else tuple(np.clip(np.asarray(first) * self.tint(), 0, 1))
-        names = role.broad_textures if self.broad else role.narrow_textures
+        contrast = broad and self.rng.random() < 0.35
+        second = (
+            self.colour(name, broad) if contrast else tuple(np.clip(np.asarray(first) * self.tint(), 0, 1))
+        )
+        names = role.broad_textures if broad else role.narrow_textures
         texture = TEXTURES[names[self.rng.integers(len(names))]](self.rng, first, second)
         return Material(texture, self.rng.uniform(*role.tile_m), bool(self.rng.random() < role.gloss))
 
