@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,6 +184,12 @@ def micro() -> Iterator[str]:
     """The name of the tiny encoder, which is known while the test runs."""
     with micro_encoder():
         yield "micro"
+
+
+@pytest.fixture(scope="session")
+def with_micro() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """The same for as long as a `with` block lasts, such as that of a fixture of a module."""
+    return micro_encoder
 
 
 @pytest.fixture(scope="session")

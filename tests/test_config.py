@@ -6,9 +6,10 @@ from pathlib import Path
 
 import hydra
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from depthany import schema, wiring
+from depthany import config, schema, wiring
 from depthany.config import config_dir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -233,3 +234,29 @@ def test_help_shows_the_groups_the_settings_and_the_commands(start_elsewhere, tm
     ):
         assert part in ended.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a.jpg",
+        "föö bär (1).jpg",
+        "[ab]*.jpg",
+        "a,b.jpg",
+        "C:\\x\\",
+        "it's.jpg",
+        "it\\'s",
+        "a{1}=b",
+        "фото/日本",
+    ],
+)
+def test_a_path_is_taken_as_it_stands(value: str) -> None:
+    word = config._quoted(f"images={value}", ("images",))
+    assert OverridesParser.create().parse_override(word).value() == value
+
+
+@pytest.mark.parametrize(
+    "word", ["images=[a.jpg,b.jpg]", "images='a b.jpg'", "images=null", "steps=3", "--help"]
+)
+def test_lists_quoted_words_and_other_settings_are_left_to_hydra(word: str) -> None:
+    assert config._quoted(word, ("images",)) == word

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from depthany.data.dataset import DepthSample
 from depthany.evaluate import evaluate, score_batch
-from depthany.models.depth_model import IMAGENET_MEAN, IMAGENET_STD, DepthModel
+from depthany.models.depth_model import DepthModel
+from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 CPU = torch.device("cpu")
 

@@ -44,3 +44,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=f"cannot write {tmp_path / 'file' / 'a'}"):
         write_atomically(tmp_path / "file" / "a", lambda partial: partial.touch())
+
+
+def test_a_written_file_can_be_read_by_whom_the_umask_lets_even_if_the_writer_made_it_private(
+    tmp_path: Path,
+) -> None:
+    def private(path: Path) -> None:
+        path.unlink()
+        path.touch(0o600)
+
+    write_atomically(tmp_path / "a", private)
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode

@@ -50,6 +50,12 @@ def test_only_the_wiring_and_the_entries_see_the_configuration() -> None:
     assert seeing <= {"train", "wiring", "config", "evaluate", "predict", "pseudo_label", "export", "app"}
 
 
+def test_prediction_knows_neither_training_nor_entries() -> None:
+    below = {"models", "data", "evaluation", "prediction", "files", "pictures"}
+    for path in sorted((PACKAGE / "prediction").rglob("*.py")):
+        assert {name.split(".")[1] for name in imported(path)} <= below, path.name
+
+
 def test_stages_know_only_the_parts_and_nothing_below_the_loop_knows_the_loop() -> None:
     assert {name.split(".")[1] for name in imported(PACKAGE / "stages.py")} <= set(PARTS)
     for name in ("stages", "optim", "evaluate", "checkpoint", "tracking", "run_dir", "wiring"):

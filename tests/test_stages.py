@@ -10,8 +10,9 @@ from depthany.checkpoint import Parts
 from depthany.data.dataset import Batch
 from depthany.data.perturb import Perturb
 from depthany.losses import affine_invariant_loss, feature_alignment_loss
-from depthany.models.depth_model import DepthModel, normalise
+from depthany.models.depth_model import DepthModel
 from depthany.models.encoder import ENCODERS, Encoder
+from depthany.models.preprocess import normalise
 from depthany.optim import build_optimizer
 from depthany.stages import StudentStage, TeacherStage, to_unit_range, trained_parameters, zero_fraction
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from depthany.data.dataset import Batch
-from depthany.pictures import COLOUR_MAP, colour, comparison_row
+from depthany.pictures import colour, comparison_row
 from depthany.stages import StageOutput
 from depthany.tracking import Meter, Tracker, log_scalars
 
@@ -166,7 +166,7 @@ def test_near_is_bright_and_pixels_without_value_are_gray() -> None:
     brightness = shades.astype(float).sum(2)[0]
     assert brightness[0] < brightness[1] < brightness[2]
     assert shades[0, 3].tolist() == [128, 128, 128]
-    bgr = cv2.applyColorMap(np.uint8([[255]]), COLOUR_MAP)[0, 0]
+    bgr = cv2.applyColorMap(np.uint8([[255]]), cv2.COLORMAP_INFERNO)[0, 0]
     assert shades[0, 2].tolist() == bgr[::-1].tolist(), "RGB, not OpenCV's BGR"
 
 

@@ -12,11 +12,13 @@ import yaml
 from PIL import Image
 from torch import nn
 
+from depthany import run_dir as runs
 from depthany.checkpoint import Parts
 from depthany.data.dataset import Batch
 from depthany.data.labeled import FolderDepth
 from depthany.evaluate import evaluate
-from depthany.models.depth_model import DepthModel, load_model
+from depthany.models.depth_model import DepthModel
+from depthany.models.loading import load_model
 from depthany.optim import build_optimizer
 from depthany.stages import StageOutput
 from depthany.tracking import Tracker
@@ -52,6 +54,7 @@ def test_a_run_writes_model_results_curves_and_the_last_two_and_best_checkpoints
         "results.json",
         "metrics.jsonl",
         "settings.yaml",
+        ".lock",
         "checkpoints/step_00000004.pt",
         "checkpoints/step_00000006.pt",
         "checkpoints/best.pt",
@@ -188,6 +191,33 @@ def test_overwrite_deletes_nothing_when_the_new_run_cannot_begin(
     mistake = "data.labeled.mine.root=/no/such"
     assert start(tiny_world.settings("teacher", tmp_path / "run", "overwrite=true", mistake)).code == 2
     assert contents(tmp_path / "run") == before
+
+
+def test_two_runs_cannot_train_into_one_folder(
+    start, tiny_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "LOCK_TIMEOUT_S", 0.01)
+    run_dir = tmp_path / "run"
+    with runs.locked(run_dir):
+        ended = start(tiny_world.settings("teacher", run_dir))
+    assert ended.code == 2
+    assert "another process trains into" in ended.err
+    assert {path.name for path in run_dir.iterdir()} <= {".lock"}
+    assert start(tiny_world.settings("teacher", run_dir)).code == 0
+
+
+def test_a_killed_loader_process_ends_the_run_in_one_line(
+    start_elsewhere, tiny_world, tmp_path: Path
+) -> None:
+    killed = """
+import os, signal
+from depthany.data.dataset import TrainingSet
+TrainingSet.__getitem__ = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ended = start_elsewhere(tiny_world.settings("teacher", tmp_path / "run", "workers=1"), killed)
+    assert ended.code == 2, ended.err
+    assert "a loader process was killed" in ended.err
+    assert "Traceback" not in ended.err
 
 
 def test_an_interrupted_run_is_refused_with_other_settings_each_of_them_named(

@@ -21,7 +21,12 @@ def config_dir() -> Path:
     return next(folder for folder in (package / "configs", package.parents[1] / "configs") if folder.is_dir())
 
 
-def run_entry(config_name: str, job: Callable[[DictConfig], int], help_with: tuple[str, ...] = ()) -> int:
+def run_entry(
+    config_name: str,
+    job: Callable[[DictConfig], int],
+    help_with: tuple[str, ...] = (),
+    literal: tuple[str, ...] = (),
+) -> int:
     """Compose `configs/<config_name>.yaml` with the overrides in `sys.argv` and run `job` on it.
 
     What the user can mend (a setting, a file) ends in one line on stderr and exit code 2;
@@ -30,10 +35,13 @@ def run_entry(config_name: str, job: Callable[[DictConfig], int], help_with: tup
     Args:
         help_with: overrides without which `--help` has nothing to show, where the user gives none of that
             group.
+        literal: settings whose value is taken as it stands, such as paths: Hydra's grammar has a meaning for
+            letters like ( [ , = and no place for those beyond ASCII.
 
     Returns:
         The exit code.
     """
+    sys.argv[1:] = [_quoted(word, literal) for word in sys.argv[1:]]
     if {"--help", "-h"} & set(sys.argv):
         given = {word.partition("=")[0] for word in sys.argv}
         sys.argv += [word for word in help_with if word.partition("=")[0] not in given]
@@ -51,6 +59,17 @@ def run_entry(config_name: str, job: Callable[[DictConfig], int], help_with: tup
     except KeyboardInterrupt:  # before or after the loop, which has a handler of its own
         print("interrupted; what was saved before is whole", file=sys.stderr)
         return 130
+
+
+def _quoted(word: str, keys: tuple[str, ...]) -> str:
+    """The override in Hydra's quotes if it sets one of the keys, to no list and without quotes of its own."""
+    key, equals, value = word.partition("=")
+    is_list = value.startswith("[") and value.endswith("]")
+    if key not in keys or not value or value[0] in "'\"" or is_list or value == "null":
+        return word
+    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)  # only before a quote is a backslash not itself
+    escaped = doubled.replace("'", "\\'")
+    return f"{key}{equals}'{escaped}'"
 
 
 def typed(cfg: DictConfig, schema: type) -> DictConfig:

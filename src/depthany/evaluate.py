@@ -3,18 +3,15 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from depthany.data.dataset import DepthSample, LabeledSet
-from depthany.data.transforms import shorter_side_to
 from depthany.evaluation.align import align_least_squares, disparity_to_depth
 from depthany.evaluation.metrics import depth_metrics
-from depthany.models.depth_model import DepthModel, normalise
-from depthany.models.encoder import PATCH
+from depthany.models.depth_model import DepthModel
+from depthany.models.preprocess import preprocess
 
 Scores = dict[str, float]
 
@@ -65,9 +62,9 @@ def _image_scores(
     convert_images: bool,
 ) -> Iterator[Scores]:
     for samples in _equal_shapes(dataset, batch_size, convert_images):
-        image = torch.stack([_model_input(sample.image, input_size) for sample in samples]).to(device)
+        image = torch.stack([preprocess(sample.image, input_size) for sample in samples]).to(device)
         with torch.autocast(device.type, amp, enabled=amp is not None):
-            prediction = model(normalise(image))  # [b h w]
+            prediction = model(image)  # [b h w]
         truth = torch.from_numpy(np.stack([sample.disparity for sample in samples])).to(device)
         valid = torch.from_numpy(np.stack([sample.mask for sample in samples])).to(device) & (truth > 0)
         prediction = torch.nn.functional.interpolate(
@@ -106,16 +103,6 @@ def _equal_shapes(dataset: LabeledSet, batch_size: int, convert_images: bool) ->
         if len(group) == batch_size:
             yield waiting.pop(sample.image.shape)
     yield from waiting.values()
-
-
-def _model_input(image: NDArray[np.uint8], input_size: int) -> Tensor:
-    """[3 h w] uint8, shorter side at `input_size`, both sides rounded to multiples of 14."""
-    height, width = (
-        max(input_size, round(side / PATCH) * PATCH)
-        for side in shorter_side_to(image.shape[0], image.shape[1], input_size)
-    )
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
 
 def _mean_scores(image_scores: Iterator[Scores], count: int) -> Scores:

@@ -1,8 +1,8 @@
 """Files that are either whole or not there."""
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -13,19 +13,34 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         ValueError: it cannot be written (disk full, no permission); what stood at `path` before stands there
             still.
     """
+    try:
+        with whole_file(path) as partial:
+            write(partial)
+    except Exception as error:  # torch and safetensors tell of a full disk by exceptions of their own
+        reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
+        raise ValueError(f"cannot write {path}: {reason}; what was written before is whole") from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to fill; renamed to it at the end, flushed to the disk, or deleted if there is an
+    exception.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
+        partial.touch()
+        mode = partial.stat().st_mode  # what the user's umask gives; safetensors makes files private
+        yield partial
+        partial.chmod(mode)
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
         _sync_folder(path.parent)
-    except Exception as error:  # torch and safetensors tell of a full disk by exceptions of their own
+    except BaseException:  # KeyboardInterrupt too
         with suppress(OSError):  # of a folder that could not be made
             partial.unlink()
-        reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
-        raise ValueError(f"cannot write {path}: {reason}; what was written before is whole") from error
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,17 +4,58 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-COLOUR_MAP = cv2.COLORMAP_INFERNO  # bright is near; monotonous in brightness, so it reads in print as well
+# Eleven steps of Spectral from blue to red, by Cynthia Brewer (colorbrewer2.org, Apache-2.0).
+_SPECTRAL_R = "5e4fa2 3288bd 66c2a5 abdda4 e6f598 ffffbf fee08b fdae61 f46d43 d53e4f 9e0142"
 _GRAY = 128  # stands for no value
 
 
-def colour(values: NDArray, low: float, high: float, mask: NDArray | None = None) -> NDArray[np.uint8]:
-    """[h w 3] uint8 RGB of [h w] numbers: dark at `low`, bright at `high`, gray off the mask."""
-    scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-    shades = cv2.applyColorMap((scaled * 255).astype(np.uint8), COLOUR_MAP)[:, :, ::-1].copy()
+def _opencv_map(number: int) -> NDArray[np.uint8]:
+    """[256 3] uint8 RGB of a colour map of OpenCV."""
+    steps = np.arange(256, dtype=np.uint8)[:, None]
+    return np.ascontiguousarray(cv2.applyColorMap(steps, number)[:, 0, ::-1])
+
+
+def _between(colours: str) -> NDArray[np.uint8]:
+    """[256 3] uint8 RGB, linear between colours given as hexadecimal numbers."""
+    anchors = np.array([list(bytes.fromhex(colour)) for colour in colours.split()])
+    position = np.linspace(0, len(anchors) - 1, 256)
+    channels = [np.interp(position, np.arange(len(anchors)), channel) for channel in anchors.T]
+    return np.stack(channels, axis=1).round().astype(np.uint8)
+
+
+COLOUR_MAPS = {  # each [256 3] uint8 RGB, from far to near
+    "inferno": _opencv_map(cv2.COLORMAP_INFERNO),  # monotonous in brightness, so it reads in print as well
+    "magma": _opencv_map(cv2.COLORMAP_MAGMA),
+    "viridis": _opencv_map(cv2.COLORMAP_VIRIDIS),
+    "turbo": _opencv_map(cv2.COLORMAP_TURBO),
+    "spectral_r": _between(_SPECTRAL_R),  # the one in which depth is mostly shown: red is near
+    "gray": np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1),
+}
+
+
+def colour(
+    values: NDArray, low: float, high: float, mask: NDArray | None = None, colour_map: str = "inferno"
+) -> NDArray[np.uint8]:
+    """[h w 3] uint8 RGB of [h w] numbers: the map's first colour at `low`, its last at `high`, gray off the
+    mask.
+
+    Args:
+        colour_map: a name in COLOUR_MAPS.
+
+    Raises:
+        ValueError: there is no such colour map.
+    """
+    if colour_map not in COLOUR_MAPS:
+        raise ValueError(f"unknown colour map {colour_map!r}; choose from {', '.join(COLOUR_MAPS)}")
+    shades: NDArray = cv2.applyColorMap(steps(values, low, high), COLOUR_MAPS[colour_map][:, None])
     if mask is not None:
         shades[~mask] = _GRAY
     return shades
+
+
+def steps(values: NDArray, low: float, high: float) -> NDArray[np.uint8]:
+    """[h w] uint8, the place of each number in a colour map: 0 at `low`, 255 at `high`."""
+    return (np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)
 
 
 def comparison_row(

@@ -1,8 +1,11 @@
 """The folder of a run: new, to be continued, or finished and not to be touched."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from depthany.checkpoint import list_checkpoints
@@ -11,6 +14,7 @@ from depthany.files import write_atomically
 from depthany.models.depth_model import CONFIG_NAME, WEIGHTS_NAME
 from depthany.tracking import METRICS_FILE
 
+LOCK_TIMEOUT_S = 8.0  # the loaders of a run that was killed hold on to its lock for up to 5 s
 SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE = "settings.yaml", "results.json", "unreadable.txt"
 _WRITTEN = (WEIGHTS_NAME, CONFIG_NAME, METRICS_FILE, SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE)
 _HARMLESS = (
@@ -39,6 +43,27 @@ def unreadable_files(run_dir: Path) -> set[str]:
     """Unlabeled files that were skipped, each with its reason; a resumed run may have met one twice."""
     path = run_dir / UNREADABLE_FILE
     return set(path.read_text().splitlines()) if path.exists() else set()
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the folder, so that no second process trains into it; a killed one lets go of it.
+
+    Raises:
+        ValueError: another process holds it, or it cannot be written.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_dir / ".lock", timeout=LOCK_TIMEOUT_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another process trains into {run_dir}: wait for it, or pass another run_dir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def clear(run_dir: Path) -> None:

@@ -119,4 +119,61 @@ class TrainSettings:
     stage: Any = MISSING
 
 
+@dataclass
+class CheckpointSettings:
+    """What `load_model` is told, the same for every entry that uses a trained model."""
+
+    checkpoint: str = MISSING
+    taps: str | None = None
+    max_depth: float | None = None
+
+
+@dataclass
+class ExportSettings(CheckpointSettings):
+    """configs/export.yaml."""
+
+    format: str = MISSING
+    out: str = MISSING
+    dtype: str = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
+class AppSettings(CheckpointSettings):
+    """configs/app.yaml."""
+
+    input_size: int | None = None
+    precision: str = MISSING
+    device: str = MISSING
+    threads: int | None = None
+    host: str = MISSING
+    port: int | None = None
+    max_upload_mb: float = MISSING
+    max_megapixels: float = MISSING
+
+
+@dataclass
+class PredictSettings(CheckpointSettings):
+    """configs/predict.yaml."""
+
+    images: str = MISSING
+    out: str = MISSING
+    overwrite: bool = MISSING
+    save: Any = MISSING
+    colormap: str = MISSING
+    video_scale: str = MISSING
+    input_size: int | None = None
+    flip: bool = MISSING
+    scales: list[float] = field(default_factory=list)
+    near_m: float | None = None
+    far_m: float | None = None
+    focal_px: float | None = None
+    fov_deg: float = MISSING
+    batch_size: int = MISSING
+    workers: int = MISSING
+    device: str = MISSING
+    precision: str = MISSING
+    threads: int | None = None
+
+
 STAGES = {"teacher": TeacherSettings, "student": StudentSettings}

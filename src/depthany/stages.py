@@ -16,8 +16,9 @@ from depthany.losses import (
     cutmix_affine_invariant_loss,
     feature_alignment_loss,
 )
-from depthany.models.depth_model import DepthModel, normalise
+from depthany.models.depth_model import DepthModel
 from depthany.models.encoder import Encoder
+from depthany.models.preprocess import normalise
 
 
 @dataclass(frozen=True)

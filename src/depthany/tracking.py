@@ -102,16 +102,15 @@ class Tracker:
                 )
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-        """Scores of each model (row) on each set: rows[model][set][metric]."""
-        table = Table(title=title)
-        table.add_column("model")
-        first = next(iter(rows.values()))
-        for name in first:
-            table.add_column(f"{name}\nAbsRel", justify="right")
-            table.add_column("\ndelta1", justify="right")
-        for model, scores in rows.items():
-            cells = [f"{scores[name][key]:.4f}" for name in first for key in ("abs_rel", "delta1")]
-            table.add_row(model, *cells)
+        """Scores of each model on each set, a row for each pair: rows[model][set][metric]."""
+        table = Table("set", "model", title=title)
+        for metric in ("AbsRel", "delta1"):
+            table.add_column(metric, justify="right")
+        for name in next(iter(rows.values())):
+            for model, scores in rows.items():
+                cells = [f"{scores[name][key]:.4f}" for key in ("abs_rel", "delta1")]
+                table.add_row(name if model == next(iter(rows)) else "", model, *cells)
+            table.add_section()
         self.console.print(table)
 
     def close(self) -> None:

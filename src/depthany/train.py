@@ -22,10 +22,12 @@ from depthany.checkpoint import Parts, load_latest, save_checkpoint, save_parts
 from depthany.config import plain, run_entry
 from depthany.data.dataset import Batch
 from depthany.data.loader import read_batches
+from depthany.data.sampler import MixedBatches
 from depthany.evaluate import Scores, evaluate
 from depthany.files import write_atomically
 from depthany.interrupt import stop_signals
-from depthany.models.depth_model import DepthModel, load_model, save_model
+from depthany.models.depth_model import DepthModel, save_model
+from depthany.models.loading import load_model
 from depthany.optim import schedule, set_learning_rate
 from depthany.precision import choose_amp, choose_device, keep_freed_memory
 from depthany.stages import StageOutput, trained_parameters
@@ -48,6 +50,22 @@ class Loop:
     image_every: int
     eval_every: int
     save_every: int
+
+    @classmethod
+    def of(cls, cfg: DictConfig, micro_batches: int) -> "Loop":
+        """From the configuration."""
+        return cls(
+            micro_batches=micro_batches,
+            accumulate=cfg.accumulate,
+            seed=cfg.seed,
+            warmup_steps=cfg.optimizer.warmup_steps,
+            decay_power=cfg.optimizer.decay_power,
+            clip_norm=cfg.optimizer.clip_norm,
+            log_every=cfg.log_every,
+            image_every=cfg.image_every,
+            eval_every=cfg.eval_every,
+            save_every=cfg.save_every,
+        )
 
     @property
     def total_steps(self) -> int:
@@ -169,77 +187,84 @@ def run(cfg: DictConfig) -> int:
     """Make the parts of a run, train, score and save; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cfg = wiring.check(cfg)
-    settings, run_dir = plain(cfg), Path(cfg.run_dir)
+    run_dir = Path(cfg.run_dir)
     if runs.is_finished(run_dir) and not cfg.overwrite:
         print(f"{run_dir} holds a finished run; to train anew, pass overwrite=true or another run_dir=...")
         return 0
+    device = choose_device(cfg.device)
+    amp = choose_amp(cfg.precision, device)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     keep_freed_memory()
-    device = choose_device(cfg.device)
-    amp = choose_amp(cfg.precision, device)
 
     teacher = load_model(cfg.stage.teacher, device) if cfg.stage.name == "student" else None
     parts = wiring.build_parts(cfg, teacher, device, amp)
     dataset, val_sets = wiring.build_training_set(cfg), wiring.build_sets(cfg.data.val)
     sampler = wiring.build_sampler(cfg, dataset)
-    loop = Loop(
-        micro_batches=len(sampler),
-        accumulate=cfg.accumulate,
-        seed=cfg.seed,
-        warmup_steps=cfg.optimizer.warmup_steps,
-        decay_power=cfg.optimizer.decay_power,
-        clip_norm=cfg.optimizer.clip_norm,
-        log_every=cfg.log_every,
-        image_every=cfg.image_every,
-        eval_every=cfg.eval_every,
-        save_every=cfg.save_every,
-    )
+    loop = Loop.of(cfg, micro_batches=len(sampler))
+    with runs.locked(run_dir):
+        tracker = begin(cfg, parts, sampler, loop.total_steps)
+        tracker.say(wiring.describe(parts, dataset, loop.total_steps, device, amp))
+        unreadable = run_dir / runs.UNREADABLE_FILE
+        batches = read_batches(dataset, sampler, cfg.workers, unreadable, pin=device.type == "cuda")
 
+        def score(network: DepthModel) -> Scored:
+            size, convert = cfg.crop_size, cfg.data.convert_images
+            return evaluate(network, val_sets, size, device, amp, convert_images=convert)
+
+        try:
+            own = train_run(cfg, loop, parts, batches, tracker, score, device, amp)
+            scores = {cfg.stage.name: own} | ({"teacher": score(teacher)} if teacher is not None else {})
+        finally:
+            tracker.close()
+        finish(run_dir, parts, scores, plain(cfg), tracker)
+    return 0
+
+
+def begin(cfg: DictConfig, parts: Parts, sampler: MixedBatches, total_steps: int) -> Tracker:
+    """Claim the run directory and take over its last checkpoint, where it has one; gives the log."""
+    run_dir, settings = Path(cfg.run_dir), plain(cfg)
     if cfg.overwrite:
         runs.clear(run_dir)  # only now that everything the new run needs is known to be there
     runs.claim(run_dir, settings)
-    checkpoints = runs.checkpoint_dir(run_dir)
-    if (payload := load_latest(checkpoints)) is not None:
+    if (payload := load_latest(runs.checkpoint_dir(run_dir))) is not None:
         parts.restore(payload)
-        sampler.start = parts.state.step * loop.accumulate
-    tracker = Tracker(
-        run_dir, parts.state.step, loop.total_steps, OmegaConf.to_yaml(OmegaConf.create(settings))
-    )
-    tracker.say(wiring.describe(parts, dataset, loop.total_steps, device, amp))
+        sampler.start = parts.state.step * cfg.accumulate
+    return Tracker(run_dir, parts.state.step, total_steps, OmegaConf.to_yaml(OmegaConf.create(settings)))
 
-    def score(network: DepthModel) -> Scored:
-        return evaluate(network, val_sets, cfg.crop_size, device, amp, convert_images=cfg.data.convert_images)
 
-    newest: dict[int, Scored] = {}  # scores by step, so that those of the last step are not computed twice
+def train_run(
+    cfg: DictConfig,
+    loop: Loop,
+    parts: Parts,
+    batches: Iterator[Batch],
+    tracker: Tracker,
+    score: Callable[[DepthModel], Scored],
+    device: torch.device,
+    amp: torch.dtype | None,
+) -> Scored:
+    """`train` with its validation and files as the configuration says; gives the scores of the last step."""
+    newest: dict[int, Scored] = {}
+    checkpoints = runs.checkpoint_dir(Path(cfg.run_dir))
 
     def validate() -> Scored:
         newest.clear()
         newest[parts.state.step] = score(parts.model)
         return newest[parts.state.step]
 
-    try:
-        train(
-            parts,
-            read_batches(
-                dataset, sampler, cfg.workers, run_dir / runs.UNREADABLE_FILE, device.type == "cuda"
-            ),
-            tracker,
-            validate,
-            lambda: save_checkpoint(checkpoints, parts, cfg.keep_checkpoints),
-            lambda: save_parts(checkpoints / "best.pt", parts),
-            loop,
-            device,
-            amp,
-            torch.compile(parts.model) if cfg.compile else None,
-        )
-        scores = {cfg.stage.name: newest.get(parts.state.step) or score(parts.model)}
-        if teacher is not None:
-            scores["teacher"] = score(teacher)
-    finally:
-        tracker.close()
-    finish(run_dir, parts, scores, settings, tracker)
-    return 0
+    train(
+        parts,
+        batches,
+        tracker,
+        validate,
+        lambda: save_checkpoint(checkpoints, parts, cfg.keep_checkpoints),
+        lambda: save_parts(checkpoints / "best.pt", parts),
+        loop,
+        device,
+        amp,
+        torch.compile(parts.model) if cfg.compile else None,
+    )
+    return newest.get(parts.state.step) or score(parts.model)  # a run killed after its last step has none
 
 
 def finish(

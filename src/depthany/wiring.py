@@ -88,7 +88,7 @@ def check(cfg: DictConfig) -> DictConfig:
             f"stage=teacher), "
             "or pass the run directory or model.safetensors of another"
         )
-    if cfg.model.pretrained and cfg.model.weights is not None and not Path(cfg.model.weights).is_file():
+    if cfg.model.pretrained and cfg.model.weights is not None and not Path(cfg.model.weights).exists():
         raise ValueError(
             f"no file at model.weights={cfg.model.weights}: pass the path of the encoder's weights, "
             "or model.pretrained=false to start from random ones"
@@ -116,7 +116,7 @@ def build_parts(
 ) -> Parts:
     """Model, stage and optimizer in their initial state, on the device."""
     torch.manual_seed(cfg.seed if teacher is None else cfg.seed + 1_000_003)  # the student's start is its own
-    model = build_model(cfg.model)
+    model = build_model(cfg.model, cfg.crop_size)
     stage = build_student_stage(cfg, model, teacher) if teacher is not None else TeacherStage(**cfg.loss)
     memory_format = torch.channels_last if cfg.channels_last else torch.preserve_format
     for network in (model, stage):
@@ -133,9 +133,9 @@ def build_parts(
     return Parts(model, stage.train(), optimizer, scaler)
 
 
-def build_model(model_cfg: DictConfig) -> DepthModel:
-    """Model with a random decoder and, where asked, pre-trained encoder."""
-    model = DepthModel(model_cfg.encoder, model_cfg.taps)
+def build_model(model_cfg: DictConfig, input_size: int) -> DepthModel:
+    """Model with a random decoder and, where asked, pre-trained encoder; it remembers its training size."""
+    model = DepthModel(model_cfg.encoder, model_cfg.taps, input_size=input_size)
     if model_cfg.pretrained:
         load_encoder_weights(model.encoder, model_cfg.weights)
     return model

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from depthany.models.depth_model import DepthModel, load_model, normalise, save_model
+from depthany.models.depth_model import DepthModel, save_model
+from depthany.models.loading import load_model
+from depthany.models.preprocess import normalise
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +192,7 @@ def test_weights_that_do_not_fit_are_listed_with_their_number(saved: Path) -> No
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ('{"model_type": "depth_anything"}', "is not a depthany model"),
+        ('{"model_type": "resnet"}', "is not a depthany model"),
         ('{"format": "depthany", "version": 99, "model": {}}', "version 99.*update depthany"),
         ('{"format": "depthany", "version": 1, "model": {"width": 3}}', "does not take.*width"),
         ('{"format"', "is not JSON"),

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from depthany.models import encoder as encoder_module
 from depthany.models.encoder import ENCODERS, Encoder, build_vit, resize_pos_embed
 
 
@@ -124,6 +125,17 @@ def test_attention_choice_changes_speed_not_tokens(encoder: Encoder) -> None:
         again = encoder(image)[-1]
     assert torch.equal(exact, again)
     assert F.cosine_similarity(exact, rough.float(), dim=-1).min() > 0.999
+
+
+def test_a_panorama_does_not_hold_the_scores_of_all_pairs_of_tokens(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_module, "MAX_SCORES", 2 * 3 * 26**2)  # 2 images, 3 heads, 25 patches and CLS
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        encoder(images(70, 70))
+        assert not encoder.blocks[0].attn.fused_attn
+        encoder(images(70, 84))
+        assert encoder.blocks[0].attn.fused_attn
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import random
 from pathlib import Path
 
 import huggingface_hub
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from depthany.models import encoder as encoder_module
 from depthany.models.encoder import ENCODERS, Encoder, resize_pos_embed
-from depthany.models.weights import load_encoder_weights, load_pretrained_encoder
+from depthany.models.weights import load_encoder_weights, load_pretrained_encoder, read_tensors
 
 GIANT = ENCODERS["vitg"]
 
@@ -177,3 +178,26 @@ def test_a_git_lfs_pointer_in_place_of_the_weights_is_refused(tmp_path: Path) ->
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 88283115\n")
     with pytest.raises(ValueError, match="damaged or could run code"):
         load_encoder_weights(fresh(), path)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("name", ["new.pth", "old.pth", "a.safetensors"])
+def test_a_file_damaged_anywhere_is_refused_in_one_line_or_still_readable(tmp_path: Path, name: str) -> None:
+    state = {"cls_token": torch.zeros(1, 1, 8), "norm.bias": torch.zeros(5)}
+    path = tmp_path / name
+    if name.endswith("safetensors"):
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=name == "new.pth")
+    whole, draw, messages = path.read_bytes(), random.Random(0), []
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_tensors(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 20
+    assert all(message.startswith(str(path)) and "\n" not in message for message in messages)

@@ -25,13 +25,26 @@ def read_batches(
         pin_memory=pin,
         worker_init_fn=_leave_signals_to_the_training_process,
     )
-    for batch in loader:
+    batches = iter(loader)
+    while (batch := _next(batches, workers)) is not None:
         if isinstance(batch, BadFile):
             raise ValueError(batch.message)
         if batch.unreadable:
             with open(unreadable, "a") as file:
                 file.writelines(f"{line}\n" for line in batch.unreadable)
         yield batch
+
+
+def _next(batches: Iterator[Batch | BadFile], workers: int) -> Batch | BadFile | None:
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ValueError(
+            f"a loader process was killed, perhaps because memory ran out ({str(error).splitlines()[0]});"
+            f" the same command continues from the last checkpoint, perhaps with less than workers={workers}"
+        ) from error
 
 
 def _leave_signals_to_the_training_process(_worker: int) -> None:

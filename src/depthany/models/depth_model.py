@@ -1,27 +1,30 @@
-"""The depth model: encoder and decoder in one module that can be saved, and rebuilt from its own file."""
+"""The depth model: encoder and decoder in one module that can be saved, and used on images of any size."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from depthany.files import write_atomically
 from depthany.models.dpt import DPT
-from depthany.models.encoder import Encoder, patch_grid
-from depthany.models.weights import load_strictly, read_tensors
+from depthany.models.encoder import PATCH, Encoder, patch_grid
+from depthany.models.inference import infer_batch
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in 0..1
-IMAGENET_STD = (0.229, 0.224, 0.225)
 FORMAT, FORMAT_VERSION = "depthany", 1
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
 
 
 class DepthModel(nn.Module):
-    """Depth Anything: a DINOv2 encoder and a DPT decoder, predicting disparity up to scale and shift.
+    """Depth Anything: a DINOv2 encoder and a DPT decoder.
+
+    Without `max_depth` it predicts disparity, known up to scale and shift; with it, depth in metres.
 
     Source: Yang et al. 2024 (arXiv 2401.10891) and 2024 (arXiv 2406.09414).
 
@@ -29,35 +32,88 @@ class DepthModel(nn.Module):
         encoder: vitt, vits, vitb, vitl or vitg (see `depthany.models.encoder.ENCODERS`).
         taps: "v1" or "v2", the blocks that feed the decoder.
         pos_interpolation: "official" or "size", see `depthany.models.encoder.resize_pos_embed`.
+        max_depth: metres at the far end of a metric model (20 indoors, 80 outdoors in the released ones), or
+            None.
+        input_size: pixels of the shorter side that it was trained at, which `infer` takes by default.
 
     Attributes:
         config: the arguments above as plain values; `DepthModel(**config)` builds the same model.
     """
 
-    def __init__(self, encoder: str = "vits", taps: str = "v1", pos_interpolation: str = "official") -> None:
+    def __init__(
+        self,
+        encoder: str = "vits",
+        taps: str = "v1",
+        pos_interpolation: str = "official",
+        max_depth: float | None = None,
+        input_size: int = 518,
+    ) -> None:
         super().__init__()
-        self.config = {"encoder": encoder, "taps": taps, "pos_interpolation": pos_interpolation}
+        _check_max_depth(max_depth)
+        if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size < PATCH:
+            raise ValueError(f"input_size={input_size!r}: expected a whole number of pixels, {PATCH} or more")
+        self.config = {
+            "encoder": encoder,
+            "taps": taps,
+            "pos_interpolation": pos_interpolation,
+            "max_depth": max_depth,
+            "input_size": input_size,
+        }
+        self.max_depth, self.input_size = max_depth, input_size
         self.encoder = Encoder(encoder, taps, pos_interpolation)
         spec = self.encoder.spec
-        self.decoder = DPT(spec.embed_dim, spec.dpt_features, spec.out_channels)
+        self.decoder = DPT(spec.embed_dim, spec.dpt_features, spec.out_channels, max_depth)
 
     def forward(self, image: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Disparity [b h w] float32, >= 0, larger is nearer; no unit, known up to scale and shift.
+        """Map [b h w] float32: disparity >= 0, larger is nearer, or with `max_depth` depth_m in 0..max_depth.
 
         Args:
             image: [b 3 h w] ImageNet-normalised RGB, h and w multiples of 14.
             return_features: also give the encoder's final normalised patch tokens [b p*q c] of the same pass.
         """
         tokens = self.encoder(image)
-        disparity = self.decoder(tokens, *patch_grid(image))
-        return (disparity, tokens[-1]) if return_features else disparity
+        output = self.decoder(tokens, *patch_grid(image))
+        return (output, tokens[-1]) if return_features else output
+
+    def infer(
+        self, image: NDArray[np.uint8], input_size: int | None = None, amp: torch.dtype | None = None
+    ) -> NDArray[np.float32]:
+        """Disparity, or with `max_depth` depth in metres, [h w] float32 of one image at its own size.
+
+        Args:
+            image: [h w 3] uint8 RGB.
+            input_size: pixels of the shorter side as the model sees it, 14 or more; None: as in training.
+            amp: dtype of autocast (torch.bfloat16 is the fast choice); None computes in the type of the
+                weights.
+
+        Raises:
+            ValueError: the image has another shape or type, or would be larger than the model can take.
+        """
+        return self.infer_batch([image], input_size, 1, amp)[0]
+
+    def infer_batch(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        input_size: int | None = None,
+        batch_size: int = 8,
+        amp: torch.dtype | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """What `infer` gives for each image; those of equal model-input shape share a pass.
+
+        Args:
+            images: [h w 3] uint8 RGB of any sizes.
+            batch_size: most images of a pass. In float32 it changes the maps by rounding alone, less than
+                1e-5 of their range.
+        """
+        size = self.input_size if input_size is None else input_size
+        return infer_batch(self, images, size, batch_size, amp)
 
 
-def normalise(image: Tensor) -> Tensor:
-    """ImageNet-normalised float32 [b 3 h w] of RGB uint8 [b 3 h w]."""
-    mean = torch.tensor(IMAGENET_MEAN, device=image.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=image.device).view(3, 1, 1)
-    return (image.float() / 255.0 - mean) / std
+def _check_max_depth(max_depth: float | None) -> None:
+    if max_depth is None:
+        return
+    if isinstance(max_depth, bool) or not isinstance(max_depth, int | float) or not 0 < max_depth < math.inf:
+        raise ValueError(f"max_depth={max_depth!r}: expected metres above 0, or None for disparity")
 
 
 def save_model(model: DepthModel, folder: str | Path, extra: Mapping[str, Any] | None = None) -> Path:
@@ -76,71 +132,3 @@ def save_model(model: DepthModel, folder: str | Path, extra: Mapping[str, Any] |
     write_atomically(folder / CONFIG_NAME, lambda temporary: temporary.write_text(text))
     write_atomically(folder / WEIGHTS_NAME, lambda temporary: save_file(state, temporary))
     return folder / WEIGHTS_NAME
-
-
-def load_model(source: str | Path, device: str | torch.device = "cpu") -> DepthModel:
-    """The model of a file of ours, in eval mode.
-
-    Args:
-        source: a run directory with `model.safetensors` and `config.json`, that `.safetensors` file itself,
-            or a training checkpoint `.pt` that has "model" (weights) and "model_config" (arguments of
-            DepthModel).
-    """
-    path = _weights_file(Path(source))
-    state = read_tensors(path)
-    if path.suffix == ".safetensors":
-        config = _read_config(path.with_name(CONFIG_NAME))
-    else:
-        if not {"model", "model_config"} <= state.keys():
-            raise ValueError(f"{path} is no depthany checkpoint: it lacks 'model' or 'model_config'")
-        state, config = state["model"], state["model_config"]
-    with torch.device("meta"):  # no time spent on random weights that are replaced at once
-        model = _build(config, path)
-    model.to_empty(device=device)
-    load_strictly(model, state, str(path))
-    return model.eval()
-
-
-def _weights_file(source: Path) -> Path:
-    """The file to load for a source; a directory without a finished model is explained."""
-    if source.is_file():
-        return source
-    if not source.is_dir():
-        raise FileNotFoundError(
-            f"{source} does not exist; pass a run directory, a .safetensors or a .pt file"
-        )
-    if (source / WEIGHTS_NAME).is_file():
-        return source / WEIGHTS_NAME
-    checkpoints = sorted(str(path) for path in source.rglob("*.pt"))
-    if checkpoints:
-        raise FileNotFoundError(
-            f"{source} is a run that is not finished: no {WEIGHTS_NAME} yet; resume it, or load one of its "
-            f"{len(checkpoints)} checkpoints: {', '.join(checkpoints[-3:])}"
-        )
-    raise FileNotFoundError(
-        f"{source} has neither {WEIGHTS_NAME} nor a .pt checkpoint; pass another directory"
-    )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """Arguments of DepthModel from a `config.json` of ours."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; keep {CONFIG_NAME} beside {WEIGHTS_NAME}")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); copy it again from the run directory") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT or "model" not in config:
-        raise ValueError(f"{path} is not a depthany model: expected format {FORMAT!r} and an entry 'model'")
-    if config.get("version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has version {config.get('version')!r}, expected {FORMAT_VERSION}: update depthany"
-        )
-    return config["model"]
-
-
-def _build(config: Mapping[str, Any], path: Path) -> DepthModel:
-    try:
-        return DepthModel(**config)
-    except TypeError as error:
-        raise ValueError(f"{path} has model arguments that DepthModel does not take: {error}") from None

@@ -1,4 +1,4 @@
-"""The decoder: a dense prediction transformer (DPT) that turns four levels of patch tokens into disparity.
+"""The decoder: a dense prediction transformer (DPT) that turns four levels of patch tokens into a map.
 
 Source: Ranftl et al. 2021, Vision Transformers for Dense Prediction (arXiv 2103.13413) 3.1, in the form of
 Depth Anything (arXiv 2401.10891 and 2406.09414): no batch norm, no readout of the CLS token. Layer for layer
@@ -23,15 +23,24 @@ class DPT(nn.Module):
         in_channels: width c of the encoder's tokens.
         features: channels F of the fusion path.
         out_channels: channels of the four levels before they are brought to F, finest first.
+        max_depth: None for disparity, ReLU at the end; metres for depth, sigmoid times max_depth at the end
+            (the metric models of arXiv 2406.09414).
 
     Departure from the released code: the bias of the last convolution starts at `LAST_BIAS`. With the default
     start near 0 the final ReLU can cut off the whole map within a few steps; the affine-invariant loss of a
     constant map is exactly 1.000 and has no gradient, so such a run never comes back. The loss is blind to
-    the shift itself.
+    the shift itself. A metric head starts at 0, the middle of its range.
     """
 
-    def __init__(self, in_channels: int, features: int, out_channels: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        features: int,
+        out_channels: tuple[int, ...],
+        max_depth: float | None = None,
+    ) -> None:
         super().__init__()
+        self.max_depth = max_depth
         c1, c2, c3, c4 = out_channels
         self.projects = nn.ModuleList(nn.Conv2d(in_channels, c, 1) for c in out_channels)
         self.resize_layers = nn.ModuleList(
@@ -50,10 +59,10 @@ class DPT(nn.Module):
         self.conv2 = nn.Conv2d(features // 2, HEAD_CHANNELS, 3, padding=1)
         self.conv3 = nn.Conv2d(HEAD_CHANNELS, 1, 1)
         assert self.conv3.bias is not None
-        nn.init.constant_(self.conv3.bias, LAST_BIAS)
+        nn.init.constant_(self.conv3.bias, LAST_BIAS if max_depth is None else 0.0)
 
     def forward(self, tokens: list[Tensor], p: int, q: int) -> Tensor:
-        """Disparity [b 14*p 14*q] float32, >= 0, up to scale and shift.
+        """Map [b 14*p 14*q] float32: disparity >= 0 up to scale and shift, or depth_m in 0..max_depth.
 
         Args:
             tokens: four tensors [b p*q c], normalised patch tokens, shallowest block first.
@@ -75,16 +84,16 @@ class DPT(nn.Module):
         return levels
 
     def head(self, path: Tensor, size: tuple[int, int]) -> Tensor:
-        """Disparity [b h w] of the fused map [b F 8p 8q].
+        """Disparity or depth_m [b h w] of the fused map [b F 8p 8q].
 
         The last, cheap layer leaves autocast: bfloat16 has steps of 0.4 %, which after the loss has removed
         the shift and divided by the spread would be a visible staircase.
         """
         hidden = F.interpolate(self.conv1(path), size, mode="bilinear", align_corners=True)
-        hidden = F.relu(self.conv2(hidden))  # [b 32 h w]
+        hidden = F.relu(self.conv2(hidden), inplace=True)  # [b 32 h w]
         with torch.autocast(hidden.device.type, enabled=False):
-            disparity = self.conv3(hidden.float())
-        return F.relu(disparity).squeeze(1)
+            last = self.conv3(hidden.float()).squeeze(1)
+            return F.relu(last) if self.max_depth is None else torch.sigmoid(last) * self.max_depth
 
 
 class Fusion(nn.Module):
@@ -123,4 +132,4 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[b F h w] to the same."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return x + self.conv2(F.relu(self.conv1(F.relu(x)), inplace=True))

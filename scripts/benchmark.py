@@ -1,0 +1,159 @@
+"""How fast the model is: `python scripts/benchmark.py inference`.
+
+Ours against `DepthAnythingForDepthEstimation` of transformers: same weights, image, threads and dtype. All
+contestants run by turns in one process, in an order that rotates, so that whatever else the machine does
+meets each of them; what counts is the ratio of times within a round. Random weights unless --checkpoint is
+given: the time is the same, but how much bfloat16 costs in accuracy depends on the weights.
+"""
+
+import argparse
+import copy
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from depthany import DepthModel, load_model
+from depthany.data.depth_io import read_image
+from depthany.models.fast import prepare_for_inference
+from depthany.models.formats import save_huggingface
+from depthany.models.preprocess import preprocess
+from depthany.onnx_graph import relative_difference, smooth_image
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Contestants = dict[str, Callable[[Tensor], Tensor]]
+
+
+def main() -> None:
+    """Parse the command line and run the benchmark that it names."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    inference = parser.add_subparsers(required=True, dest="what").add_parser("inference")
+    inference.add_argument("--encoder", default="vits", help="size with random weights (default vits)")
+    inference.add_argument("--checkpoint", help="anything load_model takes, instead of random weights")
+    inference.add_argument("--image", help="a photo, cut to a square; else coloured clouds")
+    inference.add_argument("--size", type=int, default=518, help="pixels per side (default 518)")
+    inference.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="batch sizes (default 1 4)")
+    inference.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
+    inference.add_argument("--threads", type=int, help="CPU threads (default one per core)")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    model = (
+        load_model(arguments.checkpoint)
+        if arguments.checkpoint
+        else DepthModel(arguments.encoder, "v2").eval()
+    )
+    image = square(arguments.image, arguments.size)  # [1 3 s s]
+    run_inference(model, image, arguments.batches, arguments.rounds)
+
+
+@torch.inference_mode()
+def run_inference(model: DepthModel, image: Tensor, batches: list[int], rounds: int) -> None:
+    """Print machine, agreement, accuracy and, for each batch size, times and ratios."""
+    contestants = build(model)
+    print(machine())
+    print(f"{model.config['encoder']} at {image.shape[3]} x {image.shape[2]}")
+    print_accuracy(contestants, image)
+    for batch in batches:
+        times = interleave(contestants, image.repeat(batch, 1, 1, 1), rounds)
+        print(f"\nbatch {batch}, {rounds} rounds: seconds per image, median (smallest to largest)")
+        for name, seconds in times.items():
+            print(f"  {name:18s} {spread([each / batch for each in seconds], 3)}")
+        print("  ratio of times in the same round, median (smallest to largest)")
+        for slow, fast in (
+            ("transformers fp32", "ours fp32"),
+            ("transformers bf16", "ours bf16"),
+            ("transformers fp32", "ours bf16"),
+        ):
+            ratios = [a / b for a, b in zip(times[slow], times[fast], strict=True)]
+            print(f"  {slow} : {fast} = {spread(ratios, 2)}")
+
+
+def build(model: DepthModel) -> Contestants:
+    """Both codes in both dtypes, from the same weights; each takes [b 3 h w] float32 and gives [b h w]."""
+    from transformers import DepthAnythingForDepthEstimation
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_huggingface(model, folder)
+        theirs = DepthAnythingForDepthEstimation.from_pretrained(folder, dtype=torch.float32).eval()
+    contestants: Contestants = {}
+    for name, dtype in DTYPES.items():
+        their_copy = copy.deepcopy(theirs).to(dtype)
+        our_copy = prepare_for_inference(copy.deepcopy(model), dtype)
+        contestants[f"transformers {name}"] = lambda image, net=their_copy, dtype=dtype: (
+            net(pixel_values=image.to(dtype)).predicted_depth
+        )
+        contestants[f"ours {name}"] = lambda image, net=our_copy, dtype=dtype: net(image.to(dtype))
+    return contestants
+
+
+def interleave(contestants: Contestants, image: Tensor, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round; the first of a round is another one each time."""
+    names = list(contestants)
+    for name in names:
+        contestants[name](image)  # not timed: memory and kernels of this shape
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            start = time.perf_counter()
+            contestants[name](image)
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def print_accuracy(contestants: Contestants, image: Tensor) -> None:
+    """How far every map is from that of transformers in float32."""
+    maps = {name: run(image).float().numpy() for name, run in contestants.items()}
+    expected = maps.pop("transformers fp32")
+    print("difference to transformers fp32 as a share of its map's range, and correlation with it")
+    for name, found in maps.items():
+        difference = relative_difference(found, expected)
+        correlation = np.corrcoef(found.ravel(), expected.ravel())[0, 1]
+        print(
+            f"  {name:18s} largest {difference['max']:.1e}, mean {difference['mean']:.1e}, "
+            f"correlation {correlation:.6f}"
+        )
+
+
+def square(path: str | None, size: int) -> Tensor:
+    """Model input [1 3 size size] of the middle of a photo, or clouds."""
+    if path is None:
+        return smooth_image(1, size, size)
+    photo = read_image(Path(path), convert=True)
+    side = min(photo.shape[:2])
+    top, left = ((extent - side) // 2 for extent in photo.shape[:2])
+    return preprocess(photo[top : top + side, left : left + side], size)[None]
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Median (smallest to largest)."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def machine() -> str:
+    """What a reader must know to compare numbers."""
+    from transformers import __version__ as transformers_version
+
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.partition(": ")[2] for line in info.read_text().splitlines() if line.startswith("model name")
+    ]
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return (
+        f"{names[0] if names else platform.processor()}, {os.cpu_count()} logical cores, "
+        f"{torch.get_num_threads()} threads{load}, {torch.backends.cpu.get_cpu_capability()}; "
+        f"torch {torch.__version__}, transformers {transformers_version}, Python {platform.python_version()}"
+    )
+
+
+if __name__ == "__main__":
+    main()

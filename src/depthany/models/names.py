@@ -1,0 +1,151 @@
+"""Names of the weights: ours, those of the released Depth Anything and DINOv2 files, and Hugging Face's.
+
+    ours      encoder.<timm's name>                 decoder.<name in dpt.py>
+    official  pretrained.<DINOv2's name>            depth_head.<...>
+    HF        backbone.<Dinov2's name>              neck.<...>, head.<...>
+
+Every function goes from our name to theirs; read backwards, the same tables load their files.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from depthany.models.encoder import EncoderSpec
+
+Rows = tuple[tuple[str, str], ...]
+
+# timm and DINOv2 differ in the SwiGLU of ViT-g alone.
+DINOV2_SWIGLU: Rows = (("mlp.fc1", "mlp.w12"), ("mlp.fc2", "mlp.w3"))
+
+HF_ENCODER: Rows = (
+    ("cls_token", "embeddings.cls_token"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+    ("norm", "layernorm"),
+)
+HF_BLOCK: Rows = (
+    ("attn.qkv", "attention.attention.qkv"),  # three matrices in the file, see `join_qkv`
+    ("attn.proj", "attention.output.dense"),
+    ("ls1.gamma", "layer_scale1.lambda1"),
+    ("ls2.gamma", "layer_scale2.lambda1"),
+)
+HF_SWIGLU: Rows = (("mlp.fc1", "mlp.weights_in"), ("mlp.fc2", "mlp.weights_out"))
+QKV = ("query", "key", "value")
+
+OFFICIAL_DECODER: Rows = (
+    *((f"reduce.{i}", f"scratch.layer{i + 1}_rn") for i in range(4)),
+    *((f"fuse.{i}.skip_unit", f"scratch.refinenet{i + 1}.resConfUnit1") for i in range(4)),
+    *((f"fuse.{i}.unit", f"scratch.refinenet{i + 1}.resConfUnit2") for i in range(4)),
+    *((f"fuse.{i}.out_conv", f"scratch.refinenet{i + 1}.out_conv") for i in range(4)),
+    ("conv1", "scratch.output_conv1"),
+    ("conv2", "scratch.output_conv2.0"),
+    ("conv3", "scratch.output_conv2.2"),
+)  # projects and resize_layers have the same names
+
+_HF_FUSION = tuple((f"fuse.{i}", f"neck.fusion_stage.layers.{3 - i}") for i in range(4))  # coarsest first
+_HF_UNITS = tuple(
+    row
+    for ours, theirs in _HF_FUSION
+    for row in (
+        (f"{ours}.skip_unit", f"{theirs}.residual_layer1"),
+        (f"{ours}.unit", f"{theirs}.residual_layer2"),
+    )
+)
+HF_DECODER: Rows = (
+    *((f"projects.{i}", f"neck.reassemble_stage.layers.{i}.projection") for i in range(4)),
+    *((f"resize_layers.{i}", f"neck.reassemble_stage.layers.{i}.resize") for i in range(4)),
+    *((f"reduce.{i}", f"neck.convs.{i}") for i in range(4)),
+    *((f"{ours}.conv{n}", f"{theirs}.convolution{n}") for ours, theirs in _HF_UNITS for n in (1, 2)),
+    *((f"{ours}.out_conv", f"{theirs}.projection") for ours, theirs in _HF_FUSION),
+    *((f"conv{n}", f"head.conv{n}") for n in (1, 2, 3)),
+)
+
+# In the released files and without effect: the token of DINOv2's pre-training, and the skip unit of the
+# coarsest fusion, which has nothing to skip to.
+MASK_TOKENS = ("mask_token", "embeddings.mask_token")
+_CONVS = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
+OFFICIAL_UNUSED = (
+    "pretrained.mask_token",
+    *(f"depth_head.scratch.refinenet4.resConfUnit1.{conv}" for conv in _CONVS),
+)
+HF_UNUSED = (
+    "backbone.embeddings.mask_token",
+    *(f"neck.fusion_stage.layers.0.residual_layer1.{conv.replace('conv', 'convolution')}" for conv in _CONVS),
+)
+
+
+def has_swiglu(spec: EncoderSpec) -> bool:
+    """Whether the blocks end in SwiGLU instead of GELU layers: ViT-g alone."""
+    return spec.timm_name.startswith("vit_giant")
+
+
+def official_name(name: str, swiglu: bool = False) -> str:
+    """Name in an official Depth Anything file of one of a `DepthModel`'s."""
+    part, rest = name.split(".", 1)
+    if part == "encoder":
+        return f"pretrained.{dinov2_name(rest, swiglu)}"
+    return f"depth_head.{_translate(rest, OFFICIAL_DECODER)}"
+
+
+def huggingface_name(name: str, swiglu: bool = False) -> str:
+    """Name in a `DepthAnythingForDepthEstimation`, with joined qkv, of one of a `DepthModel`'s."""
+    part, rest = name.split(".", 1)
+    if part == "encoder":
+        return f"backbone.{hf_dinov2_name(rest, swiglu)}"
+    return _translate(rest, HF_DECODER)
+
+
+def dinov2_name(name: str, swiglu: bool = False) -> str:
+    """Name in an official DINOv2 file of one of an `Encoder`'s."""
+    block, rest = _split_block(name)
+    return f"blocks.{block}.{_translate(rest, DINOV2_SWIGLU)}" if swiglu and block else name
+
+
+def hf_dinov2_name(name: str, swiglu: bool = False) -> str:
+    """Name in a Hugging Face `Dinov2Model`, with joined qkv, of one of an `Encoder`'s."""
+    block, rest = _split_block(name)
+    if not block:
+        return _translate(name, HF_ENCODER)
+    return f"encoder.layer.{block}.{_translate(rest, (HF_BLOCK + HF_SWIGLU) if swiglu else HF_BLOCK)}"
+
+
+def join_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Hugging Face's state dict with each block's query, key and value in one tensor [3c (c)] named `qkv`."""
+    joined = dict(state)
+    for name in state:
+        if ".attention.attention.query." not in name:
+            continue
+        parts = [name.replace(".query.", f".{part}.") for part in QKV]
+        if all(part in state for part in parts):
+            joined[name.replace(".query.", ".qkv.")] = torch.cat([joined.pop(part) for part in parts])
+    return joined
+
+
+def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse of `join_qkv`."""
+    split: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if ".attention.attention.qkv." in name:
+            parts = [name.replace(".qkv.", f".{part}.") for part in QKV]
+            split |= {part: each.clone() for part, each in zip(parts, tensor.chunk(3), strict=True)}
+        else:
+            split[name] = tensor
+    return split
+
+
+def _split_block(name: str) -> tuple[str, str]:
+    """Number and rest of `blocks.7.norm1.bias`; an empty number for a name outside the blocks."""
+    if not name.startswith("blocks."):
+        return "", name
+    _, block, rest = name.split(".", 2)
+    return block, rest
+
+
+def _translate(name: str, rows: Rows) -> str:
+    """The name with the first matching row's beginning replaced; whole components alone match."""
+    for ours, theirs in rows:
+        if name == ours or name.startswith(f"{ours}."):
+            return theirs + name[len(ours) :]
+    return name

@@ -1,0 +1,181 @@
+"""Predict the depth of photos and videos: `python -m depthany.predict checkpoint=... images=...`."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import torch
+from omegaconf import DictConfig, ListConfig
+
+from depthany import load_model
+from depthany.config import require, run_entry, typed
+from depthany.models.depth_model import DepthModel
+from depthany.models.fast import prepare_for_inference
+from depthany.pictures import COLOUR_MAPS
+from depthany.precision import choose_amp, choose_device, keep_freed_memory
+from depthany.prediction.clip import UnreadableVideo, look_at
+from depthany.prediction.inputs import Source, find_sources
+from depthany.prediction.outputs import FORMATS, Meaning, check_formats
+from depthany.prediction.predictor import Predictor
+from depthany.prediction.progress import Bar, Tally
+from depthany.prediction.stills import predict_stills, still_job
+from depthany.prediction.video import (
+    VIDEO_FORMATS,
+    VIDEO_SCALES,
+    predict_video,
+    video_targets,
+)
+from depthany.schema import PredictSettings
+
+
+def run(cfg: DictConfig) -> int:
+    """Predict everything that `cfg.images` names; the exit code."""
+    cfg = check(cfg)
+    out, save = Path(cfg.out), formats(cfg.save)
+    sources = find_sources(cfg.images, out)
+    check_videos(sources, save)
+    require_writable(out)
+    device = choose_device(cfg.device)
+    dtype = choose_amp(cfg.precision, device) or torch.float32
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    cv2.setNumThreads(1)  # images are read in threads of ours; more would take the cores from the model
+    keep_freed_memory()
+
+    model = prepare_for_inference(load_model(cfg.checkpoint, device, cfg.taps, cfg.max_depth), dtype)
+    predictor, meaning = build_predictor(cfg, model), build_meaning(cfg, model)
+    check_formats(save, meaning)
+    print(describe(cfg, predictor, len(sources), device), flush=True)
+    tally = Tally()
+    try:
+        do_stills([source for source in sources if not source.is_video], predictor, meaning, cfg, tally)
+        for source in sources:
+            if source.is_video:
+                do_video(source, predictor, meaning, cfg, tally)
+    finally:  # interrupted, too
+        tally.report(out)
+    return 1 if tally.unreadable else 0
+
+
+def do_stills(
+    sources: list[Source], predictor: Predictor, meaning: Meaning, cfg: DictConfig, tally: Tally
+) -> None:
+    """Predict the photos that are not there already."""
+    save, out = formats(cfg.save), Path(cfg.out)
+    jobs = [still_job(source, save, out, cfg.overwrite) for source in sources]
+    wanted = [job for job in jobs if job.targets]
+    tally.skipped += [job.source.path for job in jobs if not job.targets]
+    if wanted:
+        with Bar("photos", len(wanted)) as bar:
+            predict_stills(wanted, predictor, meaning, cfg.batch_size, cfg.workers, bar, tally)
+
+
+def do_video(source: Source, predictor: Predictor, meaning: Meaning, cfg: DictConfig, tally: Tally) -> None:
+    """Predict a video, if it is not there already."""
+    targets = video_targets(source, formats(cfg.save), Path(cfg.out), cfg.overwrite)
+    if not targets:
+        tally.skipped.append(source.path)
+        return
+    try:
+        clip = look_at(source.path)
+        passes = 2 if cfg.video_scale == "clip" else 1
+        with Bar(f"frames of {source.path.name}", clip.frames and passes * clip.frames) as bar:
+            predict_video(clip, targets, predictor, meaning, cfg.batch_size, cfg.video_scale, bar)
+    except UnreadableVideo as error:
+        tally.unreadable.append(str(error))
+    else:
+        tally.done.append(source.path)
+
+
+def check(cfg: DictConfig) -> DictConfig:
+    """The configuration with its types checked.
+
+    Raises:
+        ValueError: (or one of OmegaConf's errors) a setting has a wrong type, no value, or a value that
+            cannot be.
+    """
+    cfg = typed(cfg, PredictSettings)
+    require(cfg)
+    for key in ("batch_size", "workers", "threads"):
+        if cfg[key] is not None and cfg[key] < 1:
+            raise ValueError(f"{key}={cfg[key]}: expected 1 or more")
+    for key, choices in {"colormap": COLOUR_MAPS, "video_scale": VIDEO_SCALES}.items():
+        if cfg[key] not in choices:
+            raise ValueError(f"unknown {key} {cfg[key]!r}; choose from {', '.join(choices)}")
+    if not cfg.scales or min(cfg.scales) <= 0:
+        raise ValueError(f"scales={cfg.scales}: expected factors above 0, such as [1.0, 1.5]")
+    if (cfg.near_m is None) != (cfg.far_m is None):
+        raise ValueError(f"near_m={cfg.near_m} far_m={cfg.far_m}: give both or none, in metres")
+    if cfg.near_m is not None and not 0 < cfg.near_m < cfg.far_m:
+        raise ValueError(f"near_m={cfg.near_m} far_m={cfg.far_m}: expected 0 < near_m < far_m")
+    if cfg.focal_px is not None and cfg.focal_px <= 0:
+        raise ValueError(f"focal_px={cfg.focal_px}: expected pixels above 0")
+    if not 0 < cfg.fov_deg < 180:
+        raise ValueError(f"fov_deg={cfg.fov_deg}: expected degrees between 0 and 180")
+    formats(cfg.save)
+    return cfg
+
+
+def formats(save: object) -> tuple[str, ...]:
+    """The formats that are asked for, each once, of `color,npy` or a list."""
+    words = save.split(",") if isinstance(save, str) else save if isinstance(save, ListConfig) else []
+    names = tuple(dict.fromkeys(str(word).strip() for word in words))
+    for name in names:
+        if name not in FORMATS:
+            raise ValueError(f"unknown format {name!r} in save; choose from {', '.join(FORMATS)}")
+    if not names:
+        raise ValueError(f"save={save}: expected one or more of {', '.join(FORMATS)}")
+    return names
+
+
+def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
+    """Refuse formats that a video cannot become."""
+    others = [name for name in save if name not in VIDEO_FORMATS]
+    videos = [source for source in sources if source.is_video]
+    if others and videos:
+        raise ValueError(
+            f"save={','.join(others)}: of a video only {' and '.join(VIDEO_FORMATS)} can be saved, and "
+            f"{videos[0].path} is one"
+        )
+
+
+def require_writable(out: Path) -> None:
+    """Make the output folder and a file in it, so that hours of work do not end at the first write."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".depthany_probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write into out={out}: {error.strerror}; pass another out=...") from None
+
+
+def build_predictor(cfg: DictConfig, model: DepthModel) -> Predictor:
+    """The model with its input size and views."""
+    size = model.input_size if cfg.input_size is None else cfg.input_size
+    return Predictor(model, size, tuple(cfg.scales), cfg.flip)
+
+
+def build_meaning(cfg: DictConfig, model: DepthModel) -> Meaning:
+    """What the model's numbers mean, and how they are to be shown."""
+    range_m = None if cfg.near_m is None else (cfg.near_m, cfg.far_m)
+    return Meaning(model.max_depth, cfg.colormap, range_m, cfg.focal_px, cfg.fov_deg)
+
+
+def describe(cfg: DictConfig, predictor: Predictor, count: int, device: torch.device) -> str:
+    """One line on what is about to happen."""
+    number_format = str(next(predictor.model.parameters()).dtype).removeprefix("torch.")
+    gives = "disparity" if predictor.max_depth_m is None else "depth in metres"
+    return (
+        f"{predictor.model.config['encoder']} ({gives}) at input_size={predictor.input_size} on {count} "
+        f"{'file' if count == 1 else 'files'}, {device.type} in {number_format}, colours of {cfg.colormap}"
+    )
+
+
+def main() -> None:
+    """Console script `depthany-predict`."""
+    sys.exit(run_entry("predict", run, literal=("checkpoint", "images", "out", "save")))
+
+
+if __name__ == "__main__":
+    main()

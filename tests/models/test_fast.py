@@ -1,0 +1,76 @@
+"""Models made ready for inference: the same maps, to the rounding of the number format."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from depthany.models.depth_model import DepthModel
+from depthany.models.encoder import ENCODERS, EncoderSpec
+from depthany.models.fast import FusedLinear, prepare_for_inference
+
+GATED = EncoderSpec("vit_giant_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
+IMAGE = torch.randn(2, 3, 28, 56, generator=torch.Generator().manual_seed(0))
+
+
+def build(encoder: str, max_depth: float | None = None) -> DepthModel:
+    """A random model whose LayerScale is not 1."""
+    torch.manual_seed(0)
+    model = DepthModel(encoder, max_depth=max_depth).eval()
+    for block in model.encoder.blocks:
+        nn.init.uniform_(block.ls1.gamma, 0.2, 2)
+        nn.init.uniform_(block.ls2.gamma, 0.2, 2)
+    return model
+
+
+def drift(dtype: torch.dtype, encoder: str, max_depth: float | None = None) -> tuple[float, torch.Tensor]:
+    """Largest difference as a share of the map's range, and the prepared model's map."""
+    model = build(encoder, max_depth)
+    with torch.inference_mode():
+        expected = model(IMAGE)
+        found = prepare_for_inference(model, dtype)(IMAGE.to(dtype))
+    return float((found - expected).abs().max() / (expected.max() - expected.min())), found
+
+
+@pytest.fixture(params=["mlp", "gated"])
+def encoder(request: pytest.FixtureRequest, micro: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A tiny encoder with plain blocks, and one with the gated blocks of vitg."""
+    monkeypatch.setitem(ENCODERS, "gated", GATED)
+    return micro if request.param == "mlp" else "gated"
+
+
+@pytest.mark.parametrize("max_depth", [None, 20.0])
+def test_in_float32_the_map_changes_by_rounding_alone(encoder: str, max_depth: float | None) -> None:
+    assert drift(torch.float32, encoder, max_depth)[0] < 5e-5
+
+
+def test_in_bfloat16_the_map_is_close_and_still_without_steps(encoder: str) -> None:
+    share, found = drift(torch.bfloat16, encoder)
+    assert share < 0.1
+    assert found.dtype == torch.float32
+    assert (found != found.bfloat16().float()).float().mean() > 0.9, "finer than bfloat16 can hold"
+
+
+def test_a_fused_layer_equals_the_two_that_it_replaces() -> None:
+    linear, x = nn.Linear(24, 96), torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(FusedLinear(linear, "gelu")(x), nn.functional.gelu(linear(x)), atol=1e-6)
+        assert torch.allclose(FusedLinear(linear)(x), linear(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("amp", [None, torch.bfloat16])
+def test_a_prepared_model_infers_images_of_any_size_in_either_type(
+    micro: str, amp: torch.dtype | None
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (30, 45, 3), dtype=np.uint8)
+    expected = build(micro).infer(image, 28)
+    for dtype, share in ((torch.float32, 1e-4 if amp is None else 0.1), (torch.bfloat16, 0.1)):
+        found = prepare_for_inference(build(micro), dtype).infer(image, 28, amp=amp)
+        assert (found.shape, found.dtype) == ((30, 45), np.float32)
+        assert np.abs(found - expected).max() < share * np.ptp(expected)
+
+
+def test_a_prepared_model_cannot_be_trained_by_accident(micro: str) -> None:
+    model = prepare_for_inference(build(micro).train())
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
