@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from depthany import DepthModel, load_model
-from depthany.data.depth_io import read_image
+from depthany.data.images import read_image
 from depthany.models.fast import prepare_for_inference
 from depthany.models.formats import save_huggingface
 from depthany.models.preprocess import preprocess

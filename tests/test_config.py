@@ -151,9 +151,9 @@ TEACHER_MISTAKES = {
     "model.encoder=vitx": "unknown encoder 'vitx'; choose from vitt, vits",
     "model.taps=v9": "unknown taps 'v9'",
     "data.unreadable=ignore": "choose from error, skip",
-    "data.labeled.mine.root=/no/such": "data.labeled.mine: /no/such/images: no such folder",
+    "data.labeled.mine.root=/no/such": "data.labeled.mine: /no/such: no such folder",
     "data.labeled.mine.root=???": "these settings need a value: data.labeled.mine.root=...",
-    "data.val.mine.root=/no/such": "data.val.mine: /no/such/images: no such folder",
+    "data.val.mine.root=/no/such": "data.val.mine: /no/such: no such folder",
     "data.labeled.mine.max_depth=0": "expected 0 < min_depth < max_depth",
 }
 STUDENT_MISTAKES = {

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from depthany.data.depth_io import IMAGE_SUFFIXES, read_image
+from depthany.data.images import IMAGE_SUFFIXES, read_image
 from depthany.models.depth_model import DepthModel
 from depthany.models.encoder import PATCH
 from depthany.pictures import COLOUR_MAPS

@@ -1,5 +1,7 @@
 """From draws to batches, and what happens to files that cannot be read."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,27 @@ def test_unreadable_image_is_an_error_of_one_line_that_names_it_and_the_way_out(
     assert str(failure.value).startswith(f"{bad}: ")
     assert "data.unreadable=skip" in str(failure.value)
     assert "\n" not in str(failure.value)
+
+
+HELD = """
+import sys
+from pathlib import Path
+from depthany.data.dataset import TrainingSet
+from depthany.data.loader import read_batches
+from depthany.data.sampler import MixedBatches
+from depthany.data.unlabeled import FolderImages
+
+dataset = TrainingSet([], [FolderImages(sys.argv[1])], 28)
+sampler = MixedBatches(0, dataset.unlabeled_count, 0, 2, total=12, seed=0)
+held = read_batches(dataset, sampler, 2, Path(sys.argv[2]), pin=False)
+next(held)
+sys.held = held  # outlives the module, as what a traceback holds does
+"""
+
+
+def test_a_process_that_holds_on_to_its_loaders_ends_all_the_same(tiny_world, tmp_path: Path) -> None:
+    images, unreadable = str(tiny_world.root / "unlabeled"), str(tmp_path / "unreadable.txt")
+    subprocess.run([sys.executable, "-c", HELD, images, unreadable], timeout=60, check=True)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthany.data.depth_io import DEPTH_SUFFIXES, IMAGE_SUFFIXES, list_files, read_depth, read_image
+from depthany.data.depth_io import DEPTH_SUFFIXES, read_depth
+from depthany.data.files import list_files
+from depthany.data.images import IMAGE_SUFFIXES, read_image
 
 DEPTH = np.array([[0, 1, 255, 256], [1000, 40000, 65534, 65535]], np.uint16)
 

@@ -64,7 +64,7 @@ def test_files_without_a_partner_are_counted_and_named(tmp_path: Path) -> None:
         write(tmp_path, stem, np.ones((4, 6), np.uint16))
     (tmp_path / "images/a.png").unlink()
     (tmp_path / "depth/c.png").unlink()
-    with pytest.raises(ValueError, match=r"2 file\(s\) without partner .*: a, c"):
+    with pytest.raises(ValueError, match=r"2 file\(s\) without partner .*: depth/a, images/c"):
         FolderDepth(str(tmp_path))
 
 

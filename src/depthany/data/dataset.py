@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -29,20 +28,37 @@ class DepthSample:
     mask: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Labels:
+    """The depth of one image, as in `DepthSample`: disparity [h w] float32, mask [h w] bool."""
+
+    disparity: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+
 class LabeledSet(Protocol):
-    """Images with depth; `min_depth` and `max_depth` in metres bound what evaluation counts."""
+    """Images with depth; `min_depth` and `max_depth` in metres bound what evaluation counts.
+
+    `stored_image` gives the bytes of an image file, or its pixels [h w 3] uint8 where the set holds arrays:
+    training decodes no more of it than the crop needs. `read` gives image and labels whole.
+    """
 
     min_depth: float
     max_depth: float
 
     def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
+    def stored_image(self, index: int) -> bytes | NDArray[np.uint8]: ...
+    def labels(self, index: int) -> Labels: ...
     def read(self, index: int, convert_images: bool = False) -> DepthSample: ...
 
 
 class UnlabeledSet(Protocol):
-    """Plain images."""
+    """Plain images; `stored_image` as in `LabeledSet`."""
 
     def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
+    def stored_image(self, index: int) -> bytes | NDArray[np.uint8]: ...
     def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]: ...
 
 
@@ -174,7 +190,7 @@ def _chw(image: NDArray[np.uint8]) -> Tensor:
 
 
 def require_same_size(
-    image_path: Path, image_hw: tuple[int, ...], depth_path: Path, depth_hw: tuple[int, ...]
+    image_path: str, image_hw: tuple[int, ...], depth_path: str, depth_hw: tuple[int, ...]
 ) -> None:
     """Raise a `ValueError` that names both files where image and depth differ in height or width."""
     if image_hw != depth_hw:

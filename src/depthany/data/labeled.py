@@ -1,14 +1,130 @@
-"""Labeled sets: readers that turn a layout on disk into `DepthSample`s."""
+"""Labeled sets: pairs of image and depth file, one way to decode the depth, and a range of it."""
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from depthany.data.dataset import DepthSample, require_same_size
-from depthany.data.depth_io import DEPTH_SUFFIXES, IMAGE_SUFFIXES, list_files, read_depth, read_image
+from depthany.data.dataset import DepthSample, Labels, require_same_size
+from depthany.data.depth_io import DEPTH_SUFFIXES, read_depth
+from depthany.data.files import list_files
+from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
 
 
-class FolderDepth:
+@dataclass(frozen=True)
+class Pair:
+    """An image and its depth file; `name` is unique in its set (the image's path below the root)."""
+
+    name: str
+    image: Path
+    depth: Path
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the files of a pair say, before the set's range is applied.
+
+    values: [h w] float32 in metres, or in disparity where the set is `in_disparity`.
+    valid: [h w] bool, True where format and mask call it measured; zeros, NaN and the like need not be cut.
+    sky: [h w] bool, True where the set knows sky; None where it does not.
+    """
+
+    values: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    sky: NDArray[np.bool_] | None = None
+
+
+class PairedDepth(ABC):
+    """Base of the readers: a subclass lists its pairs (`find`) and decodes one (`decode`).
+
+    Args:
+        root: folder of the data set, in its official layout.
+        min_depth, max_depth: metres; what lies outside is invalid, as are 0, negative numbers, NaN and
+            infinity. None takes the set's own.
+        allow_incomplete: leave out files without partner, named in `lonely`, instead of refusing the set.
+
+    Raises:
+        ValueError: the folder is missing or holds no pair, or a file has no partner.
+    """
+
+    default_range_m = (1e-3, 80.0)
+    in_disparity = False  # `decode` gives disparity (of unknown scale) rather than metres
+
+    def __init__(
+        self,
+        root: str,
+        min_depth: float | None = None,
+        max_depth: float | None = None,
+        allow_incomplete: bool = False,
+    ) -> None:
+        self.root = Path(root)
+        self.min_depth = self.default_range_m[0] if min_depth is None else min_depth
+        self.max_depth = self.default_range_m[1] if max_depth is None else max_depth
+        if not 0 < self.min_depth < self.max_depth:
+            raise ValueError(
+                f"min_depth={min_depth} and max_depth={max_depth}: expected 0 < min_depth < max_depth"
+            )
+        if not self.root.is_dir():
+            raise ValueError(f"{self.root}: no such folder (looked from {Path.cwd()})")
+        self.pairs, self.lonely = self.find()
+        if self.lonely and not allow_incomplete:
+            raise ValueError(
+                f"{root}: {len(self.lonely)} file(s) without partner ({len(self.pairs)} pairs are whole), "
+                f"the first: {', '.join(self.lonely[:10])}"
+            )
+        if not self.pairs:
+            raise ValueError(f"{root}: no pair of image and depth found for {type(self).__name__}")
+
+    @abstractmethod
+    def find(self) -> tuple[list[Pair], list[str]]:
+        """All pairs in a fixed order, and the files (by path below root) that lack a partner."""
+
+    @abstractmethod
+    def decode(self, pair: Pair) -> Decoded:
+        """Read the depth of a pair; raises a `ValueError` that names an unusable file."""
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        """Name of pair `index`, unique in the set."""
+        return self.pairs[index].name
+
+    def stored_image(self, index: int) -> bytes:
+        """The image file of pair `index` as it is on disk."""
+        return read_bytes(self.pairs[index].image)
+
+    def labels(self, index: int) -> Labels:
+        """Disparity and mask of pair `index`; raises a `ValueError` where no pixel is valid."""
+        pair = self.pairs[index]
+        decoded = self.decode(pair)
+        sky = np.zeros_like(decoded.valid) if decoded.sky is None else decoded.sky
+        values = decoded.values
+        low, high = (0.0, np.inf) if self.in_disparity else (self.min_depth, self.max_depth)
+        measured = decoded.valid & (values >= low) & (values <= high) & np.isfinite(values) & ~sky
+        if not measured.any():
+            raise ValueError(f"{pair.depth}: no valid pixel {self.range_told()}")
+        inverse = values if self.in_disparity else 1.0 / np.where(measured, values, 1.0)
+        return Labels(np.where(measured, inverse, 0.0).astype(np.float32), measured | sky)
+
+    def range_told(self) -> str:
+        """What counts as valid and what to do where nothing does, for a message."""
+        if self.in_disparity:
+            return "(disparity 0 or more): remove the pair"
+        return f"(between {self.min_depth} and {self.max_depth} m): remove the pair, or correct max_depth"
+
+    def read(self, index: int, convert_images: bool = False) -> DepthSample:
+        """Read pair `index`; raises a `ValueError` that names the file where image or depth is unusable."""
+        pair = self.pairs[index]
+        image = decode_image(self.stored_image(index), str(pair.image), convert_images)
+        labels = self.labels(index)
+        require_same_size(str(pair.image), image.shape[:2], str(pair.depth), labels.mask.shape)
+        return DepthSample(pair.name, image, labels.disparity, labels.mask)
+
+
+class FolderDepth(PairedDepth):
     """Image and depth files with equal stems in two folders below `root`.
 
     Args:
@@ -17,9 +133,8 @@ class FolderDepth:
         depth_scale: stored value of one metre (1000 for millimetres, 1 for metres).
         sky_value: stored value of sky, which is valid with disparity 0 (paper, section 3.1); None if there
             is none.
-        min_depth, max_depth: metres; what lies outside is invalid, as are 0, negative numbers, NaN and
-            infinity.
         h5_key: dataset inside `.h5` files.
+        min_depth, max_depth, allow_incomplete: see `PairedDepth`.
 
     Raises:
         ValueError: a folder is missing or empty, or a file has no partner in the other folder.
@@ -35,41 +150,29 @@ class FolderDepth:
         min_depth: float = 1e-3,
         max_depth: float = 80.0,
         h5_key: str = "depth",
+        allow_incomplete: bool = False,
     ) -> None:
-        if not 0 < min_depth < max_depth:
-            raise ValueError(
-                f"min_depth={min_depth} and max_depth={max_depth}: expected 0 < min_depth < max_depth"
-            )
         if depth_scale <= 0:
             raise ValueError(f"depth_scale={depth_scale}: expected the stored value of one metre, above 0")
+        self.images, self.depth = images, depth
         self.depth_scale, self.sky_value, self.h5_key = depth_scale, sky_value, h5_key
-        self.min_depth, self.max_depth = min_depth, max_depth
-        image_paths = list_files(Path(root) / images, IMAGE_SUFFIXES)
-        depth_paths = list_files(Path(root) / depth, DEPTH_SUFFIXES)
-        lonely = sorted(image_paths.keys() ^ depth_paths.keys())
-        if lonely:
-            raise ValueError(
-                f"{root}: {len(lonely)} file(s) without partner in {images}/ or {depth}/ ({len(image_paths)} "
-                f"images, {len(depth_paths)} depth maps), the first: {', '.join(lonely[:10])}"
-            )
-        self.pairs = [(image_paths[stem], depth_paths[stem]) for stem in image_paths]
+        super().__init__(root, min_depth, max_depth, allow_incomplete)
 
-    def __len__(self) -> int:
-        return len(self.pairs)
+    def find(self) -> tuple[list[Pair], list[str]]:
+        images = list_files(self.root / self.images, IMAGE_SUFFIXES)
+        depths = list_files(self.root / self.depth, DEPTH_SUFFIXES)
+        lonely = [f"{self.images}/{stem}" for stem in images if stem not in depths]
+        lonely += [f"{self.depth}/{stem}" for stem in depths if stem not in images]
+        pairs = [Pair(stem, images[stem], depths[stem]) for stem in images if stem in depths]
+        return pairs, sorted(lonely)
 
-    def read(self, index: int, convert_images: bool = False) -> DepthSample:
-        """Read pair `index`; raises a `ValueError` that names the file where image or depth is unusable."""
-        image_path, depth_path = self.pairs[index]
-        image = read_image(image_path, convert_images)
-        stored = read_depth(depth_path, self.h5_key)  # [h w]
-        require_same_size(image_path, image.shape[:2], depth_path, stored.shape)
-        sky = np.zeros_like(stored, dtype=bool) if self.sky_value is None else stored == self.sky_value
-        depth_m = stored / self.depth_scale
-        measured = (depth_m >= self.min_depth) & (depth_m <= self.max_depth) & ~sky  # False for NaN
-        disparity = np.where(measured, 1.0 / np.where(measured, depth_m, 1.0), 0.0).astype(np.float32)
-        if not measured.any():
-            raise ValueError(
-                f"{depth_path}: no valid pixel (between {self.min_depth} and {self.max_depth} m at "
-                f"depth_scale={self.depth_scale:g}): remove the pair, or correct depth_scale or max_depth"
-            )
-        return DepthSample(image_path.name, image, disparity, measured | sky)
+    def decode(self, pair: Pair) -> Decoded:
+        stored = read_depth(pair.depth, self.h5_key)
+        sky = None if self.sky_value is None else stored == self.sky_value
+        return Decoded(stored / self.depth_scale, np.ones(stored.shape, bool), sky)
+
+    def range_told(self) -> str:
+        return (
+            f"(between {self.min_depth} and {self.max_depth} m at depth_scale={self.depth_scale:g}): "
+            "remove the pair, or correct depth_scale or max_depth"
+        )

@@ -2,7 +2,9 @@
 
 import signal
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import DataLoader
 
@@ -14,7 +16,7 @@ def read_batches(
     dataset: TrainingSet, sampler: MixedBatches, workers: int, unreadable: Path, pin: bool
 ) -> Iterator[Batch]:
     """Micro-batches in the sampler's order; unreadable files that were skipped are added to the list
-    `unreadable`.
+    `unreadable`. Its loader processes end with it, and at the latest when the training process exits.
     """
     loader = DataLoader(
         dataset,
@@ -25,14 +27,21 @@ def read_batches(
         pin_memory=pin,
         worker_init_fn=_leave_signals_to_the_training_process,
     )
-    batches = iter(loader)
-    while (batch := _next(batches, workers)) is not None:
-        if isinstance(batch, BadFile):
-            raise ValueError(batch.message)
-        if batch.unreadable:
-            with open(unreadable, "a") as file:
-                file.writelines(f"{line}\n" for line in batch.unreadable)
-        yield batch
+    batches: Any = iter(loader)
+    # At exit Python sends SIGTERM to the processes that are left and waits for them, and ours ignore it: as long
+    # as anything held this iterator, the traceback of an error for one, the wait would have no end.
+    end = Finalize(None, batches._shutdown_workers, exitpriority=100) if workers else None
+    try:
+        while (batch := _next(batches, workers)) is not None:
+            if isinstance(batch, BadFile):
+                raise ValueError(batch.message)
+            if batch.unreadable:
+                with open(unreadable, "a") as file:
+                    file.writelines(f"{line}\n" for line in batch.unreadable)
+            yield batch
+    finally:
+        if end is not None:
+            end()
 
 
 def _next(batches: Iterator[Batch | BadFile], workers: int) -> Batch | BadFile | None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.depth_io import IMAGE_SUFFIXES, list_files, read_image
+from depthany.data.files import list_files
+from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
 
 
 class FolderImages:
@@ -17,6 +18,14 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def name(self, index: int) -> str:
+        """Path of image `index`."""
+        return str(self.paths[index])
+
+    def stored_image(self, index: int) -> bytes:
+        """Image file `index` as it is on disk."""
+        return read_bytes(self.paths[index])
+
     def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]:
         """Image `index` as [h w 3] uint8 RGB; raises a `ValueError` that names an unusable file."""
-        return read_image(self.paths[index], convert_images)
+        return decode_image(self.stored_image(index), self.name(index), convert_images)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depthany.data.depth_io import read_image
+from depthany.data.images import read_image
 from depthany.prediction.inputs import Source
 from depthany.prediction.outputs import FORMATS, WITH_IMAGE, Meaning, write
 from depthany.prediction.overlap import Behind, map_ahead
