@@ -28,8 +28,8 @@ def read_batches(
         worker_init_fn=_leave_signals_to_the_training_process,
     )
     batches: Any = iter(loader)
-    # At exit Python sends SIGTERM to the processes that are left and waits for them. Ours ignore it: as long as
-    # anything held this iterator, the traceback of an error for one, the wait would have no end.
+    # At exit Python sends SIGTERM to the processes that are left and waits for them. Ours ignore it: as
+    # long as anything held this iterator, the traceback of an error for one, the wait would have no end.
     end = Finalize(None, batches._shutdown_workers, exitpriority=100) if workers else None
     try:
         while (batch := _next(batches, workers)) is not None:
