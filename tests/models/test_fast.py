@@ -7,7 +7,7 @@ from torch import nn
 
 from depthany.models.depth_model import DepthModel
 from depthany.models.encoder import ENCODERS, EncoderSpec
-from depthany.models.fast import FusedLinear, prepare_for_inference
+from depthany.models.fast import BlockedAttention, FusedLinear, prepare_for_inference
 
 GATED = EncoderSpec("vit_giant_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
 IMAGE = torch.randn(2, 3, 28, 56, generator=torch.Generator().manual_seed(0))
@@ -74,3 +74,14 @@ def test_a_prepared_model_cannot_be_trained_by_accident(micro: str) -> None:
     model = prepare_for_inference(build(micro).train())
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("scores", [2**20, 4 * 16 * 9, 1])
+def test_attention_in_blocks_of_rows_equals_attention_at_once(
+    micro: str, monkeypatch: pytest.MonkeyPatch, scores: int
+) -> None:
+    monkeypatch.setattr("depthany.models.fast.BLOCK_SCORES", scores)
+    attention = build(micro).encoder.blocks[0].attn
+    x = torch.randn(2, 37, 24, generator=torch.Generator().manual_seed(0))  # 37 rows: no multiple of a block
+    with torch.inference_mode():
+        assert torch.allclose(BlockedAttention(attention)(x), attention(x), atol=1e-6)

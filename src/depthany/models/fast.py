@@ -8,6 +8,8 @@ Measured with `scripts/benchmark.py inference`. What is done, and why it is left
 - bias and GELU are applied by the matrix product while its result is in the cache (CPU only).
 - convolutions get their weights channels last, the layout in which tokens come.
 - bfloat16 weights, not autocast: autocast converts activations back and forth around every layer.
+- bfloat16 attention on a CPU as plain products over blocks of rows whose scores fit the cache: torch's fused
+  kernel does its products in small tiles there. Scores are rounded to bfloat16, which the fused one avoids.
 """
 
 from typing import Any
@@ -16,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from depthany.models.depth_model import DepthModel
+
+BLOCK_SCORES = 2**20  # scores of a block of rows, all heads: 2 MB in bfloat16
 
 
 def prepare_for_inference(model: DepthModel, dtype: torch.dtype = torch.float32) -> DepthModel:
@@ -34,6 +38,8 @@ def prepare_for_inference(model: DepthModel, dtype: torch.dtype = torch.float32)
     if _can_fuse(model.encoder.cls_token):
         for block in model.encoder.blocks:
             _fuse(block, everywhere=dtype == torch.bfloat16)
+            if dtype == torch.bfloat16:
+                block.attn = BlockedAttention(block.attn)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -62,6 +68,33 @@ class FusedLinear(nn.Module):
         x = x.to(self.weight.dtype)  # does nothing, but inside autocast, which knows nothing of the call
         fused = torch.ops.mkldnn._linear_pointwise
         return fused(x, self.weight, self.bias, self.activation, [], "none")
+
+
+class BlockedAttention(nn.Module):
+    """Self-attention a block of rows at a time, for use without gradients.
+
+    Args:
+        attention: timm's, without mask, norm, gate or dropout, as DINOv2 has it; its layers are shared.
+    """
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.heads, self.scale = attention.num_heads, attention.scale
+
+    def forward(self, x: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
+        """[b n c] of [b n c]; timm's blocks pass a mask of None."""
+        assert attn_mask is None and not is_causal
+        b, n, c = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0] * self.scale, qkv[1].transpose(-1, -2), qkv[2]  # [b heads n d], k [b heads d n]
+        out = x.new_empty(b, n, self.heads, c // self.heads, dtype=q.dtype)
+        rows = max(16, BLOCK_SCORES // (self.heads * n))
+        for image in range(b):
+            for first in range(0, n, rows):
+                scores = q[image, :, first : first + rows] @ k[image]  # [heads rows n]
+                out[image, first : first + rows] = (scores.softmax(-1) @ v[image]).transpose(0, 1)
+        return self.proj(out.reshape(b, n, c))
 
 
 @torch.no_grad()
