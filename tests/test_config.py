@@ -1,6 +1,7 @@
 """The configuration: every choice composes, every mistake ends in one line before anything is written."""
 
 import re
+import signal
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from depthany import config, schema, wiring
-from depthany.config import config_dir
+from depthany.config import config_dir, run_entry
+from depthany.files import whole_file
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -260,3 +262,18 @@ def test_a_path_is_taken_as_it_stands(value: str) -> None:
 )
 def test_lists_quoted_words_and_other_settings_are_left_to_hydra(word: str) -> None:
     assert config._quoted(word, ("images",)) == word
+
+
+def test_sigterm_unwinds_an_entry_and_leaves_no_half_file(tmp_path: Path, monkeypatch, capsys) -> None:
+    def job(_cfg: DictConfig) -> int:
+        with whole_file(tmp_path / "result") as partial:
+            partial.write_text("half")
+            signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("sys.argv", ["predict", "checkpoint=x", "images=y"])
+    assert run_entry("predict", job) == 143
+    assert capsys.readouterr().err == "terminated; what was saved before is whole\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before

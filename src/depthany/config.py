@@ -14,6 +14,8 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from depthany.interrupt import Terminated, sigterm_raises
+
 
 def config_dir() -> Path:
     """configs/ of the installed package, or of the checkout that the package is run from."""
@@ -50,15 +52,19 @@ def run_entry(
     compose = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
     try:
         compose(composed.append)()
-        return job(composed[0]) if composed else 0  # --help and --cfg compose nothing to run
+        with sigterm_raises():
+            return job(composed[0]) if composed else 0  # --help and --cfg compose nothing to run
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         if os.environ.get("DEPTHANY_TRACEBACK") == "1":
             raise
         print(f"error: {_one_line(error, config_name)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # before or after the loop, which has a handler of its own
-        print("interrupted; what was saved before is whole", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:  # not of the training loop, which has a handler of its own
+        is_term = isinstance(stop, Terminated)
+        print(
+            f"{'terminated' if is_term else 'interrupted'}; what was saved before is whole", file=sys.stderr
+        )
+        return 143 if is_term else 130
 
 
 def _quoted(word: str, keys: tuple[str, ...]) -> str:
