@@ -1,5 +1,6 @@
 """From the configuration to objects. Below this file and the entries nothing sees the configuration."""
 
+from collections.abc import Sequence, Sized
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,10 @@ def _rooted(entries: DictConfig) -> list[str]:
 
 def dataset_notes(cfg: DictConfig, dataset: TrainingSet) -> list[str]:
     """Lines on sets that are not as large as expected, and on what is there and not used."""
-    kinds = (("labeled", dataset.labeled), ("unlabeled", dataset.unlabeled))
+    kinds: tuple[tuple[str, Sequence[Sized]], ...] = (
+        ("labeled", dataset.labeled),
+        ("unlabeled", dataset.unlabeled),
+    )
     sets = {
         f"data.{kind}.{name}": each
         for kind, members in kinds
