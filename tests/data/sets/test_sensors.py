@@ -1,5 +1,7 @@
 """NYUv2 and KITTI: MATLAB's axes and counting from 1, units, and which depth belongs to which image."""
 
+import multiprocessing
+import os
 import pickle
 from pathlib import Path
 
@@ -50,6 +52,30 @@ def test_nyu_can_be_sent_to_another_process_after_a_read(nyu: Path) -> None:
     dataset = NYUv2Labeled(str(nyu), split="all")
     before = dataset.read(3).image
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(dataset)).read(3).image, before)
+
+
+def test_a_forked_loader_opens_the_file_of_nyu_for_itself(nyu: Path) -> None:
+    dataset = NYUv2Labeled(str(nyu), split="all")
+    before = [dataset.labels(i).disparity for i in range(5)]
+    reader = _Reader(dataset)  # before the fork, which hands its open file on
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        after = pool.map(reader, range(5))
+    np.testing.assert_array_equal([disparity for disparity, _ in after], before)
+    assert os.getpid() not in {pid for _, pid in after}
+
+
+class _Reader:
+    """Disparity of a frame, with the process whose file it was read from."""
+
+    dataset: NYUv2Labeled
+
+    def __init__(self, dataset: NYUv2Labeled) -> None:
+        type(self).dataset = dataset  # handed on by the fork, not by pickle
+
+    def __call__(self, index: int) -> tuple[np.ndarray, int]:
+        disparity = self.dataset.labels(index).disparity
+        assert self.dataset._open is not None
+        return disparity, self.dataset._open[0]
 
 
 def test_a_split_beyond_the_frames_of_the_file_is_refused(nyu: Path) -> None:

@@ -45,7 +45,9 @@ class MegaDepth(LayoutDepth):
 
     def keep(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
         kinds = self._kinds(depth for _, depth in rows)
-        self.count_left_out("with an ordinal map", sum(kinds[depth] == "ordinal" for _, depth in rows))
+        self.count_left_out(
+            "with an ordinal or empty map", sum(kinds[depth] == "ordinal" for _, depth in rows)
+        )
         return [row for row in rows if kinds[row[1]] != "ordinal"]
 
     def decode(self, pair: Pair) -> Decoded:
