@@ -2,18 +2,39 @@
 
 import os
 import random
+import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
+import OpenEXR
 import pytest
+import scipy.io
 from PIL import Image
 
-from depthany.data.depth_io import DEPTH_SUFFIXES, read_depth
+from depthany.data import depth_io
+from depthany.data.depth_io import (
+    DEPTH_SUFFIXES,
+    read_depth,
+    read_dpt,
+    read_exr,
+    read_mat,
+    read_pfm,
+    read_raw_float,
+)
 from depthany.data.files import list_files
 from depthany.data.images import IMAGE_SUFFIXES, read_image
 
 DEPTH = np.array([[0, 1, 255, 256], [1000, 40000, 65534, 65535]], np.uint16)
+
+
+FLOATS = np.array([[0.5, 1, 2], [1e5, np.inf, 3]], np.float32)
+PFM_ROWS = FLOATS[::-1]  # the last row comes first
+
+
+def write_exr(path: Path, **channels: np.ndarray) -> None:
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    OpenEXR.File(header, channels).write(str(path))
 
 
 def refused(call, path: Path, *arguments) -> str:
@@ -132,6 +153,98 @@ def test_pickle_inside_npy_is_not_opened(tmp_path: Path) -> None:
     assert "allow_pickle" in refused(read_depth, tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("scale, order", [("-1.0", "<f4"), ("1", ">f4"), ("-0.0078125", "<f4")])
+def test_pfm_is_turned_upright_in_both_byte_orders_and_its_scale_is_no_factor(
+    tmp_path: Path, scale: str, order: str
+) -> None:
+    (tmp_path / "a.pfm").write_bytes(f"Pf\n3 2\n{scale}\n".encode() + PFM_ROWS.astype(order).tobytes())
+    stored = read_pfm(tmp_path / "a.pfm")
+    assert stored.tolist() == FLOATS.tolist()
+    assert stored.dtype == np.float32 and stored.dtype.isnative
+
+
+def test_pfm_data_that_begins_with_a_byte_of_white_space_loses_none_of_it(tmp_path: Path) -> None:
+    value = np.frombuffer(b"\x20\x0a\x0d\x41", "<f4")
+    (tmp_path / "a.pfm").write_bytes(b"Pf 1 1 -1.0\n" + value.tobytes())
+    assert read_pfm(tmp_path / "a.pfm")[0, 0] == value[0]
+
+
+@pytest.mark.parametrize(
+    "header, told",
+    [
+        (b"PF\n3 2\n-1.0\n", "a PFM of three"),
+        (b"P5\n3 2\n-1.0\n", "got b'P5'"),
+        (b"Pf\n3 2\n0\n", "expected a scale"),
+        (b"Pf\n3 3\n-1\n", "expected 36 bytes for 3x3 float32 numbers, got 24"),
+        (b"Pf\n-3 -2\n-1\n", "expected a size of 1x1 or more"),
+        (b"Pf\n3", "incomplete"),
+        (b"", "incomplete"),
+    ],
+)
+def test_pfm_with_a_wrong_header_is_refused(tmp_path: Path, header: bytes, told: str) -> None:
+    (tmp_path / "a.pfm").write_bytes(header + (PFM_ROWS.astype("<f4").tobytes() if len(header) > 9 else b""))
+    assert told in refused(read_pfm, tmp_path / "a.pfm")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_exr_is_read_by_its_only_channel_or_by_name(tmp_path: Path, dtype: type) -> None:
+    depth = np.array([[0.5, 1, 2], [4, np.inf, 3]], dtype)
+    write_exr(tmp_path / "one.exr", G=depth)
+    assert read_exr(tmp_path / "one.exr").tolist() == depth.tolist()
+    assert read_exr(tmp_path / "one.exr").dtype == np.float32
+    write_exr(tmp_path / "two.exr", G=depth, Z=depth + 1)
+    assert read_exr(tmp_path / "two.exr", "Z").tolist() == (depth + 1).tolist()
+    assert "expected one channel, the file has G, Z" in refused(read_exr, tmp_path / "two.exr")
+    assert "expected channel R, the file has G, Z" in refused(read_exr, tmp_path / "two.exr", "R")
+
+
+def test_truncated_exr_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.exr"
+    write_exr(path, Z=np.random.default_rng(0).random((48, 64)).astype(np.float32))
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert "damaged or truncated" in refused(read_exr, path)
+
+
+def test_a_missing_package_is_told_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(ValueError, match=r"needs the package OpenEXR: pip install OpenEXR$"):
+        depth_io.read_exr(tmp_path / "a.exr")
+
+
+def test_sintel_dpt_is_tag_width_height_and_rows_from_the_top(tmp_path: Path) -> None:
+    path = tmp_path / "frame_0001.dpt"
+    path.write_bytes(b"PIEH" + np.array([3, 2], "<i4").tobytes() + FLOATS.astype("<f4").tobytes())
+    assert read_dpt(path).tolist() == FLOATS.tolist()  # "PIEH" is 202021.25
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "expected 24 bytes for 3x2 float32 numbers, got 23" in refused(read_dpt, path)
+    path.write_bytes(b"HEIP" + bytes(20))
+    assert "expected the tag 202021.25" in refused(read_dpt, path)
+    path.write_bytes(b"PIEH")
+    assert "expected a header of 12 bytes, got 4" in refused(read_dpt, path)
+
+
+def test_raw_floats_are_rows_of_the_given_shape_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "DSC_0286.JPG"  # ETH3D gives its raw depth the names of the photos
+    path.write_bytes(FLOATS.astype("<f4").tobytes())
+    assert read_raw_float(path, 2, 3).tolist() == FLOATS.tolist()
+    assert "expected 20 bytes for 5x1 float32 numbers, got 24" in refused(read_raw_float, path, 1, 5)
+
+
+def test_matlab_variables_have_the_same_axes_in_both_versions_of_the_format(tmp_path: Path) -> None:
+    stored = np.arange(24.0).reshape(2, 3, 4)
+    scipy.io.savemat(tmp_path / "v5.mat", {"depths": stored})
+    with h5py.File(tmp_path / "v73.mat", "w", userblock_size=512) as file:
+        file["depths"] = stored.T  # what MATLAB does: rows run fastest
+    for name in ("v5.mat", "v73.mat"):
+        np.testing.assert_array_equal(read_mat(tmp_path / name, "depths"), stored)
+        assert "'testNdxs'" in refused(read_mat, tmp_path / name, "testNdxs")
+    (tmp_path / "v5.mat").write_bytes((tmp_path / "v5.mat").read_bytes()[:150])
+    refused(read_mat, tmp_path / "v5.mat", "depths")
+    assert "No such file" in refused(read_mat, tmp_path / "none.mat", "depths")
+
+
 @pytest.mark.parametrize("shape", [(4, 5, 3), (4,), (4, 5, 4)])
 def test_depth_of_more_or_less_than_one_channel_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "a.npy", np.ones(shape, np.uint8))
@@ -152,7 +265,7 @@ def test_an_image_damaged_anywhere_is_read_or_refused_in_one_line(tmp_path: Path
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy", ".h5"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy", ".h5", ".pfm", ".exr", ".dpt"])
 def test_a_depth_map_damaged_anywhere_is_read_or_refused_in_one_line(tmp_path: Path, suffix: str) -> None:
     path, dice = tmp_path / f"a{suffix}", random.Random(0)
     depth = np.random.default_rng(0).integers(1, 60000, (24, 32), dtype=np.uint16)
@@ -161,6 +274,12 @@ def test_a_depth_map_damaged_anywhere_is_read_or_refused_in_one_line(tmp_path: P
     elif suffix == ".h5":
         with h5py.File(path, "w") as file:
             file.create_dataset("depth", data=depth, compression="gzip")
+    elif suffix == ".pfm":
+        path.write_bytes(b"Pf\n32 24\n-1.0\n" + depth.astype("<f4").tobytes())
+    elif suffix == ".dpt":
+        path.write_bytes(np.float32(202021.25).tobytes() + np.int32([32, 24]).tobytes() + depth.astype("<f4"))
+    elif suffix == ".exr":
+        write_exr(path, Z=depth.astype(np.float32))
     else:
         Image.fromarray(depth).save(path)
     assert _refusals(path, dice, lambda: read_depth(path)) > 20
