@@ -1,0 +1,105 @@
+"""What the benchmark readers share: the files are known beforehand, and all of them must be there."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthany.data.files import reason
+from depthany.data.labeled import Pair, PairedDepth
+
+# Metres. Wider than any benchmark: what counts is the protocol's choice, and it must see the whole truth.
+WIDE_RANGE_M = (1e-4, 1e6)
+
+
+class BenchmarkDepth(PairedDepth):
+    """A benchmark in its official layout: a subclass says which pairs there are and decodes one.
+
+    Args:
+        root: folder of the benchmark.
+
+    Raises:
+        ValueError: the folder is missing, holds something else than `layout`, or lacks files (the first ten
+            are named, all are counted).
+    """
+
+    default_range_m = WIDE_RANGE_M
+    layout = ""  # what lies below `root` and where it comes from, for messages
+
+    def __init__(self, root: str) -> None:
+        try:
+            super().__init__(root)
+        except ValueError as error:
+            raise ValueError(f"{error}; expected {self.layout}") from None
+
+    @abstractmethod
+    def expected(self) -> list[Pair]:
+        """The pairs that the benchmark has, in a fixed order, whether their files are there or not."""
+
+    def files(self, pair: Pair) -> list[Path]:
+        """All files of a pair, masks included."""
+        return [pair.image, pair.depth]
+
+    def find(self) -> tuple[list[Pair], list[str]]:
+        pairs = self.expected()
+        require_files(self.root, [path for pair in pairs for path in self.files(pair)])
+        require_unique(pair.name for pair in pairs)
+        return pairs, []
+
+
+def require_files(root: Path, paths: Sequence[Path]) -> None:
+    """Raise a `ValueError` that counts the missing files and names the first ten by path below root."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        names = ", ".join(str(path).removeprefix(f"{root}/") for path in missing[:10])
+        raise ValueError(f"{root}: {len(missing)} of {len(paths)} files are missing, the first: {names}")
+
+
+def require_unique(names: Iterable[str]) -> None:
+    """Raise a `ValueError` that tells the first name that comes twice: it would count twice."""
+    seen = set[str]()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{name} comes twice: remove one of them from the list")
+        seen.add(name)
+
+
+def read_list(path: Path, form: str) -> list[list[str]]:
+    """The words of each line of a list of files; empty lines are left out.
+
+    Args:
+        form: a line as it should be, such as "image depth focal": its words are counted.
+
+    Raises:
+        ValueError: the file cannot be read, is empty, or a line has fewer words.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot read the list of files: {reason(error)}") from None
+    rows = [line.split() for line in lines]
+    for number, row in enumerate(rows, start=1):
+        if row and len(row) < len(form.split()):
+            raise ValueError(f"{path}, line {number}: expected {form!r}, got {lines[number - 1]!r}")
+    rows = [row for row in rows if row]
+    if not rows:
+        raise ValueError(f"{path}: the list of files is empty")
+    return rows
+
+
+def first_file(candidates: Sequence[Path]) -> Path:
+    """The first of several possible places where a file is; the first place where it is in none."""
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def subfolder(root: Path, name: str) -> Path:
+    """`root/name` where it exists, else `root`: archives are unpacked with their top folder or without."""
+    return root / name if (root / name).is_dir() else root
+
+
+def require_mask_shape(path: Path, mask: NDArray[np.bool_], depth: NDArray[np.float32]) -> None:
+    """Raise a `ValueError` that names a mask whose size is not that of its depth map."""
+    if mask.shape != depth.shape:
+        raise ValueError(f"{path}: mask is {mask.shape}, its depth map {depth.shape}: they must agree")
