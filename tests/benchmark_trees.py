@@ -150,6 +150,33 @@ def write_scannet(root: Path) -> None:
     (root / "list.txt").write_text("scene0378_01/color/000300.jpg scene0378_01/depth/000300.png\n")
 
 
+def write_vkitti2(root: Path) -> None:
+    """A frame of four clips and two cameras each: 80 m, row 0 sky, row 1, column 2 at 5 m."""
+    stored = np.full(IMAGE, 8000)
+    stored[0], stored[1, 2] = 65535, 500
+    for clip in ("Scene01/clone", "Scene01/fog", "Scene01/30-deg-left", "Scene20/clone"):
+        for camera in (0, 1):
+            folder = root / clip / "frames"
+            write_rgb(folder / f"rgb/Camera_{camera}/rgb_00000.jpg")
+            write_png16(folder / f"depth/Camera_{camera}/depth_00000.png", stored)
+
+
+def write_hypersim(root: Path) -> None:
+    """Three frames, one of the validation split, one of training, one not released: 3 m from the camera."""
+    rows = ["scene_name,camera_name,frame_id,included_in_public_release,exclude_reason,split_partition_name"]
+    for frame, released, part in ((0, True, "val"), (1, True, "train"), (2, False, "val")):
+        reason = "" if released else "bad frame"
+        rows.append(f"ai_003_010,cam_00,{frame},{released},{reason},{part if released else ''}")
+        if released:
+            folder = root / "ai_003_010/images"
+            write_rgb(folder / f"scene_cam_00_final_preview/frame.{frame:04d}.tonemap.jpg")
+            path = folder / f"scene_cam_00_geometry_hdf5/frame.{frame:04d}.depth_meters.hdf5"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with h5py.File(path, "w") as file:
+                file["dataset"] = np.full(IMAGE, 3, np.float16)
+    (root / "metadata_images_split_scene_v1.csv").write_text("\n".join(rows) + "\n")
+
+
 def write_da2k(root: Path) -> None:
     """The second pair has its points the other way round, which the format allows."""
     annotations = {

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmark_trees import (
     IMAGE,
@@ -61,6 +62,26 @@ def test_eth3d_depth_is_raw_floats_under_an_image_name_and_infinite_is_none(
     assert sample.disparity[1, 1:4].tolist() == [0.25, 0.125, 0.25]
 
 
+def test_eth3d_images_are_not_turned_since_their_depth_is_not(tmp_path: Path) -> None:
+    write_eth3d(tmp_path)
+    path = tmp_path / "office/images/dslr_images/DSC_0219.JPG"
+    with Image.open(path) as file:
+        exif = file.getexif()
+        exif[0x0112] = 6  # orientation: to be turned by 90 degrees
+        file.save(path, exif=exif)
+    sample = Eth3d(str(tmp_path)).read(0)
+    assert sample.image.shape == (*IMAGE, 3)
+    assert sample.disparity[1, 1:4].tolist() == [0.25, 0.125, 0.25]
+
+
+def test_eth3d_images_that_are_damaged_are_named(tmp_path: Path) -> None:
+    write_eth3d(tmp_path)
+    path = tmp_path / "office/images/dslr_images/DSC_0219.JPG"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ValueError, match=r"dslr_images/DSC_0219\.JPG: cannot read the image"):
+        Eth3d(str(tmp_path)).read(0)
+
+
 def test_eth3d_depth_of_another_size_than_its_image_is_refused(tmp_path: Path) -> None:
     write_eth3d(tmp_path)
     write_rgb(tmp_path / "office/images/dslr_images/DSC_0219.JPG", size=(5, 9))  # as an undistorted one
@@ -103,6 +124,14 @@ def test_ibims_scale_and_both_masks(tmp_path: Path) -> None:
     assert sample.mask.all(1).tolist() == [True, False, False, False, True, True]
     assert sample.mask.any(1).tolist() == [True, False, False, False, True, True]
     np.testing.assert_allclose(1 / sample.disparity[0, :2], [50, 6554 * 50 / 65535], rtol=1e-6)
+
+
+def test_ibims_masks_of_one_bit_count_the_same(tmp_path: Path) -> None:
+    write_ibims(tmp_path)
+    before = Ibims(str(tmp_path)).labels(0).mask
+    for path in tmp_path.rglob("mask_*/*.png"):
+        Image.open(path).convert("1").save(path)
+    assert (Ibims(str(tmp_path)).labels(0).mask == before).all()
 
 
 def test_scannet_is_in_millimetres_and_a_list_chooses_frames(tmp_path: Path) -> None:

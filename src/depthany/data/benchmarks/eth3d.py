@@ -1,11 +1,14 @@
 """ETH3D, high-resolution multi-view training scenes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from depthany.data.benchmarks.layout import BenchmarkDepth, first_file, subfolder
+from depthany.data.dataset import DepthSample
 from depthany.data.depth_io import read_raw_float
 from depthany.data.files import reason
 from depthany.data.labeled import Decoded, Pair
@@ -43,10 +46,25 @@ class Eth3d(BenchmarkDepth):
         return Pair(f"{scene}/{image.stem}", image, depth)
 
     def decode(self, pair: Pair) -> Decoded:
-        try:
-            with Image.open(pair.image) as file:  # the header only; the depth file has none
-                width, height = file.size
-        except Exception as error:  # whatever a damaged file leads Pillow to
-            raise ValueError(f"{pair.image}: cannot read the image: {reason(error)}") from None
+        with _opened(pair.image) as file:  # the header only; the depth file has none
+            width, height = file.size
         depth_m = read_raw_float(pair.depth, height, width)
         return Decoded(depth_m, np.isfinite(depth_m) & (depth_m > 0))
+
+    def read(self, index: int, convert_images: bool = False) -> DepthSample:
+        """Pair `index`, the image as its pixels are stored: the depth is registered to these, whatever way
+        the EXIF orientation would turn them. Raises a `ValueError` that names an unusable file.
+        """
+        pair, labels = self.pairs[index], self.labels(index)
+        with _opened(pair.image) as file:
+            image = np.asarray(file.convert("RGB"))
+        return DepthSample(pair.name, image, labels.disparity, labels.mask)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as file:
+            yield file
+    except Exception as error:  # whatever a damaged file leads Pillow to
+        raise ValueError(f"{path}: cannot read the image: {reason(error)}") from None
