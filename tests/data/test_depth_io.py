@@ -277,7 +277,7 @@ def test_a_depth_map_damaged_anywhere_is_read_or_refused_in_one_line(tmp_path: P
     elif suffix == ".pfm":
         path.write_bytes(b"Pf\n32 24\n-1.0\n" + depth.astype("<f4").tobytes())
     elif suffix == ".dpt":
-        path.write_bytes(np.float32(202021.25).tobytes() + np.int32([32, 24]).tobytes() + depth.astype("<f4"))
+        path.write_bytes(b"PIEH" + np.array([32, 24], "<i4").tobytes() + depth.astype("<f4").tobytes())
     elif suffix == ".exr":
         write_exr(path, Z=depth.astype(np.float32))
     else:

@@ -1,6 +1,8 @@
 """Labeled sets: pairs of image and depth file, one way to decode the depth, and a range of it."""
 
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +13,7 @@ from depthany.data.dataset import DepthSample, Labels, require_same_size
 from depthany.data.depth_io import DEPTH_SUFFIXES, read_depth
 from depthany.data.files import list_files
 from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and its depth file; `name` is unique in its set (the image's path below the root)."""
-
-    name: str
-    image: Path
-    depth: Path
+from depthany.data.pairs import Pair, Pairs, first_ten, missing, read_list
 
 
 @dataclass(frozen=True)
@@ -44,9 +38,15 @@ class PairedDepth(ABC):
         min_depth, max_depth: metres; what lies outside is invalid, as are 0, negative numbers, NaN and
             infinity. None takes the set's own.
         allow_incomplete: leave out files without partner, named in `lonely`, instead of refusing the set.
+        list_file: text file that names the pairs instead of the layout: image and depth in a line, relative
+            to `root` (see `read_list`). `None` as depth leaves the line out, counted in `left_out`.
+        sky_masks: folder, relative to `root` or absolute, with a mask for each image under the same name
+            (.png): nonzero is sky, which is valid with disparity 0 (paper, section 3.1).
+        expected: images that the paper counted, for `count_warnings`.
 
     Raises:
-        ValueError: the folder is missing or holds no pair, or a file has no partner.
+        ValueError: the folder is missing or holds no pair, a file has no partner, or the list names files
+            that do not exist.
     """
 
     default_range_m = (1e-3, 80.0)
@@ -58,6 +58,9 @@ class PairedDepth(ABC):
         min_depth: float | None = None,
         max_depth: float | None = None,
         allow_incomplete: bool = False,
+        list_file: str | None = None,
+        sky_masks: str | None = None,
+        expected: int | None = None,
     ) -> None:
         self.root = Path(root)
         self.min_depth = self.default_range_m[0] if min_depth is None else min_depth
@@ -68,22 +71,69 @@ class PairedDepth(ABC):
             )
         if not self.root.is_dir():
             raise ValueError(f"{self.root}: no such folder (looked from {Path.cwd()})")
-        self.pairs, self.lonely = self.find()
+        self.sky_masks, self.expected = sky_masks, expected
+        self.left_out = dict[str, int]()  # what is not used though it is there, by its reason
+        self.pairs, self.lonely = self.find() if list_file is None else self._listed(Path(list_file))
+        if sky_masks is not None:
+            self._leave_out_without_mask()
         if self.lonely and not allow_incomplete:
             raise ValueError(
                 f"{root}: {len(self.lonely)} file(s) without partner ({len(self.pairs)} pairs are whole), "
-                f"the first: {', '.join(self.lonely[:10])}"
+                f"the first: {', '.join(self.lonely[:10])}; allow_incomplete=true leaves them out"
             )
         if not self.pairs:
             raise ValueError(f"{root}: no pair of image and depth found for {type(self).__name__}")
 
     @abstractmethod
-    def find(self) -> tuple[list[Pair], list[str]]:
+    def find(self) -> tuple[Sequence[Pair], list[str]]:
         """All pairs in a fixed order, and the files (by path below root) that lack a partner."""
+
+    def locate(self, image: str, depth: str) -> tuple[str, str]:
+        """Where the two files of a line in a list are, relative to the root or absolute."""
+        return image, depth
 
     @abstractmethod
     def decode(self, pair: Pair) -> Decoded:
         """Read the depth of a pair; raises a `ValueError` that names an unusable file."""
+
+    def _listed(self, list_file: Path) -> tuple[Sequence[Pair], list[str]]:
+        """The pairs that a list names; a file that does not exist is an error even where the set may be
+        incomplete: who names files wants these.
+        """
+        rows = read_list(list_file)
+        known = [self.locate(image, depth) for image, depth in rows if depth != "None"]
+        if len(known) < len(rows):
+            self.left_out["without depth in the list"] = len(rows) - len(known)
+        if absent := missing(self.root, (path for row in known for path in row)):
+            raise ValueError(
+                f"{list_file}: {len(absent)} file(s) of {2 * len(known)} do not exist below {self.root}, "
+                f"the first: {first_ten(absent)}"
+            )
+        return Pairs(self.root, ((image, image, depth) for image, depth in known)), []
+
+    def _mask_path(self, name: str) -> str:
+        stem, suffix = os.path.splitext(name)
+        return os.path.join(
+            self.sky_masks or "", (stem if suffix.lower() in IMAGE_SUFFIXES else name) + ".png"
+        )
+
+    def _leave_out_without_mask(self) -> None:
+        absent = set(missing(self.root, (self._mask_path(pair.name) for pair in self.pairs)))
+        if absent:
+            self.lonely += [
+                f"{pair.name} (no sky mask)" for pair in self.pairs if self._mask_path(pair.name) in absent
+            ]
+            self.pairs = [pair for pair in self.pairs if self._mask_path(pair.name) not in absent]
+
+    def _sky(self, pair: Pair, decoded: Decoded) -> NDArray[np.bool_]:
+        """[h w] bool: sky as the set knows it, and as the mask beside it says."""
+        sky = np.zeros_like(decoded.valid) if decoded.sky is None else decoded.sky
+        if self.sky_masks is None:
+            return sky
+        path = self.root / self._mask_path(pair.name)
+        mask = read_depth(path) != 0
+        require_same_size(str(pair.depth), sky.shape, str(path), mask.shape)
+        return sky | mask
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -100,8 +150,7 @@ class PairedDepth(ABC):
         """Disparity and mask of pair `index`; raises a `ValueError` where no pixel is valid."""
         pair = self.pairs[index]
         decoded = self.decode(pair)
-        sky = np.zeros_like(decoded.valid) if decoded.sky is None else decoded.sky
-        values = decoded.values
+        sky, values = self._sky(pair, decoded), decoded.values
         low, high = (0.0, np.inf) if self.in_disparity else (self.min_depth, self.max_depth)
         measured = decoded.valid & (values >= low) & (values <= high) & np.isfinite(values) & ~sky
         if not measured.any():
@@ -134,7 +183,7 @@ class FolderDepth(PairedDepth):
         sky_value: stored value of sky, which is valid with disparity 0 (paper, section 3.1); None if there
             is none.
         h5_key: dataset inside `.h5` files.
-        min_depth, max_depth, allow_incomplete: see `PairedDepth`.
+        min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected: see `PairedDepth`.
 
     Raises:
         ValueError: a folder is missing or empty, or a file has no partner in the other folder.
@@ -151,14 +200,17 @@ class FolderDepth(PairedDepth):
         max_depth: float = 80.0,
         h5_key: str = "depth",
         allow_incomplete: bool = False,
+        list_file: str | None = None,
+        sky_masks: str | None = None,
+        expected: int | None = None,
     ) -> None:
         if depth_scale <= 0:
             raise ValueError(f"depth_scale={depth_scale}: expected the stored value of one metre, above 0")
         self.images, self.depth = images, depth
         self.depth_scale, self.sky_value, self.h5_key = depth_scale, sky_value, h5_key
-        super().__init__(root, min_depth, max_depth, allow_incomplete)
+        super().__init__(root, min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected)
 
-    def find(self) -> tuple[list[Pair], list[str]]:
+    def find(self) -> tuple[Sequence[Pair], list[str]]:
         images = list_files(self.root / self.images, IMAGE_SUFFIXES)
         depths = list_files(self.root / self.depth, DEPTH_SUFFIXES)
         lonely = [f"{self.images}/{stem}" for stem in images if stem not in depths]

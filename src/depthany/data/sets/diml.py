@@ -1,0 +1,55 @@
+"""DIML/CVL RGB-D (Cho et al. 2021, arXiv 2110.11590): Kinect indoors, stereo outdoors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from depthany.data.depth_io import read_depth
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Layout, Pair, Pairs
+from depthany.data.sets.layout import LayoutDepth, require_choice
+
+# Names of folders and files as in ZoeDepth's loaders of both parts (data/diml_indoor_test.py, diml_outdoor_test.py).
+LAYOUTS = {
+    "indoor": Layout(
+        r"(?:(.*)/)?color", r"(.+?)(?:_c)?\.png", r"(?:(.*)/)?depth_filled", r"(.+?)(?:_depth_filled)?\.png"
+    ),
+    "outdoor": Layout(
+        r"(?:(.*)/)?outleft", r"(.+)\.png", r"(?:(.*)/)?depthmap", r"(.+)\.png", "outright|.*conf.*"
+    ),
+}
+RANGES_M = {"indoor": (0.0, 10.0), "outdoor": (2.0, 80.0)}  # the caps of ZoeDepth
+
+
+class DIML(LayoutDepth):
+    """Indoor `.../color/NAME_c.png` with `depth_filled/NAME_depth_filled.png`, outdoor `.../outleft/NAME.png`
+    with `depthmap/NAME.png`; 16-bit depth in millimetres, 0 = unknown.
+
+    Each part has its own range of valid depth: up to 10 m indoors, 2 to 80 m outdoors. `min_depth` and
+    `max_depth` narrow both.
+
+    Args:
+        root: folder that holds one or both parts, however deep.
+        parts: which of `indoor` and `outdoor` are read.
+        common: see `PairedDepth`.
+    """
+
+    def __init__(self, root: str, parts: Sequence[str] = ("indoor", "outdoor"), **common: Any) -> None:
+        for part in parts:
+            require_choice("part of DIML", part, tuple(LAYOUTS))
+        self.parts = tuple(parts)
+        super().__init__(root, **common)
+
+    def find(self) -> tuple[Pairs, list[str]]:
+        rows, lonely = list[tuple[str, str]](), list[str]()
+        for part in self.parts:
+            found, alone = LAYOUTS[part].find(self.root)
+            rows += found
+            lonely += alone
+        return self.pairs_of(rows), lonely
+
+    def decode(self, pair: Pair) -> Decoded:
+        depth_m = read_depth(pair.depth) / np.float32(1000)
+        low, high = RANGES_M["outdoor" if pair.depth.parent.name == "depthmap" else "indoor"]
+        return Decoded(depth_m, (depth_m >= low) & (depth_m <= high))

@@ -1,0 +1,121 @@
+"""Hypersim (Roberts et al. 2021, arXiv 2011.02523): rendered rooms."""
+
+import csv
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthany.data.depth_io import read_depth
+from depthany.data.files import reason
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Layout, Pair
+from depthany.data.sets.layout import LayoutDepth, require_choice
+
+SPLITS = ("train", "val", "test", "all")
+FOCAL_PX, WIDTH, HEIGHT = 886.81, 1024, 768  # ml-hypersim#9
+_FRAME = re.compile(r"(?:.*/)?(ai_\d+_\d+)/images/scene_(cam_\d+)_final_preview/frame\.(\d+)\.tonemap\.jpg")
+Ray = tuple[float, ...]  # 9 numbers by rows: from (u, v, 1), u and v in [-1, 1] to the right and up, to a ray
+PINHOLE: Ray = (WIDTH / 2 / FOCAL_PX, 0, 0, 0, HEIGHT / 2 / FOCAL_PX, 0, 0, 0, -1)
+
+
+class Hypersim(LayoutDepth):
+    """`ai_VVV_NNN/images/scene_cam_XX_final_preview/frame.IIII.tonemap.jpg` with
+    `scene_cam_XX_geometry_hdf5/frame.IIII.depth_meters.hdf5`, dataset `dataset`.
+
+    The files hold the distance to the camera's centre in metres (ml-hypersim#9), not depth: it is multiplied by the
+    cosine between the pixel's ray and the optical axis. NaN is invalid (nothing was hit).
+
+    Args:
+        root: folder of the scenes, however deep.
+        split: `train`, `val`, `test` of the official split, without the frames that it excludes, or `all`.
+        split_csv: metadata_images_split_scene_v1.csv of ml-hypersim; None = in `root`. Not read for `all`.
+        camera_csv: metadata_camera_parameters.csv of ml-hypersim, whose `M_cam_from_uv` knows the tilted and
+            shifted lenses of some scenes (ml-hypersim#24, #79); None = a pinhole of 886.81 px for all.
+        common: see `PairedDepth`.
+    """
+
+    layout = Layout(
+        r"(?:(.*)/)?(ai_\d+_\d+)/images/scene_(cam_\d+)_final_preview",
+        r"frame\.(\d+)\.tonemap\.jpg",
+        r"(?:(.*)/)?(ai_\d+_\d+)/images/scene_(cam_\d+)_geometry_hdf5",
+        r"frame\.(\d+)\.depth_meters\.hdf5",
+        skip=r"_detail|scene_cam_\d+_(final_hdf5|geometry_preview)",
+    )
+
+    def __init__(
+        self,
+        root: str,
+        split: str = "train",
+        split_csv: str | None = None,
+        camera_csv: str | None = None,
+        **common: Any,
+    ) -> None:
+        require_choice("split of Hypersim", split, SPLITS)
+        self.split = split
+        self.split_csv = Path(split_csv) if split_csv else Path(root) / "metadata_images_split_scene_v1.csv"
+        self.rays = {} if camera_csv is None else _read_rays(Path(camera_csv))
+        self.camera_csv = camera_csv
+        super().__init__(root, **common)
+
+    def keep(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        if self.split == "all":
+            return rows
+        wanted = {
+            (row["scene_name"], row["camera_name"], int(row["frame_id"]))
+            for row in _read_csv(
+                self.split_csv, ("scene_name", "camera_name", "frame_id", "split_partition_name")
+            )
+            if row["split_partition_name"] == self.split
+        }
+        kept = [row for row in rows if _frame(row[0]) in wanted]
+        self.count_left_out(f"not in the split {self.split}", len(rows) - len(kept))
+        return kept
+
+    def decode(self, pair: Pair) -> Decoded:
+        distance_m = read_depth(pair.depth, "dataset")
+        ray = PINHOLE
+        if self.camera_csv is not None:
+            scene = pair.depth.parents[2].name
+            if scene not in self.rays:
+                raise ValueError(f"{pair.depth}: {self.camera_csv} has no line for scene {scene}")
+            ray = self.rays[scene]
+        depth_m = distance_m * cosine(*distance_m.shape, ray)
+        return Decoded(depth_m, np.isfinite(depth_m))
+
+
+@lru_cache(maxsize=16)
+def cosine(height: int, width: int, ray: Ray) -> NDArray[np.float32]:
+    """[height width]: depth along the optical axis over distance, for the ray through each pixel's centre."""
+    u = (2 * np.arange(width) + 1) / width - 1
+    v = 1 - (2 * np.arange(height)[:, None] + 1) / height
+    x, y, z = (ray[3 * i] * u + ray[3 * i + 1] * v + ray[3 * i + 2] for i in range(3))
+    return (-z / np.sqrt(x * x + y * y + z * z)).astype(np.float32)  # the camera looks along -z
+
+
+def _frame(image: str) -> tuple[str, str, int]:
+    match = _FRAME.fullmatch(image)
+    assert match is not None, image  # the layout let it through
+    return match[1], match[2], int(match[3])
+
+
+def _read_rays(path: Path) -> dict[str, Ray]:
+    """M_cam_from_uv of each scene."""
+    columns = tuple(f"M_cam_from_uv_{i}{j}" for i in range(3) for j in range(3))
+    rows = _read_csv(path, ("scene_name", *columns))
+    return {row["scene_name"]: tuple(float(row[name]) for name in columns) for row in rows}
+
+
+def _read_csv(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot read Hypersim's table: {reason(error)}") from None
+    absent = [name for name in columns if not rows or name not in rows[0]]
+    if absent:
+        raise ValueError(f"{path}: expected columns {', '.join(columns)}; missing {', '.join(absent)}")
+    return rows

@@ -1,0 +1,48 @@
+"""TartanAir (Wang et al. 2020, arXiv 2003.14338)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from depthany.data.depth_io import read_depth
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Layout, Pair
+from depthany.data.sets.layout import LayoutDepth
+
+_PATH = r"(?:(.*)/)?"
+
+
+class TartanAir(LayoutDepth):
+    """`<env>/<env>/{Easy,Hard}/Pxxx/image_left/N_left.png` with `.../depth_left/N_left_depth.npy`; metres.
+
+    Args:
+        root: folder of the environments, however deep.
+        exclude: environments that are left out, by the name of a folder on the way, such as `amusement`.
+        sky_beyond_m: farther is sky, valid with disparity 0; None = no sky. Sky is stored as 10000 and
+            more; that the authors of the paper treat it so is not published (V2#144 is users' advice).
+        common: see `PairedDepth`.
+    """
+
+    default_range_m = (1e-3, 10000.0)
+    layout = Layout(
+        _PATH + "image_left",
+        r"(\d+)_left\.png",
+        _PATH + "depth_left",
+        r"(\d+)_left_depth\.npy",
+        skip="image_right|depth_right|seg_left|seg_right|flow",
+    )
+
+    def __init__(
+        self, root: str, exclude: Sequence[str] = (), sky_beyond_m: float | None = 10000.0, **common: Any
+    ) -> None:
+        self.exclude, self.sky_beyond_m = frozenset(exclude), sky_beyond_m
+        super().__init__(root, **common)
+
+    def keep(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        kept = [row for row in rows if self.exclude.isdisjoint(row[0].split("/"))]
+        self.count_left_out(f"in {', '.join(sorted(self.exclude))}", len(rows) - len(kept))
+        return kept
+
+    def decode(self, pair: Pair) -> Decoded:
+        depth_m = read_depth(pair.depth)
+        sky = None if self.sky_beyond_m is None else depth_m >= self.sky_beyond_m
+        return Decoded(depth_m, depth_m > 0, sky)

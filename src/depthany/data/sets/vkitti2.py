@@ -1,0 +1,51 @@
+"""Virtual KITTI 2 (Cabon et al. 2020, arXiv 2001.10773)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from depthany.data.depth_io import read_depth
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Layout, Pair
+from depthany.data.sets.layout import LayoutDepth
+
+SKY_CM = 65535
+
+
+class VirtualKITTI2(LayoutDepth):
+    """`SceneXX/<variant>/frames/rgb/Camera_C/rgb_N.jpg` with `.../depth/Camera_C/depth_N.png`.
+
+    16-bit depth in centimetres. 65535 is sky: valid with disparity 0, and not 655.35 m.
+
+    Args:
+        root: folder of the scenes.
+        cameras: 0 = left, 1 = right. The paper's 20K images are about one camera (21,260 of 42,520).
+        variants: such as `clone`, `fog`, `15-deg-left`; None = all ten.
+        common: see `PairedDepth`.
+    """
+
+    def __init__(
+        self, root: str, cameras: Sequence[int] = (0,), variants: Sequence[str] | None = None, **common: Any
+    ) -> None:
+        self.variants = None if variants is None else frozenset(variants)
+        camera = "(Camera_(?:" + "|".join(str(number) for number in cameras) + "))"
+        self.layout = Layout(
+            rf"(?:(.*)/)?frames/rgb/{camera}",
+            r"rgb_(\d+)\.jpg",
+            rf"(?:(.*)/)?frames/depth/{camera}",
+            r"depth_(\d+)\.png",
+            skip="classSegmentation|instanceSegmentation|forwardFlow|backwardFlow|(forward|backward)SceneFlow|normal",
+        )
+        super().__init__(root, **common)
+
+    def keep(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        if self.variants is None:
+            return rows
+        kept = [row for row in rows if not self.variants.isdisjoint(row[0].split("/"))]
+        self.count_left_out("of other variants", len(rows) - len(kept))
+        return kept
+
+    def decode(self, pair: Pair) -> Decoded:
+        depth_cm = read_depth(pair.depth)
+        return Decoded(depth_cm / np.float32(100), depth_cm > 0, depth_cm == SKY_CM)
