@@ -151,8 +151,8 @@ def write_scannet(root: Path) -> None:
 
 
 def write_vkitti2(root: Path) -> None:
-    """A frame of four clips and two cameras each: 80 m, row 0 sky, row 1, column 2 at 5 m."""
-    stored = np.full(IMAGE, 8000)
+    """A frame of four clips and two cameras each: 655.34 m, row 0 sky, row 1, column 2 at 5 m."""
+    stored = np.full(IMAGE, 65534)
     stored[0], stored[1, 2] = 65535, 500
     for clip in ("Scene01/clone", "Scene01/fog", "Scene01/30-deg-left", "Scene20/clone"):
         for camera in (0, 1):

@@ -16,8 +16,17 @@ from benchmark_trees import (
     write_rgb,
     write_scannet,
     write_sintel,
+    write_vkitti2,
 )
-from depthany.data.benchmarks import DdadProjected, Diode, Eth3d, Ibims, ScannetMarigold, Sintel
+from depthany.data.benchmarks import (
+    DdadProjected,
+    Diode,
+    Eth3d,
+    Ibims,
+    ScannetMarigold,
+    Sintel,
+    VirtualKITTI2Val,
+)
 
 
 def names(images) -> list[str]:
@@ -55,7 +64,7 @@ def test_eth3d_depth_is_raw_floats_under_an_image_name_and_infinite_is_none(
 ) -> None:
     write_eth3d(tmp_path, marigold)
     images = Eth3d(str(tmp_path))
-    assert names(images) == ["office/DSC_0219"]  # the undistorted one is left alone
+    assert names(images) == ["office/images/dslr_images/DSC_0219"]  # the undistorted one is left alone
     sample = images.read(0)
     assert not sample.mask[0].any()
     assert sample.mask[1:].all()
@@ -136,9 +145,9 @@ def test_ibims_masks_of_one_bit_count_the_same(tmp_path: Path) -> None:
 
 def test_scannet_is_in_millimetres_and_a_list_chooses_frames(tmp_path: Path) -> None:
     write_scannet(tmp_path)
-    assert names(ScannetMarigold(str(tmp_path))) == ["scene0064_00/000800", "scene0378_01/000300"]
+    assert names(ScannetMarigold(str(tmp_path))) == ["scene0064_00/color/000800", "scene0378_01/color/000300"]
     listed = ScannetMarigold(str(tmp_path), str(tmp_path / "list.txt"))
-    assert names(listed) == ["scene0378_01/000300"]
+    assert names(listed) == ["scene0378_01/color/000300"]
     sample = listed.read(0)
     assert sample.mask.sum() == 1
     assert sample.disparity[0, 0] == np.float32(0.4)
@@ -149,6 +158,23 @@ def test_scannet_colour_at_its_own_size_is_refused_with_both_sizes(tmp_path: Pat
     write_rgb(tmp_path / "scene0064_00/color/000800.jpg", size=(12, 16))
     with pytest.raises(ValueError, match=r"depth is 8x6, its image .* is 16x12"):
         ScannetMarigold(str(tmp_path)).read(0)
+
+
+def test_virtual_kitti_2_val_is_scene_1_in_six_variants_with_both_cameras(tmp_path: Path) -> None:
+    write_vkitti2(tmp_path)
+    images = VirtualKITTI2Val(str(tmp_path))
+    assert names(images) == [
+        f"Scene01/clone/frames/rgb/Camera_{camera}/rgb_00000.jpg" for camera in (0, 1)
+    ]  # neither fog, nor 30 degrees to the left, nor another scene
+    assert images.left_out == {"of other scenes than Scene01": 2, "of other variants": 4}
+
+
+def test_virtual_kitti_2_val_has_sky_at_disparity_0_and_depth_as_far_as_it_goes(tmp_path: Path) -> None:
+    write_vkitti2(tmp_path)
+    sample = VirtualKITTI2Val(str(tmp_path)).read(1)
+    assert sample.mask.all()
+    assert not sample.disparity[0].any()
+    np.testing.assert_allclose(1 / sample.disparity[1, 1:4], [655.34, 5, 655.34], rtol=2e-7)
 
 
 def test_true_depth_survives_the_way_through_disparity_to_float32_precision(tmp_path: Path) -> None:

@@ -45,13 +45,11 @@ def test_missing_files_are_counted_and_named_with_the_layout(tmp_path: Path) -> 
 def test_a_list_of_another_form_names_the_line(tmp_path: Path) -> None:
     write_kitti(tmp_path)
     other = tmp_path / "monodepth.txt"
-    other.write_text("2011_09_26/2011_09_26_drive_0002_sync 69\n")
-    with pytest.raises(
-        ValueError, match=r"monodepth\.txt, line 1: expected 'image\.png depth\.png focal', got"
-    ):
+    other.write_text("2011_09_26_drive_0002_sync_69\n")
+    with pytest.raises(ValueError, match=r"monodepth\.txt, line 1: expected an image and its depth file"):
         KittiEigen(str(tmp_path), str(other))
 
 
 def test_without_the_list_the_error_says_where_it_comes_from(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot read the list of files: No such file.* BTS repository"):
+    with pytest.raises(ValueError, match=r"cannot read the list of pairs: No such file.* BTS repository"):
         KittiEigen(str(tmp_path))

@@ -9,6 +9,7 @@ from depthany.data.benchmarks.kitti import KittiEigen
 from depthany.data.benchmarks.nyu import nyu_eigen
 from depthany.data.benchmarks.scannet import ScannetMarigold
 from depthany.data.benchmarks.sintel import Sintel
+from depthany.data.benchmarks.vkitti2 import VirtualKITTI2Val
 
 __all__ = [
     "DdadProjected",
@@ -19,5 +20,6 @@ __all__ = [
     "OrdinalPairs",
     "ScannetMarigold",
     "Sintel",
+    "VirtualKITTI2Val",
     "nyu_eigen",
 ]

@@ -21,7 +21,6 @@ class OrdinalPairs:
 
     Yang et al. 2024 (arXiv 2406.09414), DA-2K.md of its repository: {path: [{"point1": [row, column],
     "point2": [row, column], "closer_point": "point1"}]}. The scene type is the first folder of the path.
-    Images are turned into RGB whatever they are, as OpenCV does in the authors' script.
 
     Args:
         root: holds annotations.json and the images.
@@ -56,9 +55,13 @@ class OrdinalPairs:
         folders = [folder for folder in PurePosixPath(self.images[index]).parts[:-1] if folder != "images"]
         return folders[0] if folders else "none"
 
-    def read(self, index: int) -> OrdinalSample:
-        """Image `index` with its pairs; raises a `ValueError` where a point is outside of the image."""
-        image = read_image(self.root / self.images[index], convert=True)
+    def read(self, index: int, convert_images: bool = True) -> OrdinalSample:
+        """Image `index` with its pairs; raises a `ValueError` where a point is outside of the image.
+
+        Args:
+            convert_images: turn gray, palette and RGBA images into RGB, as OpenCV does for the authors.
+        """
+        image = read_image(self.root / self.images[index], convert_images)
         height, width = image.shape[:2]
         for row, column in (point for pair in self.pairs[index] for point in pair):
             if not (0 <= row < height and 0 <= column < width):

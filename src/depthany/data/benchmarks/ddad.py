@@ -6,7 +6,8 @@ import numpy as np
 
 from depthany.data.benchmarks.layout import BenchmarkDepth, first_file
 from depthany.data.depth_io import read_depth
-from depthany.data.labeled import Decoded, Pair
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Pair
 
 _PNG_SCALE = 256.0  # stored value of one metre
 
@@ -31,7 +32,7 @@ class DdadProjected(BenchmarkDepth):
         "LiDAR projected with TRI's dgp"
     )
 
-    def expected(self) -> list[Pair]:
+    def official_pairs(self) -> list[Pair]:
         images = sorted(path for ending in ("png", "jpg") for path in self.root.rglob(f"*_rgb.{ending}"))
         return [self._pair(image) for image in images]
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from depthany.data.benchmarks.layout import BenchmarkDepth, require_mask_shape, subfolder
 from depthany.data.depth_io import read_depth
-from depthany.data.labeled import Decoded, Pair
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Pair
 
 _PARTS = {"indoors": ("indoors",), "outdoor": ("outdoor",), "all": ("indoors", "outdoor")}
 
@@ -34,7 +35,7 @@ class Diode(BenchmarkDepth):
         self.part = part
         super().__init__(root)
 
-    def expected(self) -> list[Pair]:
+    def official_pairs(self) -> list[Pair]:
         val = subfolder(self.root, "val")
         images = [path for part in _PARTS[self.part] for path in sorted(val.glob(f"{part}/*/*/*.png"))]
         return [

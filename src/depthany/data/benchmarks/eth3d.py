@@ -11,7 +11,8 @@ from depthany.data.benchmarks.layout import BenchmarkDepth, first_file, subfolde
 from depthany.data.dataset import DepthSample
 from depthany.data.depth_io import read_raw_float
 from depthany.data.files import reason
-from depthany.data.labeled import Decoded, Pair
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Pair
 
 
 class Eth3d(BenchmarkDepth):
@@ -34,7 +35,7 @@ class Eth3d(BenchmarkDepth):
         "<scene>/ground_truth_depth/dslr_images/*.JPG (<scene>_dslr_depth.7z), of eth3d.net"
     )
 
-    def expected(self) -> list[Pair]:
+    def official_pairs(self) -> list[Pair]:
         images = sorted(subfolder(self.root, "rgb").glob("*/images/dslr_images/*.JPG"))
         return [self._pair(image) for image in images]
 
@@ -43,7 +44,7 @@ class Eth3d(BenchmarkDepth):
         inside = f"{scene}/ground_truth_depth/dslr_images/{image.name}"
         folders = ("", "depth", f"{scene}_dslr_depth", f"depth/{scene}_dslr_depth")
         depth = first_file([self.root / folder / inside for folder in folders])
-        return Pair(f"{scene}/{image.stem}", image, depth)
+        return Pair(f"{scene}/images/dslr_images/{image.stem}", image, depth)
 
     def decode(self, pair: Pair) -> Decoded:
         with _opened(pair.image) as file:  # the header only; the depth file has none

@@ -6,7 +6,8 @@ import numpy as np
 
 from depthany.data.benchmarks.layout import BenchmarkDepth, require_mask_shape, subfolder
 from depthany.data.depth_io import read_depth
-from depthany.data.labeled import Decoded, Pair
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Pair
 
 _MASKS = ("mask_invalid", "mask_transp")
 
@@ -29,7 +30,7 @@ class Ibims(BenchmarkDepth):
         "University of Munich)"
     )
 
-    def expected(self) -> list[Pair]:
+    def official_pairs(self) -> list[Pair]:
         core = subfolder(self.root, "ibims1_core_raw")
         return [
             Pair(image.stem, image, core / "depth" / image.name) for image in sorted(core.glob("rgb/*.png"))

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from depthany.data.benchmarks.layout import BenchmarkDepth, first_file, read_list
+from depthany.data.benchmarks.layout import BenchmarkDepth, first_file
 from depthany.data.depth_io import read_depth
-from depthany.data.labeled import Decoded, Pair
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Pair, read_list
 
 EIGEN_LIST = "eigen_test_files_with_gt.txt"
 # kitti.is.tue.mpg.de's archive has train/ and val/ on top; BTS and Marigold merge them into one folder.
@@ -30,7 +31,7 @@ class KittiEigen(BenchmarkDepth):
 
     Args:
         root: holds the raw recordings (2011_09_26/...) and data_depth_annotated/.
-        file_list: lines "image depth focal", as in BTS; None = `eigen_test_files_with_gt.txt` below root.
+        list_file: lines "image depth focal", as in BTS; None = `eigen_test_files_with_gt.txt` below root.
 
     Raises:
         ValueError: see `BenchmarkDepth`; or the list is missing or has other lines.
@@ -42,13 +43,12 @@ class KittiEigen(BenchmarkDepth):
         f"annotated) and the list {EIGEN_LIST} of the BTS repository (train_test_inputs/)"
     )
 
-    def __init__(self, root: str, file_list: str | None = None) -> None:
-        self.file_list = Path(root) / EIGEN_LIST if file_list is None else Path(file_list)
+    def __init__(self, root: str, list_file: str | None = None) -> None:
+        self.list_file = Path(root) / EIGEN_LIST if list_file is None else Path(list_file)
         super().__init__(root)
 
-    def expected(self) -> list[Pair]:
-        rows = read_list(self.file_list, "image.png depth.png focal")
-        return [self._pair(image, depth) for image, depth, *_ in rows if depth != "None"]
+    def official_pairs(self) -> list[Pair]:
+        return [self._pair(image, depth) for image, depth in read_list(self.list_file) if depth != "None"]
 
     def _pair(self, image: str, depth: str) -> Pair:
         places = [self.root / folder / depth for folder in _DEPTH_FOLDERS]

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.files import reason
-from depthany.data.labeled import Pair, PairedDepth
+from depthany.data.labeled import PairedDepth
+from depthany.data.pairs import Pair, first_ten
 
 # Metres. Wider than any benchmark: what counts is the protocol's choice, and it must see the whole truth.
-WIDE_RANGE_M = (1e-4, 1e6)
+WIDE_RANGE_M = (1e-6, 1e6)
 
 
 class BenchmarkDepth(PairedDepth):
-    """A benchmark in its official layout: a subclass says which pairs there are and decodes one.
+    """A benchmark in its official layout: a subclass knows its pairs (`official_pairs`) and decodes one.
 
     Args:
         root: folder of the benchmark.
@@ -35,7 +35,7 @@ class BenchmarkDepth(PairedDepth):
             raise ValueError(f"{error}; expected {self.layout}") from None
 
     @abstractmethod
-    def expected(self) -> list[Pair]:
+    def official_pairs(self) -> list[Pair]:
         """The pairs that the benchmark has, in a fixed order, whether their files are there or not."""
 
     def files(self, pair: Pair) -> list[Path]:
@@ -43,7 +43,7 @@ class BenchmarkDepth(PairedDepth):
         return [pair.image, pair.depth]
 
     def find(self) -> tuple[list[Pair], list[str]]:
-        pairs = self.expected()
+        pairs = self.official_pairs()
         require_files(self.root, [path for pair in pairs for path in self.files(pair)])
         require_unique(pair.name for pair in pairs)
         return pairs, []
@@ -53,7 +53,7 @@ def require_files(root: Path, paths: Sequence[Path]) -> None:
     """Raise a `ValueError` that counts the missing files and names the first ten by path below root."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        names = ", ".join(str(path).removeprefix(f"{root}/") for path in missing[:10])
+        names = first_ten([str(path).removeprefix(f"{root}/") for path in missing])
         raise ValueError(f"{root}: {len(missing)} of {len(paths)} files are missing, the first: {names}")
 
 
@@ -64,29 +64,6 @@ def require_unique(names: Iterable[str]) -> None:
         if name in seen:
             raise ValueError(f"{name} comes twice: remove one of them from the list")
         seen.add(name)
-
-
-def read_list(path: Path, form: str) -> list[list[str]]:
-    """The words of each line of a list of files; empty lines are left out.
-
-    Args:
-        form: a line as it should be, such as "image depth focal": its words are counted.
-
-    Raises:
-        ValueError: the file cannot be read, is empty, or a line has fewer words.
-    """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot read the list of files: {reason(error)}") from None
-    rows = [line.split() for line in lines]
-    for number, row in enumerate(rows, start=1):
-        if row and len(row) < len(form.split()):
-            raise ValueError(f"{path}, line {number}: expected {form!r}, got {lines[number - 1]!r}")
-    rows = [row for row in rows if row]
-    if not rows:
-        raise ValueError(f"{path}: the list of files is empty")
-    return rows
 
 
 def first_file(candidates: Sequence[Path]) -> Path:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from depthany.data.benchmarks.layout import BenchmarkDepth, read_list
+from depthany.data.benchmarks.layout import BenchmarkDepth
 from depthany.data.depth_io import read_depth
-from depthany.data.labeled import Decoded, Pair
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Pair, read_list
 
 
 class ScannetMarigold(BenchmarkDepth):
@@ -17,7 +18,7 @@ class ScannetMarigold(BenchmarkDepth):
 
     Args:
         root: holds <scene>/color/*.jpg and <scene>/depth/*.png.
-        file_list: lines "image depth" below root (Marigold's scannet_val_sampled_list_800_1.txt); None =
+        list_file: lines "image depth" below root (Marigold's scannet_val_sampled_list_800_1.txt); None =
             every image below root, which is the same in Marigold's archive.
 
     Raises:
@@ -29,18 +30,20 @@ class ScannetMarigold(BenchmarkDepth):
         "Marigold's evaluation data, after ScanNet's terms of use are signed)"
     )
 
-    def __init__(self, root: str, file_list: str | None = None) -> None:
-        self.file_list = None if file_list is None else Path(file_list)
+    def __init__(self, root: str, list_file: str | None = None) -> None:
+        self.list_file = None if list_file is None else Path(list_file)
         super().__init__(root)
 
-    def expected(self) -> list[Pair]:
-        if self.file_list is not None:
-            rows = read_list(self.file_list, "image.jpg depth.png")
-            pairs = [(self.root / image, self.root / depth) for image, depth, *_ in rows]
+    def official_pairs(self) -> list[Pair]:
+        if self.list_file is not None:
+            pairs = [(self.root / image, self.root / depth) for image, depth in read_list(self.list_file)]
         else:
             images = sorted(self.root.glob("*/color/*.jpg"))
             pairs = [(path, path.parents[1] / "depth" / f"{path.stem}.png") for path in images]
-        return [Pair(f"{image.parents[1].name}/{image.stem}", image, depth) for image, depth in pairs]
+        return [
+            Pair("/".join((*image.parts[-3:-1], image.stem)), image, depth)  # scene, color, frame
+            for image, depth in pairs
+        ]
 
     def decode(self, pair: Pair) -> Decoded:
         depth_m = read_depth(pair.depth) / np.float32(1000)

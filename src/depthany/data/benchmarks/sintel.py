@@ -2,7 +2,8 @@
 
 from depthany.data.benchmarks.layout import BenchmarkDepth, subfolder
 from depthany.data.depth_io import read_dpt
-from depthany.data.labeled import Decoded, Pair
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Pair
 
 _PASSES = ("final", "clean")
 
@@ -32,7 +33,7 @@ class Sintel(BenchmarkDepth):
         self.render = render
         super().__init__(root)
 
-    def expected(self) -> list[Pair]:
+    def official_pairs(self) -> list[Pair]:
         training = subfolder(self.root, "training")
         images = sorted((training / self.render).glob("*/frame_*.png"))
         names = [f"{image.parent.name}/{image.stem}" for image in images]
