@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from depthany.data.dataset import DepthSample
-from depthany.evaluate import evaluate, score_batch
 from depthany.models.depth_model import DepthModel
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from depthany.validation import evaluate
 
 CPU = torch.device("cpu")
 
@@ -23,6 +23,9 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def name(self, index: int) -> str:
+        return self.samples[index].name
 
     def read(self, index: int, convert_images: bool = False) -> DepthSample:
         return self.samples[index]
@@ -99,11 +102,27 @@ def test_images_of_sky_alone_are_left_out_of_the_mean_and_of_the_count() -> None
         scores(RedIsDisparity(), [sky, sky])
 
 
+class Fixed(nn.Module):
+    """Predicts one map whatever it sees."""
+
+    def __init__(self, disparity: Tensor) -> None:
+        super().__init__()
+        self.disparity = disparity
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.disparity.expand(len(image), -1, -1)
+
+
 def test_scores_by_hand_with_the_clamp_to_the_sets_range() -> None:
     # The line nearest to (0.1, 0.5, 0.5, 1.3) at (0, 1, 2, 3) is 0.36 x + 0.06.
-    prediction = torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])
-    truth = torch.tensor([[[0.1, 0.5, 0.5, 1.3]]])
-    (found,) = score_batch(prediction, truth, torch.ones(1, 1, 4, dtype=torch.bool), 1.0, 10.0)
+    truth = np.array([[0.1, 0.5, 0.5, 1.3]], np.float32)
+    sample = DepthSample("a", np.zeros((1, 4, 3), np.uint8), truth, np.ones((1, 4), bool))
+    dataset = Samples([sample])
+    dataset.min_depth, dataset.max_depth = (
+        1.0,
+        10.0,
+    )  # what the set calls valid counts, though nearer than 1 m
+    found = evaluate(Fixed(torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])), {"set": dataset}, 14, CPU)["set"]
     expected_depth = np.array([10.0, 1 / 0.42, 1 / 0.78, 1.0])  # 0.06 -> 0.1, 1.14 -> 1 by the clamp
     true_depth = 1 / np.array([0.1, 0.5, 0.5, 1.3])
     assert found["abs_rel"] == pytest.approx(
