@@ -30,10 +30,12 @@ def write_npy(path: Path, stored: np.ndarray) -> Path:
     return path
 
 
-def write_nyu_mat(root: Path, count: int = 5, test: tuple[int, ...] = (2, 5)) -> None:
+def write_nyu_mat(
+    root: Path, count: int = 5, test: tuple[int, ...] = (2, 5), size: tuple[int, int] = IMAGE
+) -> None:
     """Image n (from 1): red n at row 0, column 1, and a hole in the raw depth there; depth n m elsewhere."""
     root.mkdir(parents=True, exist_ok=True)
-    height, width = IMAGE
+    height, width = size
     images = np.zeros((count, 3, width, height), np.uint8)
     depths = np.ones((count, width, height), np.float32) * np.arange(1, count + 1)[:, None, None]
     images[:, 0, 1, 0] = np.arange(1, count + 1)
@@ -59,8 +61,10 @@ def write_nyu_png(root: Path) -> None:
     write_png16(folder / "filled_0002.png", filled)
 
 
-def write_kitti(root: Path, depth_folder: str = "data_depth_annotated/val") -> None:
-    """Two images with depth and one, listed, without."""
+def write_kitti(
+    root: Path, depth_folder: str = "data_depth_annotated/val", size: tuple[int, int] = IMAGE
+) -> None:
+    """Two images with depth and one, listed, without: 20 m in the lower half, and three pixels of row 0."""
     lines = []
     for day, drive, frame in (
         ("2011_09_26", "0002", 69),
@@ -70,11 +74,12 @@ def write_kitti(root: Path, depth_folder: str = "data_depth_annotated/val") -> N
         name = f"{day}_drive_{drive}_sync"
         image = f"{day}/{name}/image_02/data/{frame:010d}.png"
         depth = f"{name}/proj_depth/groundtruth/image_02/{frame:010d}.png"
-        write_rgb(root / image)
+        write_rgb(root / image, size)
         if day == "2011_09_28":
             depth = "None"
         else:
-            stored = np.zeros(IMAGE)
+            stored = np.zeros(size)
+            stored[size[0] // 2 :] = 20 * 256
             stored[0, :3] = (256, 2560, 1)  # 1 m, 10 m, 1/256 m; the rest has no return
             write_png16(root / depth_folder / depth, stored)
         lines.append(f"{image} {depth} 721.5377")
@@ -150,14 +155,14 @@ def write_scannet(root: Path) -> None:
     (root / "list.txt").write_text("scene0378_01/color/000300.jpg scene0378_01/depth/000300.png\n")
 
 
-def write_vkitti2(root: Path) -> None:
-    """A frame of four clips and two cameras each: 655.34 m, row 0 sky, row 1, column 2 at 5 m."""
-    stored = np.full(IMAGE, 65534)
-    stored[0], stored[1, 2] = 65535, 500
+def write_vkitti2(root: Path, size: tuple[int, int] = IMAGE) -> None:
+    """A frame of four clips and two cameras each: row 0 sky, row 1, column 2 at 655.34 m, the rest at 5 m."""
+    stored = np.full(size, 500)
+    stored[0], stored[1, 2] = 65535, 65534
     for clip in ("Scene01/clone", "Scene01/fog", "Scene01/30-deg-left", "Scene20/clone"):
         for camera in (0, 1):
             folder = root / clip / "frames"
-            write_rgb(folder / f"rgb/Camera_{camera}/rgb_00000.jpg")
+            write_rgb(folder / f"rgb/Camera_{camera}/rgb_00000.jpg", size)
             write_png16(folder / f"depth/Camera_{camera}/depth_00000.png", stored)
 
 

@@ -3,12 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import benchmark_trees as trees
 from depthany.config import config_dir
+from depthany.evaluation.crops import INPUT_CROPS
+from depthany.evaluation.protocol import Protocol
+from depthany.evaluation.score import score_together, select
+from depthany.schema import ProtocolSettings
 
 OF_ALL = ("name", "dataset", "count", "task", "input_size", "upsample", "sources", "published")
 OF_DEPTH = (
@@ -26,7 +31,7 @@ OF_DEPTH = (
 )
 WITHOUT_SOURCE = {"name", "task", "sources", "published"}
 # Name of the root in configs/evaluate.yaml, and what writes a tiny tree of it
-TREES: dict[str, Callable[[Path], None]] = {
+TREES: dict[str, Callable[..., None]] = {
     "nyu": trees.write_nyu_mat,
     "kitti": trees.write_kitti,
     "diode": trees.write_diode,
@@ -39,6 +44,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "hypersim": trees.write_hypersim,
     "da2k": trees.write_da2k,
 }
+SIZES = {"nyu": (480, 640), "kitti": (375, 1242), "vkitti2": (375, 1242)}
 PROMISED = {
     "nyu_eigen_raw",
     "nyu_midas",
@@ -103,8 +109,7 @@ def test_every_choice_has_a_source_and_every_source_a_choice(stem: str) -> None:
 
 @each_protocol
 def test_the_range_of_the_reader_cuts_nothing_that_the_protocol_counts(stem: str, tmp_path: Path) -> None:
-    dataset = build(stem, tmp_path)
-    protocol = PROTOCOLS[stem]
+    protocol, dataset = build(stem, tmp_path)
     assert len(dataset) >= 1
     sample = dataset.read(0)
     assert sample.name == dataset.name(0)
@@ -113,11 +118,18 @@ def test_the_range_of_the_reader_cuts_nothing_that_the_protocol_counts(stem: str
         assert dataset.max_depth >= (protocol.max_depth or 1e5)
 
 
-def build(stem: str, root: Path):
-    """The data set of a protocol on a tiny tree, through the interpolation that `roots.nyu=...` sets."""
-    protocol = OmegaConf.merge({"roots": {name: str(root) for name in TREES}}, {"protocol": PROTOCOLS[stem]})
-    TREES[_root_of(PROTOCOLS[stem])](root)
-    return instantiate(protocol.protocol.dataset)
+def build(stem: str, root: Path, size: tuple[int, int] | None = None):
+    """The protocol and its data set on a tiny tree, with the types that `depthany.evaluate` checks."""
+    TREES[_root_of(PROTOCOLS[stem])](root, **({} if size is None else {"size": size}))
+    settings = OmegaConf.merge(OmegaConf.structured(ProtocolSettings), PROTOCOLS[stem])
+    roots = {name: str(root) for name in TREES}
+    plain = OmegaConf.to_container(OmegaConf.create({"roots": roots, "protocol": settings}), resolve=True)
+    assert isinstance(plain, dict)
+    choices = plain["protocol"]
+    dataset = instantiate(choices.pop("dataset"))
+    if choices["clip_prediction"] is not None:
+        choices["clip_prediction"] = tuple(choices["clip_prediction"])
+    return Protocol(**choices), dataset
 
 
 @each_protocol
@@ -127,6 +139,49 @@ def test_published_figures_are_shares_under_a_name(stem: str) -> None:
         expected = {"accuracy"} if PROTOCOLS[stem].task == "ordinal" else {"abs_rel", "delta1"}
         assert set(figures) == expected
         assert all(0 < value < 1 for value in figures.values())
+
+
+# Pixels of the first image of the tiny tree that count, by hand
+COUNTED = {
+    "nyu_eigen_raw": 426 * 560,
+    "nyu_filled": 426 * 560,
+    "nyu_midas": 480 * 640 - 1,  # one hole, which lies outside of Eigen's crop
+    "kitti_garg652": (371 - 187) * (1197 - 44),  # of 375x1242; truth begins at row 187
+    "kitti_marigold652": (321 - 164) * (1172 - 43),  # of the lower 352 rows, where truth begins at row 164
+    "vkitti2_val": (321 - 117) * (1172 - 43),
+    "diode_indoor325": 47,  # one pixel off the mask
+    "diode_full771": 47,
+    "eth3d": 40,  # a row without depth
+    "eth3d_marigold": 40,
+    "sintel_final": 40,  # a row of sky
+    "sintel_clean": 40,
+    "sintel_final_clip72": 48,  # sky counts
+    "ddad": 1,
+    "ibims1": 3 * 7,  # three of six rows are masked or empty; the first column is at 50 m
+    "scannet_marigold800": 1,
+    "hypersim_val": 48,
+}
+
+
+@pytest.mark.parametrize("stem", COUNTED)
+def test_the_pixels_that_a_protocol_counts_and_a_perfect_prediction_of_them(
+    stem: str, tmp_path: Path
+) -> None:
+    protocol, dataset = build(stem, tmp_path, SIZES.get(_root_of(PROTOCOLS[stem])))
+    sample = dataset.read(0)
+    box = INPUT_CROPS[protocol.input_crop](*sample.mask.shape)
+    truth, mask = sample.disparity[box], sample.mask[box]
+    noise = np.random.default_rng(0).random(truth.shape, dtype=np.float32)
+    prediction = np.where(mask, 3 * truth + 1, noise)
+    pixels = select(prediction, "disparity", truth, mask, protocol)
+    (row,) = score_together([pixels], "disparity", protocol, "it")
+    assert row.pixels == COUNTED[stem]
+    if protocol.truth_beyond == "invalid":
+        assert row.scores["abs_rel"] < 1e-5
+
+
+def test_every_depth_protocol_is_in_that_table() -> None:
+    assert set(COUNTED) == {stem for stem, protocol in PROTOCOLS.items() if protocol.task == "depth"}
 
 
 def test_the_counts_add_up() -> None:

@@ -174,7 +174,7 @@ def test_virtual_kitti_2_val_has_sky_at_disparity_0_and_depth_as_far_as_it_goes(
     sample = VirtualKITTI2Val(str(tmp_path)).read(1)
     assert sample.mask.all()
     assert not sample.disparity[0].any()
-    np.testing.assert_allclose(1 / sample.disparity[1, 1:4], [655.34, 5, 655.34], rtol=2e-7)
+    np.testing.assert_allclose(1 / sample.disparity[1, 1:4], [5, 655.34, 5], rtol=2e-7)
 
 
 def test_true_depth_survives_the_way_through_disparity_to_float32_precision(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_depth_is_stored_in_256ths_of_a_metre_and_0_is_no_return(tmp_path: Path)
     write_kitti(tmp_path)
     sample = KittiEigen(str(tmp_path)).read(0)
     assert sample.disparity[0, :3].tolist() == [1, np.float32(0.1), 256]
-    assert sample.mask.sum() == 3
+    assert sample.mask.sum(1).tolist() == [3, 0, 0, 8, 8, 8]
     assert sample.mask.shape == IMAGE
 
 
