@@ -69,7 +69,9 @@ def test_a_mat_file_with_other_contents_is_an_error_that_names_it(tmp_path: Path
 
 
 def test_another_folder_is_told_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"neither nyu_depth_v2_labeled\.mat nor test/ is there; expected"):
+    with pytest.raises(
+        ValueError, match=r"no pair of image and depth .*; expected nyu_depth_v2_labeled\.mat and splits\.mat"
+    ):
         nyu_eigen(str(tmp_path))
     with pytest.raises(ValueError, match="unknown depth 'dense' of NYUv2; choose from raw, filled"):
         nyu_eigen(str(tmp_path), "dense")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from depthany.data.benchmarks.layout import require_files
+from depthany.data.benchmarks.layout import require_files, telling
 from depthany.data.dataset import OrdinalSample, Point
 from depthany.data.files import reason
 from depthany.data.images import read_image
@@ -33,15 +33,11 @@ class OrdinalPairs:
     def __init__(self, root: str) -> None:
         self.root = Path(root)
         path = self.root / ANNOTATIONS
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file (looked from {Path.cwd()}); expected {_LAYOUT}")
-        annotations = _read_json(path)
-        self.images = sorted(annotations)
-        self.pairs = [[_pair(each, f"{path}: {name}") for each in annotations[name]] for name in self.images]
-        try:
+        with telling(_LAYOUT):
+            annotations = _read_json(path)
+            self.images = sorted(annotations)
             require_files(self.root, [self.root / name for name in self.images])
-        except ValueError as error:
-            raise ValueError(f"{error}; expected {_LAYOUT}") from None
+        self.pairs = [[_pair(each, f"{path}: {name}") for each in annotations[name]] for name in self.images]
 
     def __len__(self) -> int:
         return len(self.images)

@@ -1,7 +1,8 @@
 """What the benchmark readers share: the files are known beforehand, and all of them must be there."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,8 @@ class BenchmarkDepth(PairedDepth):
     layout = ""  # what lies below `root` and where it comes from, for messages
 
     def __init__(self, root: str) -> None:
-        try:
+        with telling(self.layout):
             super().__init__(root)
-        except ValueError as error:
-            raise ValueError(f"{error}; expected {self.layout}") from None
 
     @abstractmethod
     def official_pairs(self) -> list[Pair]:
@@ -47,6 +46,15 @@ class BenchmarkDepth(PairedDepth):
         require_files(self.root, [path for pair in pairs for path in self.files(pair)])
         require_unique(pair.name for pair in pairs)
         return pairs, []
+
+
+@contextmanager
+def telling(layout: str) -> Iterator[None]:
+    """To a `ValueError` inside is added what was expected on disk and where it comes from."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{error}; expected {layout}") from None
 
 
 def require_files(root: Path, paths: Sequence[Path]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from depthany.data.benchmarks.layout import WIDE_RANGE_M, BenchmarkDepth, require_files
+from depthany.data.benchmarks.layout import WIDE_RANGE_M, BenchmarkDepth, require_files, telling
 from depthany.data.dataset import DepthSample, LabeledSet
 from depthany.data.depth_io import read_depth
 from depthany.data.files import reason
@@ -32,15 +32,13 @@ def nyu_eigen(root: str, depth: str = "raw") -> LabeledSet:
         depth: raw (the sensor's, with holes) or filled (in-painted by the authors).
 
     Raises:
-        ValueError: neither layout is there, or files are missing or damaged.
+        ValueError: the folder is missing or has neither layout, or files are missing or damaged.
     """
     if depth not in _DEPTHS:
         raise ValueError(f"unknown depth {depth!r} of NYUv2; choose from {', '.join(_DEPTHS)}")
     folder = Path(root)
     if (folder / MAT).is_file() or (folder / SPLITS).is_file():
         return NyuMat(root, depth)
-    if not (folder / "test").is_dir():
-        raise ValueError(f"{root}: neither {MAT} nor test/ is there; expected {_LAYOUT}")
     return NyuPng(root, depth)
 
 
@@ -86,12 +84,10 @@ class NyuMat(NYUv2Labeled):
     """
 
     def __init__(self, root: str, depth: str = "raw") -> None:
-        try:
-            require_files(Path(root), [Path(root) / MAT, Path(root) / SPLITS])
-        except ValueError as error:
-            raise ValueError(f"{error}; expected {_LAYOUT}") from None
         low, high = WIDE_RANGE_M
-        super().__init__(root, "test", _DEPTHS[depth][0], min_depth=low, max_depth=high)
+        with telling(_LAYOUT):
+            require_files(Path(root), [Path(root) / MAT, Path(root) / SPLITS])
+            super().__init__(root, "test", _DEPTHS[depth][0], min_depth=low, max_depth=high)
         numbers = [int(pair.name) for pair in self.pairs]
         scenes = _scenes(Path(root) / MAT, numbers)
         self.names = [f"{scene}/rgb_{number:04d}" for scene, number in zip(scenes, numbers)]

@@ -1,9 +1,13 @@
 """The part of Virtual KITTI 2 that Marigold validates on."""
 
-from depthany.data.benchmarks.layout import WIDE_RANGE_M
+from depthany.data.benchmarks.layout import WIDE_RANGE_M, telling
 from depthany.data.sets.vkitti2 import VirtualKITTI2
 
 SCENE = "Scene01"
+_LAYOUT = (
+    "Scene01/<variant>/frames/{rgb,depth}/Camera_{0,1}/ (vkitti_2.0.3_rgb.tar and vkitti_2.0.3_depth.tar of "
+    "Naver Labs Europe, unpacked into one folder)"
+)
 VARIANTS = ("clone", "morning", "overcast", "sunset", "15-deg-left", "15-deg-right")
 
 
@@ -19,7 +23,8 @@ class VirtualKITTI2Val(VirtualKITTI2):
 
     def __init__(self, root: str) -> None:
         low, high = WIDE_RANGE_M
-        super().__init__(root, cameras=(0, 1), variants=VARIANTS, min_depth=low, max_depth=high)
+        with telling(_LAYOUT):
+            super().__init__(root, cameras=(0, 1), variants=VARIANTS, min_depth=low, max_depth=high)
 
     def keep(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
         here = [row for row in rows if SCENE in row[0].split("/")]
