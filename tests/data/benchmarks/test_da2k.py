@@ -13,12 +13,12 @@ def test_points_are_row_and_column_and_the_nearer_one_comes_first(tmp_path: Path
     write_da2k(tmp_path)
     images = OrdinalPairs(str(tmp_path))
     assert [(images.name(i), images.scene(i)) for i in range(len(images))] == [
-        ("indoor/room", "indoor"),
-        ("underwater/fish", "underwater"),
+        ("indoor/room.jpg", "indoor"),
+        ("underwater/fish.png", "underwater"),
     ]
     sample = images.read(1)
     assert sample.pairs == [((1, 7), (5, 0)), ((4, 6), (2, 3))]
-    assert (sample.name, sample.scene) == ("underwater/fish", "underwater")
+    assert (sample.name, sample.scene) == ("underwater/fish.png", "underwater")
     assert sample.image.shape == (*IMAGE, 3)  # from RGBA
     assert sample.image[0, 0].tolist() == [9, 8, 7]
 

@@ -43,8 +43,8 @@ class OrdinalPairs:
         return len(self.images)
 
     def name(self, index: int) -> str:
-        """Path of image `index` below root, without suffix."""
-        return PurePosixPath(self.images[index]).with_suffix("").as_posix()
+        """Path of image `index` below root, as the annotations have it."""
+        return self.images[index]
 
     def scene(self, index: int) -> str:
         """Scene type of image `index`, such as `underwater`."""
