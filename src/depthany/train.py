@@ -205,6 +205,8 @@ def run(cfg: DictConfig) -> int:
     with runs.locked(run_dir):
         tracker = begin(cfg, parts, sampler, loop.total_steps)
         tracker.say(wiring.describe(parts, dataset, loop.total_steps, device, amp))
+        for line in wiring.dataset_notes(cfg, dataset):
+            tracker.say(line)
         unreadable = run_dir / runs.UNREADABLE_FILE
         batches = read_batches(dataset, sampler, cfg.workers, unreadable, pin=device.type == "cuda")
 

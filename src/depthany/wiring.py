@@ -1,5 +1,6 @@
 """From the configuration to objects. Below this file and the entries nothing sees the configuration."""
 
+from collections.abc import Sequence, Sized
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from depthany.checkpoint import Parts
 from depthany.config import require, typed
+from depthany.data.counts import count_warnings, left_out_notes
 from depthany.data.dataset import TrainingSet
 from depthany.data.perturb import Perturb
 from depthany.data.sampler import MixedBatches
@@ -76,7 +78,8 @@ def check(cfg: DictConfig) -> DictConfig:
         raise ValueError(
             f"optimizer.betas={cfg.optimizer.betas}: expected two numbers, for example [0.9, 0.999]"
         )
-    per_micro_batch(cfg)
+    for kind, wanted in zip(("labeled", "unlabeled"), per_micro_batch(cfg)):
+        _require_a_root(cfg, kind, wanted)
     if is_student and cfg.stage.feature_alignment.weights and not cfg.stage.feature_alignment.encoder:
         raise ValueError(
             "stage.feature_alignment.weights is of another frozen encoder: name its size in "
@@ -94,6 +97,14 @@ def check(cfg: DictConfig) -> DictConfig:
             "or model.pretrained=false to start from random ones"
         )
     return cfg
+
+
+def _require_a_root(cfg: DictConfig, kind: str, wanted: int) -> None:
+    """Raise a `ValueError` where the stage wants images of a kind and every set of it lacks its root."""
+    entries = cfg.data[kind]
+    if wanted and entries and not _rooted(entries):
+        keys = " ".join(f"data.{kind}.{name}.root=..." for name in entries)
+        raise ValueError(f"no {kind} set has a root, and stage={cfg.stage.name} needs one: set one of {keys}")
 
 
 def per_micro_batch(cfg: DictConfig) -> tuple[int, int]:
@@ -166,9 +177,25 @@ def build_student_stage(cfg: DictConfig, model: DepthModel, teacher: DepthModel)
 
 def build_sets(entries: DictConfig) -> dict[str, Any]:
     """The data sets of a mixture by name; those whose root is null are left out."""
-    return {
-        str(name): instantiate(entry) for name, entry in entries.items() if entry.get("root", "") is not None
+    return {name: instantiate(entries[name]) for name in _rooted(entries)}
+
+
+def _rooted(entries: DictConfig) -> list[str]:
+    return [str(name) for name, entry in entries.items() if entry.get("root", "") is not None]
+
+
+def dataset_notes(cfg: DictConfig, dataset: TrainingSet) -> list[str]:
+    """Lines on sets that are not as large as expected, and on what is there and not used."""
+    kinds: tuple[tuple[str, Sequence[Sized]], ...] = (
+        ("labeled", dataset.labeled),
+        ("unlabeled", dataset.unlabeled),
+    )
+    sets = {
+        f"data.{kind}.{name}": each
+        for kind, members in kinds
+        for name, each in zip(_rooted(cfg.data[kind]), members)
     }
+    return [*(f"warning: {line}" for line in count_warnings(sets)), *left_out_notes(sets)]
 
 
 def build_training_set(cfg: DictConfig) -> TrainingSet:

@@ -1,5 +1,6 @@
 """Lists of files, and what is said of one that cannot be read."""
 
+import os
 from pathlib import Path
 
 
@@ -7,21 +8,28 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Files below `folder`, by their path without suffix relative to it, in sorted order.
 
     Raises:
-        ValueError: the folder is missing, has no such file, or has two that differ in the suffix only.
+        ValueError: the folder is missing, has no such file, or has two that differ in the suffix only,
+            or a folder in it cannot be listed.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder (looked from {Path.cwd()})")
+    paths = list[str]()
+    for parent, _, names in os.walk(folder, onerror=_refuse):  # no stat of each file, unlike Path.rglob
+        below = "" if parent == str(folder) else os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
+        paths += [below + name for name in names if name.lower().endswith(suffixes) and name[0] != "."]
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        stem = path.relative_to(folder).with_suffix("").as_posix()
+    for path in sorted(paths, key=lambda path: path.split("/")):  # folder by folder
+        stem = path[: path.rindex(".")]
         if stem in found:
-            raise ValueError(f"{path} and {found[stem].name} have the same stem: remove one of them")
-        found[stem] = path
+            raise ValueError(f"{folder / path} and {found[stem].name} have the same stem: remove one of them")
+        found[stem] = folder / path
     if not found:
         raise ValueError(f"{folder}: no file with suffix {', '.join(suffixes)}")
     return found
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename}: cannot list the folder: {reason(error)}")
 
 
 def reason(error: BaseException) -> str:

@@ -132,7 +132,9 @@ class PairedDepth(ABC):
             return sky
         path = self.root / self._mask_path(pair.name)
         mask = read_depth(path) != 0
-        require_same_size(str(pair.depth), sky.shape, str(path), mask.shape)
+        if mask.shape != sky.shape:
+            sizes = " and ".join(f"{width}x{height}" for height, width in (mask.shape, sky.shape))
+            raise ValueError(f"{path}: the sky mask and {pair.depth} differ in size: {sizes}")
         return sky | mask
 
     def __len__(self) -> int:
@@ -142,8 +144,8 @@ class PairedDepth(ABC):
         """Name of pair `index`, unique in the set."""
         return self.pairs[index].name
 
-    def stored_image(self, index: int) -> bytes:
-        """The image file of pair `index` as it is on disk."""
+    def stored_image(self, index: int) -> bytes | NDArray[np.uint8]:
+        """The image file of pair `index` as it is on disk, or its pixels where the set holds arrays."""
         return read_bytes(self.pairs[index].image)
 
     def labels(self, index: int) -> Labels:
@@ -167,10 +169,12 @@ class PairedDepth(ABC):
     def read(self, index: int, convert_images: bool = False) -> DepthSample:
         """Read pair `index`; raises a `ValueError` that names the file where image or depth is unusable."""
         pair = self.pairs[index]
-        image = decode_image(self.stored_image(index), str(pair.image), convert_images)
+        stored = self.stored_image(index)
+        if isinstance(stored, bytes):
+            stored = decode_image(stored, str(pair.image), convert_images)
         labels = self.labels(index)
-        require_same_size(str(pair.image), image.shape[:2], str(pair.depth), labels.mask.shape)
-        return DepthSample(pair.name, image, labels.disparity, labels.mask)
+        require_same_size(str(pair.image), stored.shape[:2], str(pair.depth), labels.mask.shape)
+        return DepthSample(pair.name, stored, labels.disparity, labels.mask)
 
 
 class FolderDepth(PairedDepth):

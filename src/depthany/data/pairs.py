@@ -81,7 +81,7 @@ class Layout:
                 prefix = f"{folder}/" if folder else ""
                 for name in names:
                     if file := in_file.fullmatch(name):
-                        found[(*place.groups(""), *file.groups(""))] = prefix + name
+                        found[place.groups("") + file.groups("")] = prefix + name
         lonely = [path for key, path in images.items() if key not in depths]
         lonely += [path for key, path in depths.items() if key not in images]
         return [(path, depths[key]) for key, path in images.items() if key in depths], sorted(lonely)

@@ -10,7 +10,7 @@ from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair, Pairs
 from depthany.data.sets.layout import LayoutDepth, require_choice
 
-# Names of folders and files as in ZoeDepth's loaders of both parts (data/diml_indoor_test.py, diml_outdoor_test.py).
+# Names as in ZoeDepth's loaders of the two parts (data/diml_indoor_test.py, diml_outdoor_test.py).
 LAYOUTS = {
     "indoor": Layout(
         r"(?:(.*)/)?color", r"(.+?)(?:_c)?\.png", r"(?:(.*)/)?depth_filled", r"(.+?)(?:_depth_filled)?\.png"

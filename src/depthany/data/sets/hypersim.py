@@ -26,8 +26,8 @@ class Hypersim(LayoutDepth):
     """`ai_VVV_NNN/images/scene_cam_XX_final_preview/frame.IIII.tonemap.jpg` with
     `scene_cam_XX_geometry_hdf5/frame.IIII.depth_meters.hdf5`, dataset `dataset`.
 
-    The files hold the distance to the camera's centre in metres (ml-hypersim#9), not depth: it is multiplied by the
-    cosine between the pixel's ray and the optical axis. NaN is invalid (nothing was hit).
+    The files hold the distance to the camera's centre in metres (ml-hypersim#9), not depth: it is multiplied
+    by the cosine between the pixel's ray and the optical axis. NaN is invalid (nothing was hit).
 
     Args:
         root: folder of the scenes, however deep.

@@ -25,8 +25,8 @@ class KITTIAnnotated(LayoutDepth):
 
     Args:
         root: folder of the raw data, which holds the dates.
-        depth_root: folder of the annotated depth, which holds `train` and `val`; None = `data_depth_annotated`
-            below `root`, or an absolute path. Depth maps in a list are relative to it.
+        depth_root: folder of the annotated depth, which holds `train` and `val`, relative to `root` or
+            absolute; None = `data_depth_annotated`. Depth maps in a list are relative to it.
         split: `train`, `val`, or `all`, which takes any drive however deep below `depth_root`.
         cameras: 2 = left, 3 = right.
         common: see `PairedDepth`.

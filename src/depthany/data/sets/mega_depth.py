@@ -1,4 +1,4 @@
-"""MegaDepth v1 (Li and Snavely 2018, arXiv 1804.00607): photo collections with depth from structure from motion."""
+"""MegaDepth v1 (Li and Snavely 2018, arXiv 1804.00607): photos with depth from stereo."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ _PATH = r"(.*dense\d*)"
 class MegaDepth(LayoutDepth):
     """`.../<scene>/dense*/imgs/NAME.jpg` with `.../dense*/depths/NAME.h5`, dataset `depth`.
 
-    Two kinds of map share folder and key: Euclidean depth in units of the scene's reconstruction (not metres),
+    Two kinds of map share folder and key: Euclidean depth in units of the scene's reconstruction, not metres,
     and ordinal maps, which hold small whole numbers that only tell foreground from background (MegaDepth#1,
     #30, #38). The latter are no depth: they are left out and counted. To tell them apart each map is opened
     once; the answers are kept in `kinds_file`. 0 is invalid.
@@ -45,16 +45,19 @@ class MegaDepth(LayoutDepth):
     def keep(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
         kinds = self._kinds(depth for _, depth in rows)
         self.count_left_out("with an ordinal map", sum(kinds[depth] == "ordinal" for _, depth in rows))
-        return [row for row in rows if kinds[row[1]] == "euclidean"]
+        return [row for row in rows if kinds[row[1]] != "ordinal"]
 
     def decode(self, pair: Pair) -> Decoded:
         depth = read_depth(pair.depth, "depth")
-        if is_ordinal(depth):
+        if depth.any() and is_ordinal(depth):
             raise ValueError(f"{pair.depth}: an ordinal map, not depth: remove the pair from the list")
         return Decoded(depth, depth > 0)
 
     def _kinds(self, depths: Iterable[str]) -> dict[str, str]:
-        """`euclidean` or `ordinal` for each map; what is not in the file is read and added to it."""
+        """`euclidean` or `ordinal` for each map; what is not in the file is read and added to it.
+
+        A map that cannot be read stays in the set as `unreadable`, so that who reads it is told by its name.
+        """
         kinds = _read_kinds(self.kinds_file)
         unknown = [depth for depth in depths if depth not in kinds]
         if len(unknown) > 1000:
@@ -64,9 +67,13 @@ class MegaDepth(LayoutDepth):
                 self.kinds_file,
             )
         for depth in unknown:
-            kinds[depth] = kind_of(self.root / depth)
+            try:
+                kinds[depth] = kind_of(self.root / depth)
+            except ValueError:
+                kinds[depth] = "unreadable"
         if unknown:
-            lines = "".join(f"{kind}\t{depth}\n" for depth, kind in kinds.items())
+            told = ((kind, depth) for depth, kind in kinds.items() if kind != "unreadable")
+            lines = "".join(f"{kind}\t{depth}\n" for kind, depth in told)
             self.kinds_file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.kinds_file, lambda partial: partial.write_text(lines))
         return kinds
@@ -89,7 +96,7 @@ def kind_of(path: Path) -> str:
 
 
 def is_ordinal(depth: np.ndarray) -> bool:
-    """Whether all numbers are whole; depth from stereo is not, but for invalid zeros. An empty map counts too."""
+    """Whether all numbers are whole, as those of an empty map are; depth from stereo is not."""
     return bool((depth == np.rint(depth)).all())
 
 

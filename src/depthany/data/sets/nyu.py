@@ -28,17 +28,26 @@ class NYUv2Labeled(PairedDepth):
         root: folder of the file, and of splits.mat (MATLAB 5; needs SciPy) unless `split` is `all`.
         split: `train` (795 frames), `test` (654), `all`.
         depth: `rawDepths` of the sensor, 0 where it saw nothing, or `depths`, in-painted.
-        common: see `PairedDepth`; there is no `list_file`.
+        min_depth, max_depth, sky_masks, expected: see `PairedDepth`. The names of sky masks are numbers too.
     """
 
     default_range_m = (1e-3, 10.0)
 
-    def __init__(self, root: str, split: str = "train", depth: str = "rawDepths", **common: Any) -> None:
+    def __init__(
+        self,
+        root: str,
+        split: str = "train",
+        depth: str = "rawDepths",
+        min_depth: float | None = None,
+        max_depth: float | None = None,
+        sky_masks: str | None = None,
+        expected: int | None = None,
+    ) -> None:
         require_choice("split of NYUv2", split, SPLITS)
         require_choice("depth of NYUv2", depth, DEPTHS)
         self.split, self.depth_key = split, depth
         self._open: tuple[int, h5py.File] | None = None
-        super().__init__(root, **common)
+        super().__init__(root, min_depth, max_depth, sky_masks=sky_masks, expected=expected)
 
     def find(self) -> tuple[Pairs, list[str]]:
         count = len(self._file()["images"])
@@ -49,11 +58,11 @@ class NYUv2Labeled(PairedDepth):
             numbers = sorted(int(number) for number in stored.ravel())
         if numbers and not 1 <= numbers[0] <= numbers[-1] <= count:
             raise ValueError(
-                f"{self.root / 'splits.mat'}: names frames {numbers[0]} to {numbers[-1]}; {FILE} has 1 to {count}"
+                f"{self.root / 'splits.mat'}: names frames {numbers[0]} to {numbers[-1]}, {FILE} has {count}"
             )
         return Pairs(self.root, ((f"{number:04d}", FILE, FILE) for number in numbers)), []
 
-    def stored_image(self, index: int) -> NDArray[np.uint8]:  # type: ignore[override]  # pixels, not a file
+    def stored_image(self, index: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(self._frame("images", self.pairs[index], 3).transpose(2, 1, 0))
 
     def decode(self, pair: Pair) -> Decoded:
@@ -89,10 +98,10 @@ class NYUv2Labeled(PairedDepth):
 
 
 class NYUv2Raw(LayoutDepth):
-    """Frames of the raw recordings, synchronised and projected onto the image, as BTS, ZoeDepth and the official
-    Kinect toolbox leave them: `<scene>/rgb_N.jpg` with `<scene>/sync_depth_N.png`, 16-bit millimetres, 0 = hole.
+    """Frames of the raw recordings, synchronised and projected onto the image by the official toolbox, as BTS
+    gives them away: `<scene>/rgb_N.jpg` with `<scene>/sync_depth_N.png`, 16-bit millimetres, 0 = hole.
 
-    Lists such as nyudepthv2_train_files_with_gt.txt of BTS begin their paths with `/`; they are relative to `root`.
+    Lists such as nyudepthv2_train_files_with_gt.txt of BTS begin a path with `/`; it is relative to `root`.
     """
 
     default_range_m = (1e-3, 10.0)

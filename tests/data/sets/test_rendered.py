@@ -1,0 +1,141 @@
+"""IRS, TartanAir, Virtual KITTI 2, Hypersim: units, sky, distance and depth."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import set_files as files
+from set_files import disparity
+
+from depthany.data.sets.hypersim import PINHOLE, Hypersim, cosine
+from depthany.data.sets.irs import IRS
+from depthany.data.sets.tartan_air import TartanAir
+from depthany.data.sets.vkitti2 import VirtualKITTI2
+
+
+def test_irs_disparity_in_pixels_is_48_over_depth(tmp_path: Path) -> None:
+    folder = tmp_path / "Store/CashRegister"
+    files.image(folder / "l_1.png")
+    files.image(folder / "r_1.png")
+    files.exr(folder / "d_1.exr", [[48, 24, 0], [0.24, 0.2, np.nan]])  # 1 m, 2 m, none, 200 m, 240 m, none
+    files.exr(folder / "n_1.exr", np.zeros((2, 3)))  # surface normals lie in the same folder
+    assert disparity(IRS(str(tmp_path))) == [[1, 0.5, None], [0.005, None, None]]
+
+
+def tartan(root: Path, env: str) -> None:
+    for difficulty, trajectory in (("Easy", "P000"), ("Hard", "P001")):
+        folder = root / env / env / difficulty / trajectory
+        files.image(folder / "image_left/000007_left.png")
+        files.image(folder / "image_right/000007_right.png")
+        files.npy(folder / "depth_left/000007_left_depth.npy", [[2, 80, 9999], [10000, 65504, 0]])
+
+
+def test_tartan_air_is_in_metres_and_ten_kilometres_are_sky(tmp_path: Path) -> None:
+    tartan(tmp_path, "hospital")
+    assert disparity(TartanAir(str(tmp_path))) == [[0.5, 0.0125, 0.0001], [0, 0, None]]
+    assert disparity(TartanAir(str(tmp_path), sky_beyond_m=None, max_depth=80))[1] == [None] * 3
+
+
+def test_tartan_air_pairs_frames_of_one_trajectory_and_leaves_environments_out_with_a_count(
+    tmp_path: Path,
+) -> None:
+    tartan(tmp_path, "amusement")
+    tartan(tmp_path, "hospital")
+    dataset = TartanAir(str(tmp_path), exclude=["amusement"])
+    assert dataset.left_out == {"in amusement": 2}
+    for pair in dataset.pairs:
+        assert pair.image.parents[1] == pair.depth.parents[1]
+        assert "hospital" in pair.name
+
+
+def vkitti(root: Path, scene: str = "Scene01", variant: str = "clone", camera: int = 0) -> None:
+    frames = root / scene / variant / "frames"
+    files.image(frames / f"rgb/Camera_{camera}/rgb_00000.jpg")
+    files.png(frames / f"depth/Camera_{camera}/depth_00000.png", [[0, 250, 8000], [8001, 65534, 65535]])
+
+
+def test_vkitti2_is_in_centimetres_and_65535_is_sky_rather_than_655_metres(tmp_path: Path) -> None:
+    vkitti(tmp_path)
+    assert disparity(VirtualKITTI2(str(tmp_path))) == [[None, 0.4, 0.0125], [None, None, 0]]
+    assert disparity(VirtualKITTI2(str(tmp_path), max_depth=1000))[1] == [0.012498, 0.001526, 0]
+
+
+def test_vkitti2_takes_the_cameras_and_variants_asked_for(tmp_path: Path) -> None:
+    for variant in ("clone", "fog", "15-deg-left"):
+        for camera in (0, 1):
+            vkitti(tmp_path, variant=variant, camera=camera)
+    assert len(VirtualKITTI2(str(tmp_path))) == 3
+    assert len(VirtualKITTI2(str(tmp_path), cameras=[0, 1])) == 6
+    chosen = VirtualKITTI2(str(tmp_path), cameras=[1], variants=["fog", "clone"])
+    assert [pair.name for pair in chosen.pairs] == [
+        f"Scene01/{variant}/frames/rgb/Camera_1/rgb_00000.jpg" for variant in ("clone", "fog")
+    ]
+    assert chosen.left_out == {"of other variants": 1}
+
+
+def hypersim(root: Path, scene: str, frame: int, distance_m: object) -> None:
+    images = root / scene / "images"
+    height, width = np.shape(distance_m)
+    files.image(images / f"scene_cam_00_final_preview/frame.{frame:04d}.tonemap.jpg", height, width)
+    files.image(images / f"scene_cam_00_final_preview/frame.{frame:04d}.color.jpg", height, width)
+    files.hdf5(
+        images / f"scene_cam_00_geometry_hdf5/frame.{frame:04d}.depth_meters.hdf5", "dataset", distance_m
+    )
+
+
+def test_hypersim_distance_becomes_depth_by_the_published_formula() -> None:
+    x = np.arange(1024) + 0.5 - 512
+    y = np.arange(768)[:, None] + 0.5 - 384
+    expected = 886.81 / np.sqrt(x**2 + y**2 + 886.81**2)  # ml-hypersim#9
+    np.testing.assert_allclose(cosine(768, 1024, PINHOLE), expected, rtol=1e-6)
+    assert 0.81 < cosine(768, 1024, PINHOLE)[0, 0] < 0.82  # the corner: up to 19 % off without it
+
+
+def test_a_wall_that_faces_the_camera_is_flat_in_hypersim(tmp_path: Path) -> None:
+    distance = (4 / cosine(6, 8, PINHOLE)).astype(np.float32)
+    distance[0, 0] = np.nan
+    hypersim(tmp_path, "ai_001_001", 3, distance)
+    labels = Hypersim(str(tmp_path), split="all").labels(0)
+    assert labels.mask.sum() == 47 and not labels.mask[0, 0]
+    np.testing.assert_allclose(labels.disparity[labels.mask], 0.25, rtol=1e-6)
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    for frame in range(4):
+        hypersim(tmp_path, "ai_001_001", frame, np.full((6, 8), 3.0))
+    (tmp_path / "metadata_images_split_scene_v1.csv").write_text(
+        "scene_name,camera_name,frame_id,included_in_public_release,exclude_reason,split_partition_name\n"
+        "ai_001_001,cam_00,0,True,,train\n"
+        "ai_001_001,cam_00,1,False,black image,\n"
+        "ai_001_001,cam_00,2,True,,val\n"
+        "ai_001_001,cam_00,3,True,,train\n"
+    )
+    return tmp_path
+
+
+def test_hypersim_follows_the_official_split_and_counts_what_it_leaves_out(scenes: Path) -> None:
+    train = Hypersim(str(scenes))
+    assert [pair.name.split(".")[1] for pair in train.pairs] == ["0000", "0003"]
+    assert train.left_out == {"not in the split train": 2}
+    assert len(Hypersim(str(scenes), split="val")) == 1
+    assert len(Hypersim(str(scenes), split="all")) == 4
+
+
+def test_hypersim_says_that_its_split_is_missing(scenes: Path) -> None:
+    (scenes / "metadata_images_split_scene_v1.csv").unlink()
+    with pytest.raises(ValueError, match=r"split_scene_v1\.csv: cannot read Hypersim's table: No such file"):
+        Hypersim(str(scenes))
+
+
+def test_the_camera_table_of_hypersim_knows_a_shifted_lens(scenes: Path, tmp_path: Path) -> None:
+    names = ",".join(f"M_cam_from_uv_{i}{j}" for i in range(3) for j in range(3))
+    shifted = "0.5,0,0.25,0,0.5,0,0,0,-1"  # (u, v) -> (0.5 u + 0.25, 0.5 v, -1)
+    (tmp_path / "cameras.csv").write_text(f"scene_name,{names}\nai_001_001,{shifted}\n")
+    labels = Hypersim(str(scenes), split="val", camera_csv=str(tmp_path / "cameras.csv")).labels(0)
+    u, v = 1 / 8 + 0 / 4, 1 / 6  # the pixel right and above of the centre
+    depth_m = 3 / np.sqrt((0.5 * u + 0.25) ** 2 + (0.5 * v) ** 2 + 1)
+    assert labels.disparity[2, 4] == pytest.approx(1 / depth_m, rel=1e-6)
+    (tmp_path / "cameras.csv").write_text(f"scene_name,{names}\nai_002_001,{shifted}\n")
+    with pytest.raises(ValueError, match="has no line for scene ai_001_001"):
+        Hypersim(str(scenes), split="val", camera_csv=str(tmp_path / "cameras.csv")).labels(0)

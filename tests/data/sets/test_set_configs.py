@@ -1,0 +1,157 @@
+"""The leaves in configs/dataset and the mixtures of the papers: two paths in a config are enough to train."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from set_files import ONE_PAIR
+
+from depthany import wiring
+from depthany.config import config_dir
+from depthany.data.counts import count_warnings, left_out_notes
+from depthany.data.labeled import PairedDepth
+
+LEAVES = {path.stem: path for path in sorted((config_dir() / "dataset").glob("*.yaml"))}
+READERS = [
+    name
+    for name, path in LEAVES.items()
+    if str(OmegaConf.load(path)["_target_"]).startswith(("depthany.data.sets.", "depthany.data.labeled."))
+]
+V1 = ["blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair"]
+V2 = ["blendedmvs", "hypersim", "irs", "tartanair", "vkitti2"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def compose(*overrides: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+def write(root: Path, name: str) -> str:
+    root.mkdir(parents=True, exist_ok=True)
+    ONE_PAIR[name](root)
+    return str(root)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_labeled_leaf_reads_its_official_layout_with_nothing_but_a_root(
+    name: str, tmp_path: Path
+) -> None:
+    leaf = OmegaConf.load(LEAVES[name])
+    leaf.root = write(tmp_path / name, name)
+    dataset = instantiate(leaf)
+    sample = dataset.read(0)
+    assert len(dataset) == 1
+    assert sample.image.shape == (2, 3, 3)
+    assert sample.mask.tolist() == [[True] * 3, [True, False, True]]
+    assert (sample.disparity[sample.mask] > 0).all()
+
+
+@pytest.mark.parametrize("mixture, members", [("depth_anything_v1", V1), ("depth_anything_v2", V2)])
+def test_a_mixture_has_the_labeled_sets_of_its_paper(
+    mixture: str, members: list[str], tmp_path: Path
+) -> None:
+    roots = [f"data.labeled.{name}.root={write(tmp_path / name, name)}" for name in members]
+    cfg = wiring.check(compose("stage=teacher", f"data={mixture}", "model.pretrained=false", *roots))
+    dataset = wiring.build_training_set(cfg)
+    assert list(cfg.data.labeled) == members
+    assert dataset.labeled_count == len(members)
+    assert len(cfg.data.unlabeled) == 8
+
+
+def test_two_paths_are_enough_and_sets_without_root_are_left_out(tmp_path: Path) -> None:
+    roots = [f"data.labeled.{name}.root={write(tmp_path / name, name)}" for name in ("irs", "diml")]
+    val = f"data.val.nyuv2.root={write(tmp_path / 'nyuv2', 'nyuv2')}"
+    cfg = wiring.check(
+        compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false", *roots, val)
+    )
+    assert wiring.build_training_set(cfg).labeled_count == 2
+    assert list(wiring.build_sets(cfg.data.val)) == ["nyuv2"]
+
+
+def test_a_mixture_without_any_root_names_the_keys_to_set() -> None:
+    with pytest.raises(
+        ValueError, match=r"no labeled set has a root.* data\.labeled\.blendedmvs\.root=\.\.\. "
+    ):
+        wiring.check(compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false"))
+
+
+def test_the_student_of_v2_needs_no_labeled_set(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    student = [
+        "stage=student",
+        f"stage.teacher={tmp_path / 'file'}",
+        "data=depth_anything_v2",
+        "batch_size=8",
+    ]
+    student += ["model.pretrained=false", "stage.ratio=[0,1]"]
+    with pytest.raises(ValueError, match="no unlabeled set has a root, and stage=student needs one"):
+        wiring.check(compose(*student))
+    cfg = wiring.check(compose(*student, f"data.unlabeled.sa_1b.root={tmp_path}"))
+    assert wiring.per_micro_batch(cfg) == (0, 8)
+
+
+def test_the_papers_counts_are_the_ones_that_are_expected() -> None:
+    counts = {"blendedmvs": 115, "diml": 927, "hrwsi": 20, "irs": 103, "megadepth": 128, "tartanair": 306}
+    cfg = compose("stage=teacher", "data=depth_anything_v1")
+    assert {name: entry.expected / 1000 for name, entry in cfg.data.labeled.items()} == counts
+    cfg = compose("stage=teacher", "data=depth_anything_v2")
+    thousands = {name: entry.expected / 1000 for name, entry in cfg.data.labeled.items()}
+    assert thousands == {"blendedmvs": 115, "hypersim": 60, "irs": 103, "tartanair": 306, "vkitti2": 20}
+
+
+class Sized(list):
+    """A set of so many images, which the paper counted as `expected`."""
+
+    def __init__(self, found: int, expected: int | None) -> None:
+        super().__init__(range(found))
+        self.expected = expected
+
+
+@pytest.mark.parametrize(
+    "found, expected, warned",
+    [
+        (306637, 306000, False),  # TartanAir has 306,637: the paper cut it to 306K
+        (305000, 306000, True),
+        (20378, 20000, False),  # HRWSI
+        (10189, 20000, True),  # half of it
+        (59543, 60000, False),  # the training split of Hypersim
+        (74619, 60000, True),  # all of it
+        (654, 654, False),
+        (653, 654, True),
+        (1, None, False),
+    ],
+)
+def test_a_size_is_warned_of_unless_rounding_explains_it(
+    found: int, expected: int | None, warned: bool
+) -> None:
+    warnings = count_warnings({"data.labeled.x": Sized(found, expected)})
+    assert warnings == ([f"data.labeled.x: {found} images found, {expected} expected"] if warned else [])
+
+
+def test_the_run_is_told_of_sizes_and_of_what_is_left_out(tmp_path: Path) -> None:
+    root = write(tmp_path / "tartanair", "tartanair")
+    ONE_PAIR["tartanair"](tmp_path / "tartanair/amusement")
+    (next((tmp_path / "tartanair/office").rglob("*_left.png")).parent / "000009_left.png").touch()
+    settings = ["exclude=[amusement]", "allow_incomplete=true", f"root={root}"]
+    overrides = [f"data.labeled.tartanair.{each}" for each in settings]
+    cfg = compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false", *overrides)
+    lines = wiring.dataset_notes(cfg, wiring.build_training_set(cfg))
+    image = "office/office/Easy/P000/image_left/000009_left.png"
+    assert lines == [
+        "warning: data.labeled.tartanair: 1 images found, 306000 expected",
+        "data.labeled.tartanair: 1 pairs in amusement are left out",
+        f"data.labeled.tartanair: 1 files without partner are left out, the first: {image}",
+    ]
+
+
+def test_a_set_that_is_whole_and_of_any_size_is_not_talked_about(tmp_path: Path) -> None:
+    dataset = instantiate(OmegaConf.load(LEAVES["folder_depth"]), root=write(tmp_path, "folder_depth"))
+    assert isinstance(dataset, PairedDepth)
+    assert count_warnings({"x": dataset}) + left_out_notes({"x": dataset}) == []

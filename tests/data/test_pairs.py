@@ -1,0 +1,136 @@
+"""Pairs of files: those that a list names, those that a layout gives, and masks of sky beside them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from depthany.data.labeled import FolderDepth
+from depthany.data.pairs import Layout, Pair, Pairs, missing, read_list, walk
+
+
+def write(root: Path, stem: str, depth_mm: object) -> None:
+    stored = np.asarray(depth_mm, np.uint16)
+    for name in ("images", "depth"):
+        (root / name / stem).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", stored.shape[::-1]).save(root / "images" / f"{stem}.png")
+    Image.fromarray(stored).save(root / "depth" / f"{stem}.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for i in range(3):
+        write(tmp_path, f"s/{i}", [[1000 * (i + 1), 0, 500]])
+    return tmp_path
+
+
+def test_a_list_says_which_pairs_and_in_which_order(root: Path) -> None:
+    (root / "list.txt").write_text(
+        "# two of three\nimages/s/2.png depth/s/2.png 721.5\n\nimages/s/0.png\tdepth/s/0.png\n"
+    )
+    dataset = FolderDepth(str(root), list_file=str(root / "list.txt"))
+    assert [float(dataset.labels(i).disparity[0, 0]) for i in range(len(dataset))] == [
+        pytest.approx(1 / 3),
+        1.0,
+    ]
+
+
+def test_files_that_a_list_names_in_vain_are_counted_and_the_first_ten_shown(root: Path) -> None:
+    lines = [f"images/s/{i}.png depth/s/{i}.png" for i in range(3)]
+    lines += [f"images/s/{i}.png depth/gone/{i}.png" for i in range(3, 12)]
+    (root / "list.txt").write_text("\n".join(lines))
+    with pytest.raises(ValueError) as failure:
+        FolderDepth(str(root), list_file=str(root / "list.txt"), allow_incomplete=True)
+    assert "18 file(s) of 24 do not exist" in str(failure.value)
+    assert str(failure.value).count(".png") == 10
+    assert str(failure.value).endswith(", ...")
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("", "the list names no pair"),
+        ("images/0.png\n", "line 1: expected an image and its depth file, got 'images/0.png'"),
+        ("a b\nonly\tone tab\nc\n", "line 3: expected an image and its depth file"),
+    ],
+)
+def test_a_list_without_pairs_or_columns_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ValueError, match=told):
+        read_list(tmp_path / "list.txt")
+    with pytest.raises(ValueError, match=r"none\.txt: cannot read the list of pairs: No such file"):
+        read_list(tmp_path / "none.txt")
+
+
+def test_blanks_in_paths_are_kept_where_a_tab_separates(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("my images/a b.png\tmy depth/a b.png\n")
+    assert read_list(tmp_path / "list.txt") == [("my images/a b.png", "my depth/a b.png")]
+
+
+def masks(root: Path, *stems: str, shape: tuple[int, int] = (1, 3)) -> None:
+    mask = np.zeros(shape, np.uint8)
+    mask[0, 1:] = 1
+    for stem in stems:
+        (root / "sky" / stem).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(root / "sky" / f"{stem}.png")
+
+
+def test_where_the_mask_beside_a_set_is_nonzero_there_is_sky_with_disparity_zero(root: Path) -> None:
+    masks(root, "s/0", "s/1", "s/2")
+    labels = FolderDepth(str(root), sky_masks="sky").labels(0)
+    assert labels.mask.tolist() == [[True, True, True]]
+    assert labels.disparity.tolist() == [[1, 0, 0]]  # over the hole, and over a measured number
+    assert FolderDepth(str(root)).labels(0).mask.tolist() == [[True, False, True]]
+
+
+def test_a_missing_sky_mask_leaves_its_pair_without_partner(root: Path) -> None:
+    masks(root, "s/0", "s/2")
+    with pytest.raises(ValueError, match=r"1 file\(s\) without partner .*s/1 \(no sky mask\)"):
+        FolderDepth(str(root), sky_masks="sky")
+    dataset = FolderDepth(str(root), sky_masks=str(root / "sky"), allow_incomplete=True)
+    assert [pair.name for pair in dataset.pairs] == ["s/0", "s/2"]
+
+
+def test_a_sky_mask_of_another_size_names_both_files(root: Path) -> None:
+    masks(root, "s/0", "s/1", "s/2", shape=(2, 3))
+    with pytest.raises(
+        ValueError, match=r"sky/s/0\.png: the sky mask and .*depth/s/0\.png differ in size: 3x2 and 3x1"
+    ):
+        FolderDepth(str(root), sky_masks="sky").labels(0)
+
+
+def test_compact_pairs_are_the_pairs_that_went_in(tmp_path: Path) -> None:
+    rows = [
+        ("ä/1", "images/ä/1.png", "/elsewhere/1.h5"),
+        ("", "i", "d"),
+        ("2", "images/2.png", "depth/2.png"),
+    ]
+    pairs = Pairs(tmp_path, rows)
+    expected = [Pair(name, tmp_path / image, tmp_path / depth) for name, image, depth in rows]
+    assert list(pairs) == expected
+    assert [pairs[-1], pairs[-3]] == [expected[2], expected[0]]
+    assert pairs[1:] == expected[1:]
+    with pytest.raises(IndexError):
+        pairs[3]
+
+
+def test_only_files_whose_groups_agree_are_partners(tmp_path: Path) -> None:
+    layout = Layout(r"(?:(.*)/)?rgb", r"(\d+)\.jpg", r"(?:(.*)/)?depth", r"d(\d+)\.png", skip="other")
+    names = "a/rgb/1.jpg a/depth/d2.png b/rgb/2.jpg b/depth/d2.png a/other/rgb/9.jpg rgb/3.jpg depth/d3.png"
+    for name in [*names.split(), "b/rgb/notes.txt"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    pairs, lonely = layout.find(tmp_path)
+    assert pairs == [("b/rgb/2.jpg", "b/depth/d2.png"), ("rgb/3.jpg", "depth/d3.png")]
+    assert lonely == ["a/depth/d2.png", "a/rgb/1.jpg"]
+
+
+def test_linked_folders_are_entered_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    for name in ("disk/x/1.png", "set/.trash/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    os.symlink(tmp_path / "disk/x", tmp_path / "set/x")
+    assert dict(walk(tmp_path / "set")) == {"": [], "x": ["1.png"]}
+    assert missing(tmp_path, ["set/x/1.png", "set/x/2.png", "gone/1.png"]) == ["set/x/2.png", "gone/1.png"]
