@@ -36,6 +36,6 @@ def intervals(
     ends: dict[str, tuple[float, float]] = {}
     for name in parts[0]:
         values = np.concatenate([part[name] for part in parts])
-        low, high = np.percentile(values, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+        low, high = np.nanpercentile(values, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
         ends[name] = float(low), float(high)
     return ends

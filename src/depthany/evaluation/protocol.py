@@ -43,7 +43,8 @@ class Protocol:
         upsample: from the prediction to the size of the truth.
         averaging: image (mean over images of each one's score) or pixel (all pixels pooled).
         boundary_f1: score Depth Pro's boundary F1 too.
-        sources: of each choice. published: name -> metric -> figure of others.
+        sources: of each choice, or of several ("space, align").
+        published: name -> metric -> figure of others.
 
     Raises:
         ValueError: a choice is unknown, or a range is none.
@@ -105,6 +106,10 @@ class Protocol:
             return self.clip_prediction
         assert self.min_depth is not None and self.max_depth is not None
         return self.min_depth, self.max_depth
+
+    def source_of(self, key: str) -> str:
+        """Where a choice comes from, "" if it is not said; `sources` may name several keys, with commas."""
+        return next((told for keys, told in self.sources.items() if key in keys.split(", ")), "")
 
     def fitted_in(self, quantity: str) -> str:
         """The space, disparity or depth, in which a prediction of this quantity is fitted."""

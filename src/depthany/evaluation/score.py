@@ -21,7 +21,8 @@ class Pixels:
     """What of an image counts, in the space of the fit.
 
     x, y: [n] float32 prediction and truth. depth_m: [n] float32 true depth in m.
-    whole: prediction in the space of the fit and true depth in m, [h w] each, where the boundary is scored.
+    whole: prediction in the space of the fit and true depth in m, [h w] each, where the boundary is scored:
+        if the protocol asks for it and the truth has no hole.
     """
 
     index: int
@@ -40,7 +41,7 @@ class Row:
         index, name: of the image in its set.
         scores: by name. sums: what they are made of, to be pooled (see `pooled`).
         fitted: scale and shift, None where nothing is fitted. pixels: how many counted.
-        scene: kind of scene (ordinal).
+        scene: kind of scene (ordinal). extra: scores that no sums pool: boundary_f1.
     """
 
     index: int
@@ -96,20 +97,13 @@ def select(
         truth = np.maximum(truth, np.float32(1 / (protocol.max_depth or np.inf)))
     depth_m = np.float32(1) / truth
     whole = None
-    if protocol.boundary_f1:
-        whole = in_space(prediction, quantity, space, floor), _dense_depth_m(disparity, mask, protocol)
+    if protocol.boundary_f1 and mask.all():  # it has no mask: a hole would be an edge
+        whole = in_space(prediction, quantity, space, floor), _dense_depth_m(disparity, protocol)
     return Pixels(index, name, x, truth if space == "disparity" else depth_m, depth_m, whole)
 
 
-def _dense_depth_m(
-    disparity: NDArray[np.float32], mask: NDArray[np.bool_], protocol: Protocol
-) -> NDArray[np.float32]:
-    """True depth [h w] in m held to the range; the boundary is scored without a mask, so it must be dense."""
-    if not mask.all():
-        raise ValueError(
-            f"the boundary F1 of protocol {protocol.name} needs a truth without holes, and "
-            f"{int((~mask).sum())} of {mask.size} pixels are unknown: use override.boundary_f1=false"
-        )
+def _dense_depth_m(disparity: NDArray[np.float32], protocol: Protocol) -> NDArray[np.float32]:
+    """True depth [h w] in m, held to the range."""
     nearest, farthest = protocol.prediction_range_m
     return np.float32(1) / np.clip(disparity, np.float32(1 / farthest), np.float32(1 / nearest))
 

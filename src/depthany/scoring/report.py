@@ -22,9 +22,10 @@ h3 { margin: 1.6rem 0 .3rem }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #e4e4e4; text-align: right; vertical-align: top }
 th { background: #f5f5f5 } td:first-child, th:first-child { text-align: left }
-td small { color: #777; display: block } .published td { font-style: italic; color: #555 }
-.settings td { text-align: left } .note { color: #9a4b00; margin: .2rem 0 }
-.tiles { display: flex; flex-wrap: wrap; gap: 8px; margin: .3rem 0 1rem }
+td small { color: #777; display: block; white-space: nowrap; font-size: 11px }
+.published td { font-style: italic; color: #555 }
+.settings td, .settings th { text-align: left } .note { color: #9a4b00; margin: .2rem 0 }
+.tiles { display: grid; grid-template-columns: repeat(4, 320px); gap: 8px; margin: .3rem 0 1rem }
 figure { margin: 0; width: 320px } figure img { width: 100%; display: block; image-rendering: auto }
 figcaption { font-size: 12px; color: #555 } .scores { font-size: 13px; color: #333 }
 """
@@ -115,7 +116,10 @@ def _row_scores(row: Row) -> str:
 
 def _figure(tile: Tile) -> str:
     words = escape(tile.caption)
-    return f'<figure><img src="{tile.data_uri()}" alt="{words}"><figcaption>{words}</figcaption></figure>'
+    place = f' style="grid-column: {tile.column}"' if tile.column else ""
+    return (
+        f'<figure{place}><img src="{tile.data_uri()}" alt="{words}"><figcaption>{words}</figcaption></figure>'
+    )
 
 
 def _cells(cells: Sequence[str], kind: str = "td", style: str = "") -> str:
@@ -175,12 +179,14 @@ def _settings(result: ProtocolResult) -> str:
     for key, value in vars(protocol).items():
         if key in ("name", "sources", "published"):
             continue
-        source = "set by the user" if key in result.changed else protocol.sources.get(key, "")
-        lines.append(_cells([key, escape(str(value)), escape(source)]))
-    others = [key for key in protocol.sources if key not in vars(protocol)]
+        source = "set by the user" if key in result.changed else protocol.source_of(key)
+        told = "not set" if value is None else str(value)
+        lines.append(_cells([key, escape(told), escape(source)]))
+    known = {*vars(protocol), "dataset"}
+    others = [key for key in protocol.sources if not known & set(key.split(", "))]
     lines += [_cells([escape(key), "", escape(protocol.sources[key])]) for key in others]
     dataset = escape(json.dumps(result.dataset))
-    lines.append(_cells(["dataset", dataset, escape(protocol.sources.get("dataset", ""))]))
+    lines.append(_cells(["dataset", dataset, escape(protocol.source_of("dataset"))]))
     return (
         f'<details open><summary>protocol</summary><table class="settings">{"".join(lines)}</table></details>'
     )

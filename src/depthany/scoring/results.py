@@ -54,6 +54,9 @@ class ProtocolResult:
             if names:
                 more = ", ..." if len(names) > NAMES_KEPT else ""
                 lines.append(f"{len(names)} {what}, left out: {', '.join(names[:NAMES_KEPT])}{more}")
+        holes = sum(not row.extra for row in rows)
+        if self.protocol.boundary_f1 and holes:
+            lines.append(f"no boundary F1 for {holes} of {len(rows)} images: their truth has holes")
         if constant := [row.name for row in rows if is_constant(row)]:
             lines.append(
                 f"{len(constant)} with a constant prediction, which cannot be aligned and was scored as the "
@@ -79,14 +82,19 @@ def is_negative(row: Row) -> bool:
 
 def statistic(rows: Sequence[Row], protocol: Protocol) -> Statistic:
     """Scores by name [r] as a function of counts [r images]: how often each image is taken."""
-    names = list(rows[0].scores) + list(rows[0].extra)
-    scores = np.array([[*row.scores.values(), *row.extra.values()] for row in rows])  # [images k]
+    extras = sorted({name for row in rows for name in row.extra})  # not every image need have them
+    scores = np.array([list(row.scores.values()) for row in rows])  # [images k]
+    more = np.array([[row.extra.get(name, np.nan) for name in extras] for row in rows])  # [images e]
+    there = ~np.isnan(more)
     sums = np.stack([row.sums for row in rows])  # [images s]
     pools = protocol.averaging == "pixel" or protocol.task == "ordinal"
 
     def of(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        means = dict(zip(names, (counts @ scores / counts.sum(1, keepdims=True)).T))
-        return means | pooled(counts @ sums, protocol.task) if pools else means
+        means = dict(zip(rows[0].scores, (counts @ scores / counts.sum(1, keepdims=True)).T))
+        if pools:
+            means = pooled(counts @ sums, protocol.task)
+        with np.errstate(invalid="ignore"):  # a resample may miss all images that have it
+            return means | dict(zip(extras, (counts @ np.where(there, more, 0) / (counts @ there)).T))
 
     return of
 

@@ -21,10 +21,11 @@ _NEAR, _FAR = (40, 220, 90), (235, 60, 60)  # RGB of points
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture [h w 3] uint8 RGB and the words under it."""
+    """A picture [h w 3] uint8 RGB and the words under it; column: of the page, from 1, None for the next."""
 
     picture: NDArray[np.uint8]
     caption: str
+    column: int | None = None
 
     def data_uri(self) -> str:
         """The picture as a JPEG inside an address."""
@@ -73,7 +74,7 @@ def _of_depth(
         tiles.append(Tile(ready.image, "input"))
         truth = colour(_thick(true_disparity, counted), low, high, _grown(counted), "spectral_r")
         tiles.append(Tile(truth, f"truth, red to blue: {spread}"))
-    tiles.append(Tile(colour(1 / depth_m, low, high, colour_map="spectral_r"), f"{label}, fitted"))
+    tiles.append(Tile(colour(1 / depth_m, low, high, colour_map="spectral_r"), f"{label}, fitted", column=3))
     wrong = colour(_thick(error, counted), 0, WORST_ERROR, _grown(counted), "inferno")
     tiles.append(Tile(wrong, f"{label}, error: black 0 to yellow {100 * WORST_ERROR:.0f} % and more"))
     return tiles
