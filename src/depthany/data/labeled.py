@@ -1,5 +1,6 @@
 """Labeled sets: pairs of image and depth file, one way to decode the depth, and a range of it."""
 
+import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ class PairedDepth(ABC):
                 f"the first: {', '.join(self.lonely[:10])}; allow_incomplete=true leaves them out"
             )
         if not self.pairs:
-            raise ValueError(f"{root}: no pair of image and depth found for {type(self).__name__}")
+            raise ValueError(f"{root}: no pair of image and depth found; {self._told()}")
 
     @abstractmethod
     def find(self) -> tuple[Sequence[Pair], list[str]]:
@@ -95,6 +96,12 @@ class PairedDepth(ABC):
     @abstractmethod
     def decode(self, pair: Pair) -> Decoded:
         """Read the depth of a pair; raises a `ValueError` that names an unusable file."""
+
+    def _told(self) -> str:
+        """What the set should look like, and what was left out, for a message."""
+        layout = " ".join((inspect.getdoc(type(self)) or "").split("\n\n")[0].split()).rstrip(".")
+        left_out = "".join(f"; {count} pairs {why} are left out" for why, count in self.left_out.items())
+        return f"{type(self).__name__} expects {layout}{left_out}"
 
     def _listed(self, list_file: Path) -> tuple[Sequence[Pair], list[str]]:
         """The pairs that a list names; a file that does not exist is an error even where the set may be

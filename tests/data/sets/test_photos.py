@@ -115,6 +115,16 @@ def test_a_euclidean_map_whose_middle_row_is_whole_is_still_euclidean(tmp_path: 
     assert kind_of(tmp_path / "a.h5") == "euclidean"
 
 
+def test_the_row_in_the_middle_decides_where_it_has_enough_numbers(tmp_path: Path) -> None:
+    rows = np.zeros((3, 40), np.float32)
+    rows[1], rows[2, 0] = 2, 0.5
+    files.hdf5(tmp_path / "a.h5", "depth", rows)
+    assert kind_of(tmp_path / "a.h5") == "ordinal"
+    rows[1, 10:] = 0
+    files.hdf5(tmp_path / "b.h5", "depth", rows)  # 10 whole numbers may be chance: the rest is read
+    assert kind_of(tmp_path / "b.h5") == "euclidean"
+
+
 def test_the_kinds_are_read_once_and_a_new_map_is_added_to_them(mega: Path) -> None:
     kinds = mega / "kinds.txt"
     MegaDepth(str(mega), kinds_file=str(kinds))

@@ -22,6 +22,14 @@ def test_irs_disparity_in_pixels_is_48_over_depth(tmp_path: Path) -> None:
     assert disparity(IRS(str(tmp_path))) == [[1, 0.5, None], [0.005, None, None]]
 
 
+def test_a_root_of_another_set_is_told_what_was_expected_there(tmp_path: Path) -> None:
+    files.image(tmp_path / "Store/left.png")
+    with pytest.raises(
+        ValueError, match=r"no pair of image and depth found; IRS expects `\.\.\./l_N\.png` with"
+    ):
+        IRS(str(tmp_path))
+
+
 def tartan(root: Path, env: str) -> None:
     for difficulty, trajectory in (("Easy", "P000"), ("Hard", "P001")):
         folder = root / env / env / difficulty / trajectory
@@ -120,6 +128,8 @@ def test_hypersim_follows_the_official_split_and_counts_what_it_leaves_out(scene
     assert train.left_out == {"not in the split train": 2}
     assert len(Hypersim(str(scenes), split="val")) == 1
     assert len(Hypersim(str(scenes), split="all")) == 4
+    with pytest.raises(ValueError, match=r"no pair .*; 4 pairs not in the split test are left out"):
+        Hypersim(str(scenes), split="test")
 
 
 def test_hypersim_says_that_its_split_is_missing(scenes: Path) -> None:

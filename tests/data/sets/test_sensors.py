@@ -56,6 +56,10 @@ def test_a_split_beyond_the_frames_of_the_file_is_refused(nyu: Path) -> None:
     scipy.io.savemat(nyu / "splits.mat", {"trainNdxs": [[0], [1]]})
     with pytest.raises(ValueError, match=r"splits\.mat: names frames 0 to 1, .* has 5"):
         NYUv2Labeled(str(nyu))
+    with h5py.File(nyu / FILE, "w") as file:
+        file["images"] = IMAGES
+    with pytest.raises(ValueError, match=f"{FILE}: expected the labeled set, which has rawDepths"):
+        NYUv2Labeled(str(nyu), split="all")
     (nyu / FILE).write_bytes(b"html")
     with pytest.raises(ValueError, match=f"{FILE}: cannot read the file"):
         NYUv2Labeled(str(nyu), split="all")

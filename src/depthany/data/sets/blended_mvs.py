@@ -7,7 +7,7 @@ import numpy as np
 from depthany.data.depth_io import read_pfm
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import LayoutDepth
+from depthany.data.sets.layout import ANYWHERE, LayoutDepth
 
 
 class BlendedMVS(LayoutDepth):
@@ -23,13 +23,12 @@ class BlendedMVS(LayoutDepth):
     """
 
     default_range_m = (1e-6, 1e6)  # the scale of a reconstruction is arbitrary
-    _FOLDER = r"(?:(.*)/)?"
 
     def __init__(self, root: str, masked: bool = False, **common: Any) -> None:
         self.layout = Layout(
-            image_folder=self._FOLDER + "blended_images",
+            image_folder=ANYWHERE + "blended_images",
             image_file=r"(\d+)_masked\.jpg" if masked else r"(\d+)\.jpg",
-            depth_folder=self._FOLDER + "rendered_depth_maps",
+            depth_folder=ANYWHERE + "rendered_depth_maps",
             depth_file=r"(\d+)\.pfm",
             skip="cams",
         )

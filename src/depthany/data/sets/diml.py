@@ -8,15 +8,15 @@ import numpy as np
 from depthany.data.depth_io import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair, Pairs
-from depthany.data.sets.layout import LayoutDepth, require_choice
+from depthany.data.sets.layout import ANYWHERE, LayoutDepth, require_choice
 
 # Names as in ZoeDepth's loaders of the two parts (data/diml_indoor_test.py, diml_outdoor_test.py).
 LAYOUTS = {
     "indoor": Layout(
-        r"(?:(.*)/)?color", r"(.+?)(?:_c)?\.png", r"(?:(.*)/)?depth_filled", r"(.+?)(?:_depth_filled)?\.png"
+        ANYWHERE + "color", r"(.+?)(?:_c)?\.png", ANYWHERE + "depth_filled", r"(.+?)(?:_depth_filled)?\.png"
     ),
     "outdoor": Layout(
-        r"(?:(.*)/)?outleft", r"(.+)\.png", r"(?:(.*)/)?depthmap", r"(.+)\.png", "outright|.*conf.*"
+        ANYWHERE + "outleft", r"(.+)\.png", ANYWHERE + "depthmap", r"(.+)\.png", "outright|.*conf.*"
     ),
 }
 RANGES_M = {"indoor": (0.0, 10.0), "outdoor": (2.0, 80.0)}  # the caps of ZoeDepth

@@ -13,7 +13,7 @@ from depthany.data.depth_io import read_depth
 from depthany.data.files import reason
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import LayoutDepth, require_choice
+from depthany.data.sets.layout import ANYWHERE, LayoutDepth, require_choice
 
 SPLITS = ("train", "val", "test", "all")
 FOCAL_PX, WIDTH, HEIGHT = 886.81, 1024, 768  # ml-hypersim#9
@@ -39,9 +39,9 @@ class Hypersim(LayoutDepth):
     """
 
     layout = Layout(
-        r"(?:(.*)/)?(ai_\d+_\d+)/images/scene_(cam_\d+)_final_preview",
+        ANYWHERE + r"(ai_\d+_\d+)/images/scene_(cam_\d+)_final_preview",
         r"frame\.(\d+)\.tonemap\.jpg",
-        r"(?:(.*)/)?(ai_\d+_\d+)/images/scene_(cam_\d+)_geometry_hdf5",
+        ANYWHERE + r"(ai_\d+_\d+)/images/scene_(cam_\d+)_geometry_hdf5",
         r"frame\.(\d+)\.depth_meters\.hdf5",
         skip=r"_detail|scene_cam_\d+_(final_hdf5|geometry_preview)",
     )

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from depthany.data.labeled import PairedDepth
 from depthany.data.pairs import Layout, Pair, Pairs
 
+ANYWHERE = r"(?:(.*)/)?"  # before the name of a folder: it may lie at any depth, the root included
+
 
 class LayoutDepth(PairedDepth):
     """A set whose pairs follow from names of folders and files; a subclass gives `layout` and `decode`."""

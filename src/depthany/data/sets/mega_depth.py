@@ -17,6 +17,7 @@ from depthany.data.sets.layout import LayoutDepth
 from depthany.files import write_atomically
 
 _PATH = r"(.*dense\d*)"
+_ENOUGH = 32  # numbers of stereo depth that are all whole by chance: there are none
 
 
 class MegaDepth(LayoutDepth):
@@ -80,19 +81,19 @@ class MegaDepth(LayoutDepth):
 
 
 def kind_of(path: Path) -> str:
-    """`euclidean` or `ordinal`; reads a single row where that has a number that is not whole.
+    """`euclidean` or `ordinal`, by the middle row where that has enough numbers, else by the whole map.
 
     Raises:
         ValueError: the file cannot be read or has no dataset `depth` of two axes.
     """
     try:
         with h5py.File(path, "r") as file:
-            stored = file["depth"]
-            if not is_ordinal(stored[stored.shape[0] // 2]):
-                return "euclidean"
-    except Exception:  # read_depth says what is wrong with the file
-        pass
-    return "ordinal" if is_ordinal(read_depth(path, "depth")) else "euclidean"
+            depth = np.asarray(file["depth"][file["depth"].shape[0] // 2])
+    except Exception:  # whatever it is: read_depth says it with the file's name
+        depth = np.zeros(0)
+    if np.count_nonzero(depth) < _ENOUGH and is_ordinal(depth):
+        depth = read_depth(path, "depth")
+    return "ordinal" if is_ordinal(depth) else "euclidean"
 
 
 def is_ordinal(depth: np.ndarray) -> bool:

@@ -50,6 +50,9 @@ class NYUv2Labeled(PairedDepth):
         super().__init__(root, min_depth, max_depth, sky_masks=sky_masks, expected=expected)
 
     def find(self) -> tuple[Pairs, list[str]]:
+        absent = [key for key in ("images", self.depth_key) if key not in self._file()]
+        if absent:
+            raise ValueError(f"{self.root / FILE}: expected the labeled set, which has {', '.join(absent)}")
         count = len(self._file()["images"])
         self._close()  # a loader process opens the file for itself
         numbers = list(range(1, count + 1))

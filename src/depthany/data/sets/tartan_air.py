@@ -6,9 +6,7 @@ from typing import Any
 from depthany.data.depth_io import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import LayoutDepth
-
-_PATH = r"(?:(.*)/)?"
+from depthany.data.sets.layout import ANYWHERE, LayoutDepth
 
 
 class TartanAir(LayoutDepth):
@@ -24,9 +22,9 @@ class TartanAir(LayoutDepth):
 
     default_range_m = (1e-3, 10000.0)
     layout = Layout(
-        _PATH + "image_left",
+        ANYWHERE + "image_left",
         r"(\d+)_left\.png",
-        _PATH + "depth_left",
+        ANYWHERE + "depth_left",
         r"(\d+)_left_depth\.npy",
         skip="image_right|depth_right|seg_left|seg_right|flow",
     )

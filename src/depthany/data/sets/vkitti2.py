@@ -8,7 +8,7 @@ import numpy as np
 from depthany.data.depth_io import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import LayoutDepth
+from depthany.data.sets.layout import ANYWHERE, LayoutDepth
 
 SKY_CM = 65535
 
@@ -31,9 +31,9 @@ class VirtualKITTI2(LayoutDepth):
         self.variants = None if variants is None else frozenset(variants)
         camera = "(Camera_(?:" + "|".join(str(number) for number in cameras) + "))"
         self.layout = Layout(
-            rf"(?:(.*)/)?frames/rgb/{camera}",
+            ANYWHERE + f"frames/rgb/{camera}",
             r"rgb_(\d+)\.jpg",
-            rf"(?:(.*)/)?frames/depth/{camera}",
+            ANYWHERE + f"frames/depth/{camera}",
             r"depth_(\d+)\.png",
             skip="classSegmentation|instanceSegmentation|forwardFlow|backwardFlow|(forward|backward)SceneFlow|normal",
         )
