@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
+import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -96,15 +96,13 @@ def _sources(word: str) -> list[str]:
 
 def load_protocol(source: str, roots: DictConfig, override: DictConfig) -> Chosen:
     """A protocol by its name or the path of its file, with the user's roots and changes."""
-    own = Path(source) if source.endswith((".yaml", ".yml")) else None
-    folder, name = (own.resolve().parent, own.stem) if own else (config_dir(), f"protocol/{source}")
+    path = _file_of(source)
     try:
-        with hydra.initialize_config_dir(str(folder), version_base="1.3"):
-            found = hydra.compose(name)
-        found = found if own else found.protocol
-        settings = OmegaConf.merge(OmegaConf.structured(ProtocolSettings), found)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"protocol {source}: {str(error).splitlines()[0]}") from None
+        settings = OmegaConf.merge(OmegaConf.structured(ProtocolSettings), OmegaConf.load(path))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        where = getattr(error, "full_key", None)
+        told = " ".join(str(error).split("\n    full_key")[0].split())
+        raise ValueError(f"protocol {path}: {f'{where}: ' if where else ''}{told}") from None
     assert isinstance(settings, DictConfig)
     given = {str(key): value for key, value in override.items() if value is not None}
     before = {key: plain(OmegaConf.create({"value": settings[key]}))["value"] for key in given}
@@ -114,7 +112,7 @@ def load_protocol(source: str, roots: DictConfig, override: DictConfig) -> Chose
     dataset = _dataset(resolved.pop("dataset"), resolved)
     if resolved["clip_prediction"] is not None:
         resolved["clip_prediction"] = tuple(resolved["clip_prediction"])
-    resolved["name"] = resolved["name"] or (own.stem if own else source)
+    resolved["name"] = resolved["name"] or (path.stem)
     return Chosen(Protocol(**resolved), dataset, changed)
 
 
@@ -137,10 +135,12 @@ def _why_missing(one: Chosen, source: str, roots: DictConfig) -> str | None:
     return None
 
 
+def _file_of(source: str) -> Path:
+    is_file = source.endswith((".yaml", ".yml"))
+    return Path(source) if is_file else config_dir() / "protocol" / f"{source}.yaml"
+
+
 def _root_keys(source: str) -> str:
-    path = (
-        Path(source) if source.endswith((".yaml", ".yml")) else config_dir() / "protocol" / f"{source}.yaml"
-    )
-    root = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    root = OmegaConf.to_container(OmegaConf.load(_file_of(source)), resolve=False)
     written = str(root.get("dataset", {}).get("root", "")) if isinstance(root, dict) else ""
     return written.strip("${}") if written.startswith("${roots.") else ""

@@ -10,7 +10,7 @@ from depthany.evaluation.score import Row
 from depthany.files import write_atomically
 from depthany.scoring.loop import ScoredSet
 from depthany.scoring.predictors import Predictor
-from depthany.scoring.results import ProtocolResult, differences, summary, uncertainty
+from depthany.scoring.results import ProtocolResult
 from depthany.scoring.table import HEADS
 from depthany.scoring.tiles import Tile, tiles_of
 
@@ -129,7 +129,7 @@ def _cells(cells: Sequence[str], kind: str = "td", style: str = "") -> str:
 def _scores(result: ProtocolResult) -> str:
     """Scores of each checkpoint with 95 % intervals beneath them, then published figures."""
     found = {
-        label: (summary(scored.rows, result.protocol), uncertainty(scored.rows, result.protocol))
+        label: (result.mean(label), result.intervals(label))
         for label, scored in result.scored.items()
         if scored.rows
     }
@@ -154,7 +154,7 @@ def _with_interval(value: float | None, ends: tuple[float, float] | None, form: 
 
 
 def _differences(result: ProtocolResult) -> str:
-    found = differences(result)
+    found = result.differences()
     if not found:
         return ""
     names = list(next(iter(found.values())).values)

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,34 @@ class ProtocolResult:
     images: int
     asked: int
     scored: dict[str, Scored] = field(default_factory=dict)
+    _kept: dict[Hashable, Any] = field(default_factory=dict)  # what was computed of finished predictors
+
+    def mean(self, label: str) -> dict[str, float]:
+        """`summary` of a finished predictor, {} if it has no row."""
+        rows = self.scored[label].rows
+        return self._once(("mean", label), lambda: summary(rows, self.protocol) if rows else {})
+
+    def intervals(self, label: str) -> dict[str, tuple[float, float]]:
+        """`uncertainty` of a finished predictor, {} if it has no row."""
+        rows = self.scored[label].rows
+        return self._once(("intervals", label), lambda: uncertainty(rows, self.protocol) if rows else {})
+
+    def differences(self) -> dict[str, "Difference"]:
+        """Each later predictor minus the first, by "later - first", of those that share images with it."""
+        return self._once(("differences", *self.scored), self._differences)
+
+    def _differences(self) -> dict[str, "Difference"]:
+        labels, found = list(self.scored), dict[str, Difference]()
+        for label in labels[1:]:
+            rows, others = self.scored[label].rows, self.scored[labels[0]].rows
+            if rows and others and (each := difference(rows, others, self.protocol)):
+                found[f"{label} - {labels[0]}"] = each
+        return found
+
+    def _once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
 
     def is_partial(self, label: str) -> bool:
         """Whether images of the set do not count in the score of this predictor."""
@@ -144,16 +172,6 @@ def difference(rows: Sequence[Row], others: Sequence[Row], protocol: Protocol) -
     return Difference(len(mine), values, intervals(of, len(mine)))
 
 
-def differences(result: ProtocolResult) -> dict[str, Difference]:
-    """Each later predictor minus the first, by "later - first"."""
-    labels, found = list(result.scored), {}
-    for label in labels[1:]:
-        rows, others = result.scored[label].rows, result.scored[labels[0]].rows
-        if rows and others and (each := difference(rows, others, result.protocol)):
-            found[f"{label} - {labels[0]}"] = each
-    return found
-
-
 def as_json(result: ProtocolResult) -> dict[str, Any]:
     """A protocol's results with all its settings and where they come from."""
     settings = {key: value for key, value in asdict(result.protocol).items() if key != "name"}
@@ -164,18 +182,17 @@ def as_json(result: ProtocolResult) -> dict[str, Any]:
         "images_in_set": result.images,
         "images_asked_for": result.asked,
         "scores": {label: _scored_json(result, label) for label in result.scored},
-        "differences": {name: asdict(each) for name, each in differences(result).items()},
+        "differences": {name: asdict(each) for name, each in result.differences().items()},
     }
 
 
 def _scored_json(result: ProtocolResult, label: str) -> dict[str, Any]:
-    scored, protocol = result.scored[label], result.protocol
-    rows = scored.rows
+    scored, rows = result.scored[label], result.scored[label].rows
     return {
         "partial": result.is_partial(label),
         "images": len(rows),
-        "mean": summary(rows, protocol) if rows else {},
-        "interval_95": uncertainty(rows, protocol) if rows else {},
+        "mean": result.mean(label),
+        "interval_95": result.intervals(label),
         "constant_predictions": sum(is_constant(row) for row in rows),
         "negative_scales": sum(is_negative(row) for row in rows),
         "without_prediction": scored.missing,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from depthany.scoring.results import Difference, ProtocolResult, differences, summary, uncertainty
+from depthany.scoring.results import Difference, ProtocolResult
 
 LEAST_WIDTH = 120  # of what goes to a file or a pipe, where no terminal says
 HEADS = {
@@ -44,7 +44,7 @@ def print_results(results: Sequence[ProtocolResult]) -> None:
 def _scores(results: Sequence[ProtocolResult], names: Sequence[str]) -> Table:
     """One line for each protocol and checkpoint; published figures beneath, marked."""
     found = {
-        (result.protocol.name, label): summary(scored.rows, result.protocol)
+        (result.protocol.name, label): result.mean(label)
         for result in results
         for label, scored in result.scored.items()
         if scored.rows
@@ -64,7 +64,7 @@ def _scores(results: Sequence[ProtocolResult], names: Sequence[str]) -> Table:
             if values is None:
                 table.add_row(told, label, images, "none")
                 continue
-            low, high = uncertainty(scored.rows, protocol)[names[0]]
+            low, high = result.intervals(label)[names[0]]
             rest = [f"{values[name]:.4f}" if name in values else "" for name in names[1:]]
             table.add_row(told, label, images, f"{values[names[0]]:.4f}", f"{low:.4f} to {high:.4f}", *rest)
             for key, value in values.items():
@@ -83,7 +83,7 @@ def _differences(results: Sequence[ProtocolResult], names: Sequence[str]) -> Tab
     for head in ("protocol", "checkpoints", "images", *(HEADS[name] for name in names)):
         table.add_column(head, justify="left" if head in ("protocol", "checkpoints") else "right")
     for result in results:
-        for label, each in differences(result).items():
+        for label, each in result.differences().items():
             table.add_row(
                 result.protocol.name,
                 label,
