@@ -169,6 +169,14 @@ def test_virtual_kitti_2_val_is_scene_1_in_six_variants_with_both_cameras(tmp_pa
     assert images.left_out == {"of other scenes than Scene01": 2, "of other variants": 4}
 
 
+def test_virtual_kitti_2_without_scene_1_says_what_was_found_instead(tmp_path: Path) -> None:
+    write_vkitti2(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"found; nothing of Scene01 is there \(2 pairs of other scenes .*; expect"
+    ):
+        VirtualKITTI2Val(str(tmp_path / "Scene20"))
+
+
 def test_virtual_kitti_2_val_has_sky_at_disparity_0_and_depth_as_far_as_it_goes(tmp_path: Path) -> None:
     write_vkitti2(tmp_path)
     sample = VirtualKITTI2Val(str(tmp_path)).read(1)

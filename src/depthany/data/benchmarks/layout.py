@@ -47,6 +47,9 @@ class BenchmarkDepth(PairedDepth):
         require_unique(pair.name for pair in pairs)
         return pairs, []
 
+    def _told(self) -> str:
+        return f"nothing of {type(self).__name__} is there"  # `layout` follows
+
 
 @contextmanager
 def telling(layout: str) -> Iterator[None]:
