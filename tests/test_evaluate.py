@@ -1,125 +1,314 @@
-"""Scores: what they are blind to, what they leave out, and the numbers by hand."""
+"""The entry: what it writes, which protocols run, and the one line that bad input ends in."""
+
+import base64
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from PIL import Image
 
-from depthany.data.dataset import DepthSample
-from depthany.evaluate import evaluate, score_batch
-from depthany.models.depth_model import DepthModel
-from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from depthany.config import run_entry
+from depthany.evaluate import ALIASES, LITERAL, labels_of, run
+from depthany.models.depth_model import DepthModel, save_model
+from depthany.protocols import protocol_names
+from depthany.scoring import loop
 
-CPU = torch.device("cpu")
-
-
-class Samples:
-    """A labeled set of samples in memory."""
-
-    min_depth, max_depth = 0.5, 20.0
-
-    def __init__(self, samples: list[DepthSample]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def read(self, index: int, convert_images: bool = False) -> DepthSample:
-        return self.samples[index]
+pytestmark = pytest.mark.usefixtures("micro")
+QUICK = ["device=cpu", "threads=1", "workers=1"]
 
 
-class RedIsDisparity(nn.Module):
-    """Reads the disparity off the image's red, with a scale and shift of its own."""
-
-    def __init__(self, scale: float = 3.0, shift: float = 7.0) -> None:
-        super().__init__()
-        self.scale, self.shift = scale, shift
-
-    def forward(self, image: Tensor) -> Tensor:
-        red = image[:, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
-        return self.scale * red + self.shift
-
-
-def smooth(height: int, width: int, seed: int = 0) -> DepthSample:
-    """Disparity 0.1 to 0.6 in the red of a slanted plane; its size is the model's own."""
-    rows, columns = np.mgrid[:height, :width]
-    red = (40 + 150 * (rows / height + (seed % 3 + 1) * columns / width) / (seed % 3 + 2)).astype(np.uint8)
-    image = np.repeat(red[:, :, None], 3, axis=2)
-    disparity = (0.05 + 0.5 * red / 255).astype(np.float32)
-    return DepthSample(f"{seed}", image, disparity, np.ones((height, width), bool))
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, with_micro) -> Path:
+    """Folder of two random models, `a` and `b`, and a metric one, `metric`."""
+    folder = tmp_path_factory.mktemp("models")
+    with with_micro():
+        for seed, (name, max_depth) in enumerate({"a": None, "b": None, "metric": 10.0}.items()):
+            torch.manual_seed(seed)
+            save_model(DepthModel("micro", max_depth=max_depth, input_size=28), folder / name)
+    return folder
 
 
-def scores(model: nn.Module, samples: list[DepthSample], **options) -> dict[str, float]:
-    return evaluate(model, {"set": Samples(samples)}, 28, CPU, **options)["set"]
+@pytest.fixture
+def garden(tmp_path: Path) -> Path:
+    """Six pairs of image and depth in mm; depth follows the image's red."""
+    root = tmp_path / "garden"
+    for i in range(6):
+        draw = np.random.default_rng(i)
+        image = draw.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        write(root / "images" / f"{i}.png", image)
+        write(root / "depth" / f"{i}.png", (1000 + 20 * image[:, :, 0].astype(np.uint16)).astype(np.uint16))
+    return root
 
 
-@pytest.mark.parametrize("scale, shift", [(1.0, 0.0), (3.0, 7.0), (0.01, 5.0)])
-def test_the_truth_scaled_and_shifted_is_a_perfect_prediction(scale: float, shift: float) -> None:
-    found = scores(RedIsDisparity(scale, shift), [smooth(28, 42, seed) for seed in range(3)])
-    assert found["abs_rel"] < 1e-3
-    assert found["delta1"] == 1.0
-    assert found["images"] == 3
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
 
 
-def test_scores_do_not_depend_on_how_many_images_go_through_together(micro: str) -> None:
-    torch.manual_seed(0)
-    model = DepthModel(micro)
-    samples = [
-        smooth(*size, seed) for seed, size in enumerate([(28, 42), (42, 28), (28, 42), (30, 44), (28, 42)])
-    ]
-    one, three, all_of_them = (scores(model, samples, batch_size=n) for n in (1, 3, 8))
-    for other in (three, all_of_them):
-        assert other == pytest.approx(one, rel=1e-5)
-    assert one["images"] == 5
+@pytest.fixture
+def start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable]:
+    """`python -m depthany.evaluate` in this process, with results in tmp_path/out: code, stdout, stderr."""
+
+    def evaluate(*words: object) -> tuple[int, str, str]:
+        arguments = [f"out={tmp_path / 'out'}", *QUICK, *map(str, words)]
+        monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+        code = run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return evaluate
 
 
-def test_every_image_counts_the_same_however_large_it_is() -> None:
-    poor = smooth(56, 84)
-    poor = DepthSample("poor", poor.image[:, ::-1].copy(), poor.disparity, poor.mask)
-    alone = scores(RedIsDisparity(), [poor])["abs_rel"]
-    both = scores(RedIsDisparity(), [poor, smooth(28, 42)])["abs_rel"]
-    assert alone > 0.05
-    assert both == pytest.approx(alone / 2, rel=0.05)
+def results(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "out" / "results.json").read_text())
 
 
-def test_sky_counts_in_neither_fit_nor_score() -> None:
-    clear = smooth(28, 42)
-    disparity = clear.disparity.copy()
-    disparity[:9] = 0  # sky: valid, infinitely far; nothing of the kind is in the image
-    with_sky = DepthSample("sky", clear.image, disparity, clear.mask)
-    without = DepthSample("none", clear.image, clear.disparity, disparity > 0)
-    assert scores(RedIsDisparity(), [with_sky]) == scores(RedIsDisparity(), [without])
-
-
-def test_images_of_sky_alone_are_left_out_of_the_mean_and_of_the_count() -> None:
-    clear = smooth(28, 42)
-    sky = DepthSample("sky", clear.image, np.zeros_like(clear.disparity), clear.mask)
-    assert scores(RedIsDisparity(), [clear, sky])["images"] == 1
-    with pytest.raises(ValueError, match="none of 2 images has a valid depth"):
-        scores(RedIsDisparity(), [sky, sky])
-
-
-def test_scores_by_hand_with_the_clamp_to_the_sets_range() -> None:
-    # The line nearest to (0.1, 0.5, 0.5, 1.3) at (0, 1, 2, 3) is 0.36 x + 0.06.
-    prediction = torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])
-    truth = torch.tensor([[[0.1, 0.5, 0.5, 1.3]]])
-    (found,) = score_batch(prediction, truth, torch.ones(1, 1, 4, dtype=torch.bool), 1.0, 10.0)
-    expected_depth = np.array([10.0, 1 / 0.42, 1 / 0.78, 1.0])  # 0.06 -> 0.1, 1.14 -> 1 by the clamp
-    true_depth = 1 / np.array([0.1, 0.5, 0.5, 1.3])
-    assert found["abs_rel"] == pytest.approx(
-        np.mean(np.abs(expected_depth - true_depth) / true_depth), rel=1e-5
+def test_two_checkpoints_give_a_table_results_csv_and_a_page_that_needs_no_network(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    code, out, err = start(
+        f"checkpoint={runs}/a,{runs}/b", "protocol=folder", f"roots.mine={garden}", "pictures=1"
     )
-    assert found["delta1"] == 0.5  # ratios 1, 1.19, 1.56, 1.3
+    assert code == 0, err
+    found = results(tmp_path)
+    assert found["complete"] is True
+    assert found["checkpoints"]["a"]["weights_sha256"] != found["checkpoints"]["b"]["weights_sha256"]
+    folder = found["protocols"]["folder"]
+    assert folder["settings"]["align"] == "least_squares"
+    assert folder["settings"]["sources"]
+    with open(tmp_path / "out" / "per_image.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    for label in "ab":
+        mean = np.mean([float(row["abs_rel"]) for row in rows if row["checkpoint"] == label])
+        assert folder["scores"][label]["mean"]["abs_rel"] == pytest.approx(mean, rel=1e-12)
+        assert f"{mean:.4f}" in out
+    gap = folder["scores"]["b"]["mean"]["abs_rel"] - folder["scores"]["a"]["mean"]["abs_rel"]
+    assert folder["differences"]["b - a"]["values"]["abs_rel"] == pytest.approx(gap)
+    low, high = folder["differences"]["b - a"]["intervals"]["abs_rel"]
+    assert low <= gap <= high
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)
+    assert len(re.findall(r"<img ", page)) == 3 * (
+        2 + 2 * 2
+    )  # best, median, worst: input, truth, 2 x two maps
+    first = re.search(r"data:image/jpeg;base64,([^\"]+)", page)
+    assert first is not None
+    assert base64.b64decode(first[1]).startswith(b"\xff\xd8")
 
 
-def test_training_mode_is_given_back(micro: str) -> None:
-    for training in (True, False):
-        model = DepthModel(micro).train(training)
-        scores(model, [smooth(28, 42)])
-        assert model.training is training
+def test_four_lines_of_yaml_are_a_protocol_of_an_own_folder(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    own = tmp_path / "garden.yaml"
+    own.write_text(f"dataset:\n  root: {garden}\n  depth_scale: 500\nmax_depth: 9\n")
+    code, _, err = start(f"checkpoint={runs}/a", f"protocol={own}", "pictures=0")
+    assert code == 0, err
+    found = results(tmp_path)["protocols"]["garden"]
+    assert found["dataset"]["depth_scale"] == 500
+    assert found["settings"]["max_depth"] == 9
+    assert found["scores"]["a"]["images"] == 6
+    assert not (tmp_path / "out" / "report.html").exists()
 
 
-def test_sides_that_are_no_multiple_of_14_are_scored_at_the_truths_own_size(micro: str) -> None:
-    found = scores(RedIsDisparity(), [smooth(43, 61), smooth(100, 31), smooth(9, 13)])
-    assert found["images"] == 3
-    assert found["abs_rel"] < 0.03
+def test_an_exact_prediction_in_files_scores_zero_and_what_is_missing_is_named(
+    garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    for i in range(5):
+        depth_m = np.asarray(Image.open(garden / "depth" / f"{i}.png")) / 1000
+        (tmp_path / "exact").mkdir(exist_ok=True)
+        np.save(tmp_path / "exact" / f"{i}.npy", 0.5 / depth_m + 3)
+    words = [f"checkpoint={tmp_path / 'exact'}", "protocol=folder", f"roots.mine={garden}"]
+    code, out, err = start(*words, "quantity=disparity")
+    assert code == 0, err
+    scores = results(tmp_path)["protocols"]["folder"]["scores"]["exact"]
+    assert scores["mean"]["abs_rel"] == pytest.approx(0, abs=1e-5)
+    assert scores["partial"] is True
+    assert scores["without_prediction"] == ["5"]
+    assert "1 without prediction, left out: 5" in out
+    code, _, err = start(*words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "say what they are, quantity=disparity" in err
+
+
+def test_a_limit_is_marked_as_partial_and_a_change_as_changed(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    words = [f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0"]
+    code, out, err = start(*words, "limit=2", "override.align=median")
+    assert code == 0, err
+    assert "2 of 6" in out
+    assert "folder (changed)" in out
+    found = results(tmp_path)["protocols"]["folder"]
+    assert found["scores"]["a"]["partial"] is True
+    assert found["changed_by_the_user"] == {"align": "median"}
+
+
+def test_all_runs_what_is_there_and_lists_what_is_missing_and_why(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no data/sample
+    code, out, err = start(f"checkpoint={runs}/a", "protocol=all", f"roots.mine={garden}", "pictures=0")
+    assert code == 0, err
+    assert list(results(tmp_path)["protocols"]) == ["folder"]
+    assert "sample_test_rooms: not run, data/sample/unlabeled/test: no such folder" in out
+    assert set(results(tmp_path)["not_run"]) == set(protocol_names()) - {"folder"}
+
+
+def test_the_protocols_of_the_sample_find_their_fifty_images(
+    runs: Path, start: Callable, tmp_path: Path
+) -> None:
+    code, _, err = start(f"checkpoint={runs}/a", "protocol=sample_*", "pictures=0", "limit=1")
+    assert code == 0, err
+    found = results(tmp_path)["protocols"]
+    assert len(found) == 6
+    assert all(each["images_in_set"] == 50 for each in found.values())
+
+
+def test_a_metric_model_is_scored_in_metres_where_nothing_is_aligned_and_a_relative_one_refused(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    words = ["protocol=folder", f"roots.mine={garden}", "override.align=none", "pictures=0"]
+    code, _, err = start(f"checkpoint={runs}/metric", *words)
+    assert code == 0, err
+    code, _, err = start(f"checkpoint={runs}/a", *words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a predicts disparity of unknown scale" in err
+
+
+def break_root(garden: Path) -> list[str]:
+    return [f"roots.mine={garden}/nowhere"]
+
+
+def break_half(garden: Path) -> list[str]:
+    (garden / "depth" / "3.png").unlink()
+    return []
+
+
+def break_zero(garden: Path) -> list[str]:
+    write(garden / "depth" / "2.png", np.zeros((30, 40), np.uint16))
+    return []
+
+
+def break_nan(garden: Path) -> list[str]:
+    (garden / "depth" / "2.png").unlink()
+    np.save(garden / "depth" / "2.npy", np.where(np.eye(30, 40) > 0, np.nan, -1.0))
+    return []
+
+
+def break_size(garden: Path) -> list[str]:
+    write(garden / "depth" / "2.png", np.full((20, 20), 2000, np.uint16))
+    return []
+
+
+def break_image(garden: Path) -> list[str]:
+    (garden / "images" / "2.png").write_bytes(b"\x89PNG half")
+    return []
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (break_root, "garden/nowhere: no such folder"),
+        (break_half, r"1 file\(s\) without partner \(5 pairs are whole\), the first: images/3"),
+        (break_zero, r"depth/2\.png: no valid pixel"),
+        (break_nan, r"depth/2\.npy: no valid pixel"),
+        (break_size, r"depth/2\.png: depth is 20x20, its image .*2\.png is 40x30"),
+        (break_image, r"images/2\.png: not an image.*skip_unreadable=true"),
+        (lambda _: ["override.count=7"], r"folder is of 7 images, and .*garden gives 6: .*override\.count=6"),
+        (
+            lambda _: ["protocol=nyu"],
+            "unknown protocol 'nyu'; choose from all, .*folder, .*sample_test_rooms",
+        ),
+        (lambda _: ["protocol=mine.yaml"], r"protocol=mine\.yaml: no such file"),
+        (lambda _: ["roots.mine=null"], r"protocol folder: its data is not there: pass roots\.mine="),
+        (lambda _: ["override.align=magic"], "unknown align 'magic'; choose from least_squares"),
+        (lambda _: ["override.crop=eigen_nyu"], "crop eigen_nyu is of 640x480 maps, this one is 40x30"),
+        (lambda _: ["checkpoint=nowhere"], "nowhere does not exist"),
+        (lambda _: ["quantity=disparity"], "no checkpoint is one"),
+        (lambda _: ["batch_size=0"], "batch_size=0: expected 1 or more"),
+        (lambda _: ["limit=0"], "limit=0: expected 1 or more"),
+        (lambda _: ["roots.mien=x", "x=1"], "unknown setting 'roots.mien'; did you mean roots.mine?"),
+    ],
+)
+def test_bad_input_ends_in_one_line_that_says_what_to_do(
+    runs: Path, garden: Path, start: Callable, damage: Callable, message: str
+) -> None:
+    words = [f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0"]
+    code, _, err = start(*words, *damage(garden))
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert re.search(message, err), err
+
+
+def test_an_own_protocol_with_a_misspelt_setting_is_refused_by_its_name(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text(f"dataset: {{root: {garden}}}\nalignment: median\n")
+    code, _, err = start(f"checkpoint={runs}/a", f"protocol={own}")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "alignment" in err
+    assert "mine.yaml" in err
+
+
+def test_unreadable_images_are_skipped_and_counted_on_demand(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    break_image(garden)
+    break_zero(garden)
+    (garden / "images" / "4.png").write_bytes(b"")
+    words = ["protocol=folder", f"roots.mine={garden}", "skip_unreadable=true", "pictures=1"]
+    code, out, err = start(f"checkpoint={runs}/a", *words)
+    assert code == 0, err
+    scores = results(tmp_path)["protocols"]["folder"]["scores"]["a"]
+    assert scores["images"] == 4
+    assert len(scores["unreadable"]) == 2
+    assert "2 unreadable, left out" in out
+
+
+def test_ctrl_c_leaves_the_protocols_that_were_done(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "second.yaml"
+    own.write_text(f"dataset: {{root: {garden}}}\n")
+    calls, predict = [], loop.predict
+
+    def interrupted(predictor, batch, protocol):  # the signal arrives while the second protocol is scored
+        calls.append(protocol.name)
+        if protocol.name == "second":
+            raise KeyboardInterrupt
+        return predict(predictor, batch, protocol)
+
+    monkeypatch.setattr(loop, "predict", interrupted)
+    words = [f"checkpoint={runs}/a", f"protocol=folder,{own}", f"roots.mine={garden}", "pictures=0"]
+    code, out, _ = start(*words)
+    assert code == 130
+    assert "1 of 2 protocols are done" in out
+    found = results(tmp_path)
+    assert found["complete"] is False
+    assert list(found["protocols"]) == ["folder"]
+
+
+def test_checkpoints_are_called_by_as_much_of_their_paths_as_tells_them_apart() -> None:
+    assert labels_of(["outputs/teacher", "outputs/student"]) == ["teacher", "student"]
+    assert labels_of(["one/student", "two/student"]) == ["one/student", "two/student"]
+
+
+def test_help_shows_how_to_begin_and_every_setting(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
+    assert not ended.value.code
+    told = capsys.readouterr().out
+    assert "checkpoint=outputs/student protocol=sample_*" in told
+    assert all(f"{name}:" in told for name in ("checkpoint", "protocols", "quantity", "limit", "align_per"))

@@ -47,7 +47,8 @@ def test_only_the_wiring_and_the_entries_see_the_configuration() -> None:
         for path in PACKAGE.rglob("*.py")
         if any(word in path.read_text() for word in ("DictConfig", "import hydra", "from hydra"))
     }
-    assert seeing <= {"train", "wiring", "config", "evaluate", "predict", "pseudo_label", "export", "app"}
+    entries = {"train", "evaluate", "predict", "pseudo_label", "export", "app"}
+    assert seeing <= entries | {"wiring", "protocols", "config"}
 
 
 def test_prediction_knows_neither_training_nor_entries() -> None:
@@ -56,7 +57,13 @@ def test_prediction_knows_neither_training_nor_entries() -> None:
         assert {name.split(".")[1] for name in imported(path)} <= below, path.name
 
 
+def test_scoring_knows_neither_training_nor_entries() -> None:
+    below = {"models", "data", "evaluation", "prediction", "scoring", "files", "pictures"}
+    for path in sorted((PACKAGE / "scoring").rglob("*.py")):
+        assert {name.split(".")[1] for name in imported(path)} <= below, path.name
+
+
 def test_stages_know_only_the_parts_and_nothing_below_the_loop_knows_the_loop() -> None:
     assert {name.split(".")[1] for name in imported(PACKAGE / "stages.py")} <= set(PARTS)
-    for name in ("stages", "optim", "evaluate", "checkpoint", "tracking", "run_dir", "wiring"):
+    for name in ("stages", "optim", "validation", "checkpoint", "tracking", "run_dir", "wiring"):
         assert not any(each.startswith("depthany.train") for each in imported(PACKAGE / f"{name}.py"))

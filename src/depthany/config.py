@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def run_entry(
     job: Callable[[DictConfig], int],
     help_with: tuple[str, ...] = (),
     literal: tuple[str, ...] = (),
+    aliases: Mapping[str, str] | None = None,
 ) -> int:
     """Compose `configs/<config_name>.yaml` with the overrides in `sys.argv` and run `job` on it.
 
@@ -39,11 +40,12 @@ def run_entry(
             group.
         literal: settings whose value is taken as it stands, such as paths: Hydra's grammar has a meaning for
             letters like ( [ , = and no place for those beyond ASCII.
+        aliases: words that stand for a setting, where Hydra would take them for one of its groups.
 
     Returns:
         The exit code.
     """
-    sys.argv[1:] = [_quoted(word, literal) for word in sys.argv[1:]]
+    sys.argv[1:] = [_quoted(_renamed(word, aliases or {}), literal) for word in sys.argv[1:]]
     if {"--help", "-h"} & set(sys.argv):
         given = {word.partition("=")[0] for word in sys.argv}
         sys.argv += [word for word in help_with if word.partition("=")[0] not in given]
@@ -65,6 +67,11 @@ def run_entry(
             f"{'terminated' if is_term else 'interrupted'}; what was saved before is whole", file=sys.stderr
         )
         return 143 if is_term else 130
+
+
+def _renamed(word: str, aliases: Mapping[str, str]) -> str:
+    key, equals, value = word.partition("=")
+    return f"{aliases.get(key, key)}{equals}{value}"
 
 
 def _quoted(word: str, keys: tuple[str, ...]) -> str:

@@ -1,113 +1,261 @@
-"""Score a model on labeled sets."""
+"""Score models and predictions: `python -m depthany.evaluate checkpoint=... protocol=...`."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from omegaconf import DictConfig, ListConfig
 
-from depthany.data.dataset import DepthSample, LabeledSet
-from depthany.evaluation.align import align_least_squares, disparity_to_depth
-from depthany.evaluation.metrics import depth_metrics
-from depthany.models.depth_model import DepthModel
-from depthany.models.preprocess import preprocess
+import depthany
+from depthany.config import plain, require, run_entry, typed
+from depthany.models.fast import prepare_for_inference
+from depthany.models.loading import load_model
+from depthany.precision import choose_amp, choose_device, keep_freed_memory
+from depthany.predict import require_writable
+from depthany.prediction.progress import Bar
+from depthany.protocols import Chosen, choose
+from depthany.schema import EvaluateSettings
+from depthany.scoring.loop import score_set
+from depthany.scoring.predictors import (
+    QUANTITIES,
+    FolderPredictor,
+    ModelPredictor,
+    Predictor,
+    holds_predictions,
+    weights_sha256,
+)
+from depthany.scoring.report import Report
+from depthany.scoring.results import ProtocolResult, write_per_image, write_results
+from depthany.scoring.table import print_results
 
-Scores = dict[str, float]
+LITERAL = ("checkpoint", "protocols", "out", "quantity")
+ALIASES = {"protocol": "protocols"}  # Hydra keeps the word `protocol` for the folder configs/protocol
 
 
-@torch.no_grad()
-def evaluate(
-    model: DepthModel,
-    sets: Mapping[str, LabeledSet],
-    input_size: int,
-    device: torch.device,
-    amp: torch.dtype | None = None,
-    batch_size: int = 8,
-    convert_images: bool = False,
-) -> dict[str, Scores]:
-    """AbsRel and delta1 on each set, mean over its images.
+def run(cfg: DictConfig) -> int:
+    """Score every checkpoint under every protocol, write and print; the exit code."""
+    cfg = check(cfg)
+    chosen, missing = choose(words(cfg.protocols, "protocols"), cfg.roots, cfg.override)
+    for name, why in missing.items():
+        print(f"{name}: not run, {why}")
+    out = Path(cfg.out)
+    require_writable(out)
+    device = choose_device(cfg.device)
+    dtype = choose_amp(cfg.precision, device) or torch.float32
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    cv2.setNumThreads(1)  # images are read in threads of ours; more would take the cores from the model
+    keep_freed_memory()
 
-    The image is resized so that its shorter side is `input_size` and both are multiples of 14; the
-    prediction goes back to the size of the truth bilinearly (corners aligned), is fitted to 1 / depth by
-    least squares per image over the valid pixels, clamped to the set's range and inverted. Sky counts in
-    neither fit nor metric: it has no depth.
+    predictors = build_predictors(cfg, device, dtype)
+    for one in chosen:
+        for predictor in predictors:
+            one.protocol.require_fits(predictor.quantity, predictor.label)
+    sets = [one.open() for one in chosen]  # all of them now: what is wrong with the last is found first
+    print(describe(predictors, chosen, device, dtype), flush=True)
+    about = describe_run(cfg, predictors, missing, device, dtype)
+    return evaluate_all(cfg, predictors, chosen, sets, about, out)
 
-    Args:
-        amp: dtype of autocast, or None.
-        batch_size: images of equal shape that go through the model together; does not change the scores.
 
-    Returns:
-        Per set: abs_rel, delta1, and `images`, the number that counted.
+def evaluate_all(
+    cfg: DictConfig,
+    predictors: Sequence[Predictor],
+    chosen: Sequence[Chosen],
+    sets: Sequence[Any],
+    about: dict[str, Any],
+    out: Path,
+) -> int:
+    """Run the protocols one by one; what is whole is on the disk and on the screen however it ends."""
+    results: list[ProtocolResult] = []
+    report = Report(cfg.pictures)
+    about["complete"] = False
+    try:
+        for one, dataset in zip(chosen, sets, strict=True):
+            result = score(cfg, predictors, one, dataset)
+            if not any(scored.rows for scored in result.scored.values()):
+                raise ValueError("\n".join(nothing_scored(result)))
+            results.append(result)
+            if cfg.pictures:
+                report.add(result, predictors, dataset)
+            write_results(out, about, results)
+        about["complete"] = True
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {len(results)} of {len(chosen)} protocols are done", flush=True)
+        raise
+    finally:
+        if results:
+            write_results(out, about, results)
+            write_per_image(out, results)
+            if cfg.pictures:
+                report.write(out, about)
+            print_results(results)
+            names = "results.json, per_image.csv" + (", report.html" if cfg.pictures else "")
+            print(f"{out}: {names}", flush=True)
+    return 0
+
+
+def score(cfg: DictConfig, predictors: Sequence[Predictor], one: Chosen, dataset: Any) -> ProtocolResult:
+    """Every checkpoint under one protocol."""
+    asked = len(dataset) if cfg.limit is None else min(cfg.limit, len(dataset))
+    indices = [k * len(dataset) // asked for k in range(asked)]
+    result = ProtocolResult(one.protocol, one.dataset, one.changed, len(dataset), asked)
+    for predictor in predictors:
+        with Bar(f"{one.protocol.name}, {predictor.label}", asked) as bar:
+            result.scored[predictor.label] = score_set(
+                predictor,
+                dataset,
+                one.protocol,
+                indices,
+                cfg.batch_size,
+                cfg.workers,
+                convert_images=True,
+                skip_unreadable=cfg.skip_unreadable,
+                tick=bar.advance,
+            )
+    return result
+
+
+def nothing_scored(result: ProtocolResult) -> list[str]:
+    """Why no checkpoint has a score."""
+    head = f"protocol {result.protocol.name}: none of {result.asked} images could be scored"
+    return [head, *(f"{label}: {note}" for label in result.scored for note in result.notes(label))]
+
+
+def check(cfg: DictConfig) -> DictConfig:
+    """The configuration with its types checked.
+
+    Raises:
+        ValueError: (or one of OmegaConf's errors) a setting has a wrong type, no value, or a value that
+            cannot be.
     """
-    was_training = model.training
-    model.eval()
-    scores = {
-        name: _mean_scores(
-            _image_scores(model, dataset, input_size, device, amp, batch_size, convert_images), len(dataset)
+    cfg = typed(cfg, EvaluateSettings)
+    require(cfg)
+    for key, least in {"batch_size": 1, "workers": 1, "threads": 1, "limit": 1, "pictures": 0}.items():
+        if cfg[key] is not None and cfg[key] < least:
+            raise ValueError(f"{key}={cfg[key]}: expected {least} or more")
+    if cfg.stored_per_unit is not None and cfg.stored_per_unit <= 0:
+        raise ValueError(f"stored_per_unit={cfg.stored_per_unit}: expected a stored value above 0")
+    for quantity in words(cfg.quantity, "quantity") if cfg.quantity is not None else []:
+        if quantity not in QUANTITIES:
+            raise ValueError(f"unknown quantity {quantity!r}; choose from {', '.join(QUANTITIES)}")
+    for key in ("checkpoint", "protocols"):
+        words(cfg[key], key)
+    return cfg
+
+
+def words(setting: object, key: str) -> list[str]:
+    """Each once, of `a,b` or a list."""
+    parts = (
+        setting.split(",") if isinstance(setting, str) else setting if isinstance(setting, ListConfig) else []
+    )
+    found = [word for part in parts if (word := str(part).strip())]
+    if not found or (key != "quantity" and len(set(found)) < len(found)):
+        raise ValueError(f"{key}={setting}: expected one or more, each once, with commas between")
+    return found
+
+
+def build_predictors(cfg: DictConfig, device: torch.device, dtype: torch.dtype) -> list[Predictor]:
+    """All checkpoints, loaded now: a wrong one is found before hours of work."""
+    paths = words(cfg.checkpoint, "checkpoint")
+    folders = [path for path in paths if holds_predictions(Path(path))]
+    quantities = _quantities(cfg, folders)
+    predictors: list[Predictor] = []
+    for path, label in zip(paths, labels_of(paths), strict=True):
+        if path in folders:
+            about = {"source": path, "quantity": quantities[path]}
+            predictors.append(
+                FolderPredictor(Path(path), quantities[path], cfg.stored_per_unit, label, about)
+            )
+        else:
+            predictors.append(build_model_predictor(cfg, path, label, device, dtype))
+    return predictors
+
+
+def build_model_predictor(
+    cfg: DictConfig, path: str, label: str, device: torch.device, dtype: torch.dtype
+) -> ModelPredictor:
+    """A model, ready; its quantity is its own: metres if it has a largest depth, else disparity."""
+    model = load_model(path, device, cfg.taps, cfg.max_depth)
+    quantity = "disparity" if model.max_depth is None else "depth"
+    about = {"source": path, "quantity": quantity, "model": model.config}
+    about["weights_sha256"] = weights_sha256(model)
+    model = prepare_for_inference(model, dtype)
+    return ModelPredictor(model, model.input_size, device, quantity, None, label, about)
+
+
+def _quantities(cfg: DictConfig, folders: Sequence[str]) -> dict[str, str]:
+    """What each folder of predictions holds, as the user says."""
+    given = words(cfg.quantity, "quantity") if cfg.quantity is not None else []
+    if not folders:
+        if given:
+            raise ValueError(
+                f"quantity={cfg.quantity} is of folders of predictions, and no checkpoint is one"
+            )
+        return {}
+    if not given:
+        raise ValueError(
+            f"{folders[0]} is a folder of predictions: say what they are, quantity=disparity "
+            "(larger is nearer) or quantity=depth"
         )
-        for name, dataset in sets.items()
-    }
-    model.train(was_training)
-    return scores
+    given = given * len(folders) if len(given) == 1 else given
+    if len(given) != len(folders):
+        raise ValueError(f"quantity={cfg.quantity} is of {len(given)} folders, there are {len(folders)}")
+    return dict(zip(folders, given))
 
 
-def _image_scores(
-    model: DepthModel,
-    dataset: LabeledSet,
-    input_size: int,
+def labels_of(paths: Sequence[str]) -> list[str]:
+    """Last parts of the paths, as many as make them differ."""
+    parts = [Path(path).parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        labels = ["/".join(each[-length:]) for each in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return list(paths)
+
+
+def describe(
+    predictors: Sequence[Predictor], chosen: Sequence[Chosen], device: torch.device, dtype: torch.dtype
+) -> str:
+    """One line on what is about to happen."""
+    models = ", ".join(f"{each.label} ({each.quantity})" for each in predictors)
+    number_format = str(dtype).removeprefix("torch.")
+    count = f"{len(chosen)} protocol{'s' if len(chosen) > 1 else ''}"
+    return f"{models} under {count}, {device.type} in {number_format}"
+
+
+def describe_run(
+    cfg: DictConfig,
+    predictors: Sequence[Predictor],
+    missing: dict[str, str],
     device: torch.device,
-    amp: torch.dtype | None,
-    batch_size: int,
-    convert_images: bool,
-) -> Iterator[Scores]:
-    for samples in _equal_shapes(dataset, batch_size, convert_images):
-        image = torch.stack([preprocess(sample.image, input_size) for sample in samples]).to(device)
-        with torch.autocast(device.type, amp, enabled=amp is not None):
-            prediction = model(image)  # [b h w]
-        truth = torch.from_numpy(np.stack([sample.disparity for sample in samples])).to(device)
-        valid = torch.from_numpy(np.stack([sample.mask for sample in samples])).to(device) & (truth > 0)
-        prediction = torch.nn.functional.interpolate(
-            prediction[:, None].float(), truth.shape[-2:], mode="bilinear", align_corners=True
-        )[:, 0]
-        yield from score_batch(prediction, truth, valid, dataset.min_depth, dataset.max_depth)
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """What results.json says besides results."""
+    return {
+        "versions": {
+            "depthany": depthany.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "python": platform.python_version(),
+        },
+        "device": device.type,
+        "precision": str(dtype).removeprefix("torch."),
+        "command": plain(cfg),
+        "checkpoints": {each.label: each.about for each in predictors},
+        "not_run": missing,
+    }
 
 
-def score_batch(
-    prediction: Tensor, truth: Tensor, valid: Tensor, min_depth: float, max_depth: float
-) -> list[Scores]:
-    """Scores of each image of a batch; an image without a valid pixel is left out.
-
-    Args:
-        prediction, truth: [b h w] disparity. valid: [b h w] bool. min_depth, max_depth: metres.
-    """
-    scale, shift = align_least_squares(prediction, truth, valid)[:2]
-    depth_m = disparity_to_depth(prediction, scale, shift, min_depth, max_depth)
-    true_depth_m = 1.0 / torch.where(valid, truth, 1.0)
-    metrics = depth_metrics(depth_m, true_depth_m, valid)
-    counted = valid.flatten(1).any(1).tolist()
-    return [
-        {"abs_rel": float(metrics["abs_rel"][i]), "delta1": float(metrics["delta1"][i])}
-        for i, counts in enumerate(counted)
-        if counts
-    ]
+def main() -> None:
+    """Console script `depthany-evaluate`."""
+    sys.exit(run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES))
 
 
-def _equal_shapes(dataset: LabeledSet, batch_size: int, convert_images: bool) -> Iterator[list[DepthSample]]:
-    """Samples in groups of one shape, in order of their shape's first appearance."""
-    waiting: dict[tuple[int, ...], list[DepthSample]] = defaultdict(list)
-    for index in range(len(dataset)):
-        sample = dataset.read(index, convert_images)
-        group = waiting[sample.image.shape]
-        group.append(sample)
-        if len(group) == batch_size:
-            yield waiting.pop(sample.image.shape)
-    yield from waiting.values()
-
-
-def _mean_scores(image_scores: Iterator[Scores], count: int) -> Scores:
-    rows = list(image_scores)
-    if not rows:
-        raise ValueError(f"none of {count} images has a valid depth: nothing to evaluate")
-    means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-    return {**means, "images": len(rows)}
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,6 @@ from depthany.config import plain, run_entry
 from depthany.data.dataset import Batch
 from depthany.data.loader import read_batches
 from depthany.data.sampler import MixedBatches
-from depthany.evaluate import Scores, evaluate
 from depthany.files import write_atomically
 from depthany.interrupt import stop_signals
 from depthany.models.depth_model import DepthModel, save_model
@@ -32,6 +31,7 @@ from depthany.optim import schedule, set_learning_rate
 from depthany.precision import choose_amp, choose_device, keep_freed_memory
 from depthany.stages import StageOutput, trained_parameters
 from depthany.tracking import Meter, Tracker, log_scalars
+from depthany.validation import Scores, evaluate
 
 Scored = dict[str, Scores]  # set -> metric -> value
 

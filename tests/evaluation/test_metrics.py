@@ -1,23 +1,36 @@
-"""The scores against values worked out by hand."""
+"""The scores against values worked out by hand, and against a plain reference on many pixels."""
 
 import math
 
+import numpy as np
 import pytest
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from depthany.evaluation.metrics import METRICS, depth_metrics
-
-
-def row(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)[None, None]
+from depthany.evaluation.metrics import METRICS, depth_metrics, pixel_sums, scores_of
 
 
-def test_scores_of_four_pixels_by_hand():
+def row(*values: float) -> NDArray[np.float64]:
+    return np.array(values, dtype=np.float64)
+
+
+def reference(p: NDArray, g: NDArray) -> dict[str, float]:
+    """The formulas as they are written, all pixels at once in float64."""
+    p, g = p.astype(np.float64), g.astype(np.float64)
+    d, ratio = np.log(p) - np.log(g), np.maximum(p / g, g / p)
+    return {
+        "abs_rel": np.mean(np.abs(p - g) / g),
+        "sq_rel": np.mean((p - g) ** 2 / g),
+        "rmse": np.sqrt(np.mean((p - g) ** 2)),
+        "rmse_log": np.sqrt(np.mean(d**2)),
+        "log10": np.mean(np.abs(np.log10(p) - np.log10(g))),
+        "silog": 100 * np.sqrt(np.mean(d**2) - np.mean(d) ** 2),
+        **{f"delta{i}": np.mean(ratio < 1.25**i) for i in (1, 2, 3)},
+    }
+
+
+def test_scores_of_four_pixels_by_hand() -> None:
     # p = 2 2 6 8, g = 1 2 4 8: p - g = 1 0 2 0; (p - g)/g = 1 0 1/2 0; (p - g)²/g = 1 0 1 0
     # d = ln 2, 0, ln 1.5, 0; ratios 2 1 1.5 1 against 1.25, 1.5625, 1.953125
-    p, g = row(2, 2, 6, 8), row(1, 2, 4, 8)
-    scores = depth_metrics(p, g, g > 0)
     ln2, ln15 = math.log(2), math.log(1.5)
     mean_d, mean_d2 = (ln2 + ln15) / 4, (ln2**2 + ln15**2) / 4
     expected = {
@@ -32,56 +45,49 @@ def test_scores_of_four_pixels_by_hand():
         "delta3": 3 / 4,
     }
     assert tuple(expected) == METRICS
-    assert {name: scores[name].item() for name in METRICS} == pytest.approx(expected, rel=1e-12)
-    assert scores["pixels"].item() == 4
+    assert depth_metrics(row(2, 2, 6, 8), row(1, 2, 4, 8)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_perfect_prediction_scores_zero_error_and_full_accuracy():
+@pytest.mark.parametrize("pixels", [1, 1000, 100_001])
+def test_sums_in_pieces_equal_the_formulas_on_all_pixels_at_once(pixels: int) -> None:
+    draw = np.random.default_rng(0)
+    g = draw.uniform(0.5, 80, pixels).astype(np.float32)
+    p = (g * draw.lognormal(0, 0.3, pixels)).astype(np.float32)
+    assert depth_metrics(p, g) == pytest.approx(reference(p, g), rel=1e-9)
+
+
+def test_pooling_the_sums_of_two_images_is_scoring_their_pixels_together() -> None:
+    draw = np.random.default_rng(1)
+    p, g = draw.uniform(1, 10, (2, 700))
+    pooled = pixel_sums(p[:100], g[:100]) + pixel_sums(p[100:], g[100:])
+    assert {name: float(value) for name, value in scores_of(pooled).items()} == pytest.approx(reference(p, g))
+    # the mean over the two images is another number: a hundred pixels would weigh as much as six hundred
+    of_each = [depth_metrics(p[part], g[part])["rmse"] for part in (slice(100), slice(100, None))]
+    assert abs(np.mean(of_each) - reference(p, g)["rmse"]) > 1e-3
+
+
+def test_a_perfect_prediction_scores_zero_error_and_full_accuracy() -> None:
     g = row(0.5, 3, 80, 7)
-    scores = depth_metrics(g, g, g > 0)
-    for name in METRICS:
-        assert scores[name].item() == (1 if name.startswith("delta") else 0)
+    for name, value in depth_metrics(g, g).items():
+        assert value == (1 if name.startswith("delta") else 0)
 
 
-def test_silog_ignores_a_common_factor_and_no_other_score_does():
+def test_silog_ignores_a_common_factor_and_no_other_score_does() -> None:
     g = row(1, 2, 4, 8)
-    scores = depth_metrics(3 * g, g, g > 0)
-    assert scores["silog"].item() == pytest.approx(0, abs=1e-5)
-    assert scores["abs_rel"].item() == pytest.approx(2)
-    assert scores["delta3"].item() == 0
+    scores = depth_metrics(3 * g, g)
+    assert scores["silog"] == pytest.approx(0, abs=1e-5)
+    assert scores["abs_rel"] == pytest.approx(2)
+    assert scores["delta3"] == 0
 
 
-def test_delta_counts_too_near_as_much_as_too_far_and_excludes_the_threshold():
-    g = row(1, 1, 1, 1)
-    scores = depth_metrics(row(1.25, 0.8, 1.24, 0.81), g, g > 0)
-    assert scores["delta1"].item() == 2 / 4
-    assert scores["delta2"].item() == 1
+def test_delta_counts_too_near_as_much_as_too_far_and_excludes_the_threshold() -> None:
+    scores = depth_metrics(row(1.25, 0.8, 1.24, 0.81), row(1, 1, 1, 1))
+    assert scores["delta1"] == 2 / 4
+    assert scores["delta2"] == 1
 
 
-def test_images_are_scored_on_their_own_valid_pixels():
-    p = torch.cat([row(2, 2, 6, 8), row(1, 1, 1, 9)])
-    g = torch.cat([row(1, 2, math.nan, 0), row(math.inf, 2, 4, -1)])
-    mask = torch.tensor([[[True, True, False, False]], [[False, True, True, False]]])
-    scores = depth_metrics(p, g, mask)
-    assert scores["abs_rel"].tolist() == pytest.approx([(1 + 0) / 2, (1 / 2 + 3 / 4) / 2])
-    assert scores["pixels"].tolist() == [2, 2]
-    assert all(scores[name].isfinite().all() for name in METRICS)
-
-
-def test_an_image_without_valid_pixels_is_told_by_its_count_and_is_not_nan():
-    p, g = torch.ones(2, 3, 3), torch.ones(2, 3, 3)
-    mask = g > 0
-    mask[0] = False
-    scores = depth_metrics(p, g, mask)
-    assert scores["pixels"].tolist() == [0, 9]
-    assert all(scores[name][0] == 0 for name in METRICS)
-
-
-def test_float32_maps_are_scored_in_float64():
-    scores = depth_metrics(torch.ones(1, 2, 2), torch.ones(1, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool))
-    assert all(scores[name].dtype == torch.float64 for name in METRICS)
-
-
-def test_wrong_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"truth \(1, 2, 3\)"):
-        depth_metrics(torch.ones(1, 2, 2), torch.ones(1, 2, 3), torch.ones(1, 2, 2, dtype=torch.bool))
+def test_no_pixels_have_no_score_and_wrong_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="without a valid pixel"):
+        depth_metrics(row(), row())
+    with pytest.raises(ValueError, match=r"truth \(3,\)"):
+        depth_metrics(row(1, 2), row(1, 2, 3))

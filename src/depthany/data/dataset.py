@@ -36,6 +36,23 @@ class Labels:
     mask: NDArray[np.bool_]
 
 
+Point = tuple[int, int]  # row, column
+
+
+@dataclass(frozen=True)
+class OrdinalSample:
+    """An image with points of which it is known which one is nearer.
+
+    image: [h w 3] uint8 RGB. pairs: (nearer, farther) points, each (row, column) inside the image.
+    scene: type of scene, by which accuracy is reported.
+    """
+
+    name: str
+    scene: str
+    image: NDArray[np.uint8]
+    pairs: list[tuple[Point, Point]]
+
+
 class LabeledSet(Protocol):
     """Images with depth; `min_depth` and `max_depth` in metres bound what evaluation counts.
 

@@ -186,7 +186,7 @@ def _telling(path: Path) -> Iterator[None]:
 def _one_channel(path: Path, stored: NDArray[Any]) -> NDArray[np.float32]:
     if stored.ndim == 3 and stored.shape[2] == 1:
         stored = stored[:, :, 0]
-    if stored.ndim != 2 or stored.dtype.kind not in "uif":
+    if stored.ndim != 2 or stored.dtype.kind not in "uifb":
         raise ValueError(
             f"{path}: expected one channel of numbers, got {stored.dtype} of shape {stored.shape}"
         )

@@ -1,7 +1,7 @@
-"""Threads that read ahead of the model and write behind it, with queues of bounded length."""
+"""Threads that read ahead of the model and work behind it, in queues of bounded length; batches between."""
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar
@@ -30,6 +30,21 @@ def map_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def batches_of_equal(
+    items: Iterable[Item], key: Callable[[Item], Hashable], batch_size: int
+) -> Iterator[list[Item]]:
+    """Items with one key, `batch_size` together, fewer where too many others would wait."""
+    waiting: dict[Hashable, list[Item]] = defaultdict(list)
+    for item in items:
+        group = waiting[key(item)]
+        group.append(item)
+        if len(group) == batch_size:
+            yield waiting.pop(key(item))
+        elif sum(len(each) for each in waiting.values()) == 2 * batch_size:
+            yield waiting.pop(max(waiting, key=lambda each: len(waiting[each])))
+    yield from waiting.values()
 
 
 class Behind:

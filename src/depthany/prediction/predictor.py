@@ -66,7 +66,7 @@ class Predictor:
                 if self.flip:
                     views.append(self._forward(batch.flip(-1)).flip(-1))
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise ValueError(
                 f"memory is not enough for batch_size={len(prepared)} with input_size={self.input_size}: "
@@ -117,5 +117,6 @@ def _fitted(view: Tensor, reference: Tensor) -> Tensor:
     return scale[:, None, None].float() * view + shift[:, None, None].float()
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch has no memory left, on a GPU or the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

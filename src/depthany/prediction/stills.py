@@ -1,7 +1,6 @@
 """Photos through the model: some are read while others are predicted and others written."""
 
-from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from depthany.data.images import read_image
 from depthany.prediction.inputs import Source
 from depthany.prediction.outputs import FORMATS, WITH_IMAGE, Meaning, write
-from depthany.prediction.overlap import Behind, map_ahead
+from depthany.prediction.overlap import Behind, batches_of_equal, map_ahead
 from depthany.prediction.predictor import Predictor
 from depthany.prediction.progress import Bar, Tally
 
@@ -80,24 +79,15 @@ def predict_stills(
                     bar.advance()
 
     with closing(readable()) as photos, Behind(workers, batch_size) as writers:
-        for batch in equal_shapes(photos, batch_size):
+        for batch in batches_of_equal(photos, _shapes, batch_size):
             values = predictor.predict([photo.inputs for photo in batch])
             maps = predictor.resize(values, [photo.size for photo in batch])
             for photo, each in zip(batch, maps, strict=True):
                 writers.submit(_write, photo, each, meaning, bar, tally)
 
 
-def equal_shapes(photos: Iterable[Ready], batch_size: int) -> Iterator[list[Ready]]:
-    """Photos whose inputs have one shape, `batch_size` together, fewer where too many others would wait."""
-    waiting: dict[tuple[torch.Size, ...], list[Ready]] = defaultdict(list)
-    for photo in photos:
-        shape = tuple(each.shape for each in photo.inputs)
-        waiting[shape].append(photo)
-        if len(waiting[shape]) == batch_size:
-            yield waiting.pop(shape)
-        elif sum(len(group) for group in waiting.values()) == 2 * batch_size:
-            yield waiting.pop(max(waiting, key=lambda each: len(waiting[each])))
-    yield from waiting.values()
+def _shapes(photo: Ready) -> tuple[torch.Size, ...]:
+    return tuple(each.shape for each in photo.inputs)
 
 
 def _read(job: Job, predictor: Predictor) -> Ready | str:

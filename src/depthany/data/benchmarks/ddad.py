@@ -1,0 +1,48 @@
+"""DDAD, validation, with the LiDAR already projected into the front camera."""
+
+from pathlib import Path
+
+import numpy as np
+
+from depthany.data.benchmarks.layout import BenchmarkDepth, first_file
+from depthany.data.depth_io import read_depth
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Pair
+
+_PNG_SCALE = 256.0  # stored value of one metre
+
+
+class DdadProjected(BenchmarkDepth):
+    """DDAD's front camera with depth maps that were projected beforehand, since the set has LiDAR points.
+
+    Guizilini et al. 2020 (arXiv 1905.02693). Projecting needs TRI's own package (dgp), which this one does
+    without. Two files an image, however deep below root, the way ZoeDepth's loader names them:
+
+        NAME_rgb.png (or .jpg)    1216x1936
+        NAME_depth.npy            float32 in metres, 0 = no return; or
+        NAME_depth.png            uint16, 1/256 m as in KITTI, 0 = no return
+
+    Raises:
+        ValueError: see `BenchmarkDepth`.
+    """
+
+    layout = (
+        "NAME_rgb.png or .jpg beside NAME_depth.npy (float32 metres) or NAME_depth.png (uint16, 1/256 m), "
+        "0 = no return, in any subfolders: camera 1 of DDAD's validation scenes (github.com/TRI-ML/DDAD), "
+        "LiDAR projected with TRI's dgp"
+    )
+
+    def official_pairs(self) -> list[Pair]:
+        images = sorted(path for ending in ("png", "jpg") for path in self.root.rglob(f"*_rgb.{ending}"))
+        return [self._pair(image) for image in images]
+
+    def _pair(self, image: Path) -> Pair:
+        stem = image.stem.removesuffix("_rgb")
+        places = [image.with_name(f"{stem}_depth.npy"), image.with_name(f"{stem}_depth.png")]
+        return Pair((image.parent / stem).relative_to(self.root).as_posix(), image, first_file(places))
+
+    def decode(self, pair: Pair) -> Decoded:
+        depth_m = read_depth(pair.depth)
+        if pair.depth.suffix == ".png":
+            depth_m = depth_m / np.float32(_PNG_SCALE)
+        return Decoded(depth_m, depth_m > 0)

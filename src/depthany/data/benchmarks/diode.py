@@ -1,0 +1,57 @@
+"""DIODE, validation."""
+
+from pathlib import Path
+
+from depthany.data.benchmarks.layout import BenchmarkDepth, require_mask_shape, subfolder
+from depthany.data.depth_io import read_depth
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Pair
+
+_PARTS = {"indoors": ("indoors",), "outdoor": ("outdoor",), "all": ("indoors", "outdoor")}
+
+
+class Diode(BenchmarkDepth):
+    """DIODE's validation images with float32 depth in metres and the set's mask of trustworthy pixels.
+
+    Vasiljevic et al. 2019 (arXiv 1908.00463). Depth is stored as (768, 1024, 1); off the mask it holds
+    numbers too, which must not count (ZoeDepth's loader reads the mask and does not use it).
+
+    Args:
+        root: holds val/, or is it.
+        part: indoors (325 images), outdoor (446) or all (771).
+
+    Raises:
+        ValueError: see `BenchmarkDepth`; or the part is none of these.
+    """
+
+    layout = (
+        "val/{indoors,outdoor}/scene_*/scan_*/NAME.png with NAME_depth.npy and NAME_depth_mask.npy "
+        "(val.tar.gz of diode-dataset.org)"
+    )
+
+    def __init__(self, root: str, part: str = "all") -> None:
+        if part not in _PARTS:
+            raise ValueError(f"unknown part {part!r} of DIODE; choose from {', '.join(_PARTS)}")
+        self.part = part
+        super().__init__(root)
+
+    def official_pairs(self) -> list[Pair]:
+        val = subfolder(self.root, "val")
+        images = [path for part in _PARTS[self.part] for path in sorted(val.glob(f"{part}/*/*/*.png"))]
+        return [
+            Pair(image.relative_to(val).with_suffix("").as_posix(), image, _beside(image, "_depth.npy"))
+            for image in images
+        ]
+
+    def files(self, pair: Pair) -> list[Path]:
+        return [pair.image, pair.depth, _beside(pair.image, "_depth_mask.npy")]
+
+    def decode(self, pair: Pair) -> Decoded:
+        mask_path = _beside(pair.image, "_depth_mask.npy")
+        depth_m, trusted = read_depth(pair.depth), read_depth(mask_path) > 0
+        require_mask_shape(mask_path, trusted, depth_m)
+        return Decoded(depth_m, trusted)
+
+
+def _beside(image: Path, ending: str) -> Path:
+    return image.with_name(image.stem + ending)

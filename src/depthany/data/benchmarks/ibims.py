@@ -1,0 +1,53 @@
+"""iBims-1."""
+
+from pathlib import Path
+
+import numpy as np
+
+from depthany.data.benchmarks.layout import BenchmarkDepth, require_mask_shape, subfolder
+from depthany.data.depth_io import read_depth
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Pair
+
+_MASKS = ("mask_invalid", "mask_transp")
+
+
+class Ibims(BenchmarkDepth):
+    """The 100 images of iBims-1, 480x640, scanned by laser: uint16 PNG, 50/65535 m, 0 = none.
+
+    Koch et al. 2018 (arXiv 1805.01328). A pixel counts where both masks are set: `mask_invalid` is 0 on
+    missing depth, `mask_transp` on glass and the like, which the laser went through.
+
+    Args:
+        root: holds ibims1_core_raw/, or is it.
+
+    Raises:
+        ValueError: see `BenchmarkDepth`.
+    """
+
+    layout = (
+        "ibims1_core_raw/{rgb,depth,mask_invalid,mask_transp}/NAME.png (ibims1_core_raw.zip of the Technical "
+        "University of Munich)"
+    )
+
+    def official_pairs(self) -> list[Pair]:
+        core = subfolder(self.root, "ibims1_core_raw")
+        return [
+            Pair(image.stem, image, core / "depth" / image.name) for image in sorted(core.glob("rgb/*.png"))
+        ]
+
+    def files(self, pair: Pair) -> list[Path]:
+        return [pair.image, pair.depth, *_masks(pair)]
+
+    def decode(self, pair: Pair) -> Decoded:
+        depth_m = read_depth(pair.depth) * np.float32(50 / 65535)
+        valid = depth_m > 0
+        for path in _masks(pair):
+            mask = read_depth(path) > 0
+            require_mask_shape(path, mask, depth_m)
+            valid &= mask
+        return Decoded(depth_m, valid)
+
+
+def _masks(pair: Pair) -> list[Path]:
+    return [pair.depth.parents[1] / folder / pair.depth.name for folder in _MASKS]

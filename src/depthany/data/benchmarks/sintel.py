@@ -1,0 +1,44 @@
+"""MPI Sintel, training scenes."""
+
+from depthany.data.benchmarks.layout import BenchmarkDepth, subfolder
+from depthany.data.depth_io import read_dpt
+from depthany.data.labeled import Decoded
+from depthany.data.pairs import Pair
+
+_PASSES = ("final", "clean")
+
+
+class Sintel(BenchmarkDepth):
+    """The 1,064 frames of Sintel's training scenes, 436x1024, with rendered depth.
+
+    Butler et al. 2012; depth is a later addition to the set. Sky has no mark of its own: it is about 1e5 m
+    away and valid here, so that a protocol's `max_depth` and `truth_beyond` decide on it.
+
+    Args:
+        root: holds training/, or is it.
+        render: final (with blur, fog and lighting) or clean.
+
+    Raises:
+        ValueError: see `BenchmarkDepth`; or the rendering is neither.
+    """
+
+    layout = (
+        "training/{final,clean}/<scene>/frame_0001.png (MPI-Sintel-complete) and "
+        "training/depth/<scene>/frame_0001.dpt (MPI-Sintel-depth-training), of sintel.is.tue.mpg.de"
+    )
+
+    def __init__(self, root: str, render: str = "final") -> None:
+        if render not in _PASSES:
+            raise ValueError(f"unknown render {render!r} of Sintel; choose from {', '.join(_PASSES)}")
+        self.render = render
+        super().__init__(root)
+
+    def official_pairs(self) -> list[Pair]:
+        training = subfolder(self.root, "training")
+        images = sorted((training / self.render).glob("*/frame_*.png"))
+        names = [f"{image.parent.name}/{image.stem}" for image in images]
+        return [Pair(name, image, training / "depth" / f"{name}.dpt") for name, image in zip(names, images)]
+
+    def decode(self, pair: Pair) -> Decoded:
+        depth_m = read_dpt(pair.depth)
+        return Decoded(depth_m, depth_m > 0)

@@ -1,0 +1,124 @@
+"""A named way to score depth maps: every choice that moves a number, and where it comes from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from depthany.evaluation.align import METHODS, SPACES
+from depthany.evaluation.crops import CROPS, INPUT_CROPS
+
+UPSAMPLES: dict[str, tuple[str, bool | None]] = {  # mode and align_corners of torch's interpolate
+    "bilinear_corners": ("bilinear", True),
+    "bilinear": ("bilinear", False),
+    "nearest": ("nearest", None),
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "task": ("depth", "ordinal"),
+    "space": SPACES,
+    "align": tuple(METHODS),
+    "align_per": ("image", "sequence"),
+    "crop": tuple(CROPS),
+    "input_crop": tuple(INPUT_CROPS),
+    "truth_beyond": ("invalid", "clip"),
+    "upsample": tuple(UPSAMPLES),
+    "averaging": ("image", "pixel"),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a prediction is scored; configs/evaluate.yaml and configs/protocol/ say what each choice means.
+
+    Attributes:
+        name: unique; results and folders of predictions go by it.
+        count: images that the set must have; None: any number.
+        task: depth, or ordinal (pairs of points).
+        space: where a prediction is fitted to the truth: disparity, depth, or own (that of the prediction).
+        align: how it is fitted; none takes metres as they are.
+        align_per: one fit for each image, or for each sequence (images whose names share a folder).
+        crop: which pixels count. input_crop: what is cut before the model sees the image.
+        min_depth, max_depth: metres; None: the truth is not cut.
+        truth_beyond: what truth beyond max_depth, sky included, becomes: invalid, or clip to max_depth.
+        clip_prediction: metres; the aligned prediction is held to this. None: to [min_depth, max_depth].
+        input_size: pixels of the shorter side as the model sees it; None: the model's own.
+        upsample: from the prediction to the size of the truth.
+        averaging: image (mean over images of each one's score) or pixel (all pixels pooled).
+        boundary_f1: score Depth Pro's boundary F1 too.
+        sources: of each choice, or of several ("space, align").
+        published: name -> metric -> figure of others.
+
+    Raises:
+        ValueError: a choice is unknown, or a range is none.
+    """
+
+    name: str
+    count: int | None = None
+    task: str = "depth"
+    space: str = "disparity"
+    align: str = "least_squares"
+    align_per: str = "image"
+    crop: str = "none"
+    input_crop: str = "none"
+    min_depth: float | None = 1e-3
+    max_depth: float | None = 80.0
+    truth_beyond: str = "invalid"
+    clip_prediction: tuple[float, float] | None = None
+    input_size: int | None = None
+    upsample: str = "bilinear_corners"
+    averaging: str = "image"
+    boundary_f1: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise ValueError(
+                    f"protocol {self.name}: unknown {key} {getattr(self, key)!r}; choose from "
+                    f"{', '.join(choices)}"
+                )
+        low, high = self.min_depth or 0.0, self.max_depth or float("inf")
+        if not 0 <= low < high or self.min_depth == 0 or self.max_depth == 0:
+            raise ValueError(
+                f"protocol {self.name}: min_depth={self.min_depth} and max_depth={self.max_depth}; expected "
+                "0 < min_depth < max_depth"
+            )
+        if self.truth_beyond == "clip" and self.max_depth is None:
+            raise ValueError(f"protocol {self.name}: truth_beyond=clip needs max_depth")
+        self._check_prediction_range()
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"protocol {self.name}: count={self.count}; expected 1 or more, or null for any")
+
+    def _check_prediction_range(self) -> None:
+        if self.clip_prediction is None and (self.min_depth is None or self.max_depth is None):
+            raise ValueError(f"protocol {self.name}: say clip_prediction=[nearest, farthest] in metres")
+        if self.clip_prediction is not None and (
+            len(self.clip_prediction) != 2 or not 0 < self.clip_prediction[0] < self.clip_prediction[1]
+        ):
+            raise ValueError(
+                f"protocol {self.name}: clip_prediction={list(self.clip_prediction)}; expected [nearest, "
+                "farthest] in metres, 0 < nearest < farthest, or null for [min_depth, max_depth]"
+            )
+
+    @property
+    def prediction_range_m(self) -> tuple[float, float]:
+        """What the aligned prediction is held to, in metres."""
+        if self.clip_prediction is not None:
+            return self.clip_prediction
+        assert self.min_depth is not None and self.max_depth is not None
+        return self.min_depth, self.max_depth
+
+    def source_of(self, key: str) -> str:
+        """Where a choice comes from, "" if it is not said; `sources` may name several keys, with commas."""
+        return next((told for keys, told in self.sources.items() if key in keys.split(", ")), "")
+
+    def fitted_in(self, quantity: str) -> str:
+        """The space, disparity or depth, in which a prediction of this quantity is fitted."""
+        return quantity if self.space == "own" or self.align == "none" else self.space
+
+    def require_fits(self, quantity: str, who: str) -> None:
+        """Refuse a relative prediction where nothing is aligned."""
+        if self.task == "depth" and self.align == "none" and quantity != "depth":
+            raise ValueError(
+                f"{who} predicts disparity of unknown scale and shift, and align=none of protocol "
+                f"{self.name} takes metres: use override.align=least_squares, or a metric model"
+            )

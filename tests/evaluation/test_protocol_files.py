@@ -1,0 +1,198 @@
+"""The named protocols of the benchmarks: complete, sourced, and fitting to what their readers take."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+import benchmark_trees as trees
+from depthany.config import config_dir
+from depthany.evaluation.crops import INPUT_CROPS
+from depthany.evaluation.protocol import Protocol
+from depthany.evaluation.score import score_together, select
+from depthany.schema import ProtocolSettings
+
+OF_ALL = ("name", "dataset", "count", "task", "input_size", "upsample", "sources", "published")
+OF_DEPTH = (
+    "space",
+    "align",
+    "align_per",
+    "crop",
+    "input_crop",
+    "min_depth",
+    "max_depth",
+    "truth_beyond",
+    "clip_prediction",
+    "averaging",
+    "boundary_f1",
+)
+WITHOUT_SOURCE = {"name", "task", "sources", "published"}
+# Name of the root in configs/evaluate.yaml, and what writes a tiny tree of it
+TREES: dict[str, Callable[..., None]] = {
+    "nyu": trees.write_nyu_mat,
+    "kitti": trees.write_kitti,
+    "diode": trees.write_diode,
+    "eth3d": trees.write_eth3d,
+    "sintel": trees.write_sintel,
+    "ddad": trees.write_ddad,
+    "ibims": trees.write_ibims,
+    "scannet": trees.write_scannet,
+    "vkitti2": trees.write_vkitti2,
+    "hypersim": trees.write_hypersim,
+    "da2k": trees.write_da2k,
+}
+SIZES = {"nyu": (480, 640), "kitti": (375, 1242), "vkitti2": (375, 1242)}
+PROMISED = {
+    "nyu_eigen_raw",
+    "nyu_midas",
+    "nyu_filled",
+    "kitti_garg652",
+    "kitti_marigold652",
+    "diode_indoor325",
+    "diode_full771",
+    "eth3d",
+    "eth3d_marigold",
+    "sintel_final",
+    "sintel_clean",
+    "sintel_final_clip72",
+    "ddad",
+    "ibims1",
+    "scannet_marigold800",
+    "vkitti2_val",
+    "hypersim_val",
+    "da2k",
+}
+
+
+def benchmarks() -> dict[str, DictConfig]:
+    """Those of published data sets; the bundled sample and one's own folder are none."""
+    files = {path.stem: OmegaConf.load(path) for path in sorted((config_dir() / "protocol").glob("*.yaml"))}
+    return {
+        stem: cfg for stem, cfg in files.items() if isinstance(cfg, DictConfig) and _root_of(cfg) in TREES
+    }
+
+
+def _root_of(protocol: DictConfig) -> str:
+    """`nyu` where the root is ${roots.nyu}."""
+    written = OmegaConf.to_container(protocol, resolve=False)
+    assert isinstance(written, dict)
+    return str(written.get("dataset", {}).get("root")).removeprefix("${roots.").removesuffix("}")
+
+
+PROTOCOLS = benchmarks()
+each_protocol = pytest.mark.parametrize("stem", sorted(PROTOCOLS))
+
+
+def test_the_promised_protocols_are_there_and_no_other() -> None:
+    assert set(PROTOCOLS) == PROMISED
+
+
+@each_protocol
+def test_a_protocol_has_every_key_that_its_task_reads_and_no_other(stem: str) -> None:
+    protocol = PROTOCOLS[stem]
+    assert protocol.name == stem
+    wanted = OF_ALL + (OF_DEPTH if protocol.task == "depth" else ())
+    assert sorted(protocol) == sorted(wanted)
+
+
+@each_protocol
+def test_every_choice_has_a_source_and_every_source_a_choice(stem: str) -> None:
+    protocol = PROTOCOLS[stem]
+    sourced = [key for keys in protocol.sources for key in keys.split(", ")]
+    choices = set(protocol) - WITHOUT_SOURCE | ({"task"} if protocol.task == "ordinal" else set())
+    assert sorted(sourced) == sorted(choices)
+    assert all(len(text.split()) >= 4 for text in protocol.sources.values())
+
+
+@each_protocol
+def test_the_range_of_the_reader_cuts_nothing_that_the_protocol_counts(stem: str, tmp_path: Path) -> None:
+    protocol, dataset = build(stem, tmp_path)
+    assert len(dataset) >= 1
+    sample = dataset.read(0)
+    assert sample.name == dataset.name(0)
+    if protocol.task == "depth":
+        assert dataset.min_depth <= (protocol.min_depth or 1e-3)
+        assert dataset.max_depth >= (protocol.max_depth or 1e5)
+
+
+def build(stem: str, root: Path, size: tuple[int, int] | None = None):
+    """The protocol and its data set on a tiny tree, with the types that `depthany.evaluate` checks."""
+    TREES[_root_of(PROTOCOLS[stem])](root, **({} if size is None else {"size": size}))
+    settings = OmegaConf.merge(OmegaConf.structured(ProtocolSettings), PROTOCOLS[stem])
+    roots = {name: str(root) for name in TREES}
+    plain = OmegaConf.to_container(OmegaConf.create({"roots": roots, "protocol": settings}), resolve=True)
+    assert isinstance(plain, dict)
+    choices = plain["protocol"]
+    dataset = instantiate(choices.pop("dataset"))
+    if choices["clip_prediction"] is not None:
+        choices["clip_prediction"] = tuple(choices["clip_prediction"])
+    return Protocol(**choices), dataset
+
+
+@each_protocol
+def test_published_figures_are_shares_of_the_metrics_that_the_task_has(stem: str) -> None:
+    for figures in PROTOCOLS[stem].published.values():
+        expected = {"accuracy"} if PROTOCOLS[stem].task == "ordinal" else {"abs_rel", "delta1"}
+        assert set(figures) == expected
+        assert all(0 < value < 1 for value in figures.values())
+
+
+# Pixels of the first image of the tiny tree that count, by hand
+COUNTED = {
+    "nyu_eigen_raw": 426 * 560,
+    "nyu_filled": 426 * 560,
+    "nyu_midas": 480 * 640 - 1,  # one hole, which lies outside of Eigen's crop
+    "kitti_garg652": (371 - 187) * (1197 - 44),  # of 375x1242; truth begins at row 187
+    "kitti_marigold652": (321 - 164) * (1172 - 43),  # of the lower 352 rows, where truth begins at row 164
+    "vkitti2_val": (321 - 117) * (1172 - 43),
+    "diode_indoor325": 47,  # one pixel off the mask
+    "diode_full771": 47,
+    "eth3d": 40,  # a row without depth
+    "eth3d_marigold": 40,
+    "sintel_final": 40,  # a row of sky
+    "sintel_clean": 40,
+    "sintel_final_clip72": 48,  # sky counts
+    "ddad": 1,
+    "ibims1": 3 * 7,  # three of six rows are masked or empty; the first column is at 50 m
+    "scannet_marigold800": 1,
+    "hypersim_val": 48,
+}
+
+
+@pytest.mark.parametrize("stem", COUNTED)
+def test_the_pixels_that_a_protocol_counts_and_a_perfect_prediction_of_them(
+    stem: str, tmp_path: Path
+) -> None:
+    protocol, dataset = build(stem, tmp_path, SIZES.get(_root_of(PROTOCOLS[stem])))
+    sample = dataset.read(0)
+    box = INPUT_CROPS[protocol.input_crop](*sample.mask.shape)
+    truth, mask = sample.disparity[box], sample.mask[box]
+    noise = np.random.default_rng(0).random(truth.shape, dtype=np.float32)
+    prediction = np.where(mask, 3 * truth + 1, noise)
+    pixels = select(prediction, "disparity", truth, mask, protocol)
+    (row,) = score_together([pixels], "disparity", protocol, "it")
+    assert row.pixels == COUNTED[stem]
+    if protocol.truth_beyond == "invalid":
+        assert row.scores["abs_rel"] < 1e-5
+
+
+def test_every_depth_protocol_is_in_that_table() -> None:
+    assert set(COUNTED) == {stem for stem, protocol in PROTOCOLS.items() if protocol.task == "depth"}
+
+
+def test_the_counts_add_up() -> None:
+    counts = {stem: protocol.count for stem, protocol in PROTOCOLS.items()}
+    assert counts["kitti_garg652"] == counts["kitti_marigold652"] == 697 - 45
+    assert counts["diode_full771"] - counts["diode_indoor325"] == 446  # outdoor
+    assert counts["vkitti2_val"] == 447 * 6 * 2  # frames, variants, cameras
+
+
+@each_protocol
+def test_hypotheses_are_marked_as_such_at_the_top(stem: str) -> None:
+    text = (config_dir() / f"protocol/{stem}.yaml").read_text()
+    assert text.startswith("# ")
+    if "hypothesis" in text.split("sources:")[1]:
+        assert "HYPOTHESIS" in text.splitlines()[0]

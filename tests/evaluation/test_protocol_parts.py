@@ -1,0 +1,123 @@
+"""Crops, boundary F1, pairs of points and the bootstrap, against numbers by hand or a plain reference."""
+
+import numpy as np
+import pytest
+
+from depthany.evaluation.bootstrap import intervals
+from depthany.evaluation.boundary import boundary_f1
+from depthany.evaluation.crops import CROPS, INPUT_CROPS
+from depthany.evaluation.ordinal import right_pairs
+from depthany.evaluation.protocol import Protocol
+
+
+def corners(box):
+    rows, columns = box
+    return rows.start, rows.stop, columns.start, columns.stop
+
+
+def test_crops_are_those_of_the_published_code():
+    assert corners(CROPS["eigen_nyu"](480, 640)) == (45, 471, 41, 601)
+    # 375 x 1242: .40810811 -> 153.04, .99189189 -> 371.96, .03594771 -> 44.6, .96405229 -> 1197.4
+    assert corners(CROPS["garg_kitti"](375, 1242)) == (153, 371, 44, 1197)
+    # 352 x 1216: .3324324 -> 117.02, .91351351 -> 321.6, .0359477 -> 43.7, .96405229 -> 1172.3
+    assert corners(CROPS["eigen_kitti"](352, 1216)) == (117, 321, 43, 1172)
+    assert corners(INPUT_CROPS["kitti_kb"](375, 1242)) == (23, 375, 13, 1229)
+
+
+def test_a_crop_that_does_not_fit_the_image_says_so():
+    with pytest.raises(ValueError, match="640x480 maps, this one is 320x240"):
+        CROPS["eigen_nyu"](240, 320)
+    with pytest.raises(ValueError, match="the image is 1200x370"):
+        INPUT_CROPS["kitti_kb"](370, 1200)
+
+
+def plain_boundary_f1(predicted, true):
+    """The loop over pixels and neighbours, as the text describes it."""
+    height, width = true.shape
+    total = weight = 0.0
+    for t in np.linspace(1.05, 1.25, 10):
+        precision = recall = 0.0
+        for step in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+            found = there = both = 0
+            for i in range(height):
+                for j in range(width):
+                    k, m = i + step[0], j + step[1]
+                    if not (0 <= k < height and 0 <= m < width):
+                        continue
+                    p, g = predicted[k, m] / predicted[i, j] > t, true[k, m] / true[i, j] > t
+                    found, there, both = found + p, there + g, both + (p and g)
+            precision, recall = precision + both / max(found, 1) / 4, recall + both / max(there, 1) / 4
+        if precision + recall:
+            total += t * 2 * precision * recall / (precision + recall)
+        weight += t
+    return total / weight
+
+
+def test_boundary_f1_equals_a_plain_loop_over_pixels():
+    draw = np.random.default_rng(0)
+    true = np.exp(draw.normal(0, 0.2, (7, 9)))
+    predicted = true * np.exp(draw.normal(0, 0.1, (7, 9)))
+    assert boundary_f1(predicted, true) == pytest.approx(plain_boundary_f1(predicted, true), rel=1e-12)
+    assert 0.1 < boundary_f1(predicted, true) < 0.9
+
+
+def test_boundary_f1_of_one_edge_that_is_half_as_strong_by_hand():
+    # A step of 1.15 instead of 2: found at the thresholds 1.05, 1.0722, ..., 1.1389, five of ten. In one of
+    # the four directions there is an edge, from far to near: precision = recall = 1/4 where it is found.
+    true = np.repeat([[1.0, 1.0, 2.0, 2.0]], 3, axis=0)
+    predicted = np.repeat([[1.0, 1.0, 1.15, 1.15]], 3, axis=0)
+    thresholds = np.linspace(1.05, 1.25, 10)
+    expected = 0.25 * thresholds[:5].sum() / thresholds.sum()
+    assert boundary_f1(predicted, true) == pytest.approx(expected)
+    assert boundary_f1(5 * predicted, true) == pytest.approx(expected)  # no scale matters
+
+
+def test_pairs_are_right_by_larger_disparity_or_smaller_depth_and_ties_are_wrong():
+    disparity = np.array([[1.0, 2.0], [3.0, 3.0]])
+    pairs = [((0, 1), (0, 0)), ((0, 0), (1, 1)), ((1, 0), (1, 1))]
+    assert right_pairs(disparity, pairs, larger_is_nearer=True) == 1
+    assert right_pairs(disparity, pairs, larger_is_nearer=False) == 1
+    with pytest.raises(ValueError, match="outside of the image of 2x2"):
+        right_pairs(disparity, [((0, 2), (0, 0))], larger_is_nearer=True)
+
+
+def test_the_bootstrap_of_a_mean_comes_near_its_textbook_interval_and_is_repeatable():
+    values = np.random.default_rng(0).normal(5, 2, 400)
+
+    def mean(counts):
+        return {"mean": counts @ values / counts.sum(1)}
+
+    low, high = intervals(mean, len(values))["mean"]
+    error = 1.96 * values.std() / 20
+    assert [low, high] == pytest.approx([values.mean() - error, values.mean() + error], abs=0.02)
+    assert intervals(mean, len(values))["mean"] == (low, high)
+
+
+def test_the_interval_of_a_paired_difference_forgets_how_hard_the_images_are():
+    draw = np.random.default_rng(0)
+    hard = draw.exponential(1, 300)
+    first, second = hard + 0.10 + draw.normal(0, 0.01, 300), hard
+
+    def both(counts):
+        a, b = (counts @ each / counts.sum(1) for each in (first, second))
+        return {"first": a, "difference": a - b}
+
+    found = intervals(both, 300)
+    assert np.diff(found["first"]) > 0.15
+    assert np.diff(found["difference"]) < 0.01
+    assert found["difference"][0] > 0.09
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"align": "magic"}, "unknown align 'magic'; choose from least_squares, median"),
+        ({"min_depth": 5, "max_depth": 2}, "expected 0 < min_depth < max_depth"),
+        ({"clip_prediction": (3, 1)}, "0 < nearest < farthest"),
+        ({"max_depth": None}, "say clip_prediction"),
+        ({"count": 0}, "expected 1 or more"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Protocol("p", **settings)
