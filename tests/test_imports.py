@@ -51,7 +51,7 @@ def test_only_the_wiring_and_the_entries_see_the_configuration() -> None:
 
 
 def test_prediction_knows_neither_training_nor_entries() -> None:
-    below = {"models", "data", "evaluation", "prediction", "files", "pictures"}
+    below = {"models", "data", "evaluation", "prediction", "files", "pictures", "progress"}
     for path in sorted((PACKAGE / "prediction").rglob("*.py")):
         assert {name.split(".")[1] for name in imported(path)} <= below, path.name
 

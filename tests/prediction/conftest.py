@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,29 @@ def ctrl_c_works() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def interrupted_at(batch: int) -> Iterator[list[int]]:
+    """SIGINT as the model has computed its `batch`-th batch (from 1); the list has an item for each."""
+    calls: list[int] = []
+
+    def interrupt(module: torch.nn.Module, *_: object) -> None:
+        if isinstance(module, DepthModel):
+            calls.append(1)
+            if len(calls) == batch:
+                signal.raise_signal(signal.SIGINT)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(interrupt)
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+@pytest.fixture
+def ctrl_c_at_batch() -> Callable[[int], AbstractContextManager[list[int]]]:
+    return interrupted_at
 
 
 @pytest.fixture
