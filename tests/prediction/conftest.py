@@ -54,16 +54,6 @@ def metric_checkpoint(metric_model: DepthModel, tmp_path: Path) -> Path:
 
 
 @contextmanager
-def ctrl_c_works() -> Iterator[None]:
-    """SIGINT interrupts inside; a shell that starts pytest in the background has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
 def interrupted_at(batch: int) -> Iterator[list[int]]:
     """SIGINT as the model has computed its `batch`-th batch (from 1); the list has an item for each."""
     calls: list[int] = []
@@ -88,7 +78,11 @@ def ctrl_c_at_batch() -> Callable[[int], AbstractContextManager[list[int]]]:
 
 @pytest.fixture
 def predict(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    ctrl_c_works: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Predict:
     """`python -m depthany.predict` in this process, with that model into tmp_path / "out"."""
 
@@ -97,7 +91,7 @@ def predict(
         own = [f"checkpoint={checkpoint}", f"out={tmp_path / 'out'}", "device=cpu", "threads=1"]
         words = (*words, *(word for word in own if word.partition("=")[0] not in given))
         monkeypatch.setattr(sys, "argv", ["predict", *words])
-        with ctrl_c_works(), pytest.raises(SystemExit) as end:
+        with pytest.raises(SystemExit) as end:
             entry.main()
         captured = capsys.readouterr()
         return Ended(int(end.value.code or 0), captured.out, captured.err)
