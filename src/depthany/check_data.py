@@ -41,12 +41,13 @@ def run(cfg: DictConfig) -> int:
         wanted = sum(each.wanted for each in summaries.values())
         print(f"interrupted: {checked} of {wanted} images were checked", file=sys.stderr)
     finally:  # after a process was killed, too
+        show(summaries)
         about = {key: cfg[key] for key in ("limit", "seed", "min_valid_share")}
         about |= {"complete": complete, "convert_images": cfg.data.convert_images}
         write_files(out, summaries, about)
-        show(summaries)
     wrong = any(summary.is_wrong for summary in summaries.values())
-    print(f"{'problems were found' if wrong else 'all is well'}: {out / REPORT_FILE}, {out / PROBLEMS_FILE}")
+    verdict = "problems were found" if wrong else "all is well" if complete else "nothing is wrong so far"
+    print(f"{verdict}: {out / REPORT_FILE}, {out / PROBLEMS_FILE}")
     return 130 if interrupted else int(wrong)
 
 

@@ -26,13 +26,13 @@ class DepthHistogram:
     def add(self, values: NDArray[np.float32]) -> None:
         """Count values [n], each finite and 0 or more."""
         if values.size:
-            positive = np.abs(values.astype(np.float32, copy=False))  # of -0.0 the sign would count
-            bins = positive.view(np.uint32) >> _DROPPED_BITS
-            first = int(bins.min())
-            found = np.bincount(bins - first)
+            low, high = values.min(), values.max()
+            bins = values.view(np.uint32) >> _DROPPED_BITS
+            bins &= _BINS - 1  # -0.0 is 0
+            first = int(np.float32(low).view(np.uint32) >> _DROPPED_BITS) & (_BINS - 1)
+            found = np.bincount(np.subtract(bins, first, dtype=np.intp, casting="unsafe"))
             self.counts[first : first + len(found)] += found
-            self.low = min(self.low, float(positive.min()))
-            self.high = max(self.high, float(positive.max()))
+            self.low, self.high = min(self.low, abs(float(low))), max(self.high, float(high))
 
     def packed(self) -> "PackedHistogram":
         """Only the bins that hold something, for the way between processes."""

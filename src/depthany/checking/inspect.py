@@ -154,7 +154,9 @@ class Inspector:
             return
         if values.size > 1 and values.min() == values.max():
             problems.append(Problem(CONSTANT, path, f"the same at all {values.size} measured pixels"))
-        self.histogram.add(values if self.in_disparity else 1.0 / values)
+        if not self.in_disparity:
+            np.reciprocal(values, out=values)
+        self.histogram.add(values)
 
     def _reasons(self, mask: NDArray) -> dict[str, float]:
         """Share of the pixels off the mask by reason."""
