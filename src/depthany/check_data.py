@@ -1,5 +1,6 @@
 """Find what is wrong with data sets before training does: `python -m depthany.check_data data=...`."""
 
+import inspect
 import os
 import re
 import sys
@@ -17,7 +18,6 @@ from depthany.checking.processes import Readers
 from depthany.checking.report import PROBLEMS_FILE, REPORT_FILE, show, write_files
 from depthany.checking.summary import SetSummary
 from depthany.config import run_entry, typed
-from depthany.data.labeled import PairedDepth
 from depthany.files import require_writable
 from depthany.progress import Bar
 from depthany.schema import CheckDataSettings
@@ -30,6 +30,7 @@ def run(cfg: DictConfig) -> int:
     cfg = check(cfg)
     out = Path(cfg.out)
     require_writable(out)
+    print(f"listing {', '.join(entries(cfg.data))}", flush=True)
     sets, summaries = open_sets(cfg.data)
     interrupted, complete = False, False
     try:
@@ -106,9 +107,10 @@ def open_sets(data: DictConfig) -> tuple[dict[str, Any], dict[str, SetSummary]]:
 def may_be_incomplete(entry: DictConfig) -> bool:
     """Whether the set can name files without partner instead of refusing all."""
     try:
-        return issubclass(get_class(entry._target_), PairedDepth)
+        arguments = inspect.signature(get_class(entry._target_)).parameters.values()
     except ImportError:  # of which `instantiate` tells more
         return False
+    return any(each.name == "allow_incomplete" or each.kind is each.VAR_KEYWORD for each in arguments)
 
 
 def read_all(cfg: DictConfig, sets: dict[str, Any], summaries: dict[str, SetSummary]) -> None:

@@ -55,6 +55,17 @@ class Finding:
     invalid: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass
+class _Found:
+    """A `Finding` in the making."""
+
+    problems: list[Problem] = field(default_factory=list)
+    traits: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, kind: str, path: str, reason: str) -> None:
+        self.problems.append(Problem(kind, path, reason))
+
+
 class Inspector:
     """Reads the images of a set as training does, step by step, and adds their depth to a histogram.
 
@@ -71,8 +82,8 @@ class Inspector:
         self.decoded: Decoded | None = None
         if isinstance(dataset, PairedDepth):
             self.dataset = copy.copy(dataset)
+            self._decode = self.dataset.decode
             self.dataset.__dict__["decode"] = self._overheard  # `labels` calls it: no file is decoded twice
-            self._decode = dataset.decode
 
     def restart(self) -> None:
         """Begin a new histogram."""
@@ -84,37 +95,42 @@ class Inspector:
 
     def inspect(self, index: int) -> Finding:
         """Read image `index`, and its depth if the set has any; what goes wrong becomes a problem."""
-        self.decoded, problems, found = None, list[Problem](), dict[str, Any]()
-        image = self._image(index, problems, found)
+        self.decoded, found = None, _Found()
+        image = self._image(index, found)
         if hasattr(self.dataset, "labels"):
-            mask_hw = self._depth(index, problems, found)
+            mask_hw = self._depth(index, found)
             if image is not None and mask_hw is not None and mask_hw != image.shape[:2]:
                 told = f"depth is {mask_hw[1]}x{mask_hw[0]}, its image {image.shape[1]}x{image.shape[0]}"
-                problems.append(Problem(SIZES_DIFFER, self._path(index, "depth"), told))
-        return Finding(self.dataset.name(index), tuple(problems), **found)
+                found.add(SIZES_DIFFER, self._path(index, "depth"), told)
+        return Finding(self.dataset.name(index), tuple(found.problems), **found.traits)
 
     def _path(self, index: int, part: str) -> str:
+        """File of the `image` or its `depth`, with the name where many are in one file."""
         pairs = getattr(self.dataset, "pairs", None)
-        return str(getattr(pairs[index], part)) if pairs else str(self.dataset.name(index))
+        if not pairs:
+            return str(self.dataset.name(index))
+        pair = pairs[index]
+        return f"{pair.image} ({pair.name})" if pair.image == pair.depth else str(getattr(pair, part))
 
-    def _image(self, index: int, problems: list[Problem], found: dict[str, Any]) -> NDArray[np.uint8] | None:
+    def _image(self, index: int, found: "_Found") -> NDArray[np.uint8] | None:
+        """The image [h w 3], where it can be read."""
         path = self._path(index, "image")
         try:
             stored = self.dataset.stored_image(index)
             is_file = isinstance(stored, bytes)
             image = decode_image(stored, path, self.convert_images) if is_file else stored
         except Exception as error:  # a reader's defect must not hide what is wrong with the other files
-            problems.append(Problem(UNREADABLE_IMAGE, path, _told(error, path)))
+            found.add(UNREADABLE_IMAGE, path, _told(error, path))
             return None
-        found["size"] = (image.shape[1], image.shape[0])
-        found["mode"] = Image.open(io.BytesIO(stored)).mode if is_file else None
+        found.traits["size"] = (image.shape[1], image.shape[0])
+        found.traits["mode"] = Image.open(io.BytesIO(stored)).mode if is_file else None
         if _holds(image, lambda pixels: pixels == image[0, 0]):
-            problems.append(Problem(BLANK, path, f"one colour, {image[0, 0].tolist()}"))
+            found.add(BLANK, path, f"one colour, {image[0, 0].tolist()}")
         else:
-            found["is_gray"] = _holds(image, lambda pixels: pixels == pixels[..., :1])
+            found.traits["is_gray"] = _holds(image, lambda pixels: pixels == pixels[..., :1])
         return image
 
-    def _depth(self, index: int, problems: list[Problem], found: dict[str, Any]) -> tuple[int, ...] | None:
+    def _depth(self, index: int, found: "_Found") -> tuple[int, ...] | None:
         """Height and width of the depth, where it can be read."""
         path = self._path(index, "depth")
         try:
@@ -122,20 +138,18 @@ class Inspector:
             disparity, mask = labels.disparity, labels.mask
         except Exception as error:
             without_any = isinstance(error, ValueError) and NO_VALID_PIXEL in str(error)
-            kind = NO_VALID_PIXEL if without_any else UNREADABLE_DEPTH
-            problems.append(Problem(kind, path, _told(error, path)))
+            found.add(NO_VALID_PIXEL if without_any else UNREADABLE_DEPTH, path, _told(error, path))
             if not without_any or self.decoded is None:
                 return None
             mask = np.zeros(self.decoded.values.shape, bool)
             disparity = np.zeros(mask.shape, np.float32)
-        sky = self._sky(disparity, mask)
-        found["valid"], found["sky"] = float(mask.mean()), float(sky.mean())
-        found["invalid"] = self._reasons(mask)
-        self._measured(disparity, mask & ~sky, path, problems)
-        if negative := found["invalid"].get("negative"):
-            problems.append(Problem(NEGATIVE, path, f"{negative:.2%} of the pixels are below 0"))
-        if 0 < found["valid"] < self.min_valid_share:
-            problems.append(Problem(FEW_VALID, path, f"{found['valid']:.2%} of the pixels are valid"))
+        sky, reasons, valid = self._sky(disparity, mask), self._reasons(mask), float(mask.mean())
+        found.traits |= {"valid": valid, "sky": float(sky.mean()), "invalid": reasons}
+        self._measured(disparity, mask & ~sky, path, found)
+        if "negative" in reasons:
+            found.add(NEGATIVE, path, f"{reasons['negative']:.2%} of the pixels are below 0")
+        if 0 < valid < self.min_valid_share:
+            found.add(FEW_VALID, path, f"{valid:.2%} of the pixels are valid")
         return mask.shape
 
     def _sky(self, disparity: NDArray, mask: NDArray) -> NDArray[np.bool_]:
@@ -147,13 +161,13 @@ class Inspector:
         knows_sky = not self.in_disparity or getattr(self.dataset, "sky_masks", None) is not None
         return mask & (disparity == 0) & knows_sky
 
-    def _measured(self, disparity: NDArray, measured: NDArray, path: str, problems: list[Problem]) -> None:
+    def _measured(self, disparity: NDArray, measured: NDArray, path: str, found: "_Found") -> None:
         """Add the depth [h w] of the measured pixels, in metres where the set has any, to the histogram."""
         values = disparity[measured]
         if not values.size:
             return
         if values.size > 1 and values.min() == values.max():
-            problems.append(Problem(CONSTANT, path, f"the same at all {values.size} measured pixels"))
+            found.add(CONSTANT, path, f"the same at all {values.size} measured pixels")
         if not self.in_disparity:
             np.reciprocal(values, out=values)
         self.histogram.add(values)
@@ -184,4 +198,5 @@ def _told(error: Exception, path: str) -> str:
     text = " ".join(str(error).split())
     if not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {reason(error)}"
-    return text.removeprefix(f"{path}: ")
+    file = path.rpartition(" (")[0] or path
+    return text.removeprefix(f"{path}: ").removeprefix(f"{file}: ")
