@@ -30,7 +30,7 @@ def run(cfg: DictConfig) -> int:
     cfg = check(cfg)
     out = Path(cfg.out)
     require_writable(out)
-    print(f"listing {', '.join(entries(cfg.data))}", flush=True)
+    announce(cfg.data)
     sets, summaries = open_sets(cfg.data)
     interrupted, complete = False, False
     try:
@@ -84,6 +84,15 @@ def entries(data: DictConfig) -> dict[str, DictConfig]:
         for name, entry in data[group].items()
         if not OmegaConf.is_missing(entry, "root") and entry.get("root", "") is not None
     }
+
+
+def announce(data: DictConfig) -> None:
+    """Say which sets are listed, which takes a while for large ones, and which are not."""
+    every = [f"{group}.{name}" for group in GROUPS for name in data[group]]
+    rooted = entries(data)
+    if rootless := [name for name in every if name not in rooted]:
+        print(f"without a root, not checked: {', '.join(rootless)}")
+    print(f"listing {', '.join(rooted)}", flush=True)
 
 
 def open_sets(data: DictConfig) -> tuple[dict[str, Any], dict[str, SetSummary]]:

@@ -14,6 +14,7 @@ from tiny_sets import plant, whole, write
 
 from depthany import schema
 from depthany.check_data import draw_indices, main
+from depthany.data.labeled import FolderDepth
 from depthany.data.unlabeled import FolderImages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,27 @@ def test_shares_percentiles_and_histogram_are_those_computed_by_hand(check, tmp_
         (8, 16, 1),
     ]
     assert told["sizes"] == {"min": [2, 2], "median": [2, 2], "max": [4, 2], "distinct": 2}
+
+
+class InDisparity(FolderDepth):
+    """The same folders, read as a disparity of unknown scale."""
+
+    in_disparity = True
+
+
+def test_a_measured_disparity_of_0_is_neither_sky_nor_invalid(check, tmp_path: Path) -> None:
+    write(tmp_path / "mine", "a", np.array([[0, 0.5, 0.75, 100], [np.nan, -1, 3, 3]], np.float32))
+    target = "data.labeled.mine._target_=test_check_data.InDisparity"
+    told = check(target, "data.labeled.mine.depth_scale=1").report["sets"]["labeled.mine"]
+    assert (told["valid_share"]["mean"], told["sky_share"]) == (6 / 8, 0)
+    assert {name: each["share"] for name, each in told["without_depth"].items()} == {
+        "not finite": 1 / 8,
+        "negative": 1 / 8,
+    }
+    depth = told["depth"]
+    assert (depth["unit"], depth["pixels"], depth["zeros"]) == ("disparity", 6, 1)
+    assert (depth["min"], depth["max"]) == (0, 100), "metres have no say here"
+    assert [each["pixels"] for each in depth["histogram"]] == [2, 0, 2, 0, 0, 0, 0, 1]
 
 
 def test_each_planted_defect_is_named_with_its_reason_and_the_rest_is_checked(check, tmp_path: Path) -> None:
@@ -103,6 +125,15 @@ def test_a_missing_root_is_an_error_and_the_other_sets_are_checked(check, tmp_pa
         "unlabeled.mine": 1,
     }
     assert not sets["labeled.mine"]["wrong"]
+
+
+def test_a_set_without_a_root_is_said_to_be_left_out(check, tmp_path: Path) -> None:
+    write(tmp_path / "mine", "a", whole())
+    ended = check("data.unlabeled.mine.root=???")
+    assert ended.code == 0
+    assert ended.out.startswith(
+        "without a root, not checked: val.mine, unlabeled.mine\nlisting labeled.mine\n"
+    )
 
 
 def test_warnings_alone_leave_the_exit_code_0(check, tmp_path: Path) -> None:
@@ -228,6 +259,12 @@ def test_every_setting_is_read_somewhere() -> None:
     code = (ROOT / "src/depthany/check_data.py").read_text()
     for each in fields(schema.CheckDataSettings):
         assert f"cfg.{each.name}" in code, f"{each.name} is never read"
+
+
+def test_neither_the_package_nor_the_check_imports_the_models() -> None:
+    code = "import sys, depthany; assert 'torch' not in sys.modules, 'the package alone'\n"
+    code += "import depthany.check_data; assert 'timm' not in sys.modules, 'the check'\n"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_help_shows_commands_settings_and_exit_codes(tmp_path: Path) -> None:

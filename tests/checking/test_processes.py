@@ -32,55 +32,42 @@ def test_nor_on_how_processes_start(check, tmp_path: Path, monkeypatch: pytest.M
     assert check("workers=2", out="spawned").report == forked.report
 
 
-def test_ctrl_c_tells_what_was_checked_and_leaves_no_process(check, tmp_path: Path) -> None:
+def check_with(trap: str, check, tmp_path: Path):
+    """A check of 100 pairs, and of their images as an unlabeled set with a trap at image 50."""
     for i in range(100):
         write(tmp_path / "mine", f"{i:03d}", whole((2, 2), seed=i))
-    ended = check(
-        "data.unlabeled.mine._target_=test_processes.InterruptsAtImage50",
-        f"data.unlabeled.mine.root={tmp_path / 'mine/images'}",
-    )
-    assert ended.code == 130
-    assert ended.err.splitlines() == [
-        f"interrupted: {100 + ended.report['sets']['unlabeled.mine']['checked']} of 200 images were checked"
-    ]
-    assert 0 < ended.report["sets"]["unlabeled.mine"]["checked"] < 100
-    assert "nothing is wrong so far: " in ended.out and not ended.report["complete"]
+    root = tmp_path / "mine/images"
+    target = f"data.unlabeled.mine._target_=test_processes.{trap}"
+    ended = check(target, f"data.unlabeled.mine.root={root}")
+    assert ended.report["sets"]["labeled.mine"]["checked"] == 100
     assert not multiprocessing.active_children()
+    return ended, ended.report["sets"]["unlabeled.mine"]["checked"]
+
+
+def test_ctrl_c_tells_what_was_checked_and_leaves_no_process(check, tmp_path: Path) -> None:
+    ended, checked = check_with("InterruptsAtImage50", check, tmp_path)
+    assert ended.code == 130
+    assert ended.err == f"interrupted: {100 + checked} of 200 images were checked\n"
+    assert 0 < checked < 100
+    assert "nothing is wrong so far: " in ended.out and not ended.report["complete"]
 
 
 def test_a_killed_process_is_one_line_and_what_was_checked_is_told(check, tmp_path: Path) -> None:
-    for i in range(100):
-        write(tmp_path / "mine", f"{i:03d}", whole((2, 2), seed=i))
-    ended = check(
-        "data.unlabeled.mine._target_=test_processes.DiesAtImage50",
-        f"data.unlabeled.mine.root={tmp_path / 'mine/images'}",
-    )
+    ended, _ = check_with("DiesAtImage50", check, tmp_path)
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert "error: a checking process was killed, perhaps because memory ran out" in ended.err
     assert "unlabeled.mine was read, at or after " in ended.err
-    assert ended.report["sets"]["labeled.mine"]["checked"] == 100
     assert not ended.report["complete"]
-    assert not multiprocessing.active_children()
 
 
 def test_a_defect_of_a_reader_is_a_line_for_its_file(check, tmp_path: Path) -> None:
-    for i in range(60):
-        write(tmp_path / "mine", f"{i:02d}", whole((2, 2), seed=i))
-    ended = check(
-        "data.unlabeled.mine._target_=test_processes.FailsAtImage50",
-        f"data.unlabeled.mine.root={tmp_path / 'mine/images'}",
-    )
-    assert ended.code == 1
-    assert [line[1:] for line in ended.problems if line[1] == "unlabeled.mine"] == [
-        [
-            "unlabeled.mine",
-            "unreadable image",
-            str(tmp_path / "mine/images/50.png"),
-            "KeyError: 'no such key'",
-        ]
+    ended, checked = check_with("FailsAtImage50", check, tmp_path)
+    assert (ended.code, checked) == (1, 100)
+    path = str(tmp_path / "mine/images/050.png")
+    assert ended.problems == [
+        ["error", "unlabeled.mine", "unreadable image", path, "KeyError: 'no such key'"]
     ]
-    assert ended.report["sets"]["unlabeled.mine"]["checked"] == 60
 
 
 @pytest.mark.slow
