@@ -65,11 +65,12 @@ def check(cfg: DictConfig) -> DictConfig:
             raise ValueError(f"{key}={cfg[key]}: expected {least} or more")
     if not 0 <= cfg.min_valid_share <= 1:
         raise ValueError(f"min_valid_share={cfg.min_valid_share}: expected a share between 0 and 1")
-    for name, entry in entries(cfg.data).items():
-        if "_target_" not in entry:
-            raise ValueError(
-                f"data.{name}: expected a data set with a _target_, such as those in configs/dataset"
-            )
+    for group in GROUPS:
+        for name, entry in cfg.data[group].items():
+            if not OmegaConf.is_dict(entry) or "_target_" not in entry:
+                raise ValueError(
+                    f"data.{group}.{name}: expected a data set with a _target_, such as those in configs/dataset"
+                )
     if not entries(cfg.data):
         wanted = " ".join(f"data.{group}.{name}.root=..." for group in GROUPS for name in cfg.data[group])
         raise ValueError(f"no set has a root: give one of {wanted or 'another data=...'}")

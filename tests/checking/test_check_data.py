@@ -239,6 +239,7 @@ MISTAKES = {
     "limmit=3": "unknown setting 'limmit'; did you mean limit?",
     "data=nothing": "unknown data 'nothing'; choose from folder, sample",
     "data.labeled.mine._target_=depthany.data.labeled.Folder": "Error locating target",
+    "+data.labeled.more=5": "data.labeled.more: expected a data set with a _target_",
     "+data.labeled.more.root=a": "data.labeled.more: expected a data set with a _target_",
     "data.labeled.mine.root=???": "no set has a root: give one of data.labeled.mine.root=...",
     "out=/proc/none": "cannot write into out=/proc/none",
