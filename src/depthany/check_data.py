@@ -69,7 +69,7 @@ def check(cfg: DictConfig) -> DictConfig:
         for name, entry in cfg.data[group].items():
             if not OmegaConf.is_dict(entry) or "_target_" not in entry:
                 raise ValueError(
-                    f"data.{group}.{name}: expected a data set with a _target_, such as those in configs/dataset"
+                    f"data.{group}.{name}: expected a data set with a _target_, as in configs/dataset"
                 )
     if not entries(cfg.data):
         wanted = " ".join(f"data.{group}.{name}.root=..." for group in GROUPS for name in cfg.data[group])
