@@ -32,8 +32,9 @@ from depthany.precision import choose_amp, choose_device, keep_freed_memory
 from depthany.prediction.inputs import Source
 from depthany.prediction.outputs import Meaning
 from depthany.prediction.predictor import Predictor
-from depthany.prediction.progress import Bar, Tally
 from depthany.prediction.stills import predict_stills, still_job
+from depthany.prediction.tally import Tally
+from depthany.progress import Bar
 
 
 @dataclass(frozen=True)

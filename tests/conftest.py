@@ -192,6 +192,14 @@ def with_micro() -> Callable[[], contextlib.AbstractContextManager[None]]:
     return micro_encoder
 
 
+@pytest.fixture
+def ctrl_c_works() -> Iterator[None]:
+    """SIGINT interrupts in the test; a shell that starts pytest in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="session")
 def start():
     return start_here

@@ -47,19 +47,25 @@ def test_only_the_wiring_and_the_entries_see_the_configuration() -> None:
         for path in PACKAGE.rglob("*.py")
         if any(word in path.read_text() for word in ("DictConfig", "import hydra", "from hydra"))
     }
-    entries = {"train", "evaluate", "predict", "pseudo_label", "export", "app"}
-    assert seeing <= entries | {"wiring", "protocols", "config"}
+    entries = {"train", "evaluate", "predict", "pseudo_label", "export", "app", "check_data"}
+    assert seeing <= {"wiring", "protocols", "config", *entries}
 
 
 def test_prediction_knows_neither_training_nor_entries() -> None:
-    below = {"models", "data", "evaluation", "prediction", "files", "pictures"}
+    below = {"models", "data", "evaluation", "prediction", "files", "pictures", "progress"}
     for path in sorted((PACKAGE / "prediction").rglob("*.py")):
         assert {name.split(".")[1] for name in imported(path)} <= below, path.name
 
 
 def test_scoring_knows_neither_training_nor_entries() -> None:
-    below = {"models", "data", "evaluation", "prediction", "scoring", "files", "pictures"}
+    below = {"models", "data", "evaluation", "prediction", "scoring", "files", "pictures", "progress"}
     for path in sorted((PACKAGE / "scoring").rglob("*.py")):
+        assert {name.split(".")[1] for name in imported(path)} <= below, path.name
+
+
+def test_checking_knows_only_data_and_how_to_show_it() -> None:
+    below = {"data", "checking", "files", "pictures"}
+    for path in sorted((PACKAGE / "checking").rglob("*.py")):
         assert {name.split(".")[1] for name in imported(path)} <= below, path.name
 
 

@@ -17,7 +17,7 @@ from depthany.models.fast import prepare_for_inference
 from depthany.models.loading import load_model
 from depthany.precision import choose_amp, choose_device, keep_freed_memory
 from depthany.predict import require_writable
-from depthany.prediction.progress import Bar
+from depthany.progress import Bar
 from depthany.protocols import Chosen, choose
 from depthany.schema import EvaluateSettings
 from depthany.scoring.loop import score_set

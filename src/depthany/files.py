@@ -43,6 +43,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def require_writable(out: Path) -> None:
+    """Make the output folder and a file in it, so that hours of work do not end at the first write."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".depthany_probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write into out={out}: {error.strerror}; pass another out=...") from None
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name == "posix":  # makes the rename itself durable
         handle = os.open(folder, os.O_RDONLY)

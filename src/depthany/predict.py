@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig
 
 from depthany import load_model
 from depthany.config import require, run_entry, typed
+from depthany.files import require_writable
 from depthany.models.depth_model import DepthModel
 from depthany.models.fast import prepare_for_inference
 from depthany.pictures import COLOUR_MAPS
@@ -17,14 +18,15 @@ from depthany.prediction.clip import UnreadableVideo, look_at
 from depthany.prediction.inputs import Source, find_sources
 from depthany.prediction.outputs import FORMATS, Meaning, check_formats
 from depthany.prediction.predictor import Predictor
-from depthany.prediction.progress import Bar, Tally
 from depthany.prediction.stills import predict_stills, still_job
+from depthany.prediction.tally import Tally
 from depthany.prediction.video import (
     VIDEO_FORMATS,
     VIDEO_SCALES,
     predict_video,
     video_targets,
 )
+from depthany.progress import Bar
 from depthany.schema import PredictSettings
 
 
@@ -137,17 +139,6 @@ def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
             f"save={','.join(others)}: of a video only {' and '.join(VIDEO_FORMATS)} can be saved, and "
             f"{videos[0].path} is one"
         )
-
-
-def require_writable(out: Path) -> None:
-    """Make the output folder and a file in it, so that hours of work do not end at the first write."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".depthany_probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"cannot write into out={out}: {error.strerror}; pass another out=...") from None
 
 
 def build_predictor(cfg: DictConfig, model: DepthModel) -> Predictor:

@@ -244,4 +244,17 @@ class EvaluateSettings:
     threads: int | None = None
 
 
+@dataclass
+class CheckDataSettings:
+    """configs/check_data.yaml with its group."""
+
+    out: str = MISSING
+    limit: int | None = None
+    seed: int = MISSING
+    min_valid_share: float = MISSING
+    sheet_images: int = MISSING
+    workers: int | None = None
+    data: DataSettings = field(default_factory=DataSettings)
+
+
 STAGES = {"teacher": TeacherSettings, "student": StudentSettings}

@@ -11,14 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -26,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from depthany.data.dataset import Batch
 from depthany.files import write_atomically
 from depthany.pictures import comparison_row
+from depthany.progress import columns, minutes
 from depthany.stages import StageOutput, View
 
 METRICS_FILE = "metrics.jsonl"
@@ -52,13 +46,7 @@ class Tracker:
         self._events = SummaryWriter(str(run_dir), purge_step=start_step + 1)
         self._events.add_text("settings", f"```yaml\n{settings}\n```", start_step)
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f} · {task.fields[rate]:.1f} images/s"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
+            *columns("loss {task.fields[loss]:.4f} · {task.fields[rate]:.1f} images/s"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -73,10 +61,10 @@ class Tracker:
         self._progress.update(self._task, completed=step, loss=loss, rate=images_per_second)
         if not self.console.is_terminal:
             seconds_a_step = (time.monotonic() - self._started) / max(1, step - self._start_step)
-            eta = round(seconds_a_step * (self.total_steps - step))
+            eta = minutes(seconds_a_step * (self.total_steps - step))
             print(
                 f"step {step}/{self.total_steps}  loss {loss:.4f}  {images_per_second:.1f} images/s  "
-                f"ETA {eta // 60}:{eta % 60:02d}",
+                f"ETA {eta}",
                 flush=True,
             )
 

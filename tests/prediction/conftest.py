@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,18 +54,35 @@ def metric_checkpoint(metric_model: DepthModel, tmp_path: Path) -> Path:
 
 
 @contextmanager
-def ctrl_c_works() -> Iterator[None]:
-    """SIGINT interrupts inside; a shell that starts pytest in the background has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def interrupted_at(batch: int) -> Iterator[list[int]]:
+    """SIGINT as the model has computed its `batch`-th batch (from 1); the list has an item for each."""
+    calls: list[int] = []
+
+    def interrupt(module: torch.nn.Module, *_: object) -> None:
+        if isinstance(module, DepthModel):
+            calls.append(1)
+            if len(calls) == batch:
+                signal.raise_signal(signal.SIGINT)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(interrupt)
     try:
-        yield
+        yield calls
     finally:
-        signal.signal(signal.SIGINT, before)
+        hook.remove()
+
+
+@pytest.fixture
+def ctrl_c_at_batch() -> Callable[[int], AbstractContextManager[list[int]]]:
+    return interrupted_at
 
 
 @pytest.fixture
 def predict(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    ctrl_c_works: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Predict:
     """`python -m depthany.predict` in this process, with that model into tmp_path / "out"."""
 
@@ -74,7 +91,7 @@ def predict(
         own = [f"checkpoint={checkpoint}", f"out={tmp_path / 'out'}", "device=cpu", "threads=1"]
         words = (*words, *(word for word in own if word.partition("=")[0] not in given))
         monkeypatch.setattr(sys, "argv", ["predict", *words])
-        with ctrl_c_works(), pytest.raises(SystemExit) as end:
+        with pytest.raises(SystemExit) as end:
             entry.main()
         captured = capsys.readouterr()
         return Ended(int(end.value.code or 0), captured.out, captured.err)

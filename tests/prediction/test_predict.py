@@ -1,7 +1,6 @@
 """`python -m depthany.predict` from the command line to the files."""
 
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from media import pixels
 from PIL import Image
 
@@ -205,23 +203,12 @@ def test_the_colour_map_is_named_in_the_log_and_in_the_file(predict, photos: Pat
 
 
 def test_an_interrupted_run_leaves_whole_files_alone_and_the_same_command_does_the_rest(
-    predict, tmp_path: Path
+    predict, ctrl_c_at_batch, tmp_path: Path
 ) -> None:
     for i in range(12):
         save(tmp_path / "photos" / f"{i}.png", pixels(40, 50, seed=i))
-    calls = []
-
-    def interrupt(module: torch.nn.Module, *_: object) -> None:
-        if isinstance(module, DepthModel):
-            calls.append(1)
-            if len(calls) == 5:
-                signal.raise_signal(signal.SIGINT)
-
-    hook = torch.nn.modules.module.register_module_forward_hook(interrupt)
-    try:
+    with ctrl_c_at_batch(5):
         ended = predict(f"images={tmp_path / 'photos'}", "batch_size=1", "save=npy")
-    finally:
-        hook.remove()
     assert ended.code == 130
     names = results(tmp_path / "out")
     assert 1 <= len(names) <= 4

@@ -1,6 +1,5 @@
 """Videos in and out: times, scale, order, memory and damage."""
 
-import signal
 import struct
 from fractions import Fraction
 from itertools import pairwise
@@ -12,12 +11,11 @@ import pytest
 import torch
 from media import pixels, read_video, write_video
 
-from depthany.models.depth_model import DepthModel
 from depthany.prediction.clip import look_at
 from depthany.prediction.outputs import Meaning
 from depthany.prediction.predictor import Predictor
-from depthany.prediction.progress import Bar
 from depthany.prediction.video import predict_video
+from depthany.progress import Bar
 
 
 class BrightnessIsDisparity(torch.nn.Module):
@@ -195,21 +193,10 @@ def test_a_video_without_its_end_is_not_taken_for_a_whole_one(tmp_path: Path) ->
     assert not list(tmp_path.glob("*b.mp4*"))
 
 
-def test_an_interrupted_video_leaves_nothing_under_its_name(predict, tmp_path: Path) -> None:
+def test_an_interrupted_video_leaves_nothing_under_its_name(predict, ctrl_c_at_batch, tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", ramps(40), Fraction(10))
-    calls = []
-
-    def interrupt(module: torch.nn.Module, *_: object) -> None:
-        if isinstance(module, DepthModel):
-            calls.append(1)
-            if len(calls) == 3:
-                signal.raise_signal(signal.SIGINT)
-
-    hook = torch.nn.modules.module.register_module_forward_hook(interrupt)
-    try:
+    with ctrl_c_at_batch(3) as calls:
         ended = predict(f"images={tmp_path / 'a.mp4'}", "batch_size=2")
-    finally:
-        hook.remove()
     assert ended.code == 130
     assert len(calls) == 3
     assert not list((tmp_path / "out").iterdir())

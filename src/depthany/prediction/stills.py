@@ -15,7 +15,8 @@ from depthany.prediction.inputs import Source
 from depthany.prediction.outputs import FORMATS, WITH_IMAGE, Meaning, write
 from depthany.prediction.overlap import Behind, batches_of_equal, map_ahead
 from depthany.prediction.predictor import Predictor
-from depthany.prediction.progress import Bar, Tally
+from depthany.prediction.tally import Tally
+from depthany.progress import Bar
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from depthany.prediction.inputs import Source
 from depthany.prediction.outputs import Meaning, optional, picture, side_by_side
 from depthany.prediction.overlap import Behind, map_ahead
 from depthany.prediction.predictor import Predictor
-from depthany.prediction.progress import Bar
+from depthany.progress import Bar
 
 VIDEO_FORMATS = {"color": "_color.mp4", "side": "_side.mp4"}
 VIDEO_SCALES = ("frame", "clip")

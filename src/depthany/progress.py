@@ -1,9 +1,6 @@
-"""How far a prediction is."""
+"""How far a long piece of work is: one look of the progress bar for all commands."""
 
-import sys
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -11,6 +8,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -19,24 +17,22 @@ from rich.progress import (
 SECONDS_BETWEEN_LINES = 10.0
 
 
-@dataclass
-class Tally:
-    """What became of the sources; threads may append."""
+def columns(numbers: str) -> tuple[ProgressColumn, ...]:
+    """Columns of a `rich` bar: what, how much of it, `numbers` (with `{task.fields[...]}`), time and ETA."""
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn(numbers),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
 
-    done: list[Path] = field(default_factory=list)
-    skipped: list[Path] = field(default_factory=list)  # all of their results are there already
-    unreadable: list[str] = field(default_factory=list)  # a line for each, which names it
 
-    def report(self, out: Path) -> None:
-        """Print how many of each there are, and to stderr what could not be read."""
-        parts = [f"{len(self.done)} predicted"]
-        if self.skipped:
-            parts.append(f"{len(self.skipped)} there already (overwrite=true predicts them anew)")
-        if self.unreadable:
-            parts.append(f"{len(self.unreadable)} unreadable")
-        print(f"{out}: {', '.join(parts)}", flush=True)
-        for line in self.unreadable:
-            print(f"error: {line}", file=sys.stderr)
+def minutes(seconds: float) -> str:
+    """Such as 1:05."""
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
 
 
 class Bar:
@@ -53,15 +49,7 @@ class Bar:
         self._started = self._told = time.monotonic()
         self._prints = not console.is_terminal
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.1f}/s"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=self._prints,
+            *columns("{task.fields[rate]:.1f}/s"), console=console, disable=self._prints
         )
         self._task = self._progress.add_task(description, total=total, rate=0.0)
 
@@ -73,7 +61,11 @@ class Bar:
         self._progress.update(self._task, advance=count, rate=rate)
         if self._prints and now - self._told > SECONDS_BETWEEN_LINES:
             self._told = now
-            print(f"{self._description}: {self._done}/{self._total or '?'}  {rate:.1f}/s", flush=True)
+            eta = f"  ETA {minutes((self._total - self._done) / rate)}" if self._total and rate else ""
+            print(
+                f"{self._description}: {self._done}/{self._total or '?'}  {rate:.1f}/s{eta}",
+                flush=True,
+            )
 
     def __enter__(self) -> "Bar":
         self._progress.start()

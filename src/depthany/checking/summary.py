@@ -1,0 +1,175 @@
+"""What is known of a data set: findings added up, in the order of its images."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from depthany.checking.histogram import DepthHistogram, PackedHistogram
+from depthany.checking.inspect import ERRORS, FEW_VALID, GRAY, NO_PARTNER, Finding, Problem
+
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+FIRST = 10  # so many are named where a line for each would be too much
+
+
+@dataclass
+class Trait:
+    """A property that is no defect by itself: how many images have it, the first of them, and their shares
+    of pixels.
+    """
+
+    images: int = 0
+    first: list[str] = field(default_factory=list)
+    share: float = 0.0
+
+    def add(self, name: str, share: float = 0.0) -> None:
+        """One more image."""
+        self.images += 1
+        self.share += share
+        if len(self.first) < FIRST:
+            self.first.append(name)
+
+
+class SetSummary:
+    """Everything that is told of one set; its memory grows with the problems, not with the images.
+
+    Args:
+        root: folder of the set, for the eye.
+        dataset: the set; None where it cannot be opened, with the reason in `failure`.
+        expected: how many images the mixture says there are, where it does.
+    """
+
+    def __init__(
+        self, root: str, dataset: Any = None, failure: str | None = None, expected: int | None = None
+    ) -> None:
+        self.root, self.failure, self.expected = root, failure, expected
+        self.labeled = hasattr(dataset, "labels")
+        self.in_disparity = bool(getattr(dataset, "in_disparity", False))
+        self.found = 0 if dataset is None else len(dataset)
+        self.lonely: list[str] = list(getattr(dataset, "lonely", []))
+        self.left_out: dict[str, int] = dict(getattr(dataset, "left_out", {}))
+        self.wanted = self.found  # fewer with a limit
+        self.checked = 0
+        self.problems = [Problem(NO_PARTNER, f"{root}/{name}", "no partner") for name in self.lonely]
+        self.bad: set[int] = set()
+        self.histogram = DepthHistogram()
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.modes: Counter[str] = Counter()
+        self.traits: dict[str, Trait] = defaultdict(Trait)
+        self.with_depth, self.valid, self.sky, self.least_valid = 0, 0.0, 0.0, 1.0
+
+    def add(self, indices: Sequence[int], findings: Sequence[Finding], depth: PackedHistogram) -> None:
+        """Add what was found of the images `indices`."""
+        self.histogram.merge(depth)
+        for index, finding in zip(indices, findings, strict=True):
+            self._add(index, finding)
+
+    def _add(self, index: int, finding: Finding) -> None:
+        self.checked += 1
+        self.problems += finding.problems
+        if any(problem.kind in ERRORS for problem in finding.problems):
+            self.bad.add(index)
+        if finding.size is not None:
+            self.sizes[finding.size] += 1
+        if finding.mode is not None:
+            self.modes[finding.mode] += 1
+        if finding.is_gray:
+            self.traits[GRAY].add(finding.name)
+        for reason, share in finding.invalid.items():
+            self.traits[reason].add(finding.name, share)
+        if finding.valid is not None and finding.sky is not None:
+            self.with_depth += 1
+            self.valid += finding.valid
+            self.sky += finding.sky
+            self.least_valid = min(self.least_valid, finding.valid)
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """How many problems there are of each kind."""
+        return Counter(problem.kind for problem in self.problems)
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether training would stop at this set."""
+        return self.failure is not None or any(problem.kind in ERRORS for problem in self.problems)
+
+    @property
+    def too_few(self) -> bool:
+        """Whether the mixture says that there are more images."""
+        return self.expected is not None and self.found < self.expected
+
+    def size_range(self) -> dict[str, list[int]]:
+        """Smallest, median and largest image by area, as width and height; empty where none was read."""
+        ordered = sorted(self.sizes, key=lambda size: (size[0] * size[1], size))
+        if not ordered:
+            return {}
+        left = (self.sizes.total() + 1) // 2
+        for median in ordered:
+            left -= self.sizes[median]
+            if left <= 0:
+                break
+        return {"min": list(ordered[0]), "median": list(median), "max": list(ordered[-1])}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary for report.json."""
+        told: dict[str, Any] = {
+            "root": self.root,
+            "failure": self.failure,
+            "wrong": self.is_wrong,
+            "found": self.found,
+            "expected": self.expected,
+            "checked": self.checked,
+            "without_partner": self.lonely,
+            "left_out": self.left_out,
+            "problems": dict(self.kinds),
+            "reasons": _reasons(self.problems),
+            "sizes": self.size_range() | {"distinct": len(self.sizes)},
+            "stored_as": dict(sorted(self.modes.items())),
+            "gray_images": _trait(self.traits[GRAY]),
+        }
+        return told | (self._depth() if self.labeled else {})
+
+    def _depth(self) -> dict[str, Any]:
+        count, depth = max(self.with_depth, 1), self.histogram
+        known = {name: trait for name, trait in self.traits.items() if name != GRAY}
+        shares = {
+            "images": self.with_depth,
+            "mean": round(self.valid / count, 6),
+            "min": round(self.least_valid, 6) if self.with_depth else None,
+            "below_threshold": self.kinds[FEW_VALID],
+        }
+        invalid = {
+            name: {"share": round(trait.share / count, 6), **_trait(trait)} for name, trait in known.items()
+        }
+        range_told = {
+            "unit": "disparity" if self.in_disparity else "m",
+            "pixels": depth.total,
+            "zeros": depth.zeros,
+            "min": _short(depth.low) if depth.total else None,
+            "max": _short(depth.high) if depth.total else None,
+            "percentiles": {str(p): _short(depth.percentile(p)) for p in PERCENTILES} if depth.total else {},
+            "histogram": [{"from": low, "to": high, "pixels": n} for low, high, n in depth.octaves()],
+        }
+        return {
+            "valid_share": shares,
+            "sky_share": round(self.sky / count, 6),
+            "without_depth": invalid,
+            "depth": range_told,
+        }
+
+
+def _reasons(problems: Sequence[Problem]) -> dict[str, dict[str, int]]:
+    """How often each reason is given, by kind; what follows the path in a problem's text."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for problem in problems:
+        found[problem.kind][problem.reason] += 1
+    return {kind: dict(reasons.most_common()) for kind, reasons in found.items()}
+
+
+def _trait(trait: Trait) -> dict[str, Any]:
+    return {"images": trait.images, "first": trait.first}
+
+
+def _short(number: float) -> float:
+    """Six digits, as many as a float32 holds."""
+    return float(f"{number:.6g}")
