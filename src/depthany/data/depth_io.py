@@ -1,5 +1,6 @@
 """Read depth maps; whatever is wrong with a file becomes one `ValueError` that names it."""
 
+import io
 from pathlib import Path
 
 import h5py
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from depthany.data.depth_png import decode_gray_16
 from depthany.data.files import reason
 from depthany.data.images import not_an_image
 
@@ -33,8 +35,7 @@ def read_depth(path: Path, h5_key: str = "depth") -> NDArray[np.float32]:
         elif suffix in (".h5", ".hdf5"):
             stored = _read_h5(path, h5_key)
         else:
-            with Image.open(path) as file:
-                stored = np.asarray(file)
+            stored = _read_picture(path)
     except UnidentifiedImageError:
         raise ValueError(f"{path}: {not_an_image(path.stat().st_size)}") from None
     except Exception as error:  # whatever a damaged file leads Pillow, NumPy and HDF5 to
@@ -46,6 +47,14 @@ def read_depth(path: Path, h5_key: str = "depth") -> NDArray[np.float32]:
             f"{path}: expected one channel of numbers, got {stored.dtype} of shape {stored.shape}"
         )
     return stored.astype(np.float32)
+
+
+def _read_picture(path: Path) -> NDArray:
+    data = path.read_bytes()
+    if (gray := decode_gray_16(data)) is not None:
+        return gray
+    with Image.open(io.BytesIO(data)) as file:
+        return np.asarray(file)
 
 
 def _read_h5(path: Path, key: str) -> NDArray[np.float32]:

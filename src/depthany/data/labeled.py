@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +12,8 @@ from depthany.data.dataset import DepthSample, Labels, require_same_size
 from depthany.data.depth_io import DEPTH_SUFFIXES, read_depth
 from depthany.data.files import list_files
 from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,10 @@ class PairedDepth(ABC):
         """Name of pair `index`, unique in the set."""
         return self.pairs[index].name
 
+    def files(self, index: int) -> tuple[str, str]:
+        """Paths of the image and the depth of pair `index`, for messages."""
+        return str(self.pairs[index].image), str(self.pairs[index].depth)
+
     def stored_image(self, index: int) -> bytes:
         """The image file of pair `index` as it is on disk."""
         return read_bytes(self.pairs[index].image)
@@ -100,14 +107,19 @@ class PairedDepth(ABC):
         """Disparity and mask of pair `index`; raises a `ValueError` where no pixel is valid."""
         pair = self.pairs[index]
         decoded = self.decode(pair)
-        sky = np.zeros_like(decoded.valid) if decoded.sky is None else decoded.sky
-        values = decoded.values
-        low, high = (0.0, np.inf) if self.in_disparity else (self.min_depth, self.max_depth)
-        measured = decoded.valid & (values >= low) & (values <= high) & np.isfinite(values) & ~sky
+        values, sky = decoded.values, decoded.sky
+        low, high = (0.0, _LARGEST) if self.in_disparity else (self.min_depth, self.max_depth)
+        measured = decoded.valid & (values >= low) & (values <= high)  # False for NaN and infinity
+        if sky is not None:
+            measured &= ~sky
         if not measured.any():
             raise ValueError(f"{pair.depth}: no valid pixel {self.range_told()}")
-        inverse = values if self.in_disparity else 1.0 / np.where(measured, values, 1.0)
-        return Labels(np.where(measured, inverse, 0.0).astype(np.float32), measured | sky)
+        with np.errstate(all="ignore"):  # what is not measured is not copied
+            inverse = values if self.in_disparity else 1.0 / values
+        disparity: NDArray = cv2.copyTo(
+            inverse.astype(np.float32, copy=False), measured.view(np.uint8)
+        )  # else 0
+        return Labels(disparity, measured if sky is None else measured | sky)
 
     def range_told(self) -> str:
         """What counts as valid and what to do where nothing does, for a message."""
