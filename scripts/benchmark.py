@@ -1,4 +1,4 @@
-"""How fast model and input are: `python scripts/benchmark.py inference` and `python scripts/benchmark.py data`.
+"""How fast model and input are: `python scripts/benchmark.py inference`, `python scripts/benchmark.py data`.
 
 inference: ours against `DepthAnythingForDepthEstimation` of transformers: same weights, image, threads and
 dtype. All contestants run by turns in one process, in an order that rotates, so that whatever else the

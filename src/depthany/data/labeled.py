@@ -181,7 +181,8 @@ class FolderDepth(PairedDepth):
     def decode(self, pair: Pair) -> Decoded:
         stored = read_depth(pair.depth, self.h5_key)
         sky = None if self.sky_value is None else stored == self.sky_value
-        return Decoded(stored / self.depth_scale, np.ones(stored.shape, bool), sky)
+        stored /= self.depth_scale  # in place: memory that is new to the process costs as much as the division
+        return Decoded(stored, np.ones(stored.shape, bool), sky)
 
     def range_told(self) -> str:
         return (
