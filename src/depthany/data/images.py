@@ -19,6 +19,17 @@ _CONVERTIBLE = {"L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "1"}
 MAX_PIXELS = 1_000_000_000  # panoramas are welcome; the limit guards against decompression bombs
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
+# EXIF 2.32, tag 0x0112: what turns the stored picture upright.
+_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: np.rot90(pixels),
+}
+
 
 def read_image(path: Path, convert: bool = False) -> NDArray[np.uint8]:
     """`decode_image` of a file: [h w 3] uint8 RGB."""
@@ -89,18 +100,6 @@ def decode_photo(stored: bytes, name: str, convert: bool = False, least: int | N
             raise ValueError(f"{name}: cannot read the image: {reason(error)}") from None
     pixels = _rgb(upright, name, convert)
     return Photo(pixels, *pixels.shape[:2])
-
-
-# EXIF 2.32, tag 0x0112: what turns the stored picture upright.
-_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.transpose(1, 0, 2),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda pixels: np.rot90(pixels),
-}
 
 
 def _decode_jpeg(stored: bytes, file: Image.Image, least: int | None) -> Photo | None:

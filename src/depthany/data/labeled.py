@@ -116,9 +116,8 @@ class PairedDepth(ABC):
             raise ValueError(f"{pair.depth}: no valid pixel {self.range_told()}")
         with np.errstate(all="ignore"):  # what is not measured is not copied
             inverse = values if self.in_disparity else 1.0 / values
-        disparity: NDArray = cv2.copyTo(
-            inverse.astype(np.float32, copy=False), measured.view(np.uint8)
-        )  # else 0
+        inverse = inverse.astype(np.float32, copy=False)
+        disparity: NDArray = cv2.copyTo(inverse, measured.view(np.uint8))  # 0 where not measured
         return Labels(disparity, measured if sky is None else measured | sky)
 
     def range_told(self) -> str:
@@ -181,7 +180,7 @@ class FolderDepth(PairedDepth):
     def decode(self, pair: Pair) -> Decoded:
         stored = read_depth(pair.depth, self.h5_key)
         sky = None if self.sky_value is None else stored == self.sky_value
-        stored /= self.depth_scale  # in place: memory that is new to the process costs as much as the division
+        stored /= self.depth_scale  # in place: fresh memory costs as much as the division
         return Decoded(stored, np.ones(stored.shape, bool), sky)
 
     def range_told(self) -> str:
