@@ -1,9 +1,11 @@
-"""How fast the model is: `python scripts/benchmark.py inference`.
+"""How fast model and input are: `python scripts/benchmark.py inference`, `python scripts/benchmark.py data`.
 
-Ours against `DepthAnythingForDepthEstimation` of transformers: same weights, image, threads and dtype. All
-contestants run by turns in one process, in an order that rotates, so that whatever else the machine does
-meets each of them; what counts is the ratio of times within a round. Random weights unless --checkpoint is
-given: the time is the same, but how much bfloat16 costs in accuracy depends on the weights.
+inference: ours against `DepthAnythingForDepthEstimation` of transformers: same weights, image, threads and
+dtype. All contestants run by turns in one process, in an order that rotates, so that whatever else the
+machine does meets each of them; what counts is the ratio of times within a round. Random weights unless
+--checkpoint is given: the time is the same, but how much bfloat16 costs in accuracy depends on the weights.
+
+data: see benchmark_data.py.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import benchmark_data
 from depthany import DepthModel, load_model
 from depthany.data.images import read_image
 from depthany.models.fast import prepare_for_inference
@@ -34,7 +37,9 @@ Contestants = dict[str, Callable[[Tensor], Tensor]]
 def main() -> None:
     """Parse the command line and run the benchmark that it names."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    inference = parser.add_subparsers(required=True, dest="what").add_parser("inference")
+    what = parser.add_subparsers(required=True, dest="what")
+    inference = what.add_parser("inference", help="the model against transformers")
+    benchmark_data.add_arguments(what.add_parser("data", help="images to normalised crops, per core"))
     inference.add_argument("--encoder", default="vits", help="size with random weights (default vits)")
     inference.add_argument("--checkpoint", help="anything load_model takes, instead of random weights")
     inference.add_argument("--image", help="a photo, cut to a square; else coloured clouds")
@@ -43,6 +48,11 @@ def main() -> None:
     inference.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
     inference.add_argument("--threads", type=int, help="CPU threads (default one per core)")
     arguments = parser.parse_args()
+    if arguments.what == "data":
+        torch.set_num_threads(1)
+        print(machine())
+        benchmark_data.run(arguments)
+        return
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

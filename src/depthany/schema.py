@@ -40,6 +40,7 @@ class DataSettings:
     val: dict[str, Any] = field(default_factory=dict)
     convert_images: bool = MISSING
     unreadable: str = MISSING
+    decode: str = MISSING
 
 
 @dataclass

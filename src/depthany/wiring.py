@@ -208,6 +208,7 @@ def build_training_set(cfg: DictConfig) -> TrainingSet:
         cfg.crop_size,
         cfg.data.convert_images,
         cfg.data.unreadable,
+        cfg.data.decode,
     )
 
 

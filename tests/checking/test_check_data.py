@@ -237,7 +237,7 @@ MISTAKES = {
     "min_valid_share=2": "min_valid_share=2.0: expected a share between 0 and 1",
     "limit=few": "limit: Value 'few'",
     "limmit=3": "unknown setting 'limmit'; did you mean limit?",
-    "data=nothing": "unknown data 'nothing'; choose from folder, sample",
+    "data=nothing": "unknown data 'nothing'; choose from depth_anything_v1",
     "data.labeled.mine._target_=depthany.data.labeled.Folder": "Error locating target",
     "+data.labeled.more=5": "data.labeled.more: expected a data set with a _target_",
     "+data.labeled.more.root=a": "data.labeled.more: expected a data set with a _target_",
@@ -273,6 +273,6 @@ def test_help_shows_commands_settings_and_exit_codes(tmp_path: Path) -> None:
         [sys.executable, "-m", "depthany.check_data", "--help"], capture_output=True, text=True, cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for part in ("data: folder, sample", "min_valid_share: 0.01", "Exit code: 0", "data=depth_anything_v1"):
+    for part in ("data: depth_anything_v1", "min_valid_share: 0.01", "Exit code: 0", "data=depth_anything_v1"):
         assert part in done.stdout
     assert not list(tmp_path.iterdir())

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from depthany.data.dataset import BadFile, Batch, TrainingSet, normalise_disparity
+from depthany.data.dataset import BadFile, Batch, TrainingSet, disparity_range, normalise_disparity
 from depthany.data.labeled import FolderDepth
 from depthany.data.loader import read_batches
 from depthany.data.sampler import Draw, MixedBatches
@@ -32,15 +33,73 @@ def equal(a: Batch, b: Batch) -> bool:
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
+def normalised(disparity: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return normalise_disparity(disparity, mask, disparity_range(disparity, mask))
+
+
 def test_disparity_is_brought_to_0_to_1_over_its_valid_pixels() -> None:
     disparity = np.array([[0.2, 0.4, 0.7, 99.0]], np.float32)
     mask = np.array([[True, True, True, False]])
-    np.testing.assert_allclose(normalise_disparity(disparity, mask), [[0, 0.4, 1, 0]], atol=1e-6)
+    np.testing.assert_allclose(normalised(disparity, mask), [[0, 0.4, 1, 0]], atol=1e-6)
 
 
 def test_constant_disparity_gives_zeros_and_no_nan() -> None:
-    constant = normalise_disparity(np.full((2, 2), 0.3, np.float32), np.ones((2, 2), bool))
-    assert constant.tolist() == [[0, 0], [0, 0]]
+    assert normalised(np.full((2, 2), 0.3, np.float32), np.ones((2, 2), bool)).tolist() == [[0, 0], [0, 0]]
+
+
+def test_disparity_is_normalised_over_the_map_and_not_over_its_crop(tmp_path: Path) -> None:
+    depth_mm = np.repeat(np.linspace(1000, 9000, 200).astype(np.uint16)[None], 30, axis=0)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "depth").mkdir()
+    Image.new("RGB", (200, 30)).save(tmp_path / "images/a.png")
+    Image.fromarray(depth_mm).save(tmp_path / "depth/a.png")
+    dataset = TrainingSet([FolderDepth(str(tmp_path))], [], SIZE)
+    views = [dataset[[Draw(True, 0, seed)]].disparity for seed in range(40)]
+    assert min(view.min() for view in views) < 0.01
+    assert max(view.max() for view in views) > 0.8
+    assert sum(view.max() - view.min() > 0.99 for view in views) == 0  # no crop spans the map
+
+
+def photo(path: Path, height: int, width: int, **options) -> Path:
+    """A JPEG of smooth colours, the same at any size."""
+    rows, columns = np.mgrid[:height, :width]
+    bands = [255 * rows / height, 255 * columns / width, 127 + 100 * np.sin(9 * columns / width)]
+    Image.fromarray(np.stack(bands, axis=2).astype(np.uint8)).save(path, quality=95, **options)
+    return path
+
+
+@pytest.mark.parametrize("height, width", [(54, 90), (57, 90), (90, 57), (113, 240), (447, 500)])
+def test_reduced_decoding_shifts_nothing_and_hardly_changes_a_smooth_image(
+    tmp_path: Path, height: int, width: int
+) -> None:
+    photo(tmp_path / "a.jpg", height, width)
+    sets = [TrainingSet([], [FolderImages(str(tmp_path))], SIZE, decode=way) for way in ("exact", "reduced")]
+    for seed in range(10):
+        exact, reduced = (each[[Draw(False, 0, seed)]].unlabeled_image.float() for each in sets)
+        assert not torch.equal(exact, reduced)
+        assert (exact - reduced).abs().mean() < 2
+        assert (exact - reduced).mean(dim=(0, 2, 3)).abs().max() < 1
+
+
+def test_reduced_decoding_leaves_alone_what_the_crop_would_enlarge_by_more_than_a_twentieth(
+    tmp_path: Path,
+) -> None:
+    photo(tmp_path / "a.jpg", 2 * 26, 90)  # 27 = 28 / 1.05
+    sets = [TrainingSet([], [FolderImages(str(tmp_path))], SIZE, decode=way) for way in ("exact", "reduced")]
+    assert equal(*(each[[Draw(False, 0, 7)]] for each in sets))
+
+
+def test_reduced_decoding_checks_the_size_of_the_depth_against_the_whole_image(tmp_path: Path) -> None:
+    for folder in ("images", "depth"):
+        (tmp_path / folder).mkdir()
+    photo(tmp_path / "images/a.jpg", 60, 90)
+    for shape, fits in (((60, 90), True), ((30, 45), False)):
+        Image.fromarray(np.full(shape, 1000, np.uint16)).save(tmp_path / "depth/a.png")
+        batch = TrainingSet([FolderDepth(str(tmp_path))], [], SIZE, decode="reduced")[[Draw(True, 0, 0)]]
+        assert isinstance(batch, Batch) is fits
+    assert isinstance(batch, BadFile)
+    assert "depth is 45x30, its image" in batch.message
+    assert "a.png" in batch.message and "a.jpg is 90x60" in batch.message
 
 
 def test_labeled_sets_are_concatenated_in_their_order(tiny_world) -> None:
@@ -139,3 +198,8 @@ def test_a_batch_all_of_whose_images_were_skipped_has_none(own_world) -> None:
 def test_unknown_way_with_unreadable_files_is_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match="'ignore'; choose from error, skip"):
         TrainingSet([], [], SIZE, unreadable="ignore")
+
+
+def test_unknown_way_to_decode_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match="'fast'; choose from exact, reduced"):
+        TrainingSet([], [], SIZE, decode="fast")

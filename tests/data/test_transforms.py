@@ -1,9 +1,19 @@
 """Resize, crop and flip keep image and label together."""
 
+import cv2
 import numpy as np
 import pytest
 
-from depthany.data.transforms import random_view, shorter_side_to
+from depthany.data.images import Photo
+from depthany.data.transforms import draw_view, shorter_side_to
+
+
+def random_view(
+    image: np.ndarray, size: int, seed: int, maps: tuple[np.ndarray, ...] = ()
+) -> tuple[np.ndarray, ...]:
+    """The views of an image and its maps."""
+    view = draw_view(image.shape[0], image.shape[1], size, seed)
+    return view.of_image(Photo(image, *image.shape[:2])), *(view.of_map(values) for values in maps)
 
 
 def coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -70,3 +80,48 @@ def test_labels_get_no_new_values_and_any_size_is_brought_to_the_crop(height: in
         assert valid.dtype == np.bool_
         assert set(label.ravel()) <= set(disparity.ravel())
         np.testing.assert_array_equal(np.isin(label, disparity[mask]), valid)
+
+
+SHAPES = [
+    (100, 150),
+    (150, 100),
+    (101, 153),
+    (28, 28),
+    (28, 29),
+    (29, 28),
+    (5, 7),
+    (1, 9),
+    (30, 200),
+    (64, 64),
+]
+
+
+@pytest.mark.parametrize("height, width", SHAPES)
+@pytest.mark.parametrize("size", [28, 70])
+def test_a_view_is_bit_for_bit_what_resize_then_crop_then_flip_gives(
+    height: int, width: int, size: int
+) -> None:
+    draw = np.random.default_rng(height * width)
+    image = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    disparity, mask = draw.random((height, width), dtype=np.float32), draw.random((height, width)) < 0.5
+    for seed in range(6):
+        view = draw_view(height, width, size, seed)
+
+        def whole(values: np.ndarray, interpolation: int, view=view) -> np.ndarray:
+            values = cv2.resize(values, (view.width, view.height), interpolation=interpolation)
+            values = values[view.top : view.top + size, view.left : view.left + size]
+            return values[:, ::-1] if view.flip else values
+
+        np.testing.assert_array_equal(
+            view.of_image(Photo(image, height, width)), whole(image, cv2.INTER_CUBIC)
+        )
+        nearest = cv2.INTER_NEAREST_EXACT
+        np.testing.assert_array_equal(view.of_map(disparity), whole(disparity, nearest))
+        np.testing.assert_array_equal(view.of_map(mask), whole(mask.astype(np.uint8), nearest).astype(bool))
+
+
+def test_the_draws_of_a_seed_are_what_they_have_always_been() -> None:
+    # NumPy's default_rng(seed): integers(1), integers(260), integers(2); another order changes every run
+    views = [draw_view(1000, 1500, 518, seed) for seed in range(3)]
+    expected = [(0, 221, True), (0, 123, True), (0, 217, False)]
+    assert [(view.top, view.left, view.flip) for view in views] == expected

@@ -95,6 +95,12 @@ def test_names_of_the_weights_start_with_encoder_or_decoder(model: DepthModel) -
     assert "encoder.blocks.0.attn.qkv.weight" in names
 
 
+def test_normalise_leaves_the_image_it_was_given_alone() -> None:
+    image = torch.full((1, 3, 2, 2), 100.0)
+    normalise(image)
+    assert image.eq(100).all()
+
+
 def test_normalise_maps_the_imagenet_mean_to_zero() -> None:
     image = torch.tensor([0.485, 0.456, 0.406]).mul(255).round().to(torch.uint8).view(1, 3, 1, 1)
     assert normalise(image).abs().max() < 0.01

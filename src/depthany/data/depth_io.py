@@ -1,6 +1,7 @@
 """Read depth maps; whatever is wrong with a file becomes one `ValueError` that names it."""
 
 import importlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from depthany.data.depth_png import decode_gray_16
 from depthany.data.files import reason
 from depthany.data.images import not_an_image
 
@@ -40,8 +42,7 @@ def read_depth(path: Path, h5_key: str = "depth") -> NDArray[np.float32]:
         elif suffix in (".h5", ".hdf5"):
             stored = _read_h5(path, h5_key)
         else:
-            with Image.open(path) as file:
-                stored = np.asarray(file)
+            stored = _read_picture(path)
     return _one_channel(path, stored)
 
 
@@ -216,6 +217,14 @@ def _header_words(stored: bytes, count: int) -> tuple[list[bytes], int]:
             raise ValueError("the header of the PFM is incomplete")
         words, at = [*words, stored[at:end]], end
     return words, at + 1
+
+
+def _read_picture(path: Path) -> NDArray[Any]:
+    data = path.read_bytes()
+    if (gray := decode_gray_16(data)) is not None:
+        return gray
+    with Image.open(io.BytesIO(data)) as file:
+        return np.asarray(file)
 
 
 def _read_h5(path: Path, key: str) -> NDArray[Any]:

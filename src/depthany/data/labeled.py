@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +16,8 @@ from depthany.data.depth_io import DEPTH_SUFFIXES, read_depth
 from depthany.data.files import list_files
 from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
 from depthany.data.pairs import Pair, Pairs, first_ten, missing, read_list
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -132,17 +135,16 @@ class PairedDepth(ABC):
             ]
             self.pairs = [pair for pair in self.pairs if self._mask_path(pair.name) not in absent]
 
-    def _sky(self, pair: Pair, decoded: Decoded) -> NDArray[np.bool_]:
-        """[h w] bool: sky as the set knows it, and as the mask beside it says."""
-        sky = np.zeros_like(decoded.valid) if decoded.sky is None else decoded.sky
+    def _sky(self, pair: Pair, decoded: Decoded) -> NDArray[np.bool_] | None:
+        """[h w] bool: sky as the set knows it, and as the mask beside it says; None where neither does."""
         if self.sky_masks is None:
-            return sky
-        path = self.root / self._mask_path(pair.name)
+            return decoded.sky
+        path, shape = self.root / self._mask_path(pair.name), decoded.valid.shape
         mask = read_depth(path) != 0
-        if mask.shape != sky.shape:
-            sizes = " and ".join(f"{width}x{height}" for height, width in (mask.shape, sky.shape))
+        if mask.shape != shape:
+            sizes = " and ".join(f"{width}x{height}" for height, width in (mask.shape, shape))
             raise ValueError(f"{path}: the sky mask and {pair.depth} differ in size: {sizes}")
-        return sky | mask
+        return mask if decoded.sky is None else decoded.sky | mask
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -150,6 +152,10 @@ class PairedDepth(ABC):
     def name(self, index: int) -> str:
         """Name of pair `index`, unique in the set."""
         return self.pairs[index].name
+
+    def files(self, index: int) -> tuple[str, str]:
+        """Paths of the image and the depth of pair `index`, for messages."""
+        return str(self.pairs[index].image), str(self.pairs[index].depth)
 
     def stored_image(self, index: int) -> bytes | NDArray[np.uint8]:
         """The image file of pair `index` as it is on disk, or its pixels where the set holds arrays."""
@@ -159,13 +165,18 @@ class PairedDepth(ABC):
         """Disparity and mask of pair `index`; raises a `ValueError` where no pixel is valid."""
         pair = self.pairs[index]
         decoded = self.decode(pair)
-        sky, values = self._sky(pair, decoded), decoded.values
-        low, high = (0.0, np.inf) if self.in_disparity else (self.min_depth, self.max_depth)
-        measured = decoded.valid & (values >= low) & (values <= high) & np.isfinite(values) & ~sky
+        values, sky = decoded.values, self._sky(pair, decoded)
+        low, high = (0.0, _LARGEST) if self.in_disparity else (self.min_depth, self.max_depth)
+        measured = decoded.valid & (values >= low) & (values <= high)  # False for NaN and infinity
+        if sky is not None:
+            measured &= ~sky
         if not measured.any():
             raise ValueError(f"{pair.depth}: no valid pixel {self.range_told()}")
-        inverse = values if self.in_disparity else 1.0 / np.where(measured, values, 1.0)
-        return Labels(np.where(measured, inverse, 0.0).astype(np.float32), measured | sky)
+        with np.errstate(all="ignore"):  # what is not measured is not copied
+            inverse = values if self.in_disparity else 1.0 / values
+        inverse = inverse.astype(np.float32, copy=False)
+        disparity: NDArray = cv2.copyTo(inverse, measured.view(np.uint8))  # 0 where not measured
+        return Labels(disparity, measured if sky is None else measured | sky)
 
     def range_told(self) -> str:
         """What counts as valid and what to do where nothing does, for a message."""
@@ -232,7 +243,8 @@ class FolderDepth(PairedDepth):
     def decode(self, pair: Pair) -> Decoded:
         stored = read_depth(pair.depth, self.h5_key)
         sky = None if self.sky_value is None else stored == self.sky_value
-        return Decoded(stored / self.depth_scale, np.ones(stored.shape, bool), sky)
+        stored /= self.depth_scale  # in place: fresh memory costs as much as the division
+        return Decoded(stored, np.ones(stored.shape, bool), sky)
 
     def range_told(self) -> str:
         return (

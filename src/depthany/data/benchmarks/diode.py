@@ -43,7 +43,7 @@ class Diode(BenchmarkDepth):
             for image in images
         ]
 
-    def files(self, pair: Pair) -> list[Path]:
+    def needed(self, pair: Pair) -> list[Path]:
         return [pair.image, pair.depth, _beside(pair.image, "_depth_mask.npy")]
 
     def decode(self, pair: Pair) -> Decoded:

@@ -36,7 +36,7 @@ class Ibims(BenchmarkDepth):
             Pair(image.stem, image, core / "depth" / image.name) for image in sorted(core.glob("rgb/*.png"))
         ]
 
-    def files(self, pair: Pair) -> list[Path]:
+    def needed(self, pair: Pair) -> list[Path]:
         return [pair.image, pair.depth, *_masks(pair)]
 
     def decode(self, pair: Pair) -> Decoded:

@@ -37,13 +37,13 @@ class BenchmarkDepth(PairedDepth):
     def official_pairs(self) -> list[Pair]:
         """The pairs that the benchmark has, in a fixed order, whether their files are there or not."""
 
-    def files(self, pair: Pair) -> list[Path]:
+    def needed(self, pair: Pair) -> list[Path]:
         """All files of a pair, masks included."""
         return [pair.image, pair.depth]
 
     def find(self) -> tuple[list[Pair], list[str]]:
         pairs = self.official_pairs()
-        require_files(self.root, [path for pair in pairs for path in self.files(pair)])
+        require_files(self.root, [path for pair in pairs for path in self.needed(pair)])
         require_unique(pair.name for pair in pairs)
         return pairs, []
 

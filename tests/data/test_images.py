@@ -1,0 +1,138 @@
+"""JPEGs take a faster way than Pillow's: the same pixels, and the same files refused."""
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from depthany.data.images import decode_image, decode_photo
+
+
+def picture(height: int, width: int) -> Image.Image:
+    """Smooth colours with noise, which fills the files with something."""
+    draw = np.random.default_rng(height * width)
+    coarse = Image.fromarray(draw.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return Image.fromarray((smooth + draw.integers(-20, 20, smooth.shape)).clip(0, 255).astype(np.uint8))
+
+
+def jpeg(height: int, width: int, **options) -> bytes:
+    file = io.BytesIO()
+    picture(height, width).save(file, "JPEG", **{"quality": 90} | options)
+    return file.getvalue()
+
+
+def pillow(stored: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(stored)) as file:
+        file.load()
+        return np.asarray(ImageOps.exif_transpose(file))
+
+
+KINDS = [
+    {"subsampling": "4:2:0"},
+    {"subsampling": "4:2:2"},
+    {"subsampling": "4:4:4"},
+    {"subsampling": "4:2:0", "progressive": True},
+    {"keep_rgb": True},
+    {"quality": 30, "optimize": True},
+    {"restart_marker_rows": 1},
+]
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+@pytest.mark.parametrize("height, width", [(1, 1), (7, 5), (17, 33), (120, 81)])
+def test_pixels_are_bit_for_bit_those_of_pillow(options: dict, height: int, width: int) -> None:
+    stored = jpeg(height, width, **options)
+    np.testing.assert_array_equal(decode_image(stored, "a"), pillow(stored))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_exif_orientation_is_turned_as_pillow_turns_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = jpeg(40, 56, exif=exif)
+    np.testing.assert_array_equal(decode_image(stored, "a"), pillow(stored))
+    reduced = decode_photo(stored, "a", least=20)
+    assert (reduced.height, reduced.width) == pillow(stored).shape[:2]
+    assert reduced.pixels.shape[:2] == (reduced.height // 2, reduced.width // 2)
+    halved = Image.fromarray(pillow(stored)).resize(
+        (reduced.width // 2, reduced.height // 2), Image.Resampling.BOX
+    )
+    assert np.abs(reduced.pixels.astype(int) - np.asarray(halved)).mean() < 6
+
+
+@pytest.mark.parametrize("options", [KINDS[0], KINDS[3], KINDS[6]], ids=str)
+@pytest.mark.parametrize("least", [None, 20])
+def test_a_jpeg_cut_anywhere_is_refused_by_name(options: dict, least: int | None) -> None:
+    stored = jpeg(60, 80, **options)
+    for length in [*range(0, len(stored) - 1, 41), *range(len(stored) - 20, len(stored) - 1)]:
+        with pytest.raises(ValueError, match=r"^photo\.jpg: ") as failure:
+            decode_photo(stored[:length], "photo.jpg", least=least)
+        assert "\n" not in str(failure.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_of_damaged_jpegs_the_same_are_read_and_refused_as_by_pillow() -> None:
+    """Flipped bits inside the scan: JPEG has no checksum, so that many give other pixels and no error."""
+    dice, outcomes = random.Random(0), set()
+    for options in KINDS:
+        stored = jpeg(60, 80, **options)
+        for _ in range(60):
+            damaged = bytearray(stored)
+            damaged[dice.randrange(2, len(stored))] ^= 1 << dice.randrange(8)
+            try:
+                expected = pillow(bytes(damaged))
+            except Exception:
+                with pytest.raises(ValueError):
+                    decode_image(bytes(damaged), "a", convert=True)
+                outcomes.add("refused")
+            else:
+                if expected.ndim == 3 and expected.shape[2] == 3:  # a damaged header may say gray
+                    np.testing.assert_array_equal(decode_image(bytes(damaged), "a", convert=True), expected)
+                    outcomes.add("read")
+    assert outcomes == {"refused", "read"}
+
+
+def test_stray_bytes_that_libjpeg_warns_of_do_not_cost_an_image() -> None:
+    stored = jpeg(40, 40)
+    stray = stored[:-2] + b"stray" + stored[-2:]
+    np.testing.assert_array_equal(decode_image(stray, "a"), pillow(stored))
+
+
+@pytest.mark.parametrize(
+    "height, width, least, k",
+    [
+        (80, 120, None, 1),
+        (80, 120, 41, 1),
+        (80, 120, 40, 2),
+        (120, 80, 20, 4),
+        (81, 123, 10, 8),
+        (800, 640, 10, 8),
+    ],
+)
+def test_the_shorter_side_keeps_at_least_what_is_asked_and_odd_sides_are_rounded_up(
+    height: int, width: int, least: int | None, k: int
+) -> None:
+    photo = decode_photo(jpeg(height, width), "a", least=least)
+    assert (photo.height, photo.width) == (height, width)
+    assert photo.pixels.shape == (-(-height // k), -(-width // k), 3)
+
+
+def test_an_mpo_of_a_phone_gives_its_first_picture(tmp_path: Path) -> None:
+    picture(40, 60).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[picture(40, 50)])
+    stored = (tmp_path / "a.jpg").read_bytes()
+    with Image.open(io.BytesIO(stored)) as file:
+        assert file.format == "MPO"
+    np.testing.assert_array_equal(decode_image(stored, "a"), pillow(stored))
+
+
+@pytest.mark.parametrize("mode, told", [("L", "gray"), ("CMYK", "CMYK")])
+def test_gray_and_cmyk_jpegs_are_refused_or_converted_at_any_size(mode: str, told: str) -> None:
+    file = io.BytesIO()
+    Image.new(mode, (64, 64)).save(file, "JPEG")
+    with pytest.raises(ValueError, match=f"got {told}: .*convert_images=true"):
+        decode_photo(file.getvalue(), "a", least=16)
+    assert decode_photo(file.getvalue(), "a", convert=True, least=16).pixels.shape == (64, 64, 3)
