@@ -4,8 +4,8 @@
     python scripts/benchmark_evaluate.py --images 654 --threads 2
 
 Prints the time of the whole scoring loop, that inside the model's forward pass, and the share of the rest.
-Reading and scoring go on behind the model's back, so with --threads 1 the same is printed in CPU seconds, which
-neither overlap nor other load on the machine changes.
+Reading and scoring go on behind the model's back, so with --threads 1 the same is printed in CPU seconds,
+which neither overlap nor other load on the machine changes.
 """
 
 import argparse
