@@ -14,10 +14,13 @@ import torch
 from PIL import Image
 
 from depthany.config import run_entry
+from depthany.data.labeled import FolderDepth
 from depthany.evaluate import ALIASES, LITERAL, labels_of, run
 from depthany.models.depth_model import DepthModel, save_model
+from depthany.models.loading import load_model
 from depthany.protocols import protocol_names
 from depthany.scoring import loop
+from depthany.validation import evaluate
 
 pytestmark = pytest.mark.usefixtures("micro")
 QUICK = ["device=cpu", "threads=1", "workers=1"]
@@ -103,6 +106,19 @@ def test_two_checkpoints_give_a_table_results_csv_and_a_page_that_needs_no_netwo
     first = re.search(r"data:image/jpeg;base64,([^\"]+)", page)
     assert first is not None
     assert base64.b64decode(first[1]).startswith(b"\xff\xd8")
+
+
+def test_the_entry_and_the_validation_of_training_give_the_same_numbers(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    code, _, err = start(f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0")
+    assert code == 0, err
+    sets = {"garden": FolderDepth(str(garden))}
+    expected = evaluate(load_model(runs / "a"), sets, 28, torch.device("cpu"))["garden"]
+    found = results(tmp_path)["protocols"]["folder"]["scores"]["a"]
+    assert found["images"] == expected["images"]
+    for name in ("abs_rel", "delta1"):  # the entry folds layers together, which rounds in another way
+        assert found["mean"][name] == pytest.approx(expected[name], rel=1e-4)
 
 
 def test_four_lines_of_yaml_are_a_protocol_of_an_own_folder(

@@ -13,14 +13,14 @@ from omegaconf import DictConfig, ListConfig
 
 import depthany
 from depthany.config import plain, require, run_entry, typed
+from depthany.files import require_writable
 from depthany.models.fast import prepare_for_inference
 from depthany.models.loading import load_model
 from depthany.precision import choose_amp, choose_device, keep_freed_memory
-from depthany.predict import require_writable
 from depthany.progress import Bar
 from depthany.protocols import Chosen, choose
 from depthany.schema import EvaluateSettings
-from depthany.scoring.loop import score_set
+from depthany.scoring.loop import Scored, UnreadableImage, score_set
 from depthany.scoring.predictors import (
     QUANTITIES,
     FolderPredictor,
@@ -106,18 +106,28 @@ def score(cfg: DictConfig, predictors: Sequence[Predictor], one: Chosen, dataset
     result = ProtocolResult(one.protocol, one.dataset, one.changed, len(dataset), asked)
     for predictor in predictors:
         with Bar(f"{one.protocol.name}, {predictor.label}", asked) as bar:
-            result.scored[predictor.label] = score_set(
-                predictor,
-                dataset,
-                one.protocol,
-                indices,
-                cfg.batch_size,
-                cfg.workers,
-                convert_images=True,
-                skip_unreadable=cfg.skip_unreadable,
-                tick=bar.advance,
-            )
+            result.scored[predictor.label] = score_one(cfg, predictor, one, dataset, indices, bar)
     return result
+
+
+def score_one(
+    cfg: DictConfig, predictor: Predictor, one: Chosen, dataset: Any, indices: Sequence[int], bar: Bar
+) -> Scored:
+    """One checkpoint under one protocol."""
+    try:
+        return score_set(
+            predictor,
+            dataset,
+            one.protocol,
+            indices,
+            cfg.batch_size,
+            cfg.workers,
+            convert_images=True,
+            skip_unreadable=cfg.skip_unreadable,
+            tick=bar.advance,
+        )
+    except UnreadableImage as error:
+        raise ValueError(f"{error} (skip_unreadable=true leaves such images out, counted)") from None
 
 
 def nothing_scored(result: ProtocolResult) -> list[str]:

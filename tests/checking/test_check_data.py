@@ -273,6 +273,11 @@ def test_help_shows_commands_settings_and_exit_codes(tmp_path: Path) -> None:
         [sys.executable, "-m", "depthany.check_data", "--help"], capture_output=True, text=True, cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for part in ("data: depth_anything_v1", "min_valid_share: 0.01", "Exit code: 0", "data=depth_anything_v1"):
+    for part in (
+        "data: depth_anything_v1",
+        "min_valid_share: 0.01",
+        "Exit code: 0",
+        "data=depth_anything_v1",
+    ):
         assert part in done.stdout
     assert not list(tmp_path.iterdir())

@@ -24,6 +24,10 @@ from depthany.prediction.overlap import Behind, batches_of_equal, map_ahead
 from depthany.scoring.predictors import MissingPrediction, Predictor, resize
 
 
+class UnreadableImage(ValueError):
+    """An image, or its truth, cannot be read; names the file."""
+
+
 class PairsSample(Protocol):
     """An image with pairs of points, the nearer and the farther, each (row, column)."""
 
@@ -139,7 +143,8 @@ def score_set(
         tick: called when an image is done.
 
     Raises:
-        ValueError: an image or prediction is unusable, a prediction is not finite, or the protocol does not
+        UnreadableImage: an image or its truth cannot be read, and must not be skipped.
+        ValueError: a file of predictions is unusable, a prediction is not finite, or the protocol does not
             take what the predictor gives.
     """
     protocol.require_fits(predictor.quantity, predictor.label)
@@ -193,7 +198,7 @@ def read_one(
         sample = dataset.read(index, convert_images)
     except ValueError as error:
         if not skip_unreadable:
-            raise ValueError(f"{error} (skip_unreadable=true leaves such images out, counted)") from None
+            raise UnreadableImage(str(error)) from None
         return Left(index, False, f"{name}: {error}")
     image, labels = sample.image, None
     if protocol.task == "depth":

@@ -36,9 +36,29 @@ def print_results(results: Sequence[ProtocolResult]) -> None:
             if compared := _differences(chosen, names[:2]):
                 console.print(compared)
     for result in results:
+        console.print(told_protocol(result), markup=False, highlight=False)
         for label in result.scored:
             for note in result.notes(label):
                 console.print(f"{result.protocol.name}, {label}: {note}", markup=False, highlight=False)
+
+
+def told_protocol(result: ProtocolResult) -> str:
+    """What was done, in a line; where each choice comes from is in results.json and the report."""
+    protocol = result.protocol
+    changed = f"; changed: {', '.join(result.changed)}" if result.changed else ""
+    if protocol.task == "ordinal":
+        return f"{protocol.name}: pairs in the right order, of all pairs{changed}"
+    near, far = protocol.prediction_range_m
+    fit = "in metres, not fitted"
+    if protocol.align != "none":
+        fit = f"{protocol.align} in {protocol.space} per {protocol.align_per}"
+    cut = f"crop {protocol.crop}" + (
+        f", input {protocol.input_crop}" if protocol.input_crop != "none" else ""
+    )
+    return (
+        f"{protocol.name}: {fit}, {cut}, {near:g} to {far:g} m, mean over {protocol.averaging}s{changed}; "
+        f"{len(protocol.sources)} sources in results.json"
+    )
 
 
 def _scores(results: Sequence[ProtocolResult], names: Sequence[str]) -> Table:
