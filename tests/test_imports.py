@@ -47,7 +47,17 @@ def test_only_the_wiring_and_the_entries_see_the_configuration() -> None:
         for path in PACKAGE.rglob("*.py")
         if any(word in path.read_text() for word in ("DictConfig", "import hydra", "from hydra"))
     }
-    assert seeing <= {"train", "wiring", "config", "evaluate", "predict", "pseudo_label", "export", "app"}
+    assert seeing <= {
+        "train",
+        "wiring",
+        "config",
+        "evaluate",
+        "predict",
+        "pseudo_label",
+        "export",
+        "app",
+        "index",
+    }
 
 
 def test_prediction_knows_neither_training_nor_entries() -> None:

@@ -26,6 +26,8 @@ _HARMLESS = (
     "image_every",
     "save_every",
     "keep_checkpoints",
+    "data.index_dir",
+    "data.max_unreadable_share",
 )
 
 
@@ -37,12 +39,6 @@ def checkpoint_dir(run_dir: Path) -> Path:
 def is_finished(run_dir: Path) -> bool:
     """Whether a trained model stands in the folder."""
     return (run_dir / WEIGHTS_NAME).exists()
-
-
-def unreadable_files(run_dir: Path) -> set[str]:
-    """Unlabeled files that were skipped, each with its reason; a resumed run may have met one twice."""
-    path = run_dir / UNREADABLE_FILE
-    return set(path.read_text().splitlines()) if path.exists() else set()
 
 
 @contextmanager
