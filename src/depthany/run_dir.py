@@ -26,7 +26,6 @@ _HARMLESS = (
     "image_every",
     "save_every",
     "keep_checkpoints",
-    "data.index_dir",
     "data.max_unreadable_share",
 )
 
@@ -89,7 +88,9 @@ def claim(run_dir: Path, settings: dict[str, Any]) -> None:
         changed = [
             f"{key}={before.get(key)} is now {now.get(key)}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(_HARMLESS)
+            if before.get(key) != now.get(key)
+            and not key.startswith(_HARMLESS)
+            and not key.endswith("index_dir")
         ]
         if changed:
             raise ValueError(
@@ -98,3 +99,7 @@ def claim(run_dir: Path, settings: dict[str, Any]) -> None:
             )
     text = OmegaConf.to_yaml(OmegaConf.create(settings))
     write_atomically(path, lambda partial: partial.write_text(text))
+
+
+def _is_harmless(key: str) -> bool:
+    return key.startswith(_HARMLESS) or key.endswith(".index_dir")  # each large set repeats data.index_dir

@@ -114,10 +114,10 @@ def test_62_million_images_are_ordered_without_a_list_of_them() -> None:
         assert len(set(drawn[positions < count].tolist())) == len(set(positions[positions < count].tolist()))
 
 
-UNEVEN = [[1], [5], [0, 3, 0], [7, 1, 1, 30, 0, 2], [100, 1] * 9, [13] * 31, [1] * 40, [257, 3, 512]]
+UNEVEN = [[1], [5], [0, 3, 0], [7, 1, 1, 30, 0, 2], [100, 1] * 9, [13] * 31, [1] * 40, [57, 3, 90]]
 
 
-@pytest.mark.parametrize("window", [1, 2, 7, 1000])
+@pytest.mark.parametrize("window", [1, 3, 1000])
 @pytest.mark.parametrize("run", [4, 10_000])
 @pytest.mark.parametrize("sizes", UNEVEN)
 def test_a_pass_by_shards_draws_every_image_exactly_once_however_uneven_they_are(
@@ -167,7 +167,7 @@ def test_shards_and_their_images_are_permuted_anew_for_each_pass_and_seed() -> N
 
 
 def test_a_window_of_all_shards_mixes_them_as_evenly_as_the_whole_shuffle_does() -> None:
-    n, sizes = 4000, np.array([2, 3, 5])
+    n, sizes = 800, np.array([2, 3, 5])
     drawn = ShardOrder(sizes, 3, seed=0)(np.arange(n * 10)).reshape(n, 10)
     for place in (0, 4, 9):
         times = np.bincount(drawn[:, place], minlength=10)

@@ -143,8 +143,12 @@ class ImageReport:
 
 
 def summary(path: Path) -> str | None:
-    """The list of a run in one line; None where there is none."""
-    counts = Counter((action, reason) for _, action, reason, _ in _lines(path))
+    """The list of a run in one line, an image that was met in several passes once; None without a list."""
+    met, counts = set[int](), Counter[tuple[str, str]]()
+    for _, action, reason, name in _lines(path):
+        if (key := hash((action, reason, name))) not in met:  # 64 bits for each of perhaps a million names
+            met.add(key)
+            counts[action, reason] += 1
     said = [
         f"{total} {unlabeled} {action} ({_by_reason(counts, action)})"
         for action, unlabeled in (
