@@ -63,7 +63,7 @@ def test_an_index_is_built_by_the_entry_updated_by_it_and_refused_by_training_in
 
 def test_a_mixture_without_large_sets_has_nothing_to_index_and_says_so(monkeypatch, capsys) -> None:
     assert index(monkeypatch, "data=sample") == 2
-    assert "none of the sets in data.unlabeled has an index" in capsys.readouterr().err
+    assert "none of the sets in data.unlabeled has a root and an index" in capsys.readouterr().err
 
 
 def eight_sets(unlabeled_root: str) -> dict[str, dict]:

@@ -3,8 +3,6 @@
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ from image_sets import contents, folder_of, write_tar
 from depthany.data.build_index import build_index
 from depthany.data.images import IMAGE_SUFFIXES
 from depthany.data.index import ENTRY, WHOLE_FILE, Index, ShardRow, write_index
+from depthany.data.scan import Scan, scan
 from depthany.data.unlabeled import IndexedImages, index_path
 
 TAR_FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -141,43 +140,38 @@ def test_the_bytes_of_an_index_depend_neither_on_the_number_of_processes_nor_on_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.index", "3.index", "here", "there"]
 
 
-SLOW_BUILD = """
-import sys, time
-from pathlib import Path
-from depthany.data import build_index as module
-plain = module.scan
-def slow(kind, root, name, suffixes):
-    time.sleep(0.1)
-    with open(sys.argv[3], "a") as log:
-        log.write(f"{name.decode()}\\n")
-    return plain(kind, root, name, suffixes)
-module.scan = slow
-module.build_index("tar", Path(sys.argv[1]), Path(sys.argv[2]), (".jpg",), workers=2)
-"""
-
-
-def test_a_build_that_is_killed_goes_on_where_it_was_and_gives_the_same_bytes(tmp_path: Path) -> None:
-    root = tmp_path / "set"
+def test_a_build_that_is_killed_goes_on_where_it_was_and_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, log, path = tmp_path / "set", tmp_path / "scanned", tmp_path / "killed"
     for k in range(30):
         write_tar(root / f"{k:02d}.tar", [(f"{i}.jpg", b"x" * i) for i in range(k)])
     build_index("tar", root, tmp_path / "whole", (".jpg",), workers=1)
-    log = tmp_path / "scanned"
-    command = [sys.executable, "-c", SLOW_BUILD, str(root), str(tmp_path / "killed"), str(log)]
-    for wanted in (6,):
-        build = subprocess.Popen(command, start_new_session=True)
+
+    def slow(kind: str, root: Path, name: bytes, suffixes: tuple[str, ...]) -> Scan:
+        time.sleep(0.02)
+        with open(log, "ab") as file:
+            file.write(name + b"\n")
+        return scan(kind, root, name, suffixes)
+
+    monkeypatch.setattr("depthany.data.build_index.scan", slow)
+    for wanted in (5, 12, 20):
+        child = os.fork()
+        if child == 0:
+            build_index("tar", root, path, (".jpg",), workers=2)
+            os._exit(0)
         began = time.monotonic()
         while not log.exists() or len(log.read_text().split()) < wanted:
             assert time.monotonic() - began < 30
-            assert build.poll() is None
-            time.sleep(0.01)
-        build.kill()  # the parent alone, as the kernel does it: its processes must end by themselves
-        assert build.wait() == -signal.SIGKILL
-        time.sleep(0.8)
-    assert not (tmp_path / "killed").exists()
-    subprocess.run(command, check=True, timeout=30)
-    assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
-    assert len(log.read_text().split()) <= 30 + 10, "most shards were scanned once only"
-    assert not (tmp_path / "killed.parts").exists()
+            time.sleep(0.005)
+        os.kill(child, signal.SIGKILL)  # the parent alone: its processes must end by themselves
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        time.sleep(0.7)
+    assert not path.exists()
+    build_index("tar", root, path, (".jpg",), workers=2)
+    assert path.read_bytes() == (tmp_path / "whole").read_bytes()
+    assert len(log.read_text().split()) <= 30 + 3 * 6, "what was begun at a kill is scanned twice, no more"
+    assert not path.with_name("killed.parts").exists()
 
 
 def touch_later(path: Path) -> None:

@@ -112,15 +112,16 @@ def _scan_all(job: Job, workers: int | None, expected: int | None) -> Iterator[P
                 waiting, names = waiting - 1, part.folders
                 tell(part.row.entries, waiting)
                 yield part
+        pool.shutdown()
     except BrokenProcessPool:
         raise ValueError(
             f"a process that indexed {job.root} was killed, perhaps because memory ran out; the same command "
             "continues, perhaps with fewer processes (python -m depthany.index workers=1 ...)"
         ) from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
-            child.terminate()  # in the middle of a shard, if the build is given up
+            child.terminate()  # given up in the middle of a shard
+        pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent(parent: int) -> None:

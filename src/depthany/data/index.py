@@ -37,6 +37,7 @@ WHOLE_FILE = 0xFFFFFFFF  # size of an entry that is a file or a value of its own
 NOT_BROKEN = -1
 KINDS = ("folder", "tar", "lmdb")
 
+_STATS_AT_ONCE = 16
 _LENGTH = struct.Struct("<Q")
 _ENTRY = struct.Struct("<QQI")
 _NAMES = struct.Struct("<8xQ4x8xQ4x")  # where the name of an entry starts, and that of the next
@@ -154,9 +155,12 @@ class Index:
     def changed(self, root: Path) -> list[str]:
         """Shards whose size or mtime is not what it was when the index was built, or that are gone."""
         names = [self.shard_name(shard) for shard in range(self.header.shards)]
-        with ThreadPoolExecutor(16) as pool:  # on a network disk a stat is mostly waiting
-            states = pool.map(lambda name: stamp(self.header.kind, root, name), names, chunksize=64)
-            now = np.array([state or (-1, -1) for state in states], np.int64).reshape(-1, 2)
+        with ThreadPoolExecutor(_STATS_AT_ONCE) as pool:  # on a network disk a stat is mostly waiting
+            shares = [names[k::_STATS_AT_ONCE] for k in range(_STATS_AT_ONCE)]
+            found = pool.map(lambda share: [stamp(self.header.kind, root, name) for name in share], shares)
+        now = np.empty((len(names), 2), np.int64)
+        for k, stamps in enumerate(found):
+            now[k::_STATS_AT_ONCE] = [each or (-1, -1) for each in stamps] or np.empty((0, 2))
         then = np.stack([self.shards["size"][:-1], self.shards["mtime_ns"][:-1]], axis=1)
         return [os.fsdecode(names[i]) or "." for i in np.flatnonzero((now != then).any(axis=1))]
 
