@@ -29,7 +29,8 @@ def run(cfg: DictConfig) -> int:
     }
     if not large:
         raise ValueError(
-            "none of the sets in data.unlabeled has an index: IndexedImages is the kind that has"
+            "none of the sets in data.unlabeled has a root and an index: pass data.unlabeled.NAME.root=..., "
+            "or data.unlabeled_root=... where the mixture has it; plain folders (folder_images) need no index"
         )
     for name, entry in large.items():
         images = instantiate(entry, update=True, build_workers=cfg.workers)

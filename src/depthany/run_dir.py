@@ -88,9 +88,7 @@ def claim(run_dir: Path, settings: dict[str, Any]) -> None:
         changed = [
             f"{key}={before.get(key)} is now {now.get(key)}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-            and not key.startswith(_HARMLESS)
-            and not key.endswith("index_dir")
+            if before.get(key) != now.get(key) and not _is_harmless(key)
         ]
         if changed:
             raise ValueError(

@@ -122,7 +122,7 @@ def test_a_root_without_images_is_refused_in_one_line_and_leaves_no_index(
     with pytest.raises(ValueError, match=expected) as failure:
         IndexedImages(str(root), kind)
     assert "\n" not in str(failure.value)
-    assert not list(tmp_path.glob("*.index"))
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_the_bytes_of_an_index_depend_neither_on_the_number_of_processes_nor_on_the_place(

@@ -81,6 +81,7 @@ def build_index(
     parts = sorted(_scan_all(job, workers, expected), key=lambda part: part.row.name)
     rows, files = [part.row for part in parts], [part.file for part in parts]
     if not any(row.entries for row in rows):
+        shutil.rmtree(job.parts)
         ending = f" with suffix {', '.join(suffixes)}" if suffixes else ""
         broken = sum(row.broken_at != NOT_BROKEN for row in rows)
         why = f", {broken} of them broken or no plain tar" if broken else ""

@@ -46,11 +46,9 @@ def read_batches(
     # At exit Python sends SIGTERM to the processes that are left and waits for them. Ours ignore it: as
     # long as anything held this iterator, the traceback of an error for one, the wait would have no end.
     end = Finalize(None, batches._shutdown_workers, exitpriority=100) if workers else None
-    report = ImageReport(
-        unreadable, sampler.start, sampler.unlabeled_before(sampler.start), max_unreadable_share
-    )
     try:
         k = sampler.start
+        report = ImageReport(unreadable, k, sampler.unlabeled_before(k), max_unreadable_share)
         while (batch := _next(batches, workers)) is not None:
             if isinstance(batch, BadFile):
                 raise ValueError(batch.message)

@@ -124,11 +124,13 @@ class IndexedImages:
 
     def _open_index(self, update: bool, build_workers: int | None) -> Index:
         if not self.index_path.exists() or (update and self._problem(Index(self.index_path))):
-            with self._locked():  # a second process waits for the build of the first
-                if not self.index_path.exists() or self._problem(Index(self.index_path)):
-                    arguments = (self.suffixes, build_workers, self.expected)
-                    build_index(self.kind, self.root, self.index_path, *arguments)
-            Path(f"{self.index_path}.lock").unlink(missing_ok=True)
+            try:
+                with self._locked():  # a second process waits for the build of the first
+                    if not self.index_path.exists() or self._problem(Index(self.index_path)):
+                        arguments = (self.suffixes, build_workers, self.expected)
+                        build_index(self.kind, self.root, self.index_path, *arguments)
+            finally:
+                Path(f"{self.index_path}.lock").unlink(missing_ok=True)
         index = Index(self.index_path)
         if problem := self._problem(index):
             raise ValueError(
