@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,8 @@ def _scan_all(job: Job, workers: int | None, expected: int | None) -> Iterator[P
             "continues, perhaps with fewer processes (python -m depthany.index workers=1 ...)"
         ) from None
     finally:
+        with suppress(OSError):  # keeps the parts there are; nothing is left where there is none
+            job.parts.rmdir()
         for child in set(multiprocessing.active_children()) - before:
             child.terminate()  # given up in the middle of a shard
         pool.shutdown(cancel_futures=True)

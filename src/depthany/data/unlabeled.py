@@ -124,8 +124,9 @@ class IndexedImages:
 
     def _open_index(self, update: bool, build_workers: int | None) -> Index:
         if not self.index_path.exists() or (update and self._problem(Index(self.index_path))):
+            lock = self._locked()
             try:
-                with self._locked():  # a second process waits for the build of the first
+                with lock:  # a second process waits for the build of the first
                     if not self.index_path.exists() or self._problem(Index(self.index_path)):
                         arguments = (self.suffixes, build_workers, self.expected)
                         build_index(self.kind, self.root, self.index_path, *arguments)
