@@ -112,6 +112,7 @@ def _leaves(settings: type) -> set[str]:
 
 def test_every_setting_of_the_schema_is_read_somewhere() -> None:
     code = "".join((ROOT / "src/depthany" / name).read_text() for name in ("wiring.py", "train.py"))
+    code += "".join(path.read_text() for path in CONFIGS.glob("unlabeled/*.yaml"))  # ${data.unlabeled_root}
     whole_groups = {  # passed on as keyword arguments, whose names Python checks
         *_leaves(schema.LossSettings),
         *_leaves(schema.PerturbSettings),
@@ -153,6 +154,10 @@ TEACHER_MISTAKES = {
     "model.encoder=vitx": "unknown encoder 'vitx'; choose from vitt, vits",
     "model.taps=v9": "unknown taps 'v9'",
     "data.unreadable=ignore": "choose from error, skip",
+    "data.max_unreadable_share=-1": "data.max_unreadable_share=-1.0: expected 0 or more",
+    "data.min_side=0": "data.min_side=0: expected 1 or more",
+    "data.order=random": "unknown data.order 'random'; choose from shuffle, shards",
+    "data.window=0": "data.window=0: expected 1 or more",
     "data.labeled.mine.root=/no/such": "data.labeled.mine: /no/such: no such folder",
     "data.labeled.mine.root=???": "these settings need a value: data.labeled.mine.root=...",
     "data.val.mine.root=/no/such": "data.val.mine: /no/such: no such folder",

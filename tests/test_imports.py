@@ -47,7 +47,7 @@ def test_only_the_wiring_and_the_entries_see_the_configuration() -> None:
         for path in PACKAGE.rglob("*.py")
         if any(word in path.read_text() for word in ("DictConfig", "import hydra", "from hydra"))
     }
-    entries = {"train", "evaluate", "predict", "pseudo_label", "export", "app", "check_data"}
+    entries = {"train", "evaluate", "predict", "pseudo_label", "export", "app", "check_data", "index"}
     assert seeing <= {"wiring", "protocols", "config", *entries}
 
 

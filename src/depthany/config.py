@@ -17,6 +17,14 @@ from omegaconf.errors import OmegaConfBaseException
 from depthany.interrupt import Terminated, sigterm_raises
 
 
+def _below(folder: str | None, name: str) -> str | None:
+    """${below:${data.unlabeled_root},LSUN} in a configuration: a path, or null where the folder is null."""
+    return None if folder is None else f"{folder}/{name}"
+
+
+OmegaConf.register_new_resolver("below", _below, replace=True)
+
+
 def config_dir() -> Path:
     """configs/ of the installed package, or of the checkout that the package is run from."""
     package = Path(__file__).resolve().parent

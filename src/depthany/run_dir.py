@@ -26,6 +26,7 @@ _HARMLESS = (
     "image_every",
     "save_every",
     "keep_checkpoints",
+    "data.max_unreadable_share",
 )
 
 
@@ -37,12 +38,6 @@ def checkpoint_dir(run_dir: Path) -> Path:
 def is_finished(run_dir: Path) -> bool:
     """Whether a trained model stands in the folder."""
     return (run_dir / WEIGHTS_NAME).exists()
-
-
-def unreadable_files(run_dir: Path) -> set[str]:
-    """Unlabeled files that were skipped, each with its reason; a resumed run may have met one twice."""
-    path = run_dir / UNREADABLE_FILE
-    return set(path.read_text().splitlines()) if path.exists() else set()
 
 
 @contextmanager
@@ -93,7 +88,7 @@ def claim(run_dir: Path, settings: dict[str, Any]) -> None:
         changed = [
             f"{key}={before.get(key)} is now {now.get(key)}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(_HARMLESS)
+            if before.get(key) != now.get(key) and not _is_harmless(key)
         ]
         if changed:
             raise ValueError(
@@ -102,3 +97,7 @@ def claim(run_dir: Path, settings: dict[str, Any]) -> None:
             )
     text = OmegaConf.to_yaml(OmegaConf.create(settings))
     write_atomically(path, lambda partial: partial.write_text(text))
+
+
+def _is_harmless(key: str) -> bool:
+    return key.startswith(_HARMLESS) or key.endswith(".index_dir")  # each large set repeats data.index_dir

@@ -41,6 +41,12 @@ class DataSettings:
     convert_images: bool = MISSING
     unreadable: str = MISSING
     decode: str = MISSING
+    max_unreadable_share: float = MISSING
+    min_side: int = MISSING
+    order: str = MISSING
+    window: int = MISSING
+    index_dir: str | None = None
+    unlabeled_root: str | None = None
 
 
 @dataclass
@@ -118,6 +124,14 @@ class TrainSettings:
     data: DataSettings = field(default_factory=DataSettings)
     perturb: PerturbSettings = field(default_factory=PerturbSettings)
     stage: Any = MISSING
+
+
+@dataclass
+class IndexSettings:
+    """configs/index.yaml."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    workers: int | None = None
 
 
 @dataclass

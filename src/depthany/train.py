@@ -22,6 +22,7 @@ from depthany.checkpoint import Parts, load_latest, save_checkpoint, save_parts
 from depthany.config import plain, run_entry
 from depthany.data.dataset import Batch
 from depthany.data.loader import read_batches
+from depthany.data.report import summary
 from depthany.data.sampler import MixedBatches
 from depthany.files import write_atomically
 from depthany.interrupt import stop_signals
@@ -208,7 +209,8 @@ def run(cfg: DictConfig) -> int:
         for line in wiring.dataset_notes(cfg, dataset):
             tracker.say(line)
         unreadable = run_dir / runs.UNREADABLE_FILE
-        batches = read_batches(dataset, sampler, cfg.workers, unreadable, pin=device.type == "cuda")
+        pin, share = device.type == "cuda", cfg.data.max_unreadable_share
+        batches = read_batches(dataset, sampler, cfg.workers, unreadable, pin, share)
 
         def score(network: DepthModel) -> Scored:
             size, convert = cfg.crop_size, cfg.data.convert_images
@@ -278,11 +280,8 @@ def finish(
     save_model(parts.model, run_dir, extra={"training": {"step": parts.state.step, "settings": settings}})
     if next(iter(scores.values())):
         tracker.table("validation: fitted to 1/depth by scale and shift per image", scores)
-    skipped = runs.unreadable_files(run_dir)
-    if skipped:
-        tracker.say(
-            f"{len(skipped)} unreadable unlabeled images were left out: {run_dir / runs.UNREADABLE_FILE}"
-        )
+    if line := summary(run_dir / runs.UNREADABLE_FILE):
+        tracker.say(line)
     tracker.say(
         f"model: {run_dir / 'model.safetensors'}    curves and pictures: tensorboard --logdir "
         f"{run_dir.parent}"

@@ -5,6 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -14,7 +15,7 @@ from depthany.config import require, typed
 from depthany.data.counts import count_warnings, left_out_notes
 from depthany.data.dataset import TrainingSet
 from depthany.data.perturb import Perturb
-from depthany.data.sampler import MixedBatches
+from depthany.data.sampler import ORDERS, MixedBatches, ShardOrder
 from depthany.losses import MEANS_OVER, NORMALISATIONS, REDUCTIONS
 from depthany.models.depth_model import DepthModel
 from depthany.models.encoder import PATCH, Encoder
@@ -35,12 +36,16 @@ _LEAST = {
     "image_every": 0,
     "eval_every": 0,
     "save_every": 0,
+    "data.min_side": 1,
+    "data.window": 1,
+    "data.max_unreadable_share": 0,
     "optimizer.clip_norm": 0,
     "optimizer.warmup_steps": 0,
 }
 _CHOICES = {
     "loss.normalisation": NORMALISATIONS,
     "loss.reduction": REDUCTIONS,
+    "data.order": ORDERS,
     "stage.feature_alignment.mean_over": MEANS_OVER,
 }
 
@@ -209,6 +214,7 @@ def build_training_set(cfg: DictConfig) -> TrainingSet:
         cfg.data.convert_images,
         cfg.data.unreadable,
         cfg.data.decode,
+        cfg.data.min_side,
     )
 
 
@@ -230,7 +236,12 @@ def build_sampler(cfg: DictConfig, dataset: TrainingSet) -> MixedBatches:
         total = cfg.steps * cfg.accumulate * (unlabeled or labeled)
     if total < 1:
         raise ValueError(f"the run has no step: steps={cfg.steps} epochs={cfg.epochs} passes={cfg.passes}")
-    return MixedBatches(dataset.labeled_count, dataset.unlabeled_count, labeled, unlabeled, total, cfg.seed)
+    order = None
+    if unlabeled and cfg.data.order == "shards":
+        sizes = np.concatenate([part.shard_sizes() for part in dataset.unlabeled])
+        order = ShardOrder(sizes, cfg.data.window, cfg.seed)
+    counts = dataset.labeled_count, dataset.unlabeled_count
+    return MixedBatches(*counts, labeled, unlabeled, total, cfg.seed, unlabeled_order=order)
 
 
 def describe(

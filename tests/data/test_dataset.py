@@ -12,6 +12,7 @@ from PIL import Image
 from depthany.data.dataset import BadFile, Batch, TrainingSet, disparity_range, normalise_disparity
 from depthany.data.labeled import FolderDepth
 from depthany.data.loader import read_batches
+from depthany.data.report import ImageReport, Note, summary
 from depthany.data.sampler import Draw, MixedBatches
 from depthany.data.unlabeled import FolderImages
 
@@ -174,10 +175,11 @@ def test_skipped_images_are_listed_with_their_reason_and_the_others_stay(
         (own_world.root / "unlabeled" / name).write_bytes(b"")
     batches = read(training_set(own_world, unreadable="skip"), tmp_path, workers)
     assert sum(len(batch.unlabeled_image) for batch in batches) == 12 - 4  # two passes
-    lines = (tmp_path / "unreadable.txt").read_text().splitlines()
+    lines = [line.split("\t") for line in (tmp_path / "unreadable.txt").read_text().splitlines()]
     assert len(lines) == 4
-    assert {Path(line.split(": ")[0]).name for line in lines} == {"street_1.jpg", "street_4.jpg"}
-    assert all(line.endswith("the file is empty (0 bytes)") for line in lines)
+    assert {Path(image.split(": ")[0]).name for *_, image in lines} == {"street_1.jpg", "street_4.jpg"}
+    assert all(line[1:3] == ["left out", "empty"] for line in lines)
+    assert all(line[3].endswith("the file is empty (0 bytes)") for line in lines)
     assert all(torch.equal(a.labeled_image, b.labeled_image) for a, b in zip(whole, batches))
 
 
@@ -203,3 +205,121 @@ def test_unknown_way_with_unreadable_files_is_refused_with_the_choices() -> None
 def test_unknown_way_to_decode_is_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match="'fast'; choose from exact, reduced"):
         TrainingSet([], [], SIZE, decode="fast")
+
+
+def write_strange(folder: Path) -> dict[str, tuple[str, str]]:
+    """Images as the web has them, each with what is done and the reason that it is counted by."""
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    plain = Image.fromarray(pixels)
+    frames = [Image.fromarray(np.roll(pixels, 9 * k, axis=1)) for k in range(3)]
+    plain.convert("L").save(folder / "gray.jpg")
+    plain.convert("CMYK").save(folder / "cmyk.jpg")
+    plain.convert("RGBA").save(folder / "rgba.png")
+    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    frames[0].save(folder / "frames.webp", save_all=True, append_images=frames[1:], lossless=True)
+    frames[0].save(folder / "camera.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    plain.crop((0, 0, 50, 20)).save(folder / "tiny.png")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "page.jpg").write_bytes(b"<html>404</html>")
+    plain.save(folder / "plain.jpg")
+    (folder / "half.jpg").write_bytes((folder / "plain.jpg").read_bytes()[:700])
+    return {
+        "gray.jpg": ("converted", "gray"),
+        "cmyk.jpg": ("converted", "CMYK"),
+        "rgba.png": ("converted", "RGBA"),
+        "deep.png": ("converted", "16-bit gray"),
+        "frames.webp": ("converted", "animated"),
+        "tiny.png": ("left out", "below 21 pixels"),
+        "empty.jpg": ("left out", "empty"),
+        "page.jpg": ("left out", "damaged or missing"),
+        "half.jpg": ("left out", "damaged or missing"),
+    }
+
+
+def of_folder(folder: Path, **options) -> TrainingSet:
+    return TrainingSet([], [FolderImages(str(folder))], SIZE, unreadable="skip", **options)
+
+
+def one_pass(dataset: TrainingSet, report: Path, start: int = 0, share: float = 1.0) -> list[Batch]:
+    sampler = MixedBatches(
+        0, dataset.unlabeled_count, 0, 2, total=dataset.unlabeled_count, seed=0, start=start
+    )
+    return list(read_batches(dataset, sampler, 0, report, pin=False, max_unreadable_share=share))
+
+
+def test_strange_images_are_converted_or_left_out_and_listed_with_the_reason(tmp_path: Path) -> None:
+    wanted = write_strange(tmp_path / "images")
+    dataset = of_folder(tmp_path / "images", convert_images=True, min_side=21)
+    batches = one_pass(dataset, tmp_path / "list.txt")
+    assert sum(len(batch) for batch in batches) == 11 - 4, "the camera's MPO and the plain one need nothing"
+    lines = [line.split("\t") for line in (tmp_path / "list.txt").read_text().splitlines()]
+    found = {Path(image.split(": ")[0]).name: (action, reason) for _, action, reason, image in lines}
+    assert found == wanted
+    assert summary(tmp_path / "list.txt") == (
+        "4 unreadable unlabeled images were left out (2 damaged or missing, 1 empty, 1 below 21 pixels); "
+        "5 unlabeled images were converted (1 gray, 1 animated, 1 RGBA, 1 CMYK, 1 16-bit gray): "
+        f"{tmp_path / 'list.txt'}"
+    )
+
+
+def test_without_conversion_strange_colours_are_left_out_as_such_and_not_as_damaged(tmp_path: Path) -> None:
+    write_strange(tmp_path / "images")
+    one_pass(of_folder(tmp_path / "images", min_side=21), tmp_path / "list.txt")
+    said = summary(tmp_path / "list.txt") or ""
+    for reason in ("1 gray without data.convert_images", "1 CMYK without", "2 damaged or missing"):
+        assert reason in said
+    assert "1 unlabeled images were converted (1 animated)" in said
+
+
+def test_of_an_animated_image_the_first_frame_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    frames = [Image.new("RGB", (30, 30), (200 - 90 * k, 0, 0)) for k in range(3)]
+    frames[0].save(tmp_path / "images/a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    batch = of_folder(tmp_path / "images")[[Draw(False, 0, seed=0)]]
+    assert batch.unlabeled_image[0, 0].unique().tolist() == [200]
+
+
+def test_an_image_too_small_ends_a_run_that_does_not_skip(tmp_path: Path) -> None:
+    write_strange(tmp_path / "images")
+    dataset = TrainingSet([], [FolderImages(str(tmp_path / "images"))], SIZE, min_side=21)
+    last = dataset.unlabeled_count - 1
+    assert "its smaller side has 20 pixels, data.min_side is 21" in dataset[[Draw(False, last, 0)]].message
+
+
+def test_a_resumed_run_counts_the_images_after_its_checkpoint_once(tmp_path: Path) -> None:
+    write_strange(tmp_path / "images")
+    dataset, report = of_folder(tmp_path / "images", convert_images=True), tmp_path / "list.txt"
+    one_pass(dataset, report)
+    whole = report.read_text()
+    for start in (0, 2, 4, 6):
+        with open(report, "a") as file:
+            file.write("5\tleft o")  # killed within a line
+        one_pass(dataset, report, start=start)
+        assert report.read_text() == whole
+
+
+def test_too_many_bad_images_end_a_run_but_not_the_first_few(tmp_path: Path) -> None:
+    report, bad = ImageReport(tmp_path / "list.txt", 0, 0, max_share=0.05), Note("left out", "empty", "a.jpg")
+    report.add(0, [bad] * 10, read=10)  # all of the first ten: 5 % of 200
+    with pytest.raises(ValueError, match=r"11 of 11 .* data.max_unreadable_share=0.05 .*: 11 empty; they"):
+        report.add(1, [bad], read=1)
+    again = ImageReport(tmp_path / "list.txt", 2, 1000, max_share=0.05)
+    again.add(2, [bad] * 39, read=0)  # 50 of 1000
+    again.add(3, [Note("converted", "gray", "b.jpg")] * 500, read=500)
+    with pytest.raises(ValueError, match="76 of 1500"):
+        again.add(4, [bad] * 26, read=0)
+
+
+def test_with_a_share_of_0_the_first_bad_image_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="1 of 1 unlabeled images were left out"):
+        one_pass(of_folder(tmp_path / "images"), tmp_path / "list.txt", share=0.0)
+
+
+def test_names_with_tabs_and_line_ends_and_foreign_bytes_stay_one_line(tmp_path: Path) -> None:
+    report = ImageReport(tmp_path / "list.txt", 0, 0, max_share=1.0)
+    report.add(0, [Note("left out", "empty", "a\tb\nc\rd\u2028\udcff.jpg")], read=1)
+    again = ImageReport(tmp_path / "list.txt", 1, 1, max_share=1.0)
+    assert again.counts == {("left out", "empty"): 1}

@@ -1,12 +1,13 @@
 """The order of the images: each exactly once a pass, from (seed, position) alone."""
 
+import tracemalloc
 from collections import Counter
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from depthany.data.sampler import Draw, MixedBatches, shuffled
+from depthany.data.sampler import Draw, MixedBatches, ShardOrder, shuffled
 
 
 def passes(count: int, seed: int = 0, stream: int = 0, n: int = 3) -> list[list[int]]:
@@ -92,3 +93,100 @@ def test_a_sampler_that_starts_later_gives_the_tail_of_the_same_list(start: int)
 def test_an_image_is_cut_differently_each_time_it_is_drawn() -> None:
     draws = [draw for batch in MixedBatches(3, 4, 1, 2, total=40, seed=0) for draw in batch]
     assert len({draw.seed for draw in draws}) == len(draws)
+
+
+def shard_of(index: int, sizes: list[int]) -> int:
+    return int(np.searchsorted(np.cumsum(sizes), index, side="right"))
+
+
+def test_62_million_images_are_ordered_without_a_list_of_them() -> None:
+    count, positions = 62_300_000, np.random.default_rng(0).integers(0, 2 * 62_300_000, 20_000)
+    for order in (
+        lambda at: shuffled(at, count, seed=0),
+        ShardOrder(np.full(623, 100_000), window=64, seed=0),
+    ):
+        tracemalloc.start()
+        drawn = order(positions)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak_bytes < 8_000_000, "a list of the images would have 500 MB"
+        assert 0 <= drawn.min() < drawn.max() < count
+        assert len(set(drawn[positions < count].tolist())) == len(set(positions[positions < count].tolist()))
+
+
+UNEVEN = [[1], [5], [0, 3, 0], [7, 1, 1, 30, 0, 2], [100, 1] * 9, [13] * 31, [1] * 40, [57, 3, 90]]
+
+
+@pytest.mark.parametrize("window", [1, 3, 1000])
+@pytest.mark.parametrize("run", [4, 10_000])
+@pytest.mark.parametrize("sizes", UNEVEN)
+def test_a_pass_by_shards_draws_every_image_exactly_once_however_uneven_they_are(
+    sizes: list[int], run: int, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ShardOrder, "RUN", run)
+    order, count = ShardOrder(np.array(sizes), window, seed=3), sum(sizes)
+    drawn = order(np.arange(3 * count))
+    for sweep in range(3):
+        assert sorted(drawn[sweep * count : (sweep + 1) * count].tolist()) == list(range(count))
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+def test_images_that_follow_each_other_come_from_a_window_of_shards(window: int) -> None:
+    sizes = np.random.default_rng(1).integers(1, 40, 23).tolist()
+    shards = [shard_of(i, sizes) for i in ShardOrder(np.array(sizes), window, seed=0)(np.arange(sum(sizes)))]
+    seen, groups = set[int](), []
+    while shards:  # a window ends where the last image of its `window` shards is drawn
+        group = set(shards[:1])
+        while len(group) < min(window, len(sizes) - len(seen)):
+            group.add(next(s for s in shards if s not in group))
+        size = sum(sizes[s] for s in group)
+        assert set(shards[:size]) == group
+        assert not group & seen
+        seen |= group
+        groups.append(frozenset(group))
+        shards = shards[size:]
+    assert len(groups) == -(-23 // window)
+
+
+def test_a_large_shard_counts_as_several_neighbouring_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ShardOrder, "RUN", 10)
+    drawn = ShardOrder(np.array([35]), window=1, seed=0)(np.arange(35)).tolist()
+    runs = [{i // 10 for i in drawn[start : start + 5]} for start in range(0, 35, 5)]
+    assert all(len(run) == 1 for run in runs), "runs have 10 images, the last one 5"
+    assert drawn != sorted(drawn)
+
+
+def test_shards_and_their_images_are_permuted_anew_for_each_pass_and_seed() -> None:
+    sizes, orders, firsts = [6] * 8, set(), set()
+    for seed in range(3):
+        drawn = ShardOrder(np.array(sizes), 2, seed)(np.arange(3 * 48)).reshape(3, 48)
+        orders |= {tuple(each.tolist()) for each in drawn}
+        firsts |= {frozenset(shard_of(i, sizes) for i in each[:12]) for each in drawn}
+    assert len(orders) == 9
+    assert len(firsts) > 4, "28 pairs of shards can come first"
+
+
+def test_a_window_of_all_shards_mixes_them_as_evenly_as_the_whole_shuffle_does() -> None:
+    n, sizes = 800, np.array([2, 3, 5])
+    drawn = ShardOrder(sizes, 3, seed=0)(np.arange(n * 10)).reshape(n, 10)
+    for place in (0, 4, 9):
+        times = np.bincount(drawn[:, place], minlength=10)
+        assert np.abs(times - n / 10).max() < 5 * np.sqrt(n / 10 * 0.9)
+
+
+def test_a_position_gives_the_same_image_by_shards_whatever_was_asked_before() -> None:
+    sizes = np.array([7, 1, 1, 30, 0, 2])
+    whole = ShardOrder(sizes, 2, seed=5)(np.arange(200)).tolist()
+    other = ShardOrder(sizes, 2, seed=5)
+    for position in (199, 0, 41, 40, 82, 3):
+        assert other(np.array([position])).tolist() == [whole[position]]
+
+
+def test_a_sampler_by_shards_that_starts_later_gives_the_tail_of_the_same_list() -> None:
+    order = ShardOrder(np.array([9, 2, 20]), 1, seed=9)
+    whole = list(MixedBatches(5, 31, 1, 2, total=62, seed=9, unlabeled_order=order))
+    tail = MixedBatches(5, 31, 1, 2, total=62, seed=9, start=17, unlabeled_order=order)
+    assert list(tail) == whole[17:]
+    plain = list(MixedBatches(5, 31, 1, 2, total=62, seed=9))
+    assert indices(whole, labeled=True) == indices(plain, labeled=True), "labeled images are shuffled"
+    assert indices(whole, labeled=False) != indices(plain, labeled=False)

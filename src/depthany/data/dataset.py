@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depthany.data.images import Photo, decode_photo
+from depthany.data.report import CONVERTED, SKIPPED, Header, Note, inspect
 from depthany.data.sampler import Draw
 from depthany.data.transforms import draw_view
 
@@ -76,10 +77,11 @@ class LabeledSet(Protocol):
 
 
 class UnlabeledSet(Protocol):
-    """Plain images; `stored_image` as in `LabeledSet`."""
+    """Plain images; `stored_image` as in `LabeledSet`, `shard_sizes` [s] images that lie together on disk."""
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
+    def shard_sizes(self) -> NDArray[np.int64]: ...
     def stored_image(self, index: int) -> bytes | NDArray[np.uint8]: ...
     def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]: ...
 
@@ -90,14 +92,14 @@ class Batch:
 
     labeled_image: [l 3 h w] uint8. disparity: [l h w] in [0, 1]. mask: [l h w] bool. unlabeled_image: [u 3 h
         w] uint8.
-    unreadable: unlabeled files that were left out, with the reason.
+    notes: unlabeled images that were left out or converted, with the reason.
     """
 
     labeled_image: Tensor
     disparity: Tensor
     mask: Tensor
     unlabeled_image: Tensor
-    unreadable: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.labeled_image) + len(self.unlabeled_image)
@@ -116,7 +118,7 @@ class Batch:
             change(self.disparity),
             change(self.mask),
             change(self.unlabeled_image),
-            self.unreadable,
+            self.notes,
         )
 
 
@@ -139,6 +141,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         decode: `exact` decodes images whole; `reduced` takes large JPEGs at 1/2, 1/4 or 1/8, the least that
             the crop enlarges by at most 5 %. That is faster, and aliases less than the cubic resize of the
             whole, which filters nothing; it is not what the released code does.
+        min_side: an unlabeled image with a smaller side, in pixels, counts as unreadable.
     """
 
     def __init__(
@@ -149,13 +152,14 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         convert_images: bool = False,
         unreadable: str = "error",
         decode: str = "exact",
+        min_side: int = 1,
     ) -> None:
         if unreadable not in ("error", "skip"):
             raise ValueError(f"unknown data.unreadable {unreadable!r}; choose from error, skip")
         if decode not in ("exact", "reduced"):
             raise ValueError(f"unknown data.decode {decode!r}; choose from exact, reduced")
         self._least = math.ceil(crop_size / 1.05) if decode == "reduced" else None
-        self.labeled, self.unlabeled = list(labeled), list(unlabeled)
+        self.labeled, self.unlabeled, self.min_side = list(labeled), list(unlabeled), min_side
         self.crop_size, self.convert_images, self.unreadable = crop_size, convert_images, unreadable
         self._labeled_ends = np.cumsum([len(part) for part in self.labeled], dtype=np.int64)
         self._unlabeled_ends = np.cumsum([len(part) for part in self.unlabeled], dtype=np.int64)
@@ -163,7 +167,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         self.unlabeled_count = int(self._unlabeled_ends[-1]) if self.unlabeled else 0
 
     def __getitem__(self, draws: list[Draw]) -> Batch | BadFile:
-        size, skipped = self.crop_size, list[str]()
+        size, notes = self.crop_size, list[Note]()
         targets = [draw for draw in draws if draw.labeled]
         image = torch.empty(len(targets), 3, size, size, dtype=torch.uint8)
         disparity, mask = torch.empty(len(targets), size, size), torch.empty(len(targets), size, size).bool()
@@ -173,11 +177,11 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
                 image[i], disparity[i], mask[i] = self._labeled_view(draw)
             for draw in draws:
                 if not draw.labeled:
-                    plain += self._unlabeled_view(draw, skipped)
+                    plain += self._unlabeled_view(draw, notes)
         except ValueError as error:
             return BadFile(str(error))
         unlabeled_image = torch.stack(plain) if plain else torch.empty(0, 3, size, size, dtype=torch.uint8)
-        return Batch(image, disparity, mask, unlabeled_image, skipped)
+        return Batch(image, disparity, mask, unlabeled_image, notes)
 
     def _labeled_view(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         part, index = _locate(self._labeled_ends, draw.index)
@@ -191,15 +195,21 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         target = normalise_disparity(view.of_map(labels.disparity), mask, ends)
         return _chw(view.of_image(photo)), torch.from_numpy(target), torch.from_numpy(mask)
 
-    def _unlabeled_view(self, draw: Draw, skipped: list[str]) -> list[Tensor]:
+    def _unlabeled_view(self, draw: Draw, notes: list[Note]) -> list[Tensor]:
         part, index = _locate(self._unlabeled_ends, draw.index)
+        images, header = self.unlabeled[part], Header()
         try:
-            photo = self._decode(self.unlabeled[part].stored_image(index), self.unlabeled[part].name(index))
+            stored = images.stored_image(index)
+            header = inspect(stored)
+            header.require_side(self.min_side, images.name(index))
+            photo = self._decode(stored, images.name(index))
         except ValueError as error:
             if self.unreadable == "error":
                 raise ValueError(f"{error} (data.unreadable=skip leaves such images out)") from None
-            skipped.append(str(error))
+            notes.append(Note(SKIPPED, header.fault(self.min_side, self.convert_images), str(error)))
             return []
+        if header.conversion:
+            notes.append(Note(CONVERTED, header.conversion, images.name(index)))
         view = draw_view(photo.height, photo.width, self.crop_size, draw.seed)
         return [_chw(view.of_image(photo))]
 

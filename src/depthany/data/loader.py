@@ -9,14 +9,29 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from depthany.data.dataset import BadFile, Batch, TrainingSet
+from depthany.data.report import ImageReport
 from depthany.data.sampler import MixedBatches
 
 
 def read_batches(
-    dataset: TrainingSet, sampler: MixedBatches, workers: int, unreadable: Path, pin: bool
+    dataset: TrainingSet,
+    sampler: MixedBatches,
+    workers: int,
+    unreadable: Path,
+    pin: bool,
+    max_unreadable_share: float = 1.0,
 ) -> Iterator[Batch]:
-    """Micro-batches in the sampler's order; unreadable files that were skipped are added to the list
-    `unreadable`. Its loader processes end with it, and at the latest when the training process exits.
+    """Micro-batches in the sampler's order. Its loader processes end with it, and at the latest when the
+    training process exits.
+
+    Args:
+        workers: processes that read; 0 = this one.
+        unreadable: list of the unlabeled images that were left out or converted, see `ImageReport`.
+        pin: put batches into page-locked memory.
+        max_unreadable_share: largest share of unlabeled images left out, of those read so far.
+
+    Raises:
+        ValueError: an image cannot be read and must be, or too many were left out.
     """
     loader = DataLoader(
         dataset,
@@ -32,13 +47,14 @@ def read_batches(
     # long as anything held this iterator, the traceback of an error for one, the wait would have no end.
     end = Finalize(None, batches._shutdown_workers, exitpriority=100) if workers else None
     try:
+        k = sampler.start
+        report = ImageReport(unreadable, k, sampler.unlabeled_before(k), max_unreadable_share)
         while (batch := _next(batches, workers)) is not None:
             if isinstance(batch, BadFile):
                 raise ValueError(batch.message)
-            if batch.unreadable:
-                with open(unreadable, "a") as file:
-                    file.writelines(f"{line}\n" for line in batch.unreadable)
+            report.add(k, batch.notes, read=sampler.unlabeled_before(k + 1) - sampler.unlabeled_before(k))
             yield batch
+            k += 1
     finally:
         if end is not None:
             end()

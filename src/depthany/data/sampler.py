@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 _ROUNDS = 6
+ORDERS = ("shuffle", "shards")  # of the unlabeled set: `shuffled`, `ShardOrder`
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class MixedBatches(Sampler[list[Draw]]):
         total: images to draw from the set that counts.
         seed: decides order, crops and flips.
         start: first micro-batch.
+        unlabeled_order: how a pass goes through the unlabeled set; None = shuffled as a whole, as the labeled
+            one always is.
     """
 
     def __init__(
@@ -45,11 +48,12 @@ class MixedBatches(Sampler[list[Draw]]):
         total: int,
         seed: int,
         start: int = 0,
+        unlabeled_order: "ShardOrder | None" = None,
     ) -> None:
         assert labeled_per_batch > 0 or unlabeled_per_batch > 0
         self.counts = (labeled_count, unlabeled_count)
         self.per_batch = (labeled_per_batch, unlabeled_per_batch)
-        self.total, self.seed, self.start = total, seed, start
+        self.total, self.seed, self.start, self.unlabeled_order = total, seed, start, unlabeled_order
 
     def __len__(self) -> int:
         return max(0, -(-self.total // self._counting) - self.start)
@@ -62,6 +66,10 @@ class MixedBatches(Sampler[list[Draw]]):
         labeled, unlabeled = self.per_batch
         return unlabeled or labeled
 
+    def unlabeled_before(self, k: int) -> int:
+        """Unlabeled images drawn before micro-batch `k`."""
+        return min(k * self.per_batch[1], self.total) if self.per_batch[1] else 0
+
     def batch(self, k: int) -> list[Draw]:
         """The draws of micro-batch `k`, labeled ones first."""
         left = min(self._counting, self.total - k * self._counting)
@@ -69,7 +77,10 @@ class MixedBatches(Sampler[list[Draw]]):
         for labeled, count, per_batch in zip((True, False), self.counts, self.per_batch):
             here = -(-per_batch * left // self._counting)  # the whole share, but for the last batch
             positions = k * per_batch + np.arange(here)
-            indices = shuffled(positions, count, self.seed, stream=int(labeled))
+            if labeled or self.unlabeled_order is None:
+                indices = shuffled(positions, count, self.seed, stream=int(labeled))
+            else:
+                indices = self.unlabeled_order(positions)
             draws += [Draw(labeled, int(i), self._view_seed(labeled, p)) for i, p in zip(indices, positions)]
         return draws
 
@@ -77,6 +88,71 @@ class MixedBatches(Sampler[list[Draw]]):
         return int(
             np.random.SeedSequence([self.seed, int(labeled), int(position)]).generate_state(1, np.uint64)[0]
         )
+
+
+class ShardOrder:
+    """An order that stays local: a pass reads a window of shards at a time, and shuffles within it.
+
+    Shards are permuted anew for each pass and cut into windows of `window`; the images of a window are
+    permuted among themselves and all drawn before the next window begins. A position gives its index without
+    a list of the images: from the cumulative sizes of the permuted shards and the Feistel network of
+    `shuffled`. Shards of more than RUN images count as several, each a run of neighbours on the disk.
+
+    Args:
+        shard_sizes: [s] images of each shard, in the order of the indices; 0 is fine.
+        window: shards that are read from at a time.
+        seed: chooses the permutations.
+    """
+
+    RUN = 10_000  # images: about one tar of SA-1B, and small beside an LMDB of three million
+
+    def __init__(self, shard_sizes: NDArray[np.int64], window: int, seed: int) -> None:
+        self.window, self.seed = window, seed
+        self._begins, self._sizes = _cut(np.asarray(shard_sizes, np.int64), self.RUN)
+        self.count = int(self._sizes.sum())
+        self._pass: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Index drawn at each position [n] of the endless stream of passes, in [0, count)."""
+        sweeps, places = np.divmod(positions.astype(np.int64), self.count)
+        indices = np.empty_like(places)
+        for sweep in np.unique(sweeps):
+            here = sweeps == sweep
+            indices[here] = self._within(int(sweep), places[here])
+        return indices
+
+    def _within(self, sweep: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        shards, ends = self._shards_of(sweep)
+        window_ends = np.append(ends[self.window - 1 : -1 : self.window], ends[-1])
+        windows = np.searchsorted(window_ends, places, side="right")
+        drawn = np.empty_like(places)
+        for window in np.unique(windows):
+            here, begin = windows == window, int(window_ends[window - 1]) if window else 0
+            size = int(window_ends[window]) - begin
+            keyed = places[here] - begin + np.int64(size) * sweep  # the pass of `shuffled` is ours
+            drawn[here] = begin + shuffled(keyed, size, self._window_seed(int(window)))
+        at = np.searchsorted(ends, drawn, side="right")
+        return self._begins[shards[at]] + drawn - (ends[at] - self._sizes[shards[at]])
+
+    def _window_seed(self, window: int) -> int:
+        return int(np.random.SeedSequence([self.seed, window]).generate_state(1, np.uint64)[0])
+
+    def _shards_of(self, sweep: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shards [s] in the order of this pass, and the positions [s] where each ends."""
+        if self._pass is None or self._pass[0] != sweep:
+            s = len(self._sizes)
+            shards = shuffled(np.arange(s) + s * sweep, s, self.seed, stream=2)
+            self._pass = sweep, shards, np.cumsum(self._sizes[shards])
+        return self._pass[1:]
+
+
+def _cut(sizes: NDArray[np.int64], run: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First index and size of every run of at most `run` images that lies within one shard."""
+    runs = -(-sizes // run)
+    shard = np.repeat(np.arange(len(sizes)), runs)
+    nth = np.arange(len(shard)) - (np.cumsum(runs) - runs)[shard]
+    begins = (np.cumsum(sizes) - sizes)[shard] + nth * run
+    return begins, np.minimum(sizes[shard] - nth * run, run)
 
 
 def shuffled(positions: NDArray[np.int64], count: int, seed: int, stream: int = 0) -> NDArray[np.int64]:

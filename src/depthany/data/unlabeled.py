@@ -1,16 +1,29 @@
-"""Unlabeled sets: plain images."""
+"""Unlabeled sets: plain images, few in a folder or millions behind an index."""
 
+import hashlib
+import logging
+import os
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
+from depthany.data.build_index import build_index
 from depthany.data.files import list_files
 from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
+from depthany.data.index import KINDS, WHOLE_FILE, Index
+from depthany.data.scan import first_shards
+from depthany.data.shards import OpenFiles, read_lmdb
+
+log = logging.getLogger(__name__)
 
 
 class FolderImages:
-    """Every image below `root`, however deep; raises a `ValueError` where there is none."""
+    """Every image below `root`, however deep; raises a `ValueError` where there is none.
+
+    The list is in memory and made anew at each start; `IndexedImages` is for sets beyond some 100,000.
+    """
 
     def __init__(self, root: str) -> None:
         self.paths = list(list_files(Path(root), IMAGE_SUFFIXES).values())
@@ -22,6 +35,10 @@ class FolderImages:
         """Path of image `index`."""
         return str(self.paths[index])
 
+    def shard_sizes(self) -> NDArray[np.int64]:
+        """[1] number of images: the set counts as one shard."""
+        return np.array([len(self)], np.int64)
+
     def stored_image(self, index: int) -> bytes:
         """Image file `index` as it is on disk."""
         return read_bytes(self.paths[index])
@@ -29,3 +46,136 @@ class FolderImages:
     def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]:
         """Image `index` as [h w 3] uint8 RGB; raises a `ValueError` that names an unusable file."""
         return decode_image(self.stored_image(index), self.name(index), convert_images)
+
+
+class IndexedImages:
+    """Images in folders, tars (WebDataset layout) or LMDB environments below `root`, by an index on disk.
+
+    The index is built at the first use. `<root>.<kind>.index` beside the root is its file, since a file
+    inside would change the folder that it lists.
+
+    Args:
+        root: folder of the set.
+        kind: folder (image files, however deep) | tar (plain .tar files, not compressed) | lmdb
+            (environments whose values are image files, as LSUN's).
+        suffixes: endings of the file names that count as images, such as [.jpg]; None = all known ones. An
+            LMDB is taken whole.
+        index_dir: folder for the index where the data's own cannot be written; None = beside the root.
+        expected: images that the complete set has, for progress and warnings.
+        update: bring an index up to date that no longer fits the data, instead of refusing it.
+        build_workers: processes of a build; None = one per core.
+
+    Raises:
+        ValueError: no such folder, no image in it, or the data has changed since the index was built.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        kind: str = "folder",
+        suffixes: list[str] | None = None,
+        index_dir: str | None = None,
+        expected: int | None = None,
+        update: bool = False,
+        build_workers: int | None = None,
+    ) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind {kind!r}; choose from {', '.join(KINDS)}")
+        self.root, self.kind, self.expected = Path(root), kind, expected
+        if not self.root.is_dir():
+            raise ValueError(f"{root}: no such folder (looked from {Path.cwd()})")
+        self.suffixes = () if kind == "lmdb" else tuple(each.lower() for each in suffixes or IMAGE_SUFFIXES)
+        self.index_path = index_path(self.root, kind, index_dir)
+        self.index = self._open_index(update, build_workers)
+        self._files = OpenFiles()
+        if broken := self.index.broken():
+            log.warning(
+                f"{root}: {len(broken)} tars break off; what comes before is used: {_some_broken(broken)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def name(self, index: int) -> str:
+        """Path of image `index`: of its file, or of its tar or LMDB environment and its name in there."""
+        shard, _, _ = self.index.entry(index)
+        entry = self.index.entry_name(index).decode("utf-8", "backslashreplace")
+        return os.path.join(self._shard(shard), entry)
+
+    def shard_sizes(self) -> NDArray[np.int64]:
+        """[s] images of each folder, tar or LMDB environment, in the order of the indices."""
+        return self.index.shard_sizes()
+
+    def stored_image(self, index: int) -> bytes:
+        """Image `index` as it is stored; raises a `ValueError` that names one that cannot be read."""
+        shard, offset, size = self.index.entry(index)
+        if self.kind == "lmdb":
+            return read_lmdb(self._shard(shard), self.index.entry_name(index))
+        if size == WHOLE_FILE:
+            return read_bytes(Path(self._shard(shard), os.fsdecode(self.index.entry_name(index))))
+        return self._files.read(self._shard(shard), offset, size)
+
+    def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]:
+        """Image `index` as [h w 3] uint8 RGB; raises a `ValueError` that names an unusable one."""
+        return decode_image(self.stored_image(index), self.name(index), convert_images)
+
+    def _shard(self, shard: int) -> str:
+        return os.path.join(self.root, os.fsdecode(self.index.shard_name(shard)))
+
+    def _open_index(self, update: bool, build_workers: int | None) -> Index:
+        if not self.index_path.exists() or (update and self._problem(Index(self.index_path))):
+            lock = self._locked()
+            try:
+                with lock:  # a second process waits for the build of the first
+                    if not self.index_path.exists() or self._problem(Index(self.index_path)):
+                        arguments = (self.suffixes, build_workers, self.expected)
+                        build_index(self.kind, self.root, self.index_path, *arguments)
+            finally:
+                Path(f"{self.index_path}.lock").unlink(missing_ok=True)
+        index = Index(self.index_path)
+        if problem := self._problem(index):
+            raise ValueError(
+                f"{self.index_path}: {problem}: python -m depthany.index with the same data=... brings it up "
+                "to date (indices change: begin a new run), or put the data back"
+            )
+        return index
+
+    def _problem(self, index: Index) -> str:
+        """In what the index does not fit the data; empty if it does."""
+        if not index.is_of(self.kind, self.suffixes):
+            return "built for other suffixes"
+        if changed := index.changed(self.root):
+            return f"{len(changed)} of {index.header.shards} shards have changed or are gone{_some(changed)}"
+        if self.kind != "folder":  # a new folder moves the mtime of the one that it is in
+            known = {index.shard_name(shard) for shard in range(index.header.shards)}
+            new = [os.fsdecode(name) for name in first_shards(self.kind, self.root) if name not in known]
+            if new:
+                return f"{len(new)} shards are new{_some(new)}"
+        return ""
+
+    def _locked(self) -> FileLock:
+        try:
+            self.index_path.parent.mkdir(parents=True, exist_ok=True)
+            self.index_path.with_name(f"{self.index_path.name}.lock").touch()
+        except OSError as error:
+            raise ValueError(
+                f"cannot write the index {self.index_path}: {error.strerror}: pass data.index_dir=FOLDER"
+            ) from None
+        return FileLock(f"{self.index_path}.lock")
+
+
+def index_path(root: Path, kind: str, index_dir: str | None) -> Path:
+    """Where the index of a set lies: beside its root, or in `index_dir` under a name that only it has."""
+    full = Path(os.path.abspath(root))
+    if index_dir is None:
+        return full.with_name(f"{full.name}.{kind}.index")
+    unique = hashlib.blake2b(os.fsencode(full), digest_size=4).hexdigest()
+    return Path(index_dir) / f"{full.name}-{unique}.{kind}.index"
+
+
+def _some(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def _some_broken(broken: list[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} at byte {byte}" for name, byte in broken[:3]) + (" ..." if broken[3:] else "")

@@ -1,0 +1,43 @@
+"""Index the large unlabeled sets of a mixture: `python -m depthany.index data=...`."""
+
+import logging
+import sys
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from depthany.config import require, run_entry, typed
+from depthany.schema import IndexSettings
+
+
+def main() -> None:
+    """Console script `depthany-index`."""
+    sys.exit(run_entry("index", run, help_with=("data=sample",)))
+
+
+def run(cfg: DictConfig) -> int:
+    """Build or update the index of every set that has one; the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cfg = typed(cfg, IndexSettings)
+    if cfg.workers is not None and cfg.workers < 1:
+        raise ValueError(f"workers={cfg.workers}: expected 1 or more")
+    require(cfg, ignore=("data.labeled", "data.val"))
+    large = {
+        name: entry
+        for name, entry in cfg.data.unlabeled.items()
+        if "index_dir" in entry and entry.root is not None
+    }
+    if not large:
+        raise ValueError(
+            "none of the sets in data.unlabeled has a root and an index: pass data.unlabeled.NAME.root=..., "
+            "or data.unlabeled_root=... where the mixture has it; plain folders (folder_images) need no index"
+        )
+    for name, entry in large.items():
+        images = instantiate(entry, update=True, build_workers=cfg.workers)
+        of = f" of {entry.expected}" if entry.get("expected") else ""
+        print(f"{name}: {len(images)} images{of}, index {images.index_path}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    main()
