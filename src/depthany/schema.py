@@ -106,6 +106,7 @@ class TrainSettings:
     steps: int | None = None
     batch_size: int = MISSING
     accumulate: int = MISSING
+    pseudo_labels: str = MISSING
     crop_size: int = MISSING
     precision: str = MISSING
     device: str = MISSING
@@ -132,6 +133,26 @@ class IndexSettings:
 
     data: DataSettings = field(default_factory=DataSettings)
     workers: int | None = None
+
+
+@dataclass
+class PseudoLabelSettings:
+    """configs/pseudo_label.yaml."""
+
+    teacher: str = MISSING
+    data: DataSettings = field(default_factory=DataSettings)
+    out: str = MISSING
+    verify: str | None = None
+    inspect: str | None = None
+    inspect_images: int = MISSING
+    input_size: int | None = None
+    resolution: str = MISSING
+    shard_size: int = MISSING
+    batch_size: int = MISSING
+    workers: int = MISSING
+    device: str = MISSING
+    precision: str = MISSING
+    threads: int | None = None
 
 
 @dataclass

@@ -78,7 +78,7 @@ class StudentStage(nn.Module):
     and 3.3).
 
     Args:
-        teacher: labels the clean views; frozen here.
+        teacher: labels the clean views; frozen here. None where batches bring their pseudo-labels.
         frozen_encoder: what the features are aligned to; frozen here. None where the feature weight is 0.
         student_width: channels of the student's tokens; a linear layer on the student's side bridges another
             width.
@@ -92,7 +92,7 @@ class StudentStage(nn.Module):
 
     def __init__(
         self,
-        teacher: DepthModel,
+        teacher: DepthModel | None,
         frozen_encoder: Encoder | None,
         student_width: int,
         perturb: Perturb,
@@ -107,7 +107,8 @@ class StudentStage(nn.Module):
         super().__init__()
         if frozen_input not in ("perturbed", "clean"):
             raise ValueError(f"unknown frozen_input {frozen_input!r}; choose from perturbed, clean")
-        self.teacher, self.frozen_encoder = freeze(teacher), None
+        self.teacher = freeze(teacher) if teacher is not None else None
+        self.frozen_encoder: nn.Module | None = None
         self.projection: nn.Module = nn.Identity()
         if frozen_encoder is not None:
             self.frozen_encoder = freeze(frozen_encoder)
@@ -121,16 +122,16 @@ class StudentStage(nn.Module):
     def train(self, mode: bool = True) -> "StudentStage":
         """Training mode, except for the frozen networks."""
         super().train(mode)
-        self.teacher.eval()
-        if self.frozen_encoder is not None:
-            self.frozen_encoder.eval()
+        for frozen in (self.teacher, self.frozen_encoder):
+            if frozen is not None:
+                frozen.eval()
         return self
 
     def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
         """`generator` (CPU) decides the perturbations."""
         clean = batch.unlabeled_image  # [u 3 h w] uint8
         with torch.no_grad():
-            pseudo = to_unit_range(self.teacher(normalise(clean)))  # [u h w] the teacher sees the clean view
+            pseudo = to_unit_range(self._label(batch))  # [u h w]
             seen = self.perturb.colour(
                 clean, generator
             )  # CutMix works on distorted images (paper, section 3.2)
@@ -179,6 +180,13 @@ class StudentStage(nn.Module):
             "unlabeled": View(clean, seen, pseudo, everywhere, unlabeled.detach()),
         }
         return StageOutput(total, parts, views)
+
+    def _label(self, batch: Batch) -> Tensor:
+        """[u h w] disparity of the clean views, from the teacher or as it was stored."""
+        if self.teacher is not None:
+            return self.teacher(normalise(batch.unlabeled_image))
+        assert batch.pseudo_label is not None
+        return batch.pseudo_label
 
 
 def to_unit_range(disparity: Tensor) -> Tensor:

@@ -198,9 +198,12 @@ def run(cfg: DictConfig) -> int:
         torch.set_num_threads(cfg.threads)
     keep_freed_memory()
 
-    teacher = load_model(cfg.stage.teacher, device) if cfg.stage.name == "student" else None
-    parts = wiring.build_parts(cfg, teacher, device, amp)
-    dataset, val_sets = wiring.build_training_set(cfg), wiring.build_sets(cfg.data.val)
+    online = cfg.pseudo_labels == wiring.ONLINE
+    teacher = (
+        load_model(cfg.stage.teacher, device if online else "cpu") if cfg.stage.name == "student" else None
+    )
+    dataset, val_sets = wiring.build_training_set(cfg, teacher), wiring.build_sets(cfg.data.val)
+    parts = wiring.build_parts(cfg, teacher if online else None, device, amp)
     sampler = wiring.build_sampler(cfg, dataset)
     loop = Loop.of(cfg, micro_batches=len(sampler))
     with runs.locked(run_dir):
@@ -218,7 +221,9 @@ def run(cfg: DictConfig) -> int:
 
         try:
             own = train_run(cfg, loop, parts, batches, tracker, score, device, amp)
-            scores = {cfg.stage.name: own} | ({"teacher": score(teacher)} if teacher is not None else {})
+            scores = {cfg.stage.name: own}
+            if teacher is not None:
+                scores["teacher"] = score(teacher.to(device))
         finally:
             tracker.close()
         finish(run_dir, parts, scores, plain(cfg), tracker)

@@ -1,6 +1,6 @@
 """From the configuration to objects. Below this file and the entries nothing sees the configuration."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from depthany.checkpoint import Parts
 from depthany.config import require, typed
 from depthany.data.counts import count_warnings, left_out_notes
-from depthany.data.dataset import TrainingSet
+from depthany.data.dataset import TrainingSet, UnlabeledSet
 from depthany.data.perturb import Perturb
+from depthany.data.pseudo_labels import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import ORDERS, MixedBatches, ShardOrder
 from depthany.losses import MEANS_OVER, NORMALISATIONS, REDUCTIONS
 from depthany.models.depth_model import DepthModel
@@ -22,8 +23,10 @@ from depthany.models.encoder import PATCH, Encoder
 from depthany.models.weights import load_encoder_weights
 from depthany.optim import build_optimizer
 from depthany.schema import STAGES, TrainSettings
+from depthany.scoring.predictors import weights_sha256
 from depthany.stages import StudentStage, TeacherStage, trained_parameters
 
+ONLINE = "online"  # the teacher labels each view while the student trains
 _LEAST = {
     "batch_size": 1,
     "accumulate": 1,
@@ -63,6 +66,10 @@ def check(cfg: DictConfig) -> DictConfig:
         others = ", ".join(f"stage.{key}" for key in cfg.stage if key != "name")
         raise ValueError(
             f"{others}: of the student alone, perhaps from an experiment; choose stage=student, or leave it"
+        )
+    if cfg.stage.name == "teacher" and cfg.pseudo_labels != ONLINE:
+        raise ValueError(
+            f"pseudo_labels={cfg.pseudo_labels}: of the student alone; leave it for stage=teacher"
         )
     typed(cfg.stage, STAGES[cfg.stage.name])
     cfg = typed(cfg, TrainSettings)
@@ -131,9 +138,10 @@ def build_parts(
     cfg: DictConfig, teacher: DepthModel | None, device: torch.device, amp: torch.dtype | None
 ) -> Parts:
     """Model, stage and optimizer in their initial state, on the device."""
-    torch.manual_seed(cfg.seed if teacher is None else cfg.seed + 1_000_003)  # the student's start is its own
+    is_student = cfg.stage.name == "student"
+    torch.manual_seed(cfg.seed + 1_000_003 if is_student else cfg.seed)  # the student's start is its own
     model = build_model(cfg.model, cfg.crop_size)
-    stage = build_student_stage(cfg, model, teacher) if teacher is not None else TeacherStage(**cfg.loss)
+    stage = build_student_stage(cfg, model, teacher) if is_student else TeacherStage(**cfg.loss)
     memory_format = torch.channels_last if cfg.channels_last else torch.preserve_format
     for network in (model, stage):
         network.to(device=device).to(memory_format=memory_format)
@@ -157,7 +165,7 @@ def build_model(model_cfg: DictConfig, input_size: int) -> DepthModel:
     return model
 
 
-def build_student_stage(cfg: DictConfig, model: DepthModel, teacher: DepthModel) -> StudentStage:
+def build_student_stage(cfg: DictConfig, model: DepthModel, teacher: DepthModel | None) -> StudentStage:
     """Stage with its frozen networks; the frozen encoder is the student's own start or the one named."""
     alignment, frozen = cfg.stage.feature_alignment, None
     if cfg.stage.weights.feature > 0:
@@ -203,8 +211,45 @@ def dataset_notes(cfg: DictConfig, dataset: TrainingSet) -> list[str]:
     return [*(f"warning: {line}" for line in count_warnings(sets)), *left_out_notes(sets)]
 
 
-def build_training_set(cfg: DictConfig) -> TrainingSet:
-    """All labeled sets and, for the student, all unlabeled ones."""
+def open_pseudo_labels(
+    cfg: DictConfig, teacher: DepthModel, unlabeled: Mapping[str, UnlabeledSet]
+) -> PseudoLabels | None:
+    """The store that the student learns from, None where the teacher labels during training.
+
+    Raises:
+        ValueError: the store is not complete, or of another teacher, input size or image set; each difference
+            is named.
+    """
+    if cfg.pseudo_labels == ONLINE:
+        return None
+    store = Path(cfg.pseudo_labels)
+    header, manifest = read_manifest(store)
+    sets = describe_sets(unlabeled)
+    expected = {
+        "teacher": {"weights_sha256": weights_sha256(teacher)},
+        "preprocessing": {"input_size": cfg.crop_size, "resize": RESIZE},
+        "sets": sets,
+    }
+    found = {
+        "teacher": {"weights_sha256": header.teacher["weights_sha256"]},
+        "preprocessing": {key: header.preprocessing.get(key) for key in expected["preprocessing"]},
+        "sets": {name: header.sets.get(name) for name in sets},
+    }
+    if changed := differences(found, expected, "the store has", "the run"):
+        raise ValueError(
+            f"pseudo_labels={store} does not fit the run ({'; '.join(changed)}): label anew with python -m "
+            "depthany.pseudo_label, or pass the store of these, or pseudo_labels=online"
+        )
+    if not manifest["complete"]:
+        raise ValueError(
+            f"pseudo_labels={store} is not complete: finish it first, by the command that began it "
+            "(python -m depthany.pseudo_label ...)"
+        )
+    return PseudoLabels(store, list(unlabeled))
+
+
+def build_training_set(cfg: DictConfig, teacher: DepthModel | None = None) -> TrainingSet:
+    """All labeled sets and, for the student, all unlabeled ones, with stored labels of `teacher`, if any."""
     unlabeled = build_sets(cfg.data.unlabeled) if cfg.stage.name == "student" else {}
     labeled = build_sets(cfg.data.labeled)
     return TrainingSet(
@@ -215,6 +260,7 @@ def build_training_set(cfg: DictConfig) -> TrainingSet:
         cfg.data.unreadable,
         cfg.data.decode,
         cfg.data.min_side,
+        open_pseudo_labels(cfg, teacher, unlabeled) if teacher is not None else None,
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depthany.data.images import Photo, decode_photo
+from depthany.data.pseudo_labels import PseudoLabels
 from depthany.data.report import CONVERTED, SKIPPED, Header, Note, inspect
 from depthany.data.sampler import Draw
 from depthany.data.transforms import draw_view
@@ -82,6 +83,7 @@ class UnlabeledSet(Protocol):
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
     def shard_sizes(self) -> NDArray[np.int64]: ...
+    def identity(self) -> str: ...
     def stored_image(self, index: int) -> bytes | NDArray[np.uint8]: ...
     def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]: ...
 
@@ -93,6 +95,8 @@ class Batch:
     labeled_image: [l 3 h w] uint8. disparity: [l h w] in [0, 1]. mask: [l h w] bool. unlabeled_image: [u 3 h
         w] uint8.
     notes: unlabeled images that were left out or converted, with the reason.
+    pseudo_label: [u h w] disparity that a teacher gave the unlabeled images beforehand, at any scale and
+        shift; None where it does so during training.
     """
 
     labeled_image: Tensor
@@ -100,6 +104,7 @@ class Batch:
     mask: Tensor
     unlabeled_image: Tensor
     notes: list[Note] = field(default_factory=list)
+    pseudo_label: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labeled_image) + len(self.unlabeled_image)
@@ -119,6 +124,7 @@ class Batch:
             change(self.mask),
             change(self.unlabeled_image),
             self.notes,
+            None if self.pseudo_label is None else change(self.pseudo_label),
         )
 
 
@@ -142,6 +148,8 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             the crop enlarges by at most 5 %. That is faster, and aliases less than the cubic resize of the
             whole, which filters nothing; it is not what the released code does.
         min_side: an unlabeled image with a smaller side, in pixels, counts as unreadable.
+        pseudo_labels: stored labels of the unlabeled sets; an image that could not be labeled counts as
+            unreadable.
     """
 
     def __init__(
@@ -153,6 +161,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         unreadable: str = "error",
         decode: str = "exact",
         min_side: int = 1,
+        pseudo_labels: PseudoLabels | None = None,
     ) -> None:
         if unreadable not in ("error", "skip"):
             raise ValueError(f"unknown data.unreadable {unreadable!r}; choose from error, skip")
@@ -161,6 +170,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         self._least = math.ceil(crop_size / 1.05) if decode == "reduced" else None
         self.labeled, self.unlabeled, self.min_side = list(labeled), list(unlabeled), min_side
         self.crop_size, self.convert_images, self.unreadable = crop_size, convert_images, unreadable
+        self.pseudo_labels = pseudo_labels
         self._labeled_ends = np.cumsum([len(part) for part in self.labeled], dtype=np.int64)
         self._unlabeled_ends = np.cumsum([len(part) for part in self.unlabeled], dtype=np.int64)
         self.labeled_count = int(self._labeled_ends[-1]) if self.labeled else 0
@@ -171,7 +181,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         targets = [draw for draw in draws if draw.labeled]
         image = torch.empty(len(targets), 3, size, size, dtype=torch.uint8)
         disparity, mask = torch.empty(len(targets), size, size), torch.empty(len(targets), size, size).bool()
-        plain = list[Tensor]()
+        plain = list[tuple[Tensor, Tensor | None]]()
         try:
             for i, draw in enumerate(targets):
                 image[i], disparity[i], mask[i] = self._labeled_view(draw)
@@ -180,8 +190,13 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
                     plain += self._unlabeled_view(draw, notes)
         except ValueError as error:
             return BadFile(str(error))
-        unlabeled_image = torch.stack(plain) if plain else torch.empty(0, 3, size, size, dtype=torch.uint8)
-        return Batch(image, disparity, mask, unlabeled_image, notes)
+        unlabeled_image = torch.empty(len(plain), 3, size, size, dtype=torch.uint8)
+        label = None if self.pseudo_labels is None else torch.empty(len(plain), size, size)
+        for i, (view, pseudo_label) in enumerate(plain):
+            unlabeled_image[i] = view
+            if label is not None and pseudo_label is not None:
+                label[i] = pseudo_label
+        return Batch(image, disparity, mask, unlabeled_image, notes, label)
 
     def _labeled_view(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         part, index = _locate(self._labeled_ends, draw.index)
@@ -195,7 +210,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         target = normalise_disparity(view.of_map(labels.disparity), mask, ends)
         return _chw(view.of_image(photo)), torch.from_numpy(target), torch.from_numpy(mask)
 
-    def _unlabeled_view(self, draw: Draw, notes: list[Note]) -> list[Tensor]:
+    def _unlabeled_view(self, draw: Draw, notes: list[Note]) -> list[tuple[Tensor, Tensor | None]]:
         part, index = _locate(self._unlabeled_ends, draw.index)
         images, header = self.unlabeled[part], Header()
         try:
@@ -210,8 +225,19 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             return []
         if header.conversion:
             notes.append(Note(CONVERTED, header.conversion, images.name(index)))
-        view = draw_view(photo.height, photo.width, self.crop_size, draw.seed)
-        return [_chw(view.of_image(photo))]
+        view, label = draw_view(photo.height, photo.width, self.crop_size, draw.seed), None
+        if self.pseudo_labels is not None:
+            stored_label = self.pseudo_labels.of_image(part, index, (photo.height, photo.width))
+            if stored_label is None:
+                return self._without_label(images.name(index), notes)
+            label = torch.from_numpy(view.of_smooth_map(stored_label))
+        return [(_chw(view.of_image(photo)), label)]
+
+    def _without_label(self, name: str, notes: list[Note]) -> list[tuple[Tensor, Tensor | None]]:
+        if self.unreadable == "error":
+            raise ValueError(f"{name}: has no pseudo-label (data.unreadable=skip leaves such images out)")
+        notes.append(Note(SKIPPED, "without pseudo-label", name))
+        return []
 
     def _decode(self, stored: bytes | NDArray[np.uint8], name: str) -> Photo:
         if isinstance(stored, np.ndarray):

@@ -16,6 +16,7 @@ An entry is read by `os.pread`, not through a mapping: a fault maps up to 2 MiB 
 `madvise` does not bound it. The page cache serves both alike; scripts/benchmark_index.py compares them.
 """
 
+import hashlib
 import json
 import os
 import struct
@@ -38,6 +39,7 @@ NOT_BROKEN = -1
 KINDS = ("folder", "tar", "lmdb")
 
 _STATS_AT_ONCE = 16
+_SAMPLED = 4096  # entries that are part of the identity
 _LENGTH = struct.Struct("<Q")
 _ENTRY = struct.Struct("<QQI")
 _NAMES = struct.Struct("<8xQ4x8xQ4x")  # where the name of an entry starts, and that of the next
@@ -135,6 +137,20 @@ class Index:
     def shard_sizes(self) -> NDArray[np.int64]:
         """[s] entries of each shard; 0 for a folder that holds folders alone."""
         return np.diff(self._first)
+
+    def identity(self) -> str:
+        """Hash by which two indices of the same images are known, wherever and whenever they were built.
+
+        Of suffixes and counts, the path, size and first entry of every shard, and `_SAMPLED` entries that are
+        spread evenly, with their names: all that is in memory, and a moment's reading in a set of any size.
+        """
+        digest = hashlib.blake2b(json.dumps(self.header.__dict__, sort_keys=True).encode(), digest_size=16)
+        for key in ("first", "size", "broken_at", "name"):
+            digest.update(self.shards[key].tobytes())
+        digest.update(self._shard_names)
+        for index in np.unique(np.linspace(0, len(self) - 1, _SAMPLED, dtype=np.int64)):
+            digest.update(repr((self.entry(int(index)), self.entry_name(int(index)))).encode())
+        return digest.hexdigest()
 
     def broken(self) -> list[tuple[str, int]]:
         """Tars that break off, each with the byte where: what comes before it is in the index."""

@@ -47,6 +47,14 @@ class View:
         columns = _nearest(values.shape[1], self.width)[self.left : self.left + self.size]
         return values[rows].take(columns[::-1] if self.flip else columns, axis=1)
 
+    def of_smooth_map(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[size size] of a map [h w] that has a value everywhere, at any resolution, bilinear."""
+        if values.shape != (self.height, self.width):
+            size = (self.width, self.height)
+            values = cv2.resize(values, size, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+        cut = values[self.top : self.top + self.size, self.left : self.left + self.size]
+        return np.ascontiguousarray(cut[:, ::-1] if self.flip else cut)
+
 
 def draw_view(height: int, width: int, size: int, seed: int) -> View:
     """Shorter side to `size`, random square crop, horizontal flip with p = 0.5 (paper, section 4.1).

@@ -26,7 +26,7 @@ class FolderImages:
     """
 
     def __init__(self, root: str) -> None:
-        self.paths = list(list_files(Path(root), IMAGE_SUFFIXES).values())
+        self.root, self.paths = root, list(list_files(Path(root), IMAGE_SUFFIXES).values())
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -34,6 +34,11 @@ class FolderImages:
     def name(self, index: int) -> str:
         """Path of image `index`."""
         return str(self.paths[index])
+
+    def identity(self) -> str:
+        """Hash of all paths below the root, in order: another file, name or order gives another one."""
+        names = [os.fsencode(os.path.relpath(path, self.root)) for path in self.paths]
+        return hashlib.blake2b(b"\0".join(names), digest_size=16).hexdigest()
 
     def shard_sizes(self) -> NDArray[np.int64]:
         """[1] number of images: the set counts as one shard."""
@@ -101,6 +106,10 @@ class IndexedImages:
         shard, _, _ = self.index.entry(index)
         entry = self.index.entry_name(index).decode("utf-8", "backslashreplace")
         return os.path.join(self._shard(shard), entry)
+
+    def identity(self) -> str:
+        """Hash of the set, see `Index.identity`."""
+        return self.index.identity()
 
     def shard_sizes(self) -> NDArray[np.int64]:
         """[s] images of each folder, tar or LMDB environment, in the order of the indices."""
