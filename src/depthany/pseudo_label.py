@@ -11,12 +11,12 @@ import torch
 from omegaconf import DictConfig
 
 from depthany import load_model, wiring
+from depthany.checking.pseudo_labeled import LabeledImages
 from depthany.checking.sheet import draw_sheet
 from depthany.config import require, run_entry, typed
 from depthany.data.pseudo_labels import (
     RESIZE,
     UNREADABLE,
-    LabeledImages,
     StoreHeader,
     begin_store,
     describe_sets,
@@ -176,7 +176,8 @@ def report(out: Path, tally: Tally, manifest: dict[str, Any] | None) -> int:
         seconds = time.monotonic() - tally.began
         print(
             f"{tally.labels} labels in {seconds:.1f} s, {tally.rate():.1f}/s, "
-            f"{tally.bytes_per_label() / 1e3:.0f} kB each; the teacher was at work {tally.teacher_s / seconds:.0%} of the time"
+            f"{tally.bytes_per_label() / 1e3:.0f} kB each; "
+            f"the teacher was at work {tally.teacher_s / seconds:.0%} of the time"
         )
         print(tally.projection())
     if manifest is None:
@@ -206,8 +207,8 @@ def verify(store: Path) -> int:
     shards, images = len(header.shards()), sum(entry["images"] for entry in header.sets.values())
     if problems:
         print(
-            f"{store}: {problems} problems in {wrong} of {shards} shards; delete the .json of a damaged shard "
-            "and label again with the settings of the store: it is made anew"
+            f"{store}: {problems} problems in {wrong} of {shards} shards; delete the .json of a "
+            "damaged shard and label again with the settings of the store: it is made anew"
         )
         return 1
     print(f"{store}: all is well, {labels} labels of {images} images in {shards} shards")

@@ -8,7 +8,7 @@ What is stored of a map d [h w] with smallest value `offset` and largest value `
 
 A predicted map is nearly a plane from pixel to pixel, so that most residuals lie within -128..127: the 128
 puts these into the low byte alone, and the high bytes are all but constant. The bytes are in the order of
-HDF5's shuffle filter and the stream is that of its gzip filter: any HDF5 reads the residuals, without a plugin.
+HDF5's shuffle filter and the stream is that of its gzip filter: any HDF5 reads the residuals without plugin.
 Deflate looks for runs alone (Z_RLE), since longer matches are rare here and cost half of the time.
 
 Chosen by `scripts/benchmark_labels.py`, whose head has the figures.

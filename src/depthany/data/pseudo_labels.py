@@ -192,6 +192,8 @@ def finish_store(store: Path) -> dict[str, Any] | None:
     totals |= {"bytes": sum(n.bytes for n in known.values())}
     text = "".join(lines).encode("utf-8", "surrogateescape")
     write_atomically(store / UNREADABLE, lambda partial: partial.write_bytes(text))
+    for lock in (store / "shards").glob("*.lock"):  # of workers that were killed after their last write
+        lock.unlink(missing_ok=True)
     content |= {"complete": True, **totals, "shards": shards}
     write_json(store / MANIFEST, content)
     return content
@@ -279,48 +281,3 @@ class PseudoLabels:
             self._open[path] = Shard(path)
         self._open.move_to_end(path)
         return self._open[path].label(index)
-
-
-class LabeledImages:
-    """The images of a set that have a label in a store, complete or not, as a set with depth to look at.
-
-    Args:
-        name: of the set in the store.
-        images: the set itself.
-    """
-
-    in_disparity = True  # known up to scale and shift
-
-    def __init__(self, store: Path, name: str, images: Any) -> None:
-        self.images, self._labels, self._name = images, PseudoLabels(store, [name]), name
-
-    def some(self, count: int, draw: np.random.Generator) -> list[int]:
-        """At most `count` labeled images, drawn from shards that are drawn."""
-        store, header = self._labels.store, self._labels.header
-        done = [s for s in header.shards() if s.set == self._name and s.note_path(store).exists()]
-        chosen: set[int] = set()
-        for k in draw.permutation(len(done))[:count]:
-            left = -(-count // min(len(done), count))
-            labeled = Shard(done[k].path(store)).index
-            chosen |= {int(i) for i in draw.permutation(labeled)[:left]}
-        return sorted(chosen)[:count]
-
-    def name(self, index: int) -> str:
-        """Path of image `index`."""
-        return self.images.name(index)
-
-    def stored_image(self, index: int) -> Any:
-        """Image `index` as the set has it."""
-        return self.images.stored_image(index)
-
-    def labels(self, index: int) -> Any:
-        """Disparity [h w] and a mask that is True everywhere."""
-        label = self._labels.read(0, index)
-        assert label is not None
-        return _Whole(label.disparity, np.ones(label.disparity.shape, bool))
-
-
-@dataclass(frozen=True)
-class _Whole:
-    disparity: NDArray[np.float32]
-    mask: NDArray[np.bool_]

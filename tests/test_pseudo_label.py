@@ -1,0 +1,316 @@
+"""`python -m depthany.pseudo_label`: killed, raced, out of space, and what a student makes of its store."""
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from depthany import files, labeling, load_model
+from depthany.config import run_entry
+from depthany.data.dataset import TrainingSet
+from depthany.data.perturb import Perturb
+from depthany.data.pseudo_labels import PseudoLabels
+from depthany.data.sampler import Draw
+from depthany.data.transforms import draw_view
+from depthany.data.unlabeled import FolderImages
+from depthany.models.depth_model import save_model
+from depthany.pseudo_label import run
+from depthany.stages import StudentStage
+
+# Renames of a run: 1 manifest, 2 to 7 three shards with a note each, 8 unreadable.txt, 9 manifest.
+DEATHS = {"half": (1, 2, 3, 9), "before": (4, 5, 8), "after": (1, 6, 7, 8, 9)}
+
+
+@pytest.fixture(autouse=True)
+def _micro(micro: str) -> None:
+    """The tiny encoder is known in every test here."""
+
+
+def settings(world, teacher: Path, out: Path, *more: str) -> list[str]:
+    """Two images to a shard, three shards."""
+    return [
+        f"teacher={teacher}",
+        f"out={out}",
+        "data=folder",
+        f"data.unlabeled.mine.root={world.root / 'unlabeled'}",
+        "shard_size=2",
+        "batch_size=2",
+        "workers=1",
+        "threads=1",
+        "device=cpu",
+        "precision=fp32",
+        *more,
+    ]
+
+
+def label(arguments: list[str]) -> int:
+    """The entry in this process."""
+    argv, sys.argv = sys.argv, ["pseudo_label", *arguments]
+    try:
+        return run_entry("pseudo_label", run)
+    finally:
+        sys.argv = argv
+
+
+def elsewhere(arguments: list[str], before: Callable[[], object] = lambda: None) -> Any:
+    """The entry in a process of its own, which calls `before` first."""
+
+    def child() -> None:
+        before()
+        os._exit(label(arguments))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process
+
+
+def ended(process: Any) -> int:
+    process.join(60)
+    assert process.exitcode is not None, "hangs"
+    return process.exitcode
+
+
+def content(store: Path) -> dict[str, bytes]:
+    """All files of a store, by name."""
+    paths = [path for path in store.rglob("*") if path.is_file()]
+    return {str(path.relative_to(store)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_world, teacher_run: Path, tmp_path_factory, with_micro) -> Path:
+    """A store that was made without interruption; not to be written to."""
+    store = tmp_path_factory.mktemp("whole") / "store"
+    with with_micro():
+        assert label(settings(tiny_world, teacher_run, store)) == 0
+    return store
+
+
+def kill_at(write: int, when: str) -> Callable[[], None]:
+    """SIGKILL before or after rename number `write`, or when half of the file to be renamed is there."""
+    seen, rename = [], os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        seen.append(target)
+        if len(seen) == write and when == "half":
+            os.truncate(source, os.path.getsize(source) // 2)
+        if len(seen) == write and when in ("half", "before"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
+        if len(seen) == write:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return lambda: setattr(files.os, "replace", replace)
+
+
+@pytest.mark.parametrize("when", DEATHS)
+def test_killed_at_any_write_and_started_again_the_store_is_the_same_to_the_byte(
+    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, when: str
+) -> None:
+    for write in DEATHS[when]:
+        command = settings(tiny_world, teacher_run, tmp_path / str(write))
+        assert ended(elsewhere(command, kill_at(write, when))) == -signal.SIGKILL
+        shards = [path for path in content(tmp_path / str(write)) if path.endswith(".h5")]
+        for path in shards:  # what has its name is whole
+            assert (tmp_path / str(write) / path).read_bytes() == (whole / path).read_bytes()
+        assert label(command) == 0
+        assert content(tmp_path / str(write)) == content(whole)
+
+
+def test_killed_again_and_again_it_still_gets_there(
+    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path
+) -> None:
+    command, deaths = settings(tiny_world, teacher_run, tmp_path / "store"), 0
+    while (code := ended(elsewhere(command, kill_at(2, "before")))) == -signal.SIGKILL:
+        deaths += 1
+        assert deaths < 10
+    assert code == 0 and deaths >= 3
+    assert content(tmp_path / "store") == content(whole)
+
+
+def test_two_workers_at_once_make_every_shard_once_and_one_complete_store(
+    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path
+) -> None:
+    command, log = settings(tiny_world, teacher_run, tmp_path / "store"), tmp_path / "log"
+    barrier, write_shard = multiprocessing.get_context("fork").Barrier(2), labeling.write_shard
+
+    def together() -> None:
+        def write(store: Path, shard: Any, *rest: Any) -> Any:
+            if not written:
+                barrier.wait(30)  # neither is done before the other has a shard in hand
+            written.append(shard)
+            with open(log, "a") as file:
+                file.write(f"{os.getpid()} {shard.first}\n")
+            return write_shard(store, shard, *rest)
+
+        written: list[Any] = []
+        labeling.write_shard = write
+
+    workers = [elsewhere(command, together) for _ in range(2)]
+    assert [ended(worker) for worker in workers] == [0, 0]
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert sorted(first for _, first in lines) == ["0", "2", "4"]
+    assert len({pid for pid, _ in lines}) == 2
+    assert content(tmp_path / "store") == content(whole)
+
+
+def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_room(
+    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, capfd
+) -> None:
+    smallest = min(path.stat().st_size for path in whole.glob("shards/*.h5"))
+    command = settings(tiny_world, teacher_run, tmp_path / "store")
+    limit = (smallest - 1, smallest - 1)  # of a single file: the manifest still fits
+    process = elsewhere(command, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert ended(process) == 2
+    error = capfd.readouterr().err
+    assert "cannot write" in error and ".h5: File too large" in error and "Traceback" not in error
+    assert not list((tmp_path / "store").rglob("*.h5")) and not list((tmp_path / "store").rglob("*.partial"))
+    assert label(command) == 0
+    assert content(tmp_path / "store") == content(whole)
+
+
+def test_a_shard_that_verify_found_damaged_is_made_anew(
+    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, capsys
+) -> None:
+    shutil.copytree(whole, tmp_path / "store")
+    damaged = tmp_path / "store/shards/mine-0000000002.h5"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert label([f"verify={tmp_path / 'store'}"]) == 1
+    assert "delete the .json" in capsys.readouterr().out
+    damaged.with_suffix(".json").unlink()
+    assert label(settings(tiny_world, teacher_run, tmp_path / "store")) == 0
+    assert label([f"verify={tmp_path / 'store'}"]) == 0
+    assert content(tmp_path / "store") == content(whole)
+
+
+def test_an_unreadable_image_ends_the_run_or_is_listed_and_left_out_by_the_student(
+    own_world, teacher_run: Path, tmp_path: Path, capsys, start
+) -> None:
+    (own_world.root / "unlabeled/street_3.jpg").write_bytes(b"no image")
+    command = settings(own_world, teacher_run, tmp_path / "store")
+    assert label(command) == 2
+    assert "street_3.jpg: not an image" in capsys.readouterr().err
+    assert label([*settings(own_world, teacher_run, tmp_path / "skip"), "data.unreadable=skip"]) == 0
+    listed = (tmp_path / "skip/unreadable.txt").read_text().split("\t")
+    assert listed[:3] == ["mine", "3", "damaged or missing"] and "street_3.jpg" in listed[3]
+    assert label([f"verify={tmp_path / 'skip'}"]) == 0
+
+    Image.new("RGB", (30, 40)).save(own_world.root / "unlabeled/street_3.jpg")  # mended since
+    more = [f"stage.teacher={teacher_run}", f"pseudo_labels={tmp_path / 'skip'}", "steps=3"]
+    run_dir = tmp_path / "run"
+    refused = start(own_world.settings("student", run_dir, *more))
+    assert refused.code == 2 and "street_3.jpg: has no pseudo-label" in refused.err
+    done = start(own_world.settings("student", run_dir, *more, "data.unreadable=skip", "overwrite=true"))
+    assert done.code == 0, done.err
+    assert "without pseudo-label" in (run_dir / "unreadable.txt").read_text()
+
+
+def test_inspect_draws_the_labels(tiny_world, teacher_run: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "store")
+    root = f"data.unlabeled.mine.root={tiny_world.root / 'unlabeled'}"
+    assert label([f"inspect={tmp_path / 'store'}", "data=folder", root, "inspect_images=4"]) == 0
+    with Image.open(tmp_path / "store/contact.jpg") as sheet:
+        assert np.asarray(sheet)[60:, :].std() > 30
+
+
+def student(world, run_dir: Path, teacher: Path, store: Path, *more: str) -> list[str]:
+    return world.settings("student", run_dir, f"stage.teacher={teacher}", f"pseudo_labels={store}", *more)
+
+
+def test_a_store_of_another_teacher_size_or_set_is_refused_and_the_difference_named(
+    tiny_world, own_world, teacher_run: Path, whole: Path, tmp_path: Path, start
+) -> None:
+    model = load_model(teacher_run)
+    with torch.no_grad():
+        model.decoder.conv3.bias.add_(1e-3)
+    save_model(model, tmp_path / "other")
+    other = start(student(tiny_world, tmp_path / "a", tmp_path / "other", whole))
+    assert other.code == 2 and "teacher.weights_sha256: the store has" in other.err
+    larger = start(student(tiny_world, tmp_path / "b", teacher_run, whole, "crop_size=42"))
+    assert larger.code == 2 and "preprocessing.input_size: the store has 28, the run 42" in larger.err
+    (own_world.root / "unlabeled/street_5.jpg").unlink()
+    fewer = start(student(own_world, tmp_path / "c", teacher_run, whole))
+    assert fewer.code == 2 and "sets.mine.images: the store has 6, the run 5" in fewer.err
+    teacher = start(tiny_world.settings("teacher", tmp_path / "d", f"pseudo_labels={whole}"))
+    assert teacher.code == 2 and "of the student alone" in teacher.err
+
+
+def test_a_store_that_is_not_complete_is_refused(
+    tiny_world, teacher_run: Path, tmp_path: Path, start
+) -> None:
+    command = settings(tiny_world, teacher_run, tmp_path / "store")
+    assert ended(elsewhere(command, kill_at(4, "after"))) == -signal.SIGKILL
+    refused = start(student(tiny_world, tmp_path / "run", teacher_run, tmp_path / "store"))
+    assert refused.code == 2 and "is not complete: finish it first" in refused.err
+
+
+def test_a_student_of_a_store_resumes_to_the_same_bits(
+    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, start, start_elsewhere, signal_at
+) -> None:
+    straight = start(student(tiny_world, tmp_path / "straight", teacher_run, whole))
+    assert straight.code == 0, straight.err
+    command = student(tiny_world, tmp_path / "killed", teacher_run, whole, "workers=1")
+    assert start_elsewhere(command, signal_at(signal.SIGKILL, step=4)).code == -signal.SIGKILL
+    resumed = start(command)
+    assert "continuing at step 2 of 6" in resumed.out, resumed.err
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "killed")]
+    assert models[0] == models[1]
+    scores = json.loads((tmp_path / "straight/results.json").read_text())["scores"]
+    assert set(scores) == {"student", "teacher"}  # the table compares both, though only one was trained with
+
+
+def stage_of(teacher: Any) -> StudentStage:
+    still = Perturb(**dict.fromkeys(("jitter_p", "grayscale_p", "blur_p", "cutmix_p"), 0.0), **STILL)
+    weights = {"labeled": 0.0, "unlabeled": 1.0, "feature": 0.0}
+    return StudentStage(teacher, None, 24, still, weights, 0.1, 0.15, "kept", "clean", "median_mad", "batch")
+
+
+STILL: dict[str, Any] = {
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+    "blur_radius": [0.1, 2.0],
+    "cutmix_area": [0.02, 0.4],
+    "cutmix_aspect": [0.3, 3.3],
+}
+
+
+def unmirrored(index: int, height: int, width: int) -> Draw:
+    return next(Draw(False, index, s) for s in range(99) if not draw_view(height, width, 28, s).flip)
+
+
+@pytest.mark.parametrize("side", [28, 61])
+def test_of_the_whole_image_the_stored_label_and_the_loss_are_those_of_the_teacher_but_for_quantisation(
+    teacher_run: Path, tmp_path: Path, side: int
+) -> None:
+    (tmp_path / "unlabeled").mkdir()
+    for i in range(3):  # square, so that a view holds all of the image
+        pixels = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"unlabeled/{i}.png")
+    world = type("", (), {"root": tmp_path})
+    assert label(settings(world, teacher_run, tmp_path / "store")) == 0
+    images, labels = FolderImages(str(tmp_path / "unlabeled")), PseudoLabels(tmp_path / "store", ["mine"])
+    batch = TrainingSet([], [images], 28, pseudo_labels=labels)[[unmirrored(i, side, side) for i in range(3)]]
+    teacher, model = load_model(teacher_run), load_model(teacher_run)
+    with torch.no_grad():
+        for parameter in model.parameters():  # a student that errs
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    stored, online = stage_of(None), stage_of(teacher)
+    expected = online._label(batch)
+    range_ = expected.flatten(1).amax(1) - expected.flatten(1).amin(1)
+    error = (stored._label(batch) - expected).abs().flatten(1).amax(1) / range_
+    assert float(error.max()) < 1 / 65535  # half a step, and the rounding of float32
+    losses = [float(stage(model, batch, torch.Generator()).loss.detach()) for stage in (stored, online)]
+    assert losses[1] > 0.01
+    assert losses[0] == pytest.approx(losses[1], rel=2e-4)
