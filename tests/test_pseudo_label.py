@@ -131,7 +131,7 @@ def test_killed_again_and_again_it_still_gets_there(
     tiny_world, teacher_run: Path, whole: Path, tmp_path: Path
 ) -> None:
     command, deaths = settings(tiny_world, teacher_run, tmp_path / "store"), 0
-    while (code := ended(elsewhere(command, kill_at(2, "before")))) == -signal.SIGKILL:
+    while (code := ended(elsewhere(command, kill_at(3, "before")))) == -signal.SIGKILL:
         deaths += 1
         assert deaths < 10
     assert code == 0 and deaths >= 3
@@ -139,9 +139,13 @@ def test_killed_again_and_again_it_still_gets_there(
 
 
 def test_two_workers_at_once_make_every_shard_once_and_one_complete_store(
-    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path
+    own_world, teacher_run: Path, tmp_path: Path
 ) -> None:
-    command, log = settings(tiny_world, teacher_run, tmp_path / "store"), tmp_path / "log"
+    for i in range(10):  # more than one worker reads ahead
+        shutil.copy(own_world.root / "unlabeled/street_0.jpg", own_world.root / f"unlabeled/copy_{i}.jpg")
+    small = ("shard_size=1", "batch_size=1")
+    assert label([*settings(own_world, teacher_run, tmp_path / "alone"), *small]) == 0
+    command, log = [*settings(own_world, teacher_run, tmp_path / "store"), *small], tmp_path / "log"
     barrier, write_shard = multiprocessing.get_context("fork").Barrier(2), labeling.write_shard
 
     def together() -> None:
@@ -159,9 +163,9 @@ def test_two_workers_at_once_make_every_shard_once_and_one_complete_store(
     workers = [elsewhere(command, together) for _ in range(2)]
     assert [ended(worker) for worker in workers] == [0, 0]
     lines = [line.split() for line in log.read_text().splitlines()]
-    assert sorted(first for _, first in lines) == ["0", "2", "4"]
+    assert sorted(int(first) for _, first in lines) == list(range(16))
     assert len({pid for pid, _ in lines}) == 2
-    assert content(tmp_path / "store") == content(whole)
+    assert content(tmp_path / "store") == content(tmp_path / "alone")
 
 
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_room(
@@ -310,7 +314,8 @@ def test_of_the_whole_image_the_stored_label_and_the_loss_are_those_of_the_teach
     expected = online._label(batch)
     range_ = expected.flatten(1).amax(1) - expected.flatten(1).amin(1)
     error = (stored._label(batch) - expected).abs().flatten(1).amax(1) / range_
-    assert float(error.max()) < 1 / 65535  # half a step, and the rounding of float32
+    # Half a step; and the float32 rounding of another batch and of folded weights, about 1e-5 of the range.
+    assert float(error.max()) < 2 / 65535
     losses = [float(stage(model, batch, torch.Generator()).loss.detach()) for stage in (stored, online)]
     assert losses[1] > 0.01
     assert losses[0] == pytest.approx(losses[1], rel=2e-4)
