@@ -5,7 +5,7 @@ dtype. All contestants run by turns in one process, in an order that rotates, so
 machine does meets each of them; what counts is the ratio of times within a round. Random weights unless
 --checkpoint is given: the time is the same, but how much bfloat16 costs in accuracy depends on the weights.
 
-data: see benchmark_data.py.
+data: see benchmark_data.py. labels: see benchmark_labels.py.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 import benchmark_data
+import benchmark_labels
 from depthany import DepthModel, load_model
 from depthany.data.images import read_image
 from depthany.models.fast import prepare_for_inference
@@ -40,6 +41,7 @@ def main() -> None:
     what = parser.add_subparsers(required=True, dest="what")
     inference = what.add_parser("inference", help="the model against transformers")
     benchmark_data.add_arguments(what.add_parser("data", help="images to normalised crops, per core"))
+    benchmark_labels.add_arguments(what.add_parser("labels", help="bytes and rates of pseudo-labels"))
     inference.add_argument("--encoder", default="vits", help="size with random weights (default vits)")
     inference.add_argument("--checkpoint", help="anything load_model takes, instead of random weights")
     inference.add_argument("--image", help="a photo, cut to a square; else coloured clouds")
@@ -52,6 +54,11 @@ def main() -> None:
         torch.set_num_threads(1)
         print(machine())
         benchmark_data.run(arguments)
+        return
+    if arguments.what == "labels":
+        torch.set_num_threads(1)
+        print(machine())
+        benchmark_labels.run(arguments)
         return
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
