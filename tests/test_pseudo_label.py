@@ -159,6 +159,7 @@ def test_two_workers_at_once_make_every_shard_once_and_one_complete_store(
 
         written: list[Any] = []
         labeling.write_shard = write
+        barrier.wait(30)  # and both begin the store at once
 
     workers = [elsewhere(command, together) for _ in range(2)]
     assert [ended(worker) for worker in workers] == [0, 0]

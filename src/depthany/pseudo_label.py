@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from filelock import FileLock
 from omegaconf import DictConfig
 
 from depthany import load_model, wiring
@@ -91,7 +92,8 @@ def label(cfg: DictConfig) -> int:
     sets = open_sets(cfg)
     size = teacher.input_size if cfg.input_size is None else cfg.input_size
     header = build_header(cfg, teacher, size, dtype, sets)
-    begin_store(out, header)
+    with FileLock(out / ".lock"):  # workers that start at once would write one partial file
+        begin_store(out, header)
     claims = Claims(out, header)
     images = sum(len(each) for each in sets.values())
     wanted = sum(shard.last - shard.first for shard in claims.open)
@@ -115,7 +117,9 @@ def label(cfg: DictConfig) -> int:
             Telling(bar),
         )
         tally = labeler.run(out, claims)
-    return report(out, tally, finish_store(out))
+    with FileLock(out / ".lock"):
+        manifest = finish_store(out)
+    return report(out, tally, manifest)
 
 
 def open_sets(cfg: DictConfig) -> dict[str, Any]:
