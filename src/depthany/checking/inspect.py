@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depthany.checking.histogram import DepthHistogram
+from depthany.data.dataset import NoValidPixel
 from depthany.data.files import reason
 from depthany.data.images import decode_image
 from depthany.data.labeled import Decoded, Pair, PairedDepth
@@ -17,7 +18,7 @@ from depthany.data.labeled import Decoded, Pair, PairedDepth
 UNREADABLE_IMAGE, UNREADABLE_DEPTH = "unreadable image", "unreadable depth"
 NO_VALID_PIXEL, SIZES_DIFFER, NO_PARTNER = "no valid pixel", "sizes differ", "no partner"
 FEW_VALID, CONSTANT, NEGATIVE, BLANK = "few valid pixels", "constant depth", "negative depth", "blank image"
-# Training stops at the first kind, except for an unlabeled image with data.unreadable=skip.
+# Training stops at the first kind, unless data.unreadable=skip leaves such images out.
 ERRORS = (NO_PARTNER, UNREADABLE_IMAGE, UNREADABLE_DEPTH, NO_VALID_PIXEL, SIZES_DIFFER)
 WARNINGS = (FEW_VALID, CONSTANT, NEGATIVE, BLANK)
 GRAY = "gray image"
@@ -137,7 +138,7 @@ class Inspector:
             labels = self.dataset.labels(index)
             disparity, mask = labels.disparity, labels.mask
         except Exception as error:
-            without_any = isinstance(error, ValueError) and NO_VALID_PIXEL in str(error)
+            without_any = isinstance(error, NoValidPixel)
             found.add(NO_VALID_PIXEL if without_any else UNREADABLE_DEPTH, path, _told(error, path))
             if not without_any or self.decoded is None:
                 return None

@@ -1,7 +1,29 @@
-"""Lists of files, and what is said of one that cannot be read."""
+"""Lists of files, what is said of one that cannot be read, and packages that some kinds of file need."""
 
+import importlib
 import os
 from pathlib import Path
+from typing import Any
+
+
+class MissingPackage(ValueError):
+    """A package is not installed: of no file's making, so that no file is left out for it."""
+
+
+def optional(module: str, purpose: str) -> Any:
+    """A module of a package that not everybody needs.
+
+    Args:
+        purpose: what needs it, such as "reading OpenEXR files".
+
+    Raises:
+        MissingPackage: it is not installed; with the command that does.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise MissingPackage(f"{purpose} needs the package {package}: pip install {package}") from None
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:

@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
-from depthany.data.files import reason
+from depthany.data.files import optional, reason
 
 _OPEN_FILES = 64  # per process and set; far below the usual limit of 1024
 _OPEN_ENVIRONMENTS = 16
@@ -90,10 +90,7 @@ def open_lmdb(path: str) -> Any:
     Raises:
         ValueError: the package is missing, or the folder holds no environment.
     """
-    try:
-        import lmdb
-    except ImportError:
-        raise ValueError(f"{path}: reading LMDB needs a package: pip install 'depthany[lmdb]'") from None
+    lmdb = optional("lmdb", f"{path}: reading LMDB")
     try:
         return lmdb.open(path, readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:
