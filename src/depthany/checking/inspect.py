@@ -102,20 +102,17 @@ class Inspector:
             mask_hw = self._depth(index, found)
             if image is not None and mask_hw is not None and mask_hw != image.shape[:2]:
                 told = f"depth is {mask_hw[1]}x{mask_hw[0]}, its image {image.shape[1]}x{image.shape[0]}"
-                found.add(SIZES_DIFFER, self._path(index, "depth"), told)
+                found.add(SIZES_DIFFER, self._files(index)[1], told)
         return Finding(self.dataset.name(index), tuple(found.problems), **found.traits)
 
-    def _path(self, index: int, part: str) -> str:
-        """File of the `image` or its `depth`, with the name where many are in one file."""
-        pairs = getattr(self.dataset, "pairs", None)
-        if not pairs:
-            return str(self.dataset.name(index))
-        pair = pairs[index]
-        return f"{pair.image} ({pair.name})" if pair.image == pair.depth else str(getattr(pair, part))
+    def _files(self, index: int) -> tuple[str, str]:
+        """Files of the image and its depth."""
+        labeled = hasattr(self.dataset, "files")
+        return self.dataset.files(index) if labeled else (self.dataset.name(index),) * 2
 
     def _image(self, index: int, found: "_Found") -> NDArray[np.uint8] | None:
         """The image [h w 3], where it can be read."""
-        path = self._path(index, "image")
+        path = self._files(index)[0]
         try:
             stored = self.dataset.stored_image(index)
             is_file = isinstance(stored, bytes)
@@ -133,7 +130,7 @@ class Inspector:
 
     def _depth(self, index: int, found: "_Found") -> tuple[int, ...] | None:
         """Height and width of the depth, where it can be read."""
-        path = self._path(index, "depth")
+        path = self._files(index)[1]
         try:
             labels = self.dataset.labels(index)
             disparity, mask = labels.disparity, labels.mask

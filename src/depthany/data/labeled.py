@@ -154,8 +154,13 @@ class PairedDepth(ABC):
         return self.pairs[index].name
 
     def files(self, index: int) -> tuple[str, str]:
-        """Paths of the image and the depth of pair `index`, for messages."""
-        return str(self.pairs[index].image), str(self.pairs[index].depth)
+        """Paths of the image and the depth of pair `index`, for messages; with its name where it is one file
+        that holds many.
+        """
+        pair = self.pairs[index]
+        if pair.image == pair.depth:
+            return (f"{pair.image} ({pair.name})",) * 2
+        return str(pair.image), str(pair.depth)
 
     def stored_image(self, index: int) -> bytes | NDArray[np.uint8]:
         """The image file of pair `index` as it is on disk, or its pixels where the set holds arrays."""

@@ -1,0 +1,24 @@
+"""What a process has to know that works for another one."""
+
+import multiprocessing
+import os
+import signal
+import threading
+
+
+def end_with_parent() -> None:
+    """Leave Ctrl-C, which reaches all, to the parent, and end right after it, even where it was killed.
+
+    To be called first in a process of a pool: its own queue would not tell of a parent that is gone, since
+    the processes of the pool hold both ends of it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and not the handler that a fork takes over
+    threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
