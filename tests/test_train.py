@@ -240,6 +240,21 @@ def test_an_interrupted_run_is_refused_with_other_settings_each_of_them_named(
     assert contents(run_dir) == before
 
 
+def test_an_interrupted_run_is_refused_where_its_sets_have_other_numbers_of_images(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(teacher_run, run_dir)
+    (run_dir / "model.safetensors").unlink()
+    settings = yaml.safe_load((run_dir / "settings.yaml").read_text()) | {"run_dir": str(run_dir)}
+    assert settings["images_found"] == {"labeled": 4, "unlabeled": 0}
+    settings["images_found"]["labeled"] = 5
+    (run_dir / "settings.yaml").write_text(yaml.safe_dump(settings))
+    ended = start(tiny_world.settings("teacher", run_dir))
+    assert ended.code == 2
+    assert "(images_found.labeled=5 is now 4): start it with its own to continue" in ended.err
+
+
 def test_the_same_seed_gives_the_same_run_and_another_one_another(
     start, tiny_world, student_run: Path, teacher_run: Path, tmp_path: Path
 ) -> None:

@@ -1,7 +1,6 @@
 """Find what is wrong with data sets before training does: `python -m depthany.check_data data=...`."""
 
 import inspect
-import os
 import re
 import sys
 import zlib
@@ -18,6 +17,7 @@ from depthany.checking.processes import Readers
 from depthany.checking.report import PROBLEMS_FILE, REPORT_FILE, show, write_files
 from depthany.checking.summary import SetSummary
 from depthany.config import require_least, run_entry, typed
+from depthany.data.processes import cores
 from depthany.files import require_writable
 from depthany.progress import Bar
 from depthany.schema import CheckDataSettings
@@ -138,11 +138,6 @@ def read_all(cfg: DictConfig, sets: dict[str, Any], summaries: dict[str, SetSumm
                 title = f"{name}: {len(chosen)} of {summaries[name].found} images in {summaries[name].root}"
                 readers.draw(name, chosen, sheet_path(Path(cfg.out), name), title)
         readers.finish_sheets()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def draw_indices(count: int, limit: int | None, seed: int, name: str) -> Sequence[int]:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from depthany.data.index import ENTRY, NOT_BROKEN, Index, ShardRow, stamp, write_index
-from depthany.data.processes import end_with_parent
+from depthany.data.processes import cores, end_with_parent
 from depthany.data.scan import Scan, first_shards, scan
 from depthany.files import write_atomically
 
@@ -97,7 +97,7 @@ def _scan_all(job: Job, workers: int | None, expected: int | None) -> Iterator[P
     before = set(multiprocessing.active_children())
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     pool = ProcessPoolExecutor(
-        workers or len(os.sched_getaffinity(0)),
+        workers or cores(),
         multiprocessing.get_context(method),
         initializer=end_with_parent,
     )

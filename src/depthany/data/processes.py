@@ -1,9 +1,15 @@
-"""What a process has to know that works for another one."""
+"""Processes that work for another one: how many, and when they end."""
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def end_with_parent() -> None:

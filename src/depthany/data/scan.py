@@ -12,7 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from depthany.data.files import optional, reason
 from depthany.data.index import ENTRY, NOT_BROKEN, WHOLE_FILE, shard_path
+from depthany.data.shards import open_lmdb
 
 _BLOCK = tarfile.BLOCKSIZE  # 512 bytes; a tar ends with two blocks of zeros (POSIX.1-1988, ustar)
 
@@ -129,10 +131,12 @@ def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo | int]:
 
 
 def _scan_lmdb(path: str) -> Scan:
-    from depthany.data.shards import open_lmdb
-
-    with closing(open_lmdb(path)) as environment, environment.begin() as transaction:
-        names = list(transaction.cursor().iternext(keys=True, values=False))
+    lmdb = optional("lmdb", f"{path}: reading LMDB")
+    try:
+        with closing(open_lmdb(path)) as environment, environment.begin() as transaction:
+            names = list(transaction.cursor().iternext(keys=True, values=False))
+    except lmdb.Error as error:
+        raise ValueError(f"{path}: cannot list the LMDB environment: {reason(error)}") from None
     zeros = np.zeros(len(names), np.uint64)
     return Scan(_entries(zeros, np.full(len(names), WHOLE_FILE), names), b"".join(names))
 
