@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.files import optional, reason
+from depthany.data.files import links_up, optional, reason, walk
 from depthany.data.index import ENTRY, NOT_BROKEN, WHOLE_FILE, shard_path
 from depthany.data.shards import open_lmdb
 
@@ -39,13 +39,13 @@ def first_shards(kind: str, root: Path) -> list[bytes]:
     """Paths below `root` of the shards to begin with: the root itself, or all tars or LMDB environments.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or a folder cannot be listed.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder (looked from {Path.cwd()})")
     if kind == "folder":
         return [b""]
-    paths = [path for path in _files_below(root) if not path.name.startswith(".")]
+    paths = [Path(folder, name) for folder, _, names in walk(root) for name in names if name[0] != "."]
     if kind == "tar":
         found = [path for path in paths if path.suffix.lower() == ".tar"]
         hint = _compressed(paths)
@@ -150,22 +150,8 @@ def _entries(offsets: NDArray[np.uint64], sizes: NDArray[np.integer], names: lis
     return entries
 
 
-def _files_below(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not _links_up(os.path.join(folder, name))]
-        yield from (Path(folder, name) for name in files)
-
-
 def _is_loop(folder: "os.DirEntry[bytes]") -> bool:
-    return folder.is_symlink() and _links_up(os.fsdecode(folder.path))
-
-
-def _links_up(path: str) -> bool:
-    """Whether a link leads to a folder that holds it, which would have no end."""
-    if not os.path.islink(path):
-        return False
-    here, there = os.path.realpath(os.path.dirname(path)), os.path.realpath(path)
-    return os.path.commonpath([here, there]) == there
+    return folder.is_symlink() and links_up(os.fsdecode(folder.path))
 
 
 def _compressed(paths: list[Path]) -> str:
