@@ -239,6 +239,33 @@ def test_batches_that_lack_a_kind_give_a_finite_loss_and_gradient(labeled: int, 
     assert output.loss > 0
     assert all(torch.isfinite(part) for part in output.parts.values())
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert ("loss/labeled" in output.parts) == (labeled > 0), "a 0 would pull the mean in the log down"
+    for name in ("loss/unlabeled", "loss/feature", "feature_tokens_kept"):
+        assert (name in output.parts) == (unlabeled > 0)
+
+
+def test_a_kind_that_is_lacking_adds_exactly_0() -> None:
+    whole = student_stage(COLOURS, far_encoder())(network(2), make_batch(2, 4), generator())
+    batch = make_batch(2, 4)
+    batch.labeled_image, batch.disparity, batch.mask = (
+        each[:0] for each in (batch.labeled_image, batch.disparity, batch.mask)
+    )
+    lacking = student_stage(COLOURS, far_encoder())(network(2), batch, generator())
+    torch.testing.assert_close(lacking.loss, whole.loss - whole.parts["loss/labeled"] / 3)
+
+
+@pytest.mark.parametrize("stage_name", ["teacher", "student"])
+def test_an_empty_batch_has_loss_0_and_a_gradient_of_0_for_every_parameter(stage_name: str) -> None:
+    model, batch = network(2), make_batch(0, 0)
+    stage = TeacherStage("median_mad", "batch") if stage_name == "teacher" else student_stage(STRONG)
+    output = stage(model, batch, generator())
+    output.loss.backward()
+    assert output.loss == 0
+    assert not output.parts
+    assert all(len(view.prediction) == 0 for view in output.views.values())
+    used = [p for p in model.parameters() if p.grad is not None]
+    assert used, "the scaler of fp16 needs gradients to look at"
+    assert not any(p.grad.any() or p.grad.isnan().any() for p in used)
 
 
 def test_trim_drops_the_largest_errors_of_pseudo_labels_but_not_of_labels() -> None:

@@ -104,6 +104,28 @@ def test_the_meter_averages_over_the_steps_since_the_last_line_and_their_micro_b
     assert meter.means()["loss/total"] == 7.0
 
 
+def test_a_mean_is_over_the_micro_batches_that_have_the_scalar() -> None:
+    meter = Meter()
+    meter.add(output(2.0, zero_outputs=0.5), images=4, micro_batches=2)
+    meter.add(StageOutput(torch.tensor(0.0), {}, {}), images=0, micro_batches=2)  # all left out
+    meter.add(StageOutput(torch.tensor(8.0), {}, {}), images=2, micro_batches=1)
+    means = meter.means()
+    assert means["loss/total"] == 6.0  # (2 / 2 + 8) / 1.5
+    assert means["zero_outputs"] == 0.5
+
+
+def test_steps_without_any_image_are_logged_without_a_loss(tmp_path: Path, capsys) -> None:
+    tracker, meter = Tracker(tmp_path, 0, 10, ""), Meter()
+    meter.add(StageOutput(torch.tensor(0.0), {}, {}), images=0, micro_batches=1)
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "name": "encoder"}], lr=1.0)
+    log_scalars(tracker, 3, meter, optimizer, torch.tensor(0.0), torch.device("cpu"))
+    tracker.close()
+    assert "step 3/10  loss nan  0.0 images/s" in capsys.readouterr().out
+    (line,) = lines(tmp_path)
+    assert line["step"] == 3
+    assert not any(name.startswith("loss/") for name in line)
+
+
 def test_the_share_of_waiting_is_that_of_the_time_outside_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("depthany.tracking.time.perf_counter", lambda: now[0])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -239,6 +240,21 @@ def test_an_interrupted_run_is_refused_with_other_settings_each_of_them_named(
     assert contents(run_dir) == before
 
 
+def test_an_interrupted_run_is_refused_where_its_sets_have_other_numbers_of_images(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(teacher_run, run_dir)
+    (run_dir / "model.safetensors").unlink()
+    settings = yaml.safe_load((run_dir / "settings.yaml").read_text()) | {"run_dir": str(run_dir)}
+    assert settings["images_found"] == {"labeled": 4, "unlabeled": 0}
+    settings["images_found"]["labeled"] = 5
+    (run_dir / "settings.yaml").write_text(yaml.safe_dump(settings))
+    ended = start(tiny_world.settings("teacher", run_dir))
+    assert ended.code == 2
+    assert "(images_found.labeled=5 is now 4): start it with its own to continue" in ended.err
+
+
 def test_the_same_seed_gives_the_same_run_and_another_one_another(
     start, tiny_world, student_run: Path, teacher_run: Path, tmp_path: Path
 ) -> None:
@@ -319,7 +335,7 @@ def test_unreadable_unlabeled_images_are_refused_by_default_and_counted_where_sk
     assert str(bad) in ended.err
     ended = start(own_world.settings("student", tmp_path / "b", *more, "data.unreadable=skip"))
     assert ended.code == 0
-    assert "1 unreadable unlabeled images were left out" in ended.out
+    assert "1 unlabeled images were left out (1 empty)" in ended.out
     assert str(bad) in (tmp_path / "b/unreadable.txt").read_text()
 
 
@@ -352,6 +368,24 @@ def test_a_bad_labeled_pair_ends_the_run_in_one_line_that_names_the_file(
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert str(bad) in ended.err
+    assert "data.unreadable=skip" in ended.err
+
+
+def test_a_teacher_takes_every_step_though_all_images_of_some_are_left_out(
+    start, own_world, tmp_path: Path
+) -> None:
+    count = len(list((own_world.root / "labeled/images").iterdir()))
+    empty_the_image(own_world.root / "labeled")
+    more = ("batch_size=1", "epochs=1", "steps=null", "log_every=1", "data.unreadable=skip")
+    ended = start(own_world.settings("teacher", tmp_path / "run", *more))
+    assert ended.code == 0
+    assert "1 labeled images were left out (1 empty)" in ended.out
+    speeds = metrics(tmp_path / "run", "speed/images_per_second")
+    assert len(speeds) == count
+    assert speeds.count(0) == 1
+    losses = metrics(tmp_path / "run", "loss/total")
+    assert len(losses) == count - 1
+    assert all(map(math.isfinite, losses))
 
 
 def test_a_loss_that_is_no_number_stops_the_run_names_the_part_and_leaves_the_checkpoints_alone(

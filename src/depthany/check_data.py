@@ -1,7 +1,6 @@
 """Find what is wrong with data sets before training does: `python -m depthany.check_data data=...`."""
 
 import inspect
-import os
 import re
 import sys
 import zlib
@@ -17,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from depthany.checking.processes import Readers
 from depthany.checking.report import PROBLEMS_FILE, REPORT_FILE, show, write_files
 from depthany.checking.summary import SetSummary
-from depthany.config import run_entry, typed
+from depthany.config import require_least, run_entry, typed
+from depthany.data.processes import cores
 from depthany.files import require_writable
 from depthany.progress import Bar
 from depthany.schema import CheckDataSettings
@@ -60,9 +60,7 @@ def check(cfg: DictConfig) -> DictConfig:
             set has a root.
     """
     cfg = typed(cfg, CheckDataSettings)
-    for key, least in {"limit": 1, "workers": 1, "seed": 0, "sheet_images": 0}.items():
-        if cfg[key] is not None and cfg[key] < least:
-            raise ValueError(f"{key}={cfg[key]}: expected {least} or more")
+    require_least(cfg, {"limit": 1, "workers": 1, "seed": 0, "sheet_images": 0})
     if not 0 <= cfg.min_valid_share <= 1:
         raise ValueError(f"min_valid_share={cfg.min_valid_share}: expected a share between 0 and 1")
     for group in GROUPS:
@@ -140,11 +138,6 @@ def read_all(cfg: DictConfig, sets: dict[str, Any], summaries: dict[str, SetSumm
                 title = f"{name}: {len(chosen)} of {summaries[name].found} images in {summaries[name].root}"
                 readers.draw(name, chosen, sheet_path(Path(cfg.out), name), title)
         readers.finish_sheets()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def draw_indices(count: int, limit: int | None, seed: int, name: str) -> Sequence[int]:

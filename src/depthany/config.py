@@ -109,6 +109,14 @@ def require(cfg: DictConfig, ignore: tuple[str, ...] = ()) -> None:
         raise ValueError("these settings need a value: " + " ".join(f"{key}=..." for key in missing))
 
 
+def require_least(cfg: DictConfig, least: Mapping[str, float]) -> None:
+    """Raise a `ValueError` for a setting (dotted key; None is fine) that is below its smallest value."""
+    for key, smallest in least.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and value < smallest:
+            raise ValueError(f"{key}={value}: expected {smallest} or more")
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain dicts and lists, interpolations resolved."""
     container = OmegaConf.to_container(cfg, resolve=True)

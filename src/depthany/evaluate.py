@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 import depthany
-from depthany.config import plain, require, run_entry, typed
+from depthany.config import plain, require, require_least, run_entry, typed
 from depthany.files import require_writable
 from depthany.models.fast import prepare_for_inference
 from depthany.models.loading import load_model
@@ -145,9 +145,7 @@ def check(cfg: DictConfig) -> DictConfig:
     """
     cfg = typed(cfg, EvaluateSettings)
     require(cfg)
-    for key, least in {"batch_size": 1, "workers": 1, "threads": 1, "limit": 1, "pictures": 0}.items():
-        if cfg[key] is not None and cfg[key] < least:
-            raise ValueError(f"{key}={cfg[key]}: expected {least} or more")
+    require_least(cfg, {"batch_size": 1, "workers": 1, "threads": 1, "limit": 1, "pictures": 0})
     if cfg.stored_per_unit is not None and cfg.stored_per_unit <= 0:
         raise ValueError(f"stored_per_unit={cfg.stored_per_unit}: expected a stored value above 0")
     for quantity in words(cfg.quantity, "quantity") if cfg.quantity is not None else []:

@@ -6,7 +6,7 @@ import sys
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from depthany.config import require, run_entry, typed
+from depthany.config import require, require_least, run_entry, typed
 from depthany.schema import IndexSettings
 
 
@@ -19,8 +19,7 @@ def run(cfg: DictConfig) -> int:
     """Build or update the index of every set that has one; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cfg = typed(cfg, IndexSettings)
-    if cfg.workers is not None and cfg.workers < 1:
-        raise ValueError(f"workers={cfg.workers}: expected 1 or more")
+    require_least(cfg, {"workers": 1})
     require(cfg, ignore=("data.labeled", "data.val"))
     large = {
         name: entry

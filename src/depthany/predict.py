@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 from depthany import load_model
-from depthany.config import require, run_entry, typed
+from depthany.config import require, require_least, run_entry, typed
 from depthany.files import require_writable
 from depthany.models.depth_model import DepthModel
 from depthany.models.fast import prepare_for_inference
@@ -98,9 +98,7 @@ def check(cfg: DictConfig) -> DictConfig:
     """
     cfg = typed(cfg, PredictSettings)
     require(cfg)
-    for key in ("batch_size", "workers", "threads"):
-        if cfg[key] is not None and cfg[key] < 1:
-            raise ValueError(f"{key}={cfg[key]}: expected 1 or more")
+    require_least(cfg, {"batch_size": 1, "workers": 1, "threads": 1})
     for key, choices in {"colormap": COLOUR_MAPS, "video_scale": VIDEO_SCALES}.items():
         if cfg[key] not in choices:
             raise ValueError(f"unknown {key} {cfg[key]!r}; choose from {', '.join(choices)}")

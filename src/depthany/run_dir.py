@@ -75,10 +75,13 @@ def clear(run_dir: Path) -> None:
 
 
 def claim(run_dir: Path, settings: dict[str, Any]) -> None:
-    """Make the folder this run's, or make sure that it goes on with the settings that it began with.
+    """Make the folder this run's, or make sure that it goes on with what it began with.
+
+    Args:
+        settings: the configuration, and the numbers of images that its sets were found to have.
 
     Raises:
-        ValueError: the folder holds a run with other settings; each is named.
+        ValueError: the folder holds a run with other settings or sets; each difference is named.
     """
     path = run_dir / SETTINGS_FILE
     if list_checkpoints(checkpoint_dir(run_dir)) and path.exists():
@@ -92,8 +95,8 @@ def claim(run_dir: Path, settings: dict[str, Any]) -> None:
         ]
         if changed:
             raise ValueError(
-                f"{run_dir} holds a run with other settings ({'; '.join(changed)}): start it with its own to "
-                "continue, or pass overwrite=true or another run_dir"
+                f"{run_dir} holds a run with other settings or data ({'; '.join(changed)}): start it with "
+                "its own to continue, or pass overwrite=true or another run_dir"
             )
     text = OmegaConf.to_yaml(OmegaConf.create(settings))
     write_atomically(path, lambda partial: partial.write_text(text))

@@ -38,7 +38,12 @@ class View:
 
 @dataclass(frozen=True)
 class StageOutput:
-    """loss: [] to go backward from. parts: named scalars [] for the log. views: by kind of image."""
+    """What a micro-batch gives.
+
+    loss: [] to go backward from; a kind of image of which the micro-batch has none adds 0 and no gradient.
+    parts: named scalars [] for the log, those of the kinds that are there.
+    views: by kind of image.
+    """
 
     loss: Tensor
     parts: dict[str, Tensor]
@@ -58,7 +63,8 @@ class TeacherStage(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
         """`generator` is not drawn from: labeled images are not perturbed."""
-        prediction = model(normalise(batch.labeled_image))  # [l h w]
+        count = len(batch.labeled_image)
+        prediction = model(normalise(at_least_one(batch.labeled_image)))[:count]  # [l h w]
         loss = affine_invariant_loss(
             prediction,
             batch.disparity,
@@ -69,7 +75,7 @@ class TeacherStage(nn.Module):
         view = View(
             batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, prediction.detach()
         )
-        parts = {"loss/labeled": loss, "zero_outputs": zero_fraction(prediction)}
+        parts = {"loss/labeled": loss, "zero_outputs": zero_fraction(prediction)} if count else {}
         return StageOutput(loss, parts, {"labeled": view})
 
 
@@ -137,9 +143,10 @@ class StudentStage(nn.Module):
             )  # CutMix works on distorted images (paper, section 3.2)
             everywhere = torch.ones_like(pseudo, dtype=torch.bool)
             seen, pseudo, everywhere, box_mask = self.perturb.cutmix(seen, pseudo, everywhere, generator)
-        both = normalise(torch.cat([batch.labeled_image, seen]))
+        known, u = len(batch.labeled_image), len(clean)
+        both = normalise(at_least_one(torch.cat([batch.labeled_image, seen])))
         disparity, tokens = model(both, return_features=True)  # [l+u h w], [l+u n c]
-        labeled, unlabeled = disparity.split([len(batch.labeled_image), len(clean)])
+        labeled, unlabeled = disparity[:known], disparity[known : known + u]
 
         losses = {
             "labeled": affine_invariant_loss(
@@ -159,20 +166,23 @@ class StudentStage(nn.Module):
                 trim=self.trim,
             ),
         }
-        parts = {"zero_outputs": zero_fraction(disparity)}
+        parts = {"zero_outputs": zero_fraction(disparity)} if len(batch) else {}
         if self.frozen_encoder is not None:
             frozen_image = seen if self.frozen_input == "perturbed" else clean
             with torch.no_grad():
-                frozen_tokens = self.frozen_encoder(normalise(frozen_image))[-1]  # [u n c]
+                frozen_tokens = self.frozen_encoder(normalise(at_least_one(frozen_image)))[-1][:u]  # [u n c]
             # of unlabeled images only: on labeled ones it gains nothing (paper, section 7)
-            losses["feature"], parts["feature_tokens_kept"] = feature_alignment_loss(
-                self.projection(tokens[len(batch.labeled_image) :]),
+            losses["feature"], kept = feature_alignment_loss(
+                self.projection(tokens[known : known + u]),
                 frozen_tokens,
                 alpha=self.alpha,
                 mean_over=self.mean_over,
             )
+            parts |= {"feature_tokens_kept": kept} if u else {}
         total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
-        parts |= {f"loss/{name}": loss for name, loss in losses.items()}
+        parts |= {
+            f"loss/{name}": loss for name, loss in losses.items() if (known if name == "labeled" else u)
+        }
         views = {
             "labeled": View(
                 batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, labeled.detach()
@@ -184,9 +194,18 @@ class StudentStage(nn.Module):
     def _label(self, batch: Batch) -> Tensor:
         """[u h w] disparity of the clean views, from the teacher or as it was stored."""
         if self.teacher is not None:
-            return self.teacher(normalise(batch.unlabeled_image))
+            return self.teacher(normalise(at_least_one(batch.unlabeled_image)))[: len(batch.unlabeled_image)]
         assert batch.pseudo_label is not None
         return batch.pseudo_label
+
+
+def at_least_one(image: Tensor) -> Tensor:
+    """The images [b 3 h w], or a black one in place of none, of whose output nothing is to be taken.
+
+    So the loss of an empty micro-batch has a gradient, 0 everywhere, as the step and fp16's scaler need it,
+    and no attention kernel has to cope with an empty batch.
+    """
+    return image if len(image) else image.new_zeros(1, *image.shape[1:])
 
 
 def to_unit_range(disparity: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What a run tells: console progress, TensorBoard, metrics.jsonl."""
 
 import json
+import math
 import resource
 import sys
 import time
@@ -109,7 +110,10 @@ class Tracker:
 
 
 class Meter:
-    """Means of what happened since the last line in the log; not saved, so it restarts on resume."""
+    """Means of what happened since the last line in the log; not saved, so it restarts on resume.
+
+    A mean is over the micro-batches that have the scalar: one without labeled images has no loss/labeled.
+    """
 
     def __init__(self) -> None:
         self.restart()
@@ -118,7 +122,7 @@ class Meter:
         """Begin a new interval."""
         self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
         self.sums: dict[str, Tensor] = {}
-        self.weight = 0.0
+        self.weights: dict[str, float] = {}
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
         """The next batch; the time that it took counts as waiting for data."""
@@ -137,8 +141,9 @@ class Meter:
     def add(self, output: StageOutput, images: int, micro_batches: int) -> None:
         """Add the scalars of a micro-batch; they stay on their device."""
         self.images += images
-        self.weight += 1 / micro_batches
-        for name, value in {"loss/total": output.loss, **output.parts}.items():
+        total = {"loss/total": output.loss} if images else {}
+        for name, value in {**total, **output.parts}.items():
+            self.weights[name] = self.weights.get(name, 0.0) + 1 / micro_batches
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach() / micro_batches
 
     def means(self) -> dict[str, float]:
@@ -148,7 +153,7 @@ class Meter:
             "speed/images_per_second": self.images / seconds,
             "speed/share_waiting_for_data": self.waited / seconds,
         }
-        return {name: float(value / self.weight) for name, value in self.sums.items()} | speed
+        return {name: float(value / self.weights[name]) for name, value in self.sums.items()} | speed
 
 
 def log_scalars(
@@ -164,8 +169,8 @@ def log_scalars(
     rates = {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
     memory = {"gradient_norm": float(gradient_norm), "memory_gb": peak_memory_gb(device)}
     tracker.scalars(step, {**means, **rates, **memory})
-    tracker.progress(step, means["loss/total"], means["speed/images_per_second"])
-    if means["zero_outputs"] > 0.9:
+    tracker.progress(step, means.get("loss/total", math.nan), means["speed/images_per_second"])
+    if means.get("zero_outputs", 0.0) > 0.9:
         tracker.say(
             f"warning: dead output ReLU: {means['zero_outputs']:.0%} of the predicted pixels are exactly 0 "
             f"at step {step} "

@@ -226,13 +226,13 @@ def run(cfg: DictConfig) -> int:
                 scores["teacher"] = score(teacher.to(device))
         finally:
             tracker.close()
-        finish(run_dir, parts, scores, plain(cfg), tracker)
+        finish(run_dir, parts, scores, settings_of(cfg, sampler), tracker)
     return 0
 
 
 def begin(cfg: DictConfig, parts: Parts, sampler: MixedBatches, total_steps: int) -> Tracker:
     """Claim the run directory and take over its last checkpoint, where it has one; gives the log."""
-    run_dir, settings = Path(cfg.run_dir), plain(cfg)
+    run_dir, settings = Path(cfg.run_dir), settings_of(cfg, sampler)
     if cfg.overwrite:
         runs.clear(run_dir)  # only now that everything the new run needs is known to be there
     runs.claim(run_dir, settings)
@@ -240,6 +240,12 @@ def begin(cfg: DictConfig, parts: Parts, sampler: MixedBatches, total_steps: int
         parts.restore(payload)
         sampler.start = parts.state.step * cfg.accumulate
     return Tracker(run_dir, parts.state.step, total_steps, OmegaConf.to_yaml(OmegaConf.create(settings)))
+
+
+def settings_of(cfg: DictConfig, sampler: MixedBatches) -> dict[str, Any]:
+    """The configuration and the numbers of images found: with others the order of all would be another."""
+    labeled, unlabeled = sampler.counts
+    return plain(cfg) | {"images_found": {"labeled": labeled, "unlabeled": unlabeled}}
 
 
 def train_run(

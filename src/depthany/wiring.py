@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from depthany.checkpoint import Parts
-from depthany.config import require, typed
+from depthany.config import require, require_least, typed
 from depthany.data.counts import count_warnings, left_out_notes
 from depthany.data.dataset import TrainingSet, UnlabeledSet
 from depthany.data.perturb import Perturb
@@ -78,10 +78,7 @@ def check(cfg: DictConfig) -> DictConfig:
     if cfg.crop_size % PATCH:
         nearest = max(1, round(cfg.crop_size / PATCH)) * PATCH
         raise ValueError(f"crop_size={cfg.crop_size} is not a multiple of {PATCH}: try {nearest}")
-    for key, least in _LEAST.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and value < least:
-            raise ValueError(f"{key}={value}: expected {least} or more")
+    require_least(cfg, _LEAST)
     for key, choices in _CHOICES.items():
         value = OmegaConf.select(cfg, key)  # None: a setting of the other stage
         if value is not None and value not in choices:

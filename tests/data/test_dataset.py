@@ -1,5 +1,6 @@
 """From draws to batches, and what happens to files that cannot be read."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from depthany.data.dataset import BadFile, Batch, TrainingSet, disparity_range, normalise_disparity
+from depthany.data.files import optional
 from depthany.data.labeled import FolderDepth
 from depthany.data.loader import read_batches
 from depthany.data.report import ImageReport, Note, summary
@@ -178,23 +180,88 @@ def test_skipped_images_are_listed_with_their_reason_and_the_others_stay(
     lines = [line.split("\t") for line in (tmp_path / "unreadable.txt").read_text().splitlines()]
     assert len(lines) == 4
     assert {Path(image.split(": ")[0]).name for *_, image in lines} == {"street_1.jpg", "street_4.jpg"}
-    assert all(line[1:3] == ["left out", "empty"] for line in lines)
-    assert all(line[3].endswith("the file is empty (0 bytes)") for line in lines)
+    assert all(line[1:4] == ["unlabeled", "left out", "empty"] for line in lines)
+    assert all(line[4].endswith("the file is empty (0 bytes)") for line in lines)
     assert all(torch.equal(a.labeled_image, b.labeled_image) for a, b in zip(whole, batches))
 
 
-def test_unreadable_labeled_image_is_an_error_even_where_unlabeled_ones_are_skipped(own_world) -> None:
-    (own_world.root / "labeled/images/room_0.png").write_bytes(b"")
-    bad = training_set(own_world, unreadable="skip")[[Draw(True, 0, seed=0)]]
+def grow_labeled(folder: Path) -> None:
+    """Six labeled images, room_0 to room_5, instead of four."""
+    for name in ("room_4.png", "room_5.png"):
+        for kind in ("images", "depth"):
+            shutil.copy(folder / kind / "room_0.png", folder / kind / name)
+
+
+def damage_labeled(folder: Path) -> dict[str, str]:
+    """Make most of the labeled images unusable, each in its own way; gives the reasons."""
+    images, depth = folder / "images", folder / "depth"
+    (images / "room_0.png").write_bytes(b"")
+    (images / "room_1.png").unlink()
+    (depth / "room_2.png").write_bytes((depth / "room_2.png").read_bytes()[:60])
+    shutil.copy(depth / "room_0.png", depth / "room_3.png")  # of another size
+    Image.new("I;16", Image.open(depth / "room_4.png").size).save(depth / "room_4.png")
+    reasons = ("empty", "damaged or missing", "unreadable depth", "sizes differ", "no valid pixel")
+    return {f"room_{i}.png": reason for i, reason in enumerate(reasons)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_labeled_images_that_cannot_be_used_are_left_out_each_with_its_reason(
+    own_world, tmp_path: Path, workers: int
+) -> None:
+    grow_labeled(own_world.root / "labeled")
+    dataset = training_set(own_world, unreadable="skip")
+    wanted = damage_labeled(own_world.root / "labeled")
+    count = dataset.labeled_count
+    sampler = MixedBatches(count, 0, 2, 0, total=count, seed=0)
+    report = tmp_path / "list.txt"
+    batches = list(read_batches(dataset, sampler, workers, report, pin=False))
+    assert sum(len(batch.labeled_image) for batch in batches) == count - len(wanted)
+    assert all(len(batch.labeled_image) == len(batch.disparity) == len(batch.mask) for batch in batches)
+    lines = [line.split("\t") for line in report.read_text().splitlines()]
+    assert {Path(line[4].split(": ")[0]).name: line[3] for line in lines} == wanted
+    assert all(line[1:3] == ["labeled", "left out"] for line in lines)
+    assert (summary(report) or "").startswith("5 labeled images were left out (1 unreadable depth, ")
+
+
+def test_the_images_beside_a_labeled_one_left_out_are_what_they_were(own_world) -> None:
+    grow_labeled(own_world.root / "labeled")
+    draws = [Draw(True, i, seed=i) for i in (4, 5, 0)]
+    dataset = training_set(own_world, unreadable="skip")
+    whole = dataset[draws]
+    damage_labeled(own_world.root / "labeled")
+    rest = dataset[draws]
+    assert torch.equal(rest.labeled_image, whole.labeled_image[1:2])
+    assert torch.equal(rest.disparity, whole.disparity[1:2])
+    assert torch.equal(rest.mask, whole.mask[1:2])
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_a_labeled_image_that_cannot_be_used_is_an_error_that_names_the_way_out(own_world, index) -> None:
+    grow_labeled(own_world.root / "labeled")
+    dataset = training_set(own_world)
+    damage_labeled(own_world.root / "labeled")
+    bad = dataset[[Draw(True, index, seed=0)]]
+    assert f"room_{index}.png" in bad.message
+    assert bad.message.endswith(" (data.unreadable=skip leaves such images out)")
+
+
+def test_no_image_is_left_out_for_a_package_that_is_not_installed(
+    own_world, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = training_set(own_world, unreadable="skip")
+    monkeypatch.setattr(dataset.labeled[0], "decode", lambda _: optional("no_such_package", "reading X"))
+    bad = dataset[[Draw(True, 0, seed=0)]]
     assert isinstance(bad, BadFile)
-    assert "room_0.png" in bad.message
+    assert bad.message == "reading X needs the package no_such_package: pip install no_such_package"
 
 
 def test_a_batch_all_of_whose_images_were_skipped_has_none(own_world) -> None:
     (own_world.root / "unlabeled/street_0.jpg").write_bytes(b"")
+    (own_world.root / "labeled/images/room_0.png").write_bytes(b"")
     batch = training_set(own_world, unreadable="skip")[[Draw(True, 0, seed=0), Draw(False, 0, seed=0)]]
-    assert batch.unlabeled_image.shape == (0, 3, SIZE, SIZE)
-    assert len(batch) == 1
+    assert batch.labeled_image.shape == batch.unlabeled_image.shape == (0, 3, SIZE, SIZE)
+    assert batch.disparity.shape == batch.mask.shape == (0, SIZE, SIZE)
+    assert len(batch) == 0
 
 
 def test_unknown_way_with_unreadable_files_is_refused_with_the_choices() -> None:
@@ -241,6 +308,10 @@ def of_folder(folder: Path, **options) -> TrainingSet:
     return TrainingSet([], [FolderImages(str(folder))], SIZE, unreadable="skip", **options)
 
 
+def left_out(name: str, labeled: bool = False) -> Note:
+    return Note("left out", "empty", name, labeled)
+
+
 def one_pass(dataset: TrainingSet, report: Path, start: int = 0, share: float = 1.0) -> list[Batch]:
     sampler = MixedBatches(
         0, dataset.unlabeled_count, 0, 2, total=dataset.unlabeled_count, seed=0, start=start
@@ -254,10 +325,10 @@ def test_strange_images_are_converted_or_left_out_and_listed_with_the_reason(tmp
     batches = one_pass(dataset, tmp_path / "list.txt")
     assert sum(len(batch) for batch in batches) == 11 - 4, "the camera's MPO and the plain one need nothing"
     lines = [line.split("\t") for line in (tmp_path / "list.txt").read_text().splitlines()]
-    found = {Path(image.split(": ")[0]).name: (action, reason) for _, action, reason, image in lines}
+    found = {Path(image.split(": ")[0]).name: (action, reason) for _, _, action, reason, image in lines}
     assert found == wanted
     assert summary(tmp_path / "list.txt") == (
-        "4 unreadable unlabeled images were left out (2 damaged or missing, 1 empty, 1 below 21 pixels); "
+        "4 unlabeled images were left out (2 damaged or missing, 1 empty, 1 below 21 pixels); "
         "5 unlabeled images were converted (1 gray, 1 animated, 1 RGBA, 1 CMYK, 1 16-bit gray): "
         f"{tmp_path / 'list.txt'}"
     )
@@ -294,21 +365,38 @@ def test_a_resumed_run_counts_the_images_after_its_checkpoint_once(tmp_path: Pat
     whole = report.read_text()
     for start in (0, 2, 4, 6):
         with open(report, "a") as file:
-            file.write("5\tleft o")  # killed within a line
+            file.write("5\tunlabeled\tleft o")  # killed within a line
         one_pass(dataset, report, start=start)
         assert report.read_text() == whole
 
 
 def test_too_many_bad_images_end_a_run_but_not_the_first_few(tmp_path: Path) -> None:
-    report, bad = ImageReport(tmp_path / "list.txt", 0, 0, max_share=0.05), Note("left out", "empty", "a.jpg")
-    report.add(0, [bad] * 10, read=10)  # all of the first ten: 5 % of 200
+    report, bad = ImageReport(tmp_path / "list.txt", 0, max_share=0.05), left_out("a.jpg")
+    report.add(0, [bad] * 10, read=(0, 10))  # all of the first ten: 5 % of 200
     with pytest.raises(ValueError, match=r"11 of 11 .* data.max_unreadable_share=0.05 .*: 11 empty; they"):
-        report.add(1, [bad], read=1)
-    again = ImageReport(tmp_path / "list.txt", 2, 1000, max_share=0.05)
-    again.add(2, [bad] * 39, read=0)  # 50 of 1000
-    again.add(3, [Note("converted", "gray", "b.jpg")] * 500, read=500)
+        report.add(1, [bad], read=(0, 11))
+    again = ImageReport(tmp_path / "list.txt", 2, max_share=0.05)
+    again.add(2, [bad] * 39, read=(0, 1000))  # 50 of 1000
+    again.add(3, [Note("converted", "gray", "b.jpg", labeled=False)] * 500, read=(0, 1500))
     with pytest.raises(ValueError, match="76 of 1500"):
-        again.add(4, [bad] * 26, read=0)
+        again.add(4, [bad] * 26, read=(0, 1500))
+
+
+def test_the_share_is_that_of_a_kind_many_good_unlabeled_images_do_not_hide_bad_labeled_ones(
+    tmp_path: Path,
+) -> None:
+    report = ImageReport(tmp_path / "list.txt", 0, max_share=0.05)
+    report.add(0, [left_out("a.png", labeled=True)] * 50 + [left_out("b.jpg")] * 100, read=(1000, 2000))
+    with pytest.raises(ValueError, match=r"51 of 1000 labeled images were left out"):
+        report.add(1, [left_out("c.png", labeled=True)], read=(1000, 2000))
+
+
+def test_a_file_that_is_no_list_of_images_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("0\tleft out\tempty\ta.jpg\n")
+    with pytest.raises(ValueError, match=r"list\.txt, line 1: not a line of this list"):
+        ImageReport(path, 0, max_share=1.0)
+    assert path.read_text() == "0\tleft out\tempty\ta.jpg\n"
 
 
 def test_with_a_share_of_0_the_first_bad_image_ends_the_run(tmp_path: Path) -> None:
@@ -319,7 +407,7 @@ def test_with_a_share_of_0_the_first_bad_image_ends_the_run(tmp_path: Path) -> N
 
 
 def test_names_with_tabs_and_line_ends_and_foreign_bytes_stay_one_line(tmp_path: Path) -> None:
-    report = ImageReport(tmp_path / "list.txt", 0, 0, max_share=1.0)
-    report.add(0, [Note("left out", "empty", "a\tb\nc\rd\u2028\udcff.jpg")], read=1)
-    again = ImageReport(tmp_path / "list.txt", 1, 1, max_share=1.0)
-    assert again.counts == {("left out", "empty"): 1}
+    report = ImageReport(tmp_path / "list.txt", 0, max_share=1.0)
+    report.add(0, [left_out("a\tb\nc\rd\u2028\udcff.jpg")], read=(0, 1))
+    again = ImageReport(tmp_path / "list.txt", 1, max_share=1.0)
+    assert again.counts == {(False, "left out", "empty"): 1}

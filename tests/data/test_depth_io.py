@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from depthany.data import depth_io
+from depthany.data import depth_io, pairs
 from depthany.data.depth_io import (
     DEPTH_SUFFIXES,
     read_depth,
@@ -308,6 +308,17 @@ def test_files_are_found_however_deep_and_whatever_the_case_of_their_suffix(tmp_
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert list(list_files(tmp_path, IMAGE_SUFFIXES)) == ["a.b", "b/c/2"]
+
+
+def test_links_to_folders_are_followed_but_not_round_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "set/a").mkdir(parents=True)
+    (tmp_path / "other_disk").mkdir()
+    (tmp_path / "set/a/1.jpg").touch()
+    (tmp_path / "other_disk/2.jpg").touch()
+    (tmp_path / "set/b").symlink_to(tmp_path / "other_disk")
+    (tmp_path / "set/a/up").symlink_to(tmp_path / "set")
+    assert list(list_files(tmp_path / "set", IMAGE_SUFFIXES)) == ["a/1", "b/2"]
+    assert [folder for folder, _ in pairs.walk(tmp_path / "set")] == ["", "a", "b"]
 
 
 def test_missing_folder_empty_folder_and_equal_stems_are_refused(tmp_path: Path) -> None:

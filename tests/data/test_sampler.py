@@ -76,6 +76,21 @@ def test_labeled_and_unlabeled_images_are_not_paired_alike_where_the_sets_are_of
     assert sum(a.index == b.index for a, b in batches) < 10  # 1 to be expected
 
 
+@pytest.mark.parametrize(
+    "per_batch, total", [((1, 2), 7), ((3, 2), 7), ((4, 0), 10), ((0, 3), 8), ((2, 2), 8)]
+)
+def test_the_images_drawn_before_a_micro_batch_are_those_of_the_ones_before(
+    per_batch: tuple[int, int], total: int
+) -> None:
+    sampler = MixedBatches(5, 9, *per_batch, total=total, seed=0)
+    labeled = unlabeled = 0
+    for k, draws in enumerate(sampler):
+        assert sampler.drawn_before(k) == (labeled, unlabeled)
+        labeled += sum(draw.labeled for draw in draws)
+        unlabeled += sum(not draw.labeled for draw in draws)
+    assert sampler.drawn_before(len(sampler)) == (labeled, unlabeled)
+
+
 def test_teacher_epochs_count_labeled_images() -> None:
     batches = list(MixedBatches(10, 0, 4, 0, total=20, seed=0))
     assert [len(batch) for batch in batches] == [4] * 5

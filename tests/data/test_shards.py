@@ -138,3 +138,5 @@ def test_a_key_that_is_gone_is_named(tmp_path: Path, three_kinds) -> None:
 
     with pytest.raises(ValueError, match=r"0_lmdb: no key b'nothing': it has changed"):
         read_lmdb(str(tmp_path / "lmdb/0_lmdb"), b"nothing")
+    with pytest.raises(ValueError, match=r"0_lmdb: cannot read key .*BAD_VALSIZE"):  # an error of lmdb's own
+        read_lmdb(str(tmp_path / "lmdb/0_lmdb"), b"")

@@ -153,5 +153,5 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=rf"{package} is missing: pip install -e '\.\[predict\]'"):
+    with pytest.raises(ValueError, match=rf"needs the package {package}: pip install {package}"):
         check_formats([name], METRES)

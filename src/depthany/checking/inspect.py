@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depthany.checking.histogram import DepthHistogram
+from depthany.data.dataset import NoValidPixel
 from depthany.data.files import reason
 from depthany.data.images import decode_image
 from depthany.data.labeled import Decoded, Pair, PairedDepth
@@ -17,7 +18,7 @@ from depthany.data.labeled import Decoded, Pair, PairedDepth
 UNREADABLE_IMAGE, UNREADABLE_DEPTH = "unreadable image", "unreadable depth"
 NO_VALID_PIXEL, SIZES_DIFFER, NO_PARTNER = "no valid pixel", "sizes differ", "no partner"
 FEW_VALID, CONSTANT, NEGATIVE, BLANK = "few valid pixels", "constant depth", "negative depth", "blank image"
-# Training stops at the first kind, except for an unlabeled image with data.unreadable=skip.
+# Training stops at the first kind, unless data.unreadable=skip leaves such images out.
 ERRORS = (NO_PARTNER, UNREADABLE_IMAGE, UNREADABLE_DEPTH, NO_VALID_PIXEL, SIZES_DIFFER)
 WARNINGS = (FEW_VALID, CONSTANT, NEGATIVE, BLANK)
 GRAY = "gray image"
@@ -101,20 +102,17 @@ class Inspector:
             mask_hw = self._depth(index, found)
             if image is not None and mask_hw is not None and mask_hw != image.shape[:2]:
                 told = f"depth is {mask_hw[1]}x{mask_hw[0]}, its image {image.shape[1]}x{image.shape[0]}"
-                found.add(SIZES_DIFFER, self._path(index, "depth"), told)
+                found.add(SIZES_DIFFER, self._files(index)[1], told)
         return Finding(self.dataset.name(index), tuple(found.problems), **found.traits)
 
-    def _path(self, index: int, part: str) -> str:
-        """File of the `image` or its `depth`, with the name where many are in one file."""
-        pairs = getattr(self.dataset, "pairs", None)
-        if not pairs:
-            return str(self.dataset.name(index))
-        pair = pairs[index]
-        return f"{pair.image} ({pair.name})" if pair.image == pair.depth else str(getattr(pair, part))
+    def _files(self, index: int) -> tuple[str, str]:
+        """Files of the image and its depth."""
+        labeled = hasattr(self.dataset, "files")
+        return self.dataset.files(index) if labeled else (self.dataset.name(index),) * 2
 
     def _image(self, index: int, found: "_Found") -> NDArray[np.uint8] | None:
         """The image [h w 3], where it can be read."""
-        path = self._path(index, "image")
+        path = self._files(index)[0]
         try:
             stored = self.dataset.stored_image(index)
             is_file = isinstance(stored, bytes)
@@ -132,12 +130,12 @@ class Inspector:
 
     def _depth(self, index: int, found: "_Found") -> tuple[int, ...] | None:
         """Height and width of the depth, where it can be read."""
-        path = self._path(index, "depth")
+        path = self._files(index)[1]
         try:
             labels = self.dataset.labels(index)
             disparity, mask = labels.disparity, labels.mask
         except Exception as error:
-            without_any = isinstance(error, ValueError) and NO_VALID_PIXEL in str(error)
+            without_any = isinstance(error, NoValidPixel)
             found.add(NO_VALID_PIXEL if without_any else UNREADABLE_DEPTH, path, _told(error, path))
             if not without_any or self.decoded is None:
                 return None

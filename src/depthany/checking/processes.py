@@ -2,9 +2,7 @@
 
 import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,6 +18,7 @@ import cv2
 from depthany.checking.histogram import PackedHistogram
 from depthany.checking.inspect import Finding, Inspector
 from depthany.checking.sheet import draw_sheet
+from depthany.data.processes import end_with_parent
 
 CHUNK = 16  # images a process takes at a time
 
@@ -119,20 +118,11 @@ _stopped: Event | None = None
 def _begin(sets: dict[str, Any], convert_images: bool, min_valid_share: float, stop: Event) -> None:
     """Prepare a process that reads."""
     global _stopped
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that started us decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     cv2.setNumThreads(1)
     _stopped = stop
     for name, dataset in sets.items():
         _inspectors[name] = Inspector(dataset, convert_images, min_valid_share)
-
-
-def _end_with_parent() -> None:
-    """The pool's own queue would not tell of a parent that was killed: its processes hold both ends of it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _inspect(name: str, indices: Sequence[int]) -> Chunk:

@@ -58,7 +58,7 @@ def show(summaries: Mapping[str, SetSummary]) -> None:
 
 def _cells(summary: SetSummary, bars: str) -> list[str]:
     errors = sum(count for kind, count in summary.kinds.items() if kind in ERRORS) + bool(summary.failure)
-    warnings = summary.kinds.total() + bool(summary.failure) - errors + summary.too_few
+    warnings = summary.kinds.total() + bool(summary.failure) - errors + bool(summary.count_warning(""))
     images = f"{summary.checked}" if summary.checked == summary.found else ""
     cells = [images or f"{summary.checked} of {summary.found}", str(errors), str(warnings), _sizes(summary)]
     depth, count = summary.histogram, summary.with_depth
@@ -97,8 +97,8 @@ def complaints(name: str, summary: SetSummary) -> list[str]:
         lines += [f"    {problem.path}: {problem.reason}" for problem in named]
         if count > FIRST:
             lines.append(f"    and {count - FIRST} more")
-    if summary.too_few:
-        lines.append(f"warning: {name}: {summary.found} images found, {summary.expected} expected")
+    if warning := summary.count_warning(name):
+        lines.append(f"warning: {warning}")
     for reason, count in summary.left_out.items():
         lines.append(f"note: {name}: {count} left out by its reader: {reason}")
     if gray := summary.traits[GRAY].images:

@@ -7,6 +7,7 @@ from typing import Any
 
 from depthany.checking.histogram import DepthHistogram, PackedHistogram
 from depthany.checking.inspect import ERRORS, FEW_VALID, GRAY, NO_PARTNER, Finding, Problem
+from depthany.data.counts import count_warning
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 FIRST = 10  # so many are named where a line for each would be too much
@@ -90,13 +91,12 @@ class SetSummary:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether training would stop at this set."""
+        """Whether training would stop at this set, unless data.unreadable=skip leaves its images out."""
         return self.failure is not None or any(problem.kind in ERRORS for problem in self.problems)
 
-    @property
-    def too_few(self) -> bool:
-        """Whether the mixture says that there are more images."""
-        return self.expected is not None and self.found < self.expected
+    def count_warning(self, name: str) -> str:
+        """A line where the mixture says that there are more images, or less; empty where it does not."""
+        return "" if self.failure else count_warning(name, self.found, self.expected)
 
     def size_range(self) -> dict[str, list[int]]:
         """Smallest, median and largest image by area, as width and height; empty where none was read."""

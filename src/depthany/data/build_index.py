@@ -12,8 +12,6 @@ import multiprocessing
 import os
 import queue
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -28,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from depthany.data.index import ENTRY, NOT_BROKEN, Index, ShardRow, stamp, write_index
+from depthany.data.processes import cores, end_with_parent
 from depthany.data.scan import Scan, first_shards, scan
 from depthany.files import write_atomically
 
@@ -98,10 +97,9 @@ def _scan_all(job: Job, workers: int | None, expected: int | None) -> Iterator[P
     before = set(multiprocessing.active_children())
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     pool = ProcessPoolExecutor(
-        workers or len(os.sched_getaffinity(0)),
+        workers or cores(),
         multiprocessing.get_context(method),
-        initializer=_end_with_parent,
-        initargs=(os.getpid(),),
+        initializer=end_with_parent,
     )
     try:
         with _Bar(job, expected) as tell:
@@ -126,19 +124,6 @@ def _scan_all(job: Job, workers: int | None, expected: int | None) -> Iterator[P
         for child in set(multiprocessing.active_children()) - before:
             child.terminate()  # given up in the middle of a shard
         pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and end soon after it, even where it was killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_part(job: Job, name: bytes) -> Part:

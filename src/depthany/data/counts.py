@@ -4,17 +4,23 @@ from collections.abc import Mapping, Sized
 
 
 def count_warnings(sets: Mapping[str, Sized]) -> list[str]:
-    """One line, with both numbers, for each set whose size is not the one that its `expected` says.
+    """One line, with both numbers, for each set whose size is not the one that its `expected` says."""
+    warnings = list[str]()
+    for name, dataset in sets.items():
+        if warning := count_warning(name, len(dataset), getattr(dataset, "expected", None)):
+            warnings.append(warning)
+    return warnings
+
+
+def count_warning(name: str, found: int, expected: int | None) -> str:
+    """A line with both numbers where a set has not as many images as expected; empty where it has.
 
     A published number such as 115K is rounded: what its zeros at the end leave open is no difference, as long
     as it is below 10 %. An exact number, such as 654, has to be met.
     """
-    warnings = list[str]()
-    for name, dataset in sets.items():
-        expected, found = getattr(dataset, "expected", None), len(dataset)
-        if expected is not None and abs(found - expected) >= _left_open(expected):
-            warnings.append(f"{name}: {found} images found, {expected} expected")
-    return warnings
+    if expected is None or abs(found - expected) < _left_open(expected):
+        return ""
+    return f"{name}: {found} images found, {expected} expected"
 
 
 def left_out_notes(sets: Mapping[str, Sized]) -> list[str]:

@@ -1,7 +1,8 @@
 """What the data folder hands to the rest: a `DepthSample` from a labeled set, a `Batch` to a stage."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depthany.data.files import MissingPackage
 from depthany.data.images import Photo, decode_photo
 from depthany.data.pseudo_labels import PseudoLabels
 from depthany.data.report import CONVERTED, SKIPPED, Header, Note, inspect
@@ -94,7 +96,7 @@ class Batch:
 
     labeled_image: [l 3 h w] uint8. disparity: [l h w] in [0, 1]. mask: [l h w] bool. unlabeled_image: [u 3 h
         w] uint8.
-    notes: unlabeled images that were left out or converted, with the reason.
+    notes: images that were left out, and unlabeled ones that were converted, with the reason.
     pseudo_label: [u h w] disparity that a teacher gave the unlabeled images beforehand, at any scale and
         shift; None where it does so during training.
     """
@@ -128,6 +130,18 @@ class Batch:
         )
 
 
+class NoValidPixel(ValueError):
+    """A depth map of which nothing can be used; `labels` of a set raises it."""
+
+
+class Unusable(ValueError):
+    """An image that training cannot use; `reason` is what it is counted by, the message one line about it."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class BadFile:
     """Sent by a loader process instead of a batch, so that the training process can say it in one line."""
@@ -142,8 +156,8 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         labeled, unlabeled: sets, concatenated in this order without re-sampling (paper, section 4.1).
         crop_size: side of the square views in pixels.
         convert_images: accept gray, RGBA, CMYK and 16-bit images.
-        unreadable: `error` or `skip` an unlabeled image that cannot be read; a labeled one is always an
-            error.
+        unreadable: `error` or `skip` an image that cannot be read, or a labeled one whose depth cannot be
+            read, has another size or no valid pixel. The micro-batch is smaller by those left out.
         decode: `exact` decodes images whole; `reduced` takes large JPEGs at 1/2, 1/4 or 1/8, the least that
             the crop enlarges by at most 5 %. That is faster, and aliases less than the cubic resize of the
             whole, which filters nothing; it is not what the released code does.
@@ -181,68 +195,80 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         targets = [draw for draw in draws if draw.labeled]
         image = torch.empty(len(targets), 3, size, size, dtype=torch.uint8)
         disparity, mask = torch.empty(len(targets), size, size), torch.empty(len(targets), size, size).bool()
-        plain = list[tuple[Tensor, Tensor | None]]()
-        try:
-            for i, draw in enumerate(targets):
-                image[i], disparity[i], mask[i] = self._labeled_view(draw)
-            for draw in draws:
-                if not draw.labeled:
-                    plain += self._unlabeled_view(draw, notes)
-        except ValueError as error:
-            return BadFile(str(error))
+        plain, count = list[tuple[Tensor, Tensor | None]](), 0
+        for draw in draws:
+            try:
+                if draw.labeled:
+                    image[count], disparity[count], mask[count] = self._labeled_view(draw)
+                    count += 1
+                else:
+                    plain.append(self._unlabeled_view(draw, notes))
+            except Unusable as error:
+                if self.unreadable == "error":
+                    return BadFile(f"{error} (data.unreadable=skip leaves such images out)")
+                notes.append(Note(SKIPPED, error.reason, str(error), draw.labeled))
+            except ValueError as error:
+                return BadFile(str(error))
         unlabeled_image = torch.empty(len(plain), 3, size, size, dtype=torch.uint8)
         label = None if self.pseudo_labels is None else torch.empty(len(plain), size, size)
         for i, (view, pseudo_label) in enumerate(plain):
             unlabeled_image[i] = view
             if label is not None and pseudo_label is not None:
                 label[i] = pseudo_label
-        return Batch(image, disparity, mask, unlabeled_image, notes, label)
+        return Batch(image[:count], disparity[:count], mask[:count], unlabeled_image, notes, label)
 
     def _labeled_view(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         part, index = _locate(self._labeled_ends, draw.index)
         labeled, (image_name, depth_name) = self.labeled[part], self.labeled[part].files(index)
-        photo = self._decode(labeled.stored_image(index), image_name)
-        labels = labeled.labels(index)
-        require_same_size(image_name, (photo.height, photo.width), depth_name, labels.mask.shape)
+        stored: bytes | NDArray[np.uint8] | None = None
+        with _unusable(lambda: inspect(stored).fault(1, self.convert_images)):
+            stored = labeled.stored_image(index)
+            photo = self._decode(stored, image_name)
+        with _unusable(lambda: "unreadable depth"):
+            labels = labeled.labels(index)
+        with _unusable(lambda: "sizes differ"):
+            require_same_size(image_name, (photo.height, photo.width), depth_name, labels.mask.shape)
         view = draw_view(photo.height, photo.width, self.crop_size, draw.seed)
         mask = view.of_map(labels.mask)
         ends = disparity_range(labels.disparity, labels.mask)
         target = normalise_disparity(view.of_map(labels.disparity), mask, ends)
         return _chw(view.of_image(photo)), torch.from_numpy(target), torch.from_numpy(mask)
 
-    def _unlabeled_view(self, draw: Draw, notes: list[Note]) -> list[tuple[Tensor, Tensor | None]]:
+    def _unlabeled_view(self, draw: Draw, notes: list[Note]) -> tuple[Tensor, Tensor | None]:
         part, index = _locate(self._unlabeled_ends, draw.index)
         images, header = self.unlabeled[part], Header()
-        try:
+        with _unusable(lambda: header.fault(self.min_side, self.convert_images)):
             stored = images.stored_image(index)
             header = inspect(stored)
             header.require_side(self.min_side, images.name(index))
             photo = self._decode(stored, images.name(index))
-        except ValueError as error:
-            if self.unreadable == "error":
-                raise ValueError(f"{error} (data.unreadable=skip leaves such images out)") from None
-            notes.append(Note(SKIPPED, header.fault(self.min_side, self.convert_images), str(error)))
-            return []
         if header.conversion:
-            notes.append(Note(CONVERTED, header.conversion, images.name(index)))
+            notes.append(Note(CONVERTED, header.conversion, images.name(index), labeled=False))
         view, label = draw_view(photo.height, photo.width, self.crop_size, draw.seed), None
         if self.pseudo_labels is not None:
             stored_label = self.pseudo_labels.of_image(part, index, (photo.height, photo.width))
             if stored_label is None:
-                return self._without_label(images.name(index), notes)
+                raise Unusable("without pseudo-label", f"{images.name(index)}: has no pseudo-label")
             label = torch.from_numpy(view.of_smooth_map(stored_label))
-        return [(_chw(view.of_image(photo)), label)]
-
-    def _without_label(self, name: str, notes: list[Note]) -> list[tuple[Tensor, Tensor | None]]:
-        if self.unreadable == "error":
-            raise ValueError(f"{name}: has no pseudo-label (data.unreadable=skip leaves such images out)")
-        notes.append(Note(SKIPPED, "without pseudo-label", name))
-        return []
+        return _chw(view.of_image(photo)), label
 
     def _decode(self, stored: bytes | NDArray[np.uint8], name: str) -> Photo:
         if isinstance(stored, np.ndarray):
             return Photo(stored, *stored.shape[:2])
         return decode_photo(stored, name, self.convert_images, self._least)
+
+
+@contextmanager
+def _unusable(reason: Callable[[], str]) -> Iterator[None]:
+    """A `ValueError` from inside becomes `Unusable`, except for a missing package: no image is to blame."""
+    try:
+        yield
+    except MissingPackage:
+        raise
+    except NoValidPixel as error:
+        raise Unusable("no valid pixel", str(error)) from None
+    except ValueError as error:
+        raise Unusable(reason(), str(error)) from None
 
 
 def disparity_range(disparity: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[np.float32, np.float32]:

@@ -1,6 +1,5 @@
 """Read depth maps; whatever is wrong with a file becomes one `ValueError` that names it."""
 
-import importlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from depthany.data.depth_png import decode_gray_16
-from depthany.data.files import reason
+from depthany.data.files import optional, reason
 from depthany.data.images import not_an_image
 
 DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".h5", ".hdf5", ".pfm", ".exr", ".dpt")
@@ -89,7 +88,7 @@ def read_exr(path: Path, channel: str | None = None) -> NDArray[np.float32]:
         ValueError: the file is damaged or truncated, or it has no such channel or several of them, or the
             package is not installed.
     """
-    openexr = optional("OpenEXR", "OpenEXR files")
+    openexr = optional("OpenEXR", "reading OpenEXR files")
     with _telling(path):
         with path.open(
             "rb"
@@ -154,21 +153,12 @@ def read_mat(path: Path, key: str) -> NDArray[Any]:
         path.open("rb").close()  # so that a missing file is told as one
         if h5py.is_hdf5(path):
             return _read_h5(path, key).T
-    loadmat = optional("scipy.io", "MATLAB files before version 7.3").loadmat
+    loadmat = optional("scipy.io", "reading MATLAB files before version 7.3").loadmat
     with _telling(path):
         variables = loadmat(path, variable_names=[key])
         if key not in variables:
             raise ValueError(f"the file has no variable {key!r}")
         return np.asarray(variables[key])
-
-
-def optional(module: str, purpose: str) -> Any:
-    """The module, or a `ValueError` that says how to install its package."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.partition(".")[0]
-        raise ValueError(f"reading {purpose} needs the package {package}: pip install {package}") from None
 
 
 @contextmanager

@@ -1,7 +1,30 @@
-"""Lists of files, and what is said of one that cannot be read."""
+"""Lists of files, what is said of one that cannot be read, and packages that some kinds of file need."""
 
+import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+
+class MissingPackage(ValueError):
+    """A package is not installed: of no file's making, so that no file is left out for it."""
+
+
+def optional(module: str, purpose: str) -> Any:
+    """A module of a package that not everybody needs.
+
+    Args:
+        purpose: what needs it, such as "reading OpenEXR files".
+
+    Raises:
+        MissingPackage: it is not installed; with the command that does.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise MissingPackage(f"{purpose} needs the package {package}: pip install {package}") from None
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -14,7 +37,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder (looked from {Path.cwd()})")
     paths = list[str]()
-    for parent, _, names in os.walk(folder, onerror=_refuse):  # no stat of each file, unlike Path.rglob
+    for parent, _, names in walk(folder):  # no stat of each file, unlike Path.rglob
         below = "" if parent == str(folder) else os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
         paths += [below + name for name in names if name.lower().endswith(suffixes) and name[0] != "."]
     found: dict[str, Path] = {}
@@ -26,6 +49,28 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if not found:
         raise ValueError(f"{folder}: no file with suffix {', '.join(suffixes)}")
     return found
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`: path of each folder, names of the folders and of the files in it.
+
+    Links to folders are followed, since large sets lie on several disks, but not one to a folder that holds
+    it, which would have no end.
+
+    Raises:
+        ValueError: a folder cannot be listed.
+    """
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
+        folders[:] = [name for name in folders if not links_up(os.path.join(folder, name))]
+        yield folder, folders, names
+
+
+def links_up(path: str) -> bool:
+    """Whether a link leads to a folder that holds it."""
+    if not os.path.islink(path):
+        return False
+    here, there = os.path.realpath(os.path.dirname(path)), os.path.realpath(path)
+    return os.path.commonpath([here, there]) == there
 
 
 def _refuse(error: OSError) -> None:

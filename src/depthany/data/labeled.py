@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.dataset import DepthSample, Labels, require_same_size
+from depthany.data.dataset import DepthSample, Labels, NoValidPixel, require_same_size
 from depthany.data.depth_io import DEPTH_SUFFIXES, read_depth
 from depthany.data.files import list_files
 from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
@@ -154,15 +154,20 @@ class PairedDepth(ABC):
         return self.pairs[index].name
 
     def files(self, index: int) -> tuple[str, str]:
-        """Paths of the image and the depth of pair `index`, for messages."""
-        return str(self.pairs[index].image), str(self.pairs[index].depth)
+        """Paths of the image and the depth of pair `index`, for messages; with its name where it is one file
+        that holds many.
+        """
+        pair = self.pairs[index]
+        if pair.image == pair.depth:
+            return (f"{pair.image} ({pair.name})",) * 2
+        return str(pair.image), str(pair.depth)
 
     def stored_image(self, index: int) -> bytes | NDArray[np.uint8]:
         """The image file of pair `index` as it is on disk, or its pixels where the set holds arrays."""
         return read_bytes(self.pairs[index].image)
 
     def labels(self, index: int) -> Labels:
-        """Disparity and mask of pair `index`; raises a `ValueError` where no pixel is valid."""
+        """Disparity and mask of pair `index`; raises `NoValidPixel` where there is none."""
         pair = self.pairs[index]
         decoded = self.decode(pair)
         values, sky = decoded.values, self._sky(pair, decoded)
@@ -171,7 +176,7 @@ class PairedDepth(ABC):
         if sky is not None:
             measured &= ~sky
         if not measured.any():
-            raise ValueError(f"{pair.depth}: no valid pixel {self.range_told()}")
+            raise NoValidPixel(f"{pair.depth}: no valid pixel {self.range_told()}")
         with np.errstate(all="ignore"):  # what is not measured is not copied
             inverse = values if self.in_disparity else 1.0 / values
         inverse = inverse.astype(np.float32, copy=False)

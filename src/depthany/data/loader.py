@@ -26,12 +26,13 @@ def read_batches(
 
     Args:
         workers: processes that read; 0 = this one.
-        unreadable: list of the unlabeled images that were left out or converted, see `ImageReport`.
+        unreadable: list of the images that were left out or converted, see `ImageReport`.
         pin: put batches into page-locked memory.
-        max_unreadable_share: largest share of unlabeled images left out, of those read so far.
+        max_unreadable_share: largest share of images left out, of the labeled ones read so far and likewise
+            of the unlabeled ones.
 
     Raises:
-        ValueError: an image cannot be read and must be, or too many were left out.
+        ValueError: an image cannot be used and must be, or too many were left out.
     """
     loader = DataLoader(
         dataset,
@@ -48,11 +49,11 @@ def read_batches(
     end = Finalize(None, batches._shutdown_workers, exitpriority=100) if workers else None
     try:
         k = sampler.start
-        report = ImageReport(unreadable, k, sampler.unlabeled_before(k), max_unreadable_share)
+        report = ImageReport(unreadable, k, max_unreadable_share)
         while (batch := _next(batches, workers)) is not None:
             if isinstance(batch, BadFile):
                 raise ValueError(batch.message)
-            report.add(k, batch.notes, read=sampler.unlabeled_before(k + 1) - sampler.unlabeled_before(k))
+            report.add(k, batch.notes, sampler.drawn_before(k + 1))
             yield batch
             k += 1
     finally:

@@ -9,6 +9,7 @@ from typing import overload
 
 import numpy as np
 
+from depthany.data import files
 from depthany.data.files import reason
 
 
@@ -90,15 +91,11 @@ class Layout:
 def walk(root: Path, skip: str = "$^") -> Iterator[tuple[str, list[str]]]:
     """Folders below `root` (as `a/b`, the root as an empty text) with the names of their files, both sorted.
 
-    One `scandir` per folder and no `stat` per file. Links to folders are followed: scenes often lie on
-    several disks. Folders whose name matches `skip`, and hidden ones, are not entered.
+    One `scandir` per folder and no `stat` per file. Links to folders are followed (see `files.walk`). Folders
+    whose name matches `skip`, and hidden ones, are not entered.
     """
     skipped = re.compile(skip)
-
-    def refuse(error: OSError) -> None:
-        raise ValueError(f"{error.filename}: cannot list the folder: {reason(error)}")
-
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+    for folder, folders, names in files.walk(root):
         folders[:] = sorted(each for each in folders if each[0] != "." and not skipped.fullmatch(each))
         relative = os.path.relpath(folder, root)
         yield "" if relative == "." else relative.replace(os.sep, "/"), sorted(names)

@@ -1,9 +1,9 @@
-"""What was wrong with unlabeled images: counted by reason, listed in a file, fatal beyond a share of them."""
+"""What was wrong with images: counted by reason, listed in a file, fatal beyond a share of them."""
 
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Note:
     action: str
     reason: str
     name: str
+    labeled: bool
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,13 @@ class Header:
             raise ValueError(f"{name}: its smaller side has {self.side} pixels, data.min_side is {min_side}")
 
 
-def inspect(stored: bytes | NDArray[np.uint8]) -> Header:
+def inspect(stored: bytes | NDArray[np.uint8] | None) -> Header:
     """Look at the first bytes of an image file, or at an array [h w 3]; nothing is decoded.
 
-    What cannot be read here is left to the decoder, which says what is wrong with it.
+    What cannot be read here, or at all (None), is left to the decoder, which says what is wrong with it.
     """
+    if stored is None:
+        return Header()
     if not isinstance(stored, bytes):
         return Header(side=min(stored.shape[:2]))
     try:
@@ -99,85 +102,94 @@ def _is_animated(file: Any) -> bool:
 class ImageReport:
     """The list of a run, which a resumed run continues where its checkpoint stands.
 
-    A line has four fields between tabs: micro-batch, action, reason, image.
+    A line has five fields between tabs: micro-batch, labeled or unlabeled, action, reason, image.
 
     Args:
         path: the list; it comes to be with its first line.
         start: first micro-batch of this run; lines from there on were written after the checkpoint, and will
             be again.
-        read: unlabeled images before `start`.
-        max_share: largest share of images left out.
+        max_share: largest share of images left out, of the labeled and of the unlabeled ones.
+
+    Raises:
+        ValueError: the file holds something else.
     """
 
-    def __init__(self, path: Path, start: int, read: int, max_share: float) -> None:
-        self.path, self.read, self.max_share = path, read, max_share
-        self.counts = Counter[tuple[str, str]]()
+    def __init__(self, path: Path, start: int, max_share: float) -> None:
+        self.path, self.max_share = path, max_share
         lines = list(_lines(path))
-        kept = [line for line in lines if line[0] < start]
-        self.counts.update((action, reason) for _, action, reason, _ in kept)
+        kept = [(k, note) for k, note in lines if k < start]
+        self.counts = Counter((note.labeled, note.action, note.reason) for _, note in kept)
         if len(kept) < len(lines) or _ends_within_a_line(path):
-            text = "".join(_line(*fields) for fields in kept)
+            text = "".join(_line(k, note) for k, note in kept)
             write_atomically(path, lambda partial: partial.write_text(text, "utf-8", "surrogateescape"))
 
-    def add(self, k: int, notes: Iterable[Note], read: int) -> None:
-        """Take up micro-batch `k` of `read` unlabeled images.
+    def add(self, k: int, notes: Sequence[Note], read: tuple[int, int]) -> None:
+        """Take up micro-batch `k`, with which so many labeled and unlabeled images were `read` in all.
 
         Raises:
             ValueError: more images than `max_share` were left out so far.
         """
-        self.read += read
-        if lines := [_line(k, note.action, note.reason, note.name) for note in notes]:
-            self.counts.update((note.action, note.reason) for note in notes)
+        if notes:
+            self.counts.update((note.labeled, note.action, note.reason) for note in notes)
             with open(self.path, "a", encoding="utf-8", errors="surrogateescape") as file:
-                file.writelines(lines)
-            self._require_few()
+                file.writelines(_line(k, note) for note in notes)
+            for labeled, count in zip((True, False), read):
+                self._require_few(labeled, count)
 
-    def _require_few(self) -> None:
-        bad = sum(count for (action, _), count in self.counts.items() if action == SKIPPED)
-        if bad > self.max_share * max(self.read, _LEAST_COUNTED):
+    def _require_few(self, labeled: bool, read: int) -> None:
+        bad, reasons = _by_reason(self.counts, labeled, SKIPPED)
+        if bad > self.max_share * max(read, _LEAST_COUNTED):
             raise ValueError(
-                f"{bad} of {self.read} unlabeled images were left out, more than "
+                f"{bad} of {read} {_kind(labeled)} images were left out, more than "
                 f"data.max_unreadable_share={self.max_share:g} of them (or of the first {_LEAST_COUNTED}): "
-                f"{_by_reason(self.counts, SKIPPED)}; they are listed in {self.path}"
+                f"{reasons}; they are listed in {self.path}"
             )
 
 
 def summary(path: Path) -> str | None:
     """The list of a run in one line, an image that was met in several passes once; None without a list."""
-    met, counts = set[int](), Counter[tuple[str, str]]()
-    for _, action, reason, name in _lines(path):
-        if (key := hash((action, reason, name))) not in met:  # 64 bits for each of perhaps a million names
+    met, counts = set[int](), Counter[tuple[bool, str, str]]()
+    for _, note in _lines(path):
+        if (key := hash(note)) not in met:  # 64 bits for each of perhaps a million names
             met.add(key)
-            counts[action, reason] += 1
-    said = [
-        f"{total} {unlabeled} {action} ({_by_reason(counts, action)})"
-        for action, unlabeled in (
-            (SKIPPED, "unreadable unlabeled images were"),
-            (CONVERTED, "unlabeled images were"),
-        )
-        if (total := sum(count for (done, _), count in counts.items() if done == action))
-    ]
+            counts[note.labeled, note.action, note.reason] += 1
+    said = list[str]()
+    for labeled, action in ((True, SKIPPED), (False, SKIPPED), (False, CONVERTED)):
+        total, reasons = _by_reason(counts, labeled, action)
+        if total:
+            said.append(f"{total} {_kind(labeled)} images were {action} ({reasons})")
     return f"{'; '.join(said)}: {path}" if said else None
 
 
-def _by_reason(counts: Counter[tuple[str, str]], wanted: str) -> str:
-    found = [(count, reason) for (action, reason), count in counts.items() if action == wanted]
-    return ", ".join(f"{count} {reason}" for count, reason in sorted(found, reverse=True))
+def _by_reason(counts: Counter[tuple[bool, str, str]], *wanted: bool | str) -> tuple[int, str]:
+    """How many images of a kind (labeled or not, action) there are, and how many for each reason."""
+    found = [(count, reason) for (*kind, reason), count in counts.items() if kind == list(wanted)]
+    told = ", ".join(f"{count} {reason}" for count, reason in sorted(found, reverse=True))
+    return sum(count for count, _ in found), told
 
 
-def _line(k: int, action: str, reason: str, name: str) -> str:
-    name = name.replace("\t", " ").replace("\n", " ").replace("\r", " ")
-    return f"{k}\t{action}\t{reason}\t{name}\n"
+def _kind(labeled: bool) -> str:
+    return "labeled" if labeled else "unlabeled"
 
 
-def _lines(path: Path) -> Iterable[tuple[int, str, str, str]]:
+def _line(k: int, note: Note) -> str:
+    name = note.name.replace("\t", " ").replace("\n", " ").replace("\r", " ")
+    return f"{k}\t{_kind(note.labeled)}\t{note.action}\t{note.reason}\t{name}\n"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Note]]:
+    """Micro-batch and note of each line."""
     if not path.exists():
         return
     with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-        for line in file:
-            if line.endswith("\n"):  # the last one of a killed run may be half
-                k, action, reason, name = line[:-1].split("\t")
-                yield int(k), action, reason, name
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):  # the last one of a killed run may be half
+                return
+            k, *fields = line[:-1].split("\t")
+            if len(fields) != 4 or not k.isdecimal() or fields[0] not in map(_kind, (True, False)):
+                raise ValueError(f"{path}, line {number}: not a line of this list: move the file away")
+            kind, action, reason, name = fields
+            yield int(k), Note(action, reason, name, labeled=kind == _kind(True))
 
 
 def _ends_within_a_line(path: Path) -> bool:

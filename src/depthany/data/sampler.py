@@ -66,17 +66,22 @@ class MixedBatches(Sampler[list[Draw]]):
         labeled, unlabeled = self.per_batch
         return unlabeled or labeled
 
-    def unlabeled_before(self, k: int) -> int:
-        """Unlabeled images drawn before micro-batch `k`."""
-        return min(k * self.per_batch[1], self.total) if self.per_batch[1] else 0
+    def drawn_before(self, k: int) -> tuple[int, int]:
+        """Labeled and unlabeled images drawn before micro-batch `k`."""
+        whole, left = divmod(min(k * self._counting, self.total), self._counting)
+        labeled, unlabeled = (each * whole + self._share(each, left) for each in self.per_batch)
+        return labeled, unlabeled
+
+    def _share(self, per_batch: int, left: int) -> int:
+        """Images of a kind in a micro-batch with `left` of the kind that counts; the last may have less."""
+        return -(-per_batch * left // self._counting)
 
     def batch(self, k: int) -> list[Draw]:
         """The draws of micro-batch `k`, labeled ones first."""
         left = min(self._counting, self.total - k * self._counting)
         draws = list[Draw]()
         for labeled, count, per_batch in zip((True, False), self.counts, self.per_batch):
-            here = -(-per_batch * left // self._counting)  # the whole share, but for the last batch
-            positions = k * per_batch + np.arange(here)
+            positions = k * per_batch + np.arange(self._share(per_batch, left))
             if labeled or self.unlabeled_order is None:
                 indices = shuffled(positions, count, self.seed, stream=int(labeled))
             else:

@@ -12,7 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from depthany.data.files import links_up, optional, reason, walk
 from depthany.data.index import ENTRY, NOT_BROKEN, WHOLE_FILE, shard_path
+from depthany.data.shards import open_lmdb
 
 _BLOCK = tarfile.BLOCKSIZE  # 512 bytes; a tar ends with two blocks of zeros (POSIX.1-1988, ustar)
 
@@ -37,13 +39,13 @@ def first_shards(kind: str, root: Path) -> list[bytes]:
     """Paths below `root` of the shards to begin with: the root itself, or all tars or LMDB environments.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or a folder cannot be listed.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder (looked from {Path.cwd()})")
     if kind == "folder":
         return [b""]
-    paths = [path for path in _files_below(root) if not path.name.startswith(".")]
+    paths = [Path(folder, name) for folder, _, names in walk(root) for name in names if name[0] != "."]
     if kind == "tar":
         found = [path for path in paths if path.suffix.lower() == ".tar"]
         hint = _compressed(paths)
@@ -129,10 +131,12 @@ def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo | int]:
 
 
 def _scan_lmdb(path: str) -> Scan:
-    from depthany.data.shards import open_lmdb
-
-    with closing(open_lmdb(path)) as environment, environment.begin() as transaction:
-        names = list(transaction.cursor().iternext(keys=True, values=False))
+    lmdb = optional("lmdb", f"{path}: reading LMDB")
+    try:
+        with closing(open_lmdb(path)) as environment, environment.begin() as transaction:
+            names = list(transaction.cursor().iternext(keys=True, values=False))
+    except lmdb.Error as error:
+        raise ValueError(f"{path}: cannot list the LMDB environment: {reason(error)}") from None
     zeros = np.zeros(len(names), np.uint64)
     return Scan(_entries(zeros, np.full(len(names), WHOLE_FILE), names), b"".join(names))
 
@@ -146,22 +150,8 @@ def _entries(offsets: NDArray[np.uint64], sizes: NDArray[np.integer], names: lis
     return entries
 
 
-def _files_below(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not _links_up(os.path.join(folder, name))]
-        yield from (Path(folder, name) for name in files)
-
-
 def _is_loop(folder: "os.DirEntry[bytes]") -> bool:
-    return folder.is_symlink() and _links_up(os.fsdecode(folder.path))
-
-
-def _links_up(path: str) -> bool:
-    """Whether a link leads to a folder that holds it, which would have no end."""
-    if not os.path.islink(path):
-        return False
-    here, there = os.path.realpath(os.path.dirname(path)), os.path.realpath(path)
-    return os.path.commonpath([here, there]) == there
+    return folder.is_symlink() and links_up(os.fsdecode(folder.path))
 
 
 def _compressed(paths: list[Path]) -> str:

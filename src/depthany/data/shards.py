@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
-from depthany.data.files import reason
+from depthany.data.files import optional, reason
 
 _OPEN_FILES = 64  # per process and set; far below the usual limit of 1024
 _OPEN_ENVIRONMENTS = 16
@@ -90,10 +90,7 @@ def open_lmdb(path: str) -> Any:
     Raises:
         ValueError: the package is missing, or the folder holds no environment.
     """
-    try:
-        import lmdb
-    except ImportError:
-        raise ValueError(f"{path}: reading LMDB needs a package: pip install 'depthany[lmdb]'") from None
+    lmdb = optional("lmdb", f"{path}: reading LMDB")
     try:
         return lmdb.open(path, readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:
@@ -127,13 +124,18 @@ _environments = _Environments()
 
 
 def read_lmdb(path: str, key: bytes) -> bytes:
-    """The value of a key; raises a `ValueError` where the environment has it no more."""
+    """The value of a key; raises a `ValueError` where it cannot be read, or is there no more."""
     global _environments
     if _environments.pid != os.getpid():
         for environment, _ in _environments.open.values():
             environment.close()  # without lock file it shares nothing with the parent
         _environments = _Environments()
-    value = _environments.read(os.path.normpath(path), key)
+    try:
+        value = _environments.read(os.path.normpath(path), key)
+    except ValueError:
+        raise
+    except Exception as error:  # lmdb.Error and what else a damaged environment leads to
+        raise ValueError(f"{path}: cannot read key {key!r}: {reason(error)}") from None
     if value is None:
         raise ValueError(f"{path}: no key {key!r}: it has changed since its index was built")
     return value

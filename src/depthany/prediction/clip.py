@@ -119,7 +119,7 @@ def read_frames(
 
 
 def _decoded(path: Path) -> Iterator[Any]:
-    av = optional("av")
+    av = optional("av", "video")
     count = 0
     with closing(_open(path)) as container:
         container.streams.video[0].thread_type = "AUTO"
@@ -132,7 +132,7 @@ def _decoded(path: Path) -> Iterator[Any]:
 
 
 def _open(path: Path) -> Any:
-    av = optional("av")
+    av = optional("av", "video")
     if path.is_file() and path.stat().st_size == 0:
         raise UnreadableVideo(f"{path}: the file is empty (0 bytes)")
     try:

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from depthany.data.files import optional
 from depthany.files import write_atomically
 from depthany.pictures import COLOUR_MAPS, colour, steps
 from depthany.prediction.cloud import depth_between, focal_px_of, points_m
@@ -114,7 +113,7 @@ def write_npy(path: Path, image: NDArray | None, values: NDArray, meaning: Meani
 
 def write_exr(path: Path, image: NDArray | None, values: NDArray, meaning: Meaning) -> None:
     """32-bit float OpenEXR: channel Z for depth in metres, Y for disparity."""
-    openexr = optional("OpenEXR")
+    openexr = optional("OpenEXR", "save=exr")
     header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}
     channel = "Y" if meaning.max_depth_m is None else "Z"
     openexr.File(header, {channel: np.ascontiguousarray(values)}).write(str(path))
@@ -129,13 +128,13 @@ def write_pfm(path: Path, image: NDArray | None, values: NDArray, meaning: Meani
 def write_ply(path: Path, image: NDArray | None, values: NDArray, meaning: Meaning) -> None:
     """Binary PLY of coloured points in metres: x right, y down, z forward."""
     points, colours = _points(image, values, meaning)
-    path.write_bytes(optional("trimesh").PointCloud(points, colours).export(file_type="ply"))
+    path.write_bytes(optional("trimesh", "save=ply").PointCloud(points, colours).export(file_type="ply"))
 
 
 def write_glb(path: Path, image: NDArray | None, values: NDArray, meaning: Meaning) -> None:
     """Binary glTF of coloured points in metres: x right, y up, z backward, as glTF asks."""
     points, colours = _points(image, values, meaning)
-    cloud = optional("trimesh").PointCloud(points * np.array([1, -1, -1], np.float32), colours)
+    cloud = optional("trimesh", "save=glb").PointCloud(points * np.array([1, -1, -1], np.float32), colours)
     path.write_bytes(cloud.scene().export(file_type="glb"))
 
 
@@ -165,24 +164,12 @@ def check_formats(save: Sequence[str], meaning: Meaning) -> None:
         if name not in FORMATS:
             raise ValueError(f"unknown format save={name}; choose from {', '.join(FORMATS)}")
         if name in _PACKAGES:
-            optional(_PACKAGES[name])
+            optional(_PACKAGES[name], f"save={name}")
         if name in CLOUDS and meaning.max_depth_m is None and meaning.range_m is None:
             raise ValueError(
                 f"save={name}: this model gives disparity of unknown scale and shift, not metres; say "
                 "where its ends are, such as near_m=1 far_m=20, or take a metric model"
             )
-
-
-def optional(module: str) -> ModuleType:
-    """A package that not everybody needs.
-
-    Raises:
-        ValueError: it is not installed; with the command that does.
-    """
-    try:
-        return import_module(module)
-    except ImportError:
-        raise ValueError(f"the package {module} is missing: pip install -e '.[predict]'") from None
 
 
 def write(targets: dict[str, Path], image: NDArray | None, values: NDArray, meaning: Meaning) -> None:

@@ -74,7 +74,7 @@ class VideoFile:
     """
 
     def __init__(self, path: Path, like: Clip) -> None:
-        self._av = optional("av")
+        self._av = optional("av", "video")
         self._container = self._av.open(str(path), "w", format="mp4")
         self._like = like
         self._stream: Any = None
