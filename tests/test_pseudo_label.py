@@ -1,13 +1,11 @@
 """`python -m depthany.pseudo_label`: killed, raced, out of space, and what a student makes of its store."""
 
 import json
-import multiprocessing
 import os
-import resource
 import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from depthany import files, labeling, load_model
+from depthany import load_model
 from depthany.config import run_entry
 from depthany.data.dataset import TrainingSet
 from depthany.data.perturb import Perturb
@@ -25,11 +23,12 @@ from depthany.data.sampler import Draw
 from depthany.data.transforms import draw_view
 from depthany.data.unlabeled import FolderImages
 from depthany.models.depth_model import save_model
+from depthany.models.encoder import ENCODERS
 from depthany.pseudo_label import run
 from depthany.stages import StudentStage
 
 # Renames of a run: 1 manifest, 2 to 7 three shards with a note each, 8 unreadable.txt, 9 manifest.
-DEATHS = {"half": (1, 2, 3, 9), "before": (4, 5, 8), "after": (1, 6, 7, 8, 9)}
+DEATHS = [(1, "after"), (2, "half"), (3, "before"), (7, "after"), (9, "half")]
 
 
 @pytest.fixture(autouse=True)
@@ -63,22 +62,27 @@ def label(arguments: list[str]) -> int:
         sys.argv = argv
 
 
-def elsewhere(arguments: list[str], before: Callable[[], object] = lambda: None) -> Any:
-    """The entry in a process of its own, which calls `before` first."""
+def elsewhere(arguments: list[str], before: str = "") -> subprocess.Popen[str]:
+    """The entry in a process of its own; `before` is code that it runs first."""
+    known = f"from depthany.models.encoder import *\nENCODERS['micro'] = {ENCODERS['micro']!r}"
+    code = f"{known}\n{before}\nfrom depthany.pseudo_label import main\nmain()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
 
-    def child() -> None:
-        before()
-        os._exit(label(arguments))
 
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    return process
-
-
-def ended(process: Any) -> int:
-    process.join(60)
-    assert process.exitcode is not None, "hangs"
-    return process.exitcode
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and what stands on stderr."""
+    try:
+        error = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    return process.returncode, error
 
 
 def content(store: Path) -> dict[str, bytes]:
@@ -96,45 +100,34 @@ def whole(tiny_world, teacher_run: Path, tmp_path_factory, with_micro) -> Path:
     return store
 
 
-def kill_at(write: int, when: str) -> Callable[[], None]:
-    """SIGKILL before or after rename number `write`, or when half of the file to be renamed is there."""
-    seen, rename = [], os.replace
+def kill_at(write: int, when: str) -> str:
+    """Code: SIGKILL before or after rename number `write`, or when half of the renamed file is there."""
+    return f"""
+import os, signal
+seen, rename = [], os.replace
+def replace(source, target):
+    seen.append(target)
+    if len(seen) == {write} and "{when}" == "half":
+        os.truncate(source, os.path.getsize(source) // 2)
+    if len(seen) == {write} and "{when}" in ("half", "before"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+    if len(seen) == {write}:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+"""
 
-    def replace(source: Any, target: Any) -> None:
-        seen.append(target)
-        if len(seen) == write and when == "half":
-            os.truncate(source, os.path.getsize(source) // 2)
-        if len(seen) == write and when in ("half", "before"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(source, target)
-        if len(seen) == write:
-            os.kill(os.getpid(), signal.SIGKILL)
 
-    return lambda: setattr(files.os, "replace", replace)
-
-
-@pytest.mark.parametrize("when", DEATHS)
+@pytest.mark.parametrize("write, when", DEATHS)
 def test_killed_at_any_write_and_started_again_the_store_is_the_same_to_the_byte(
-    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, when: str
+    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, write: int, when: str
 ) -> None:
-    for write in DEATHS[when]:
-        command = settings(tiny_world, teacher_run, tmp_path / str(write))
-        assert ended(elsewhere(command, kill_at(write, when))) == -signal.SIGKILL
-        shards = [path for path in content(tmp_path / str(write)) if path.endswith(".h5")]
-        for path in shards:  # what has its name is whole
-            assert (tmp_path / str(write) / path).read_bytes() == (whole / path).read_bytes()
-        assert label(command) == 0
-        assert content(tmp_path / str(write)) == content(whole)
-
-
-def test_killed_again_and_again_it_still_gets_there(
-    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path
-) -> None:
-    command, deaths = settings(tiny_world, teacher_run, tmp_path / "store"), 0
-    while (code := ended(elsewhere(command, kill_at(3, "before")))) == -signal.SIGKILL:
-        deaths += 1
-        assert deaths < 10
-    assert code == 0 and deaths >= 3
+    command = settings(tiny_world, teacher_run, tmp_path / "store")
+    assert ended(elsewhere(command, kill_at(write, when)))[0] == -signal.SIGKILL
+    for path in content(tmp_path / "store"):
+        if path.endswith(".h5"):  # what has its name is whole
+            assert (tmp_path / "store" / path).read_bytes() == (whole / path).read_bytes()
+    assert label(command) == 0
     assert content(tmp_path / "store") == content(whole)
 
 
@@ -146,38 +139,48 @@ def test_two_workers_at_once_make_every_shard_once_and_one_complete_store(
     small = ("shard_size=1", "batch_size=1")
     assert label([*settings(own_world, teacher_run, tmp_path / "alone"), *small]) == 0
     command, log = [*settings(own_world, teacher_run, tmp_path / "store"), *small], tmp_path / "log"
-    barrier, write_shard = multiprocessing.get_context("fork").Barrier(2), labeling.write_shard
-
-    def together() -> None:
-        def write(store: Path, shard: Any, *rest: Any) -> Any:
-            if not written:
-                barrier.wait(30)  # neither is done before the other has a shard in hand
-            written.append(shard)
-            with open(log, "a") as file:
-                file.write(f"{os.getpid()} {shard.first}\n")
-            return write_shard(store, shard, *rest)
-
-        written: list[Any] = []
-        labeling.write_shard = write
-        barrier.wait(30)  # and both begin the store at once
-
-    workers = [elsewhere(command, together) for _ in range(2)]
-    assert [ended(worker) for worker in workers] == [0, 0]
+    workers = [elsewhere(command, together(tmp_path / "here", log)) for _ in range(2)]
+    assert [ended(worker)[0] for worker in workers] == [0, 0]
     lines = [line.split() for line in log.read_text().splitlines()]
     assert sorted(int(first) for _, first in lines) == list(range(16))
     assert len({pid for pid, _ in lines}) == 2
     assert content(tmp_path / "store") == content(tmp_path / "alone")
 
 
+def together(here: Path, log: Path) -> str:
+    """Code: two processes wait for each other as they begin, and again with their first shard in hand."""
+    return f"""
+import os, time
+from pathlib import Path
+from depthany import labeling
+here, written, write_shard = Path({str(here)!r}), [], labeling.write_shard
+def meet(where):
+    (here / where).mkdir(parents=True, exist_ok=True)
+    (here / where / str(os.getpid())).touch()
+    until = time.monotonic() + 60
+    while len(list((here / where).iterdir())) < 2:
+        assert time.monotonic() < until, "the other did not come"
+        time.sleep(0.01)
+def write(store, shard, *rest):
+    if not written:
+        meet("shard")
+    written.append(shard)
+    with open({str(log)!r}, "a") as file:
+        file.write(f"{{os.getpid()}} {{shard.first}}\\n")
+    return write_shard(store, shard, *rest)
+labeling.write_shard = write
+meet("start")
+"""
+
+
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_room(
-    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, capfd
+    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path
 ) -> None:
     smallest = min(path.stat().st_size for path in whole.glob("shards/*.h5"))
     command = settings(tiny_world, teacher_run, tmp_path / "store")
-    limit = (smallest - 1, smallest - 1)  # of a single file: the manifest still fits
-    process = elsewhere(command, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    assert ended(process) == 2
-    error = capfd.readouterr().err
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({smallest - 1}, {smallest - 1}))"
+    code, error = ended(elsewhere(command, limit))  # of a single file: the manifest still fits
+    assert code == 2
     assert "cannot write" in error and ".h5: File too large" in error and "Traceback" not in error
     assert not list((tmp_path / "store").rglob("*.h5")) and not list((tmp_path / "store").rglob("*.partial"))
     assert label(command) == 0
@@ -254,7 +257,7 @@ def test_a_store_that_is_not_complete_is_refused(
     tiny_world, teacher_run: Path, tmp_path: Path, start
 ) -> None:
     command = settings(tiny_world, teacher_run, tmp_path / "store")
-    assert ended(elsewhere(command, kill_at(4, "after"))) == -signal.SIGKILL
+    assert ended(elsewhere(command, kill_at(4, "after")))[0] == -signal.SIGKILL
     refused = start(student(tiny_world, tmp_path / "run", teacher_run, tmp_path / "store"))
     assert refused.code == 2 and "is not complete: finish it first" in refused.err
 
