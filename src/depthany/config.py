@@ -14,6 +14,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from depthany.distributed import has_the_word
 from depthany.interrupt import Terminated, sigterm_raises
 
 
@@ -67,7 +68,8 @@ def run_entry(
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         if os.environ.get("DEPTHANY_TRACEBACK") == "1":
             raise
-        print(f"error: {_one_line(error, config_name)}", file=sys.stderr)
+        if has_the_word(error):
+            print(f"error: {_one_line(error, config_name)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:  # not of the training loop, which has a handler of its own
         is_term = isinstance(stop, Terminated)

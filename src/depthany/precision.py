@@ -8,14 +8,20 @@ import torch
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     """The named device; `auto` takes CUDA, then MPS, then the CPU.
+
+    Args:
+        local_rank: number of this process on its machine, where there are several: `auto` and `cuda` are then
+            the GPU of that number.
 
     Raises:
         ValueError: torch does not know the device, or cannot reach it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
