@@ -50,6 +50,14 @@ class Processes:
         dist.all_reduce(summed)
         return summed.tolist()
 
+    def max(self, number: int) -> int:
+        """The largest that any process has."""
+        if self.size == 1:
+            return number
+        largest = torch.tensor(number, dtype=torch.int64)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
+
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the processes of a tensor [...], on its device; no gradient flows through it."""
         if self.size == 1:
@@ -79,6 +87,9 @@ class Processes:
         self.sum([0])
 
 
+ALONE = Processes()
+
+
 def launched() -> Processes:
     """What torchrun says in the environment; one process without it.
 
@@ -88,7 +99,7 @@ def launched() -> Processes:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     given = {name: os.environ[name] for name in names if name in os.environ}
     if "WORLD_SIZE" not in given or given["WORLD_SIZE"] == "1":
-        return Processes()
+        return ALONE
     if missing := [name for name in names if name not in given]:
         raise ValueError(f"WORLD_SIZE is set without {', '.join(missing)}: start with torchrun")
     return Processes(*(int(given[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
@@ -111,6 +122,9 @@ def joined(processes: Processes, device: torch.device) -> Iterator[Processes]:
         dist.init_process_group(backend, timeout=TIMEOUT)
         yield processes
         processes.wait()  # nobody leaves while another may still need it
+    except SystemExit:  # all leave alike, after a signal
+        dist.destroy_process_group()
+        raise
     except RuntimeError as error:
         if not is_lost_contact(error):
             raise

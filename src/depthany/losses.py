@@ -4,6 +4,7 @@ Everything is vectorised over the batch, free of host syncs, and computed in at 
 autocast is on. Legend: `b` images, `h w` pixels, `n` pixels of an image in a row or tokens, `c` channels.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,10 +14,16 @@ from torch import Tensor
 Normalisation = Literal["median_mad", "least_squares"]
 Reduction = Literal["batch", "image"]
 MeanOver = Literal["kept", "all"]
+Across = Callable[[Tensor], Tensor]  # of a number [], its mean over the processes that share the batch
 
 NORMALISATIONS = ("median_mad", "least_squares")
 REDUCTIONS = ("batch", "image")
 MEANS_OVER = ("kept", "all")
+
+
+def alone(number: Tensor) -> Tensor:
+    """`Across` where the whole batch is here."""
+    return number
 
 
 def affine_invariant_loss(
@@ -28,6 +35,7 @@ def affine_invariant_loss(
     reduction: Reduction = "batch",
     trim: float = 0.0,
     eps: float = 1e-6,
+    across: Across = alone,
 ) -> Tensor:
     """Mean error between prediction and target after each image's own shift and scale are removed.
 
@@ -48,6 +56,8 @@ def affine_invariant_loss(
         trim: share of each image's valid pixels, those of largest error, that is dropped, in [0, 1). 0.1 is
             the rule for pseudo-labels of Depth Anything V2 (arXiv 2406.09414) section 5.2.
         eps: smallest scale that is divided by, and the spread up to which a map is constant; in disparity.
+        across: where a batch is shared by processes, the mean over them of a number. The mean over the
+            processes of what each gets is then the loss of the whole batch, and so with gradients.
 
     Returns:
         [] the loss; float64 for float64 input, else float32.
@@ -56,7 +66,7 @@ def affine_invariant_loss(
     prediction, target, mask = _pixel_rows(prediction, target, mask)
     error, spread = _normalised_error(prediction, target, mask, normalisation, eps)
     informative = ~(spread <= eps)  # a NaN target under the mask must show as a NaN loss
-    return _reduce(error, mask & informative[:, None], reduction, trim)
+    return _reduce(error, mask & informative[:, None], reduction, trim, across)
 
 
 def cutmix_affine_invariant_loss(
@@ -71,6 +81,7 @@ def cutmix_affine_invariant_loss(
     eps: float = 1e-6,
     min_pixels: int = 64,
     min_contrast: float = 0.01,
+    across: Across = alone,
 ) -> Tensor:
     """Affine-invariant loss of images made of two: normalised separately inside and outside the pasted box.
 
@@ -83,8 +94,8 @@ def cutmix_affine_invariant_loss(
     is left out, and with it its weight. The trim is that of the whole image, after normalisation.
 
     Args:
-        prediction, target, mask, normalisation, reduction, trim, eps: as for `affine_invariant_loss`; the
-            target is mixed like the image.
+        prediction, target, mask, normalisation, reduction, trim, eps, across: as for
+            `affine_invariant_loss`; the target is mixed like the image.
         box_mask: [b h w] bool, True inside the pasted box; all False where nothing was pasted.
         min_pixels: valid pixels that a region of a mixed image needs to take part.
         min_contrast: smallest spread of a region's target, relative to the mean absolute deviation of the
@@ -109,7 +120,8 @@ def cutmix_affine_invariant_loss(
 
     error_inside, error_outside = error.chunk(2)
     used_inside, used_outside = used.chunk(2)
-    return _reduce(torch.where(box, error_inside, error_outside), used_inside | used_outside, reduction, trim)
+    error = torch.where(box, error_inside, error_outside)
+    return _reduce(error, used_inside | used_outside, reduction, trim, across)
 
 
 def feature_alignment_loss(
@@ -118,6 +130,7 @@ def feature_alignment_loss(
     *,
     alpha: float = 0.15,
     mean_over: MeanOver = "kept",
+    across: Across = alone,
 ) -> tuple[Tensor, Tensor]:
     """Pull the student's features towards the frozen encoder's, except where they are near already.
 
@@ -129,9 +142,11 @@ def feature_alignment_loss(
         frozen_tokens: [b n c] those of the frozen encoder; no gradient flows into them.
         alpha: margin in cosine distance; 0.15 is the paper's cosine of 0.85.
         mean_over: divide by the number of "kept" tokens or of "all" tokens; the paper does not say which.
+        across: as for `affine_invariant_loss`.
 
     Returns:
-        [] mean cosine distance, 0 with zero gradient if no token is kept; and [] the share of tokens kept.
+        [] mean cosine distance, 0 with zero gradient if no token is kept; and [] the share of tokens kept,
+        whose mean over the processes is that of the whole batch.
     """
     if student_tokens.shape != frozen_tokens.shape:
         raise ValueError(
@@ -145,9 +160,10 @@ def feature_alignment_loss(
     )
     distance = 1 - similarity  # [b n] in 0..2
     kept = ~(distance < alpha)  # NaN is kept, so that it shows
-    counted = kept if mean_over == "kept" else torch.ones_like(kept)
-    loss = torch.where(kept, distance, 0).sum() / counted.sum().clamp(min=1)
-    return loss, kept.to(distance.dtype).sum() / max(1, kept.numel())  # 0, not NaN, of an empty batch
+    tokens = across(torch.ones_like(kept).sum())
+    counted = across(kept.sum()) if mean_over == "kept" else tokens
+    loss = torch.where(kept, distance, 0).sum() / _or_one(counted)
+    return loss, kept.to(distance.dtype).sum() / _or_one(tokens)  # 0, not NaN, of an empty batch
 
 
 def _normalised_error(
@@ -196,15 +212,15 @@ def _least_squares_error(
     return (scale * prediction - target).square() / 2, spread
 
 
-def _reduce(error: Tensor, used: Tensor, reduction: Reduction, trim: float) -> Tensor:
+def _reduce(error: Tensor, used: Tensor, reduction: Reduction, trim: float, across: Across) -> Tensor:
     """Mean of error [b n] over the pixels in `used` [b n] that survive the trim."""
     if trim > 0:
         used = used & ~(error > _largest_kept(error, used, trim))
     total = torch.where(used, error, 0).sum(1)  # [b]
     pixels = used.sum(1)
     if reduction == "batch":
-        return total.sum() / pixels.sum().clamp(min=1)
-    return (total / pixels.clamp(min=1)).sum() / (pixels > 0).sum().clamp(min=1)
+        return total.sum() / _or_one(across(pixels.sum()))
+    return (total / pixels.clamp(min=1)).sum() / _or_one(across((pixels > 0).sum()))
 
 
 def _largest_kept(error: Tensor, used: Tensor, trim: float) -> Tensor:
@@ -220,6 +236,11 @@ def _largest_kept(error: Tensor, used: Tensor, trim: float) -> Tensor:
     below = (~used).cumsum(1) <= kept_of_full_row - kept
     filler = torch.where(below, -torch.inf, torch.inf)
     return torch.where(used, error.detach(), filler).kthvalue(kept_of_full_row, 1, keepdim=True).values
+
+
+def _or_one(count: Tensor) -> Tensor:
+    """The count [], or 1 in place of 0; over several processes a mean count may lie between."""
+    return torch.where(count > 0, count, 1)
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from depthany.data.dataset import Batch
 from depthany.data.perturb import Perturb
 from depthany.losses import (
+    Across,
     MeanOver,
     Normalisation,
     Reduction,
     affine_invariant_loss,
+    alone,
     cutmix_affine_invariant_loss,
     feature_alignment_loss,
 )
@@ -42,7 +44,10 @@ class StageOutput:
 
     loss: [] to go backward from; a kind of image of which the micro-batch has none adds 0 and no gradient.
     parts: named scalars [] for the log, those of the kinds that are there.
-    views: by kind of image.
+    views: by kind of image, those of this process.
+
+    Where processes share the micro-batch, the means over them of loss, gradients and parts are those of the
+    whole.
     """
 
     loss: Tensor
@@ -54,12 +59,12 @@ class TeacherStage(nn.Module):
     """Stage 1: affine-invariant loss on labeled images (paper, section 3.1).
 
     Args:
-        normalisation, reduction: see `affine_invariant_loss`.
+        normalisation, reduction, across: see `affine_invariant_loss`.
     """
 
-    def __init__(self, normalisation: Normalisation, reduction: Reduction) -> None:
+    def __init__(self, normalisation: Normalisation, reduction: Reduction, across: Across = alone) -> None:
         super().__init__()
-        self.normalisation, self.reduction = normalisation, reduction
+        self.normalisation, self.reduction, self.across = normalisation, reduction, across
 
     def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
         """`generator` is not drawn from: labeled images are not perturbed."""
@@ -71,11 +76,13 @@ class TeacherStage(nn.Module):
             batch.mask,
             normalisation=self.normalisation,
             reduction=self.reduction,
+            across=self.across,
         )
         view = View(
             batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, prediction.detach()
         )
-        parts = {"loss/labeled": loss, "zero_outputs": zero_fraction(prediction)} if count else {}
+        parts = {"loss/labeled": loss, "zero_outputs": zero_fraction(prediction, self.across)}
+        parts = parts if batch.all_counts[0] else {}
         return StageOutput(loss, parts, {"labeled": view})
 
 
@@ -93,7 +100,7 @@ class StudentStage(nn.Module):
         trim: share of pixels of largest loss left out on pseudo-labels.
         alpha, mean_over: see `feature_alignment_loss`.
         frozen_input: `perturbed` or `clean` view for the frozen encoder.
-        normalisation, reduction: see `affine_invariant_loss`.
+        normalisation, reduction, across: see `affine_invariant_loss`.
     """
 
     def __init__(
@@ -109,6 +116,7 @@ class StudentStage(nn.Module):
         frozen_input: str,
         normalisation: Normalisation,
         reduction: Reduction,
+        across: Across = alone,
     ) -> None:
         super().__init__()
         if frozen_input not in ("perturbed", "clean"):
@@ -123,7 +131,7 @@ class StudentStage(nn.Module):
                 self.projection = nn.Linear(student_width, frozen_width)
         self.perturb, self.weights, self.trim = perturb, dict(weights), trim
         self.alpha, self.mean_over, self.frozen_input = alpha, mean_over, frozen_input
-        self.normalisation, self.reduction = normalisation, reduction
+        self.normalisation, self.reduction, self.across = normalisation, reduction, across
 
     def train(self, mode: bool = True) -> "StudentStage":
         """Training mode, except for the frozen networks."""
@@ -138,11 +146,12 @@ class StudentStage(nn.Module):
         clean = batch.unlabeled_image  # [u 3 h w] uint8
         with torch.no_grad():
             pseudo = to_unit_range(self._label(batch))  # [u h w]
-            seen = self.perturb.colour(
-                clean, generator
-            )  # CutMix works on distorted images (paper, section 3.2)
+            # CutMix works on distorted images (paper, section 3.2)
+            seen = self.perturb.colour(clean, generator, batch.share)
             everywhere = torch.ones_like(pseudo, dtype=torch.bool)
-            seen, pseudo, everywhere, box_mask = self.perturb.cutmix(seen, pseudo, everywhere, generator)
+            seen, pseudo, everywhere, box_mask = self.perturb.cutmix(
+                seen, pseudo, everywhere, generator, batch.share
+            )
         known, u = len(batch.labeled_image), len(clean)
         both = normalise(at_least_one(torch.cat([batch.labeled_image, seen])))
         disparity, tokens = model(both, return_features=True)  # [l+u h w], [l+u n c]
@@ -155,6 +164,7 @@ class StudentStage(nn.Module):
                 batch.mask,
                 normalisation=self.normalisation,
                 reduction=self.reduction,
+                across=self.across,
             ),
             "unlabeled": cutmix_affine_invariant_loss(
                 unlabeled,
@@ -164,9 +174,12 @@ class StudentStage(nn.Module):
                 normalisation=self.normalisation,
                 reduction=self.reduction,
                 trim=self.trim,
+                across=self.across,
             ),
         }
-        parts = {"zero_outputs": zero_fraction(disparity)} if len(batch) else {}
+        any_labeled, any_unlabeled = (count > 0 for count in batch.all_counts)
+        zeros = zero_fraction(disparity[: len(batch)], self.across)
+        parts = {"zero_outputs": zeros} if any_labeled or any_unlabeled else {}
         if self.frozen_encoder is not None:
             frozen_image = seen if self.frozen_input == "perturbed" else clean
             with torch.no_grad():
@@ -177,11 +190,14 @@ class StudentStage(nn.Module):
                 frozen_tokens,
                 alpha=self.alpha,
                 mean_over=self.mean_over,
+                across=self.across,
             )
-            parts |= {"feature_tokens_kept": kept} if u else {}
+            parts |= {"feature_tokens_kept": kept} if any_unlabeled else {}
         total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
         parts |= {
-            f"loss/{name}": loss for name, loss in losses.items() if (known if name == "labeled" else u)
+            f"loss/{name}": loss
+            for name, loss in losses.items()
+            if (any_labeled if name == "labeled" else any_unlabeled)
         }
         views = {
             "labeled": View(
@@ -219,9 +235,10 @@ def freeze(network: nn.Module) -> nn.Module:
     return network.requires_grad_(False).eval()
 
 
-def zero_fraction(disparity: Tensor) -> Tensor:
+def zero_fraction(disparity: Tensor, across: Across = alone) -> Tensor:
     """Share [] of pixels that are exactly 0: near 1 the output ReLU is dead and no gradient flows."""
-    return (disparity.detach() == 0).float().mean()
+    zero = disparity.detach() == 0
+    return zero.sum() / across(torch.ones_like(zero).sum()).clamp(min=1e-6)
 
 
 def trained_parameters(stage: nn.Module) -> list[nn.Parameter]:

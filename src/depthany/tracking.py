@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from depthany.data.dataset import Batch
+from depthany.distributed import ALONE, Processes
 from depthany.files import write_atomically
 from depthany.pictures import comparison_row
 from depthany.progress import columns, minutes
@@ -109,13 +110,37 @@ class Tracker:
         self._metrics.close()
 
 
+class Silent:
+    """The log of a process that writes none: every method of `Tracker`, without effect."""
+
+    def progress(self, step: int, loss: float, images_per_second: float) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def pictures(self, step: int, views: Mapping[str, View]) -> None:
+        """Nothing."""
+
+    def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class Meter:
     """Means of what happened since the last line in the log; not saved, so it restarts on resume.
 
-    A mean is over the micro-batches that have the scalar: one without labeled images has no loss/labeled.
+    A mean is over the micro-batches that have the scalar: one without labeled images has no loss/labeled. It
+    is the same in all processes, and images are counted over all; the time is that of this one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self._processes = processes
         self.restart()
 
     def restart(self) -> None:
@@ -153,11 +178,14 @@ class Meter:
             "speed/images_per_second": self.images / seconds,
             "speed/share_waiting_for_data": self.waited / seconds,
         }
-        return {name: float(value / self.weights[name]) for name, value in self.sums.items()} | speed
+        if not self.sums:
+            return speed
+        sums = self._processes.mean(torch.stack([value.float() for value in self.sums.values()])).tolist()
+        return {name: value / self.weights[name] for name, value in zip(self.sums, sums)} | speed
 
 
 def log_scalars(
-    tracker: Tracker,
+    tracker: Tracker | Silent,
     step: int,
     meter: Meter,
     optimizer: torch.optim.Optimizer,

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,16 @@ from depthany.data.dataset import Batch
 from depthany.data.loader import read_batches
 from depthany.data.report import summary
 from depthany.data.sampler import MixedBatches
+from depthany.distributed import ALONE, Processes, joined, launched
 from depthany.files import write_atomically
 from depthany.interrupt import stop_signals
 from depthany.models.depth_model import DepthModel, save_model
 from depthany.models.loading import load_model
 from depthany.optim import schedule, set_learning_rate
+from depthany.parallel import Whole, averaging, exchanged, shared_count
 from depthany.precision import choose_amp, choose_device, keep_freed_memory
 from depthany.stages import StageOutput, trained_parameters
-from depthany.tracking import Meter, Tracker, log_scalars
+from depthany.tracking import Meter, Silent, Tracker, log_scalars
 from depthany.validation import Scores, evaluate
 
 Scored = dict[str, Scores]  # set -> metric -> value
@@ -82,7 +85,7 @@ class Loop:
 def train(
     parts: Parts,
     batches: Iterator[Batch],
-    tracker: Tracker,
+    tracker: Tracker | Silent,
     validate: Callable[[], Scored],
     save: Callable[[], None],
     save_best: Callable[[], None],
@@ -90,10 +93,12 @@ def train(
     device: torch.device,
     amp: torch.dtype | None,
     compiled: Callable[..., Any] | None = None,
+    processes: Processes = ALONE,
 ) -> None:
-    """Step until `loop.total_steps`; on Ctrl-C or SIGTERM save and leave by `SystemExit`."""
-    state, optimizer, meter = parts.state, parts.optimizer, Meter()
-    with stop_signals() as stopped:
+    """Step until `loop.total_steps`; on a signal to stop, to any process, save and leave by `SystemExit`."""
+    state, optimizer, meter = parts.state, parts.optimizer, Meter(processes)
+    whole = averaging(Whole(parts.stage, parts.model, compiled), processes, device)
+    with stop_signals() as received:
         while state.step < loop.total_steps:
             set_learning_rate(
                 optimizer, schedule(state.step, loop.total_steps, loop.warmup_steps, loop.decay_power)
@@ -102,13 +107,15 @@ def train(
             last = min(first + loop.accumulate, loop.micro_batches)
             for k in range(first, last):
                 batch = meter.wait_for(batches).to(device)
-                with torch.autocast(device.type, amp, enabled=amp is not None):
-                    output = parts.stage(compiled or parts.model, batch, draw_generator(loop.seed, k))
-                require_finite(output, state.step)
-                parts.scaler.scale(output.loss / (last - first)).backward()
-                meter.add(output, len(batch), last - first)
+                with exchanged(whole, k == last - 1):
+                    with torch.autocast(device.type, amp, enabled=amp is not None):
+                        output = whole(batch, draw_generator(loop.seed, k))
+                    require_finite(output, state.step)
+                    parts.scaler.scale(output.loss / (last - first)).backward()
+                meter.add(output, sum(batch.all_counts), last - first)
             gradient_norm = update(parts, loop.clip_norm)  # refuses a gradient that is not finite
             state.step += 1
+            stopped = processes.max(received[0] if received else 0)  # all stop after the same step
 
             if loop.due(state.step, loop.log_every):
                 log_scalars(tracker, state.step, meter, optimizer, gradient_norm, device)
@@ -124,10 +131,11 @@ def train(
             if loop.due(state.step, loop.save_every) or stopped:
                 with meter.paused():
                     save()
+                    processes.wait()
             if stopped and state.step < loop.total_steps:
+                tracker.say(f"stopped at step {state.step}, all saved; the same command continues")
                 tracker.close()
-                print(f"stopped at step {state.step}, all saved; the same command continues", flush=True)
-                raise SystemExit(128 + stopped[0])
+                raise SystemExit(128 + stopped)
 
 
 def update(parts: Parts, clip_norm: float | None) -> Tensor:
@@ -186,59 +194,80 @@ def main() -> None:
 
 def run(cfg: DictConfig) -> int:
     """Make the parts of a run, train, score and save; the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    processes = launched()
+    logging.basicConfig(level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s")
     cfg = wiring.check(cfg)
-    run_dir = Path(cfg.run_dir)
-    if runs.is_finished(run_dir) and not cfg.overwrite:
-        print(f"{run_dir} holds a finished run; to train anew, pass overwrite=true or another run_dir=...")
-        return 0
-    device = choose_device(cfg.device)
-    amp = choose_amp(cfg.precision, device)
+    wiring.check_processes(cfg, processes.size)
+    device = choose_device(cfg.device, processes.local_rank if processes.size > 1 else None)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     keep_freed_memory()
+    with joined(processes, device):
+        if processes.from_main(runs.is_finished(Path(cfg.run_dir)) and not cfg.overwrite):
+            if processes.is_main:
+                print(f"{cfg.run_dir} holds a finished run: pass overwrite=true or another run_dir=...")
+            return 0
+        run_together(cfg, processes, device)
+    return 0
 
+
+def run_together(cfg: DictConfig, processes: Processes, device: torch.device) -> None:
+    """`run` in each of its processes, once they have met."""
+    run_dir, amp = Path(cfg.run_dir), choose_amp(cfg.precision, device)
     online = cfg.pseudo_labels == wiring.ONLINE
     teacher = (
         load_model(cfg.stage.teacher, device if online else "cpu") if cfg.stage.name == "student" else None
     )
     dataset, val_sets = wiring.build_training_set(cfg, teacher), wiring.build_sets(cfg.data.val)
-    parts = wiring.build_parts(cfg, teacher if online else None, device, amp)
-    sampler = wiring.build_sampler(cfg, dataset)
+    parts = wiring.build_parts(cfg, teacher if online else None, device, amp, processes)
+    sampler = wiring.build_sampler(cfg, dataset, processes)
     loop = Loop.of(cfg, micro_batches=len(sampler))
-    with runs.locked(run_dir):
-        tracker = begin(cfg, parts, sampler, loop.total_steps)
-        tracker.say(wiring.describe(parts, dataset, loop.total_steps, device, amp))
+    with runs.locked(run_dir) if processes.is_main else nullcontext():
+        tracker = begin(cfg, parts, sampler, loop.total_steps, processes)
+        tracker.say(wiring.describe(parts, dataset, loop.total_steps, device, amp, processes.size))
         for line in wiring.dataset_notes(cfg, dataset):
             tracker.say(line)
-        unreadable = run_dir / runs.UNREADABLE_FILE
-        pin, share = device.type == "cuda", cfg.data.max_unreadable_share
-        batches = read_batches(dataset, sampler, cfg.workers, unreadable, pin, share)
+        count = shared_count(
+            processes, sampler, run_dir / runs.UNREADABLE_FILE, cfg.data.max_unreadable_share
+        )
+        batches = read_batches(dataset, sampler, cfg.workers, device.type == "cuda", count)
 
         def score(network: DepthModel) -> Scored:
             size, convert = cfg.crop_size, cfg.data.convert_images
             return evaluate(network, val_sets, size, device, amp, convert_images=convert)
 
         try:
-            own = train_run(cfg, loop, parts, batches, tracker, score, device, amp)
+            own = train_run(cfg, loop, parts, batches, tracker, score, device, amp, processes)
             scores = {cfg.stage.name: own}
             if teacher is not None:
                 scores["teacher"] = score(teacher.to(device))
         finally:
             tracker.close()
-        finish(run_dir, parts, scores, settings_of(cfg, sampler), tracker)
-    return 0
+        if processes.is_main:
+            finish(run_dir, parts, scores, settings_of(cfg, sampler), tracker)
 
 
-def begin(cfg: DictConfig, parts: Parts, sampler: MixedBatches, total_steps: int) -> Tracker:
+def begin(
+    cfg: DictConfig, parts: Parts, sampler: MixedBatches, total_steps: int, processes: Processes
+) -> Tracker | Silent:
     """Claim the run directory and take over its last checkpoint, where it has one; gives the log."""
     run_dir, settings = Path(cfg.run_dir), settings_of(cfg, sampler)
-    if cfg.overwrite:
-        runs.clear(run_dir)  # only now that everything the new run needs is known to be there
-    runs.claim(run_dir, settings)
+    if processes.is_main:
+        if cfg.overwrite:
+            runs.clear(run_dir)  # only now that everything the new run needs is known to be there
+        runs.claim(run_dir, settings)
+    processes.wait()
     if (payload := load_latest(runs.checkpoint_dir(run_dir))) is not None:
         parts.restore(payload)
-        sampler.start = parts.state.step * cfg.accumulate
+    steps = processes.gather(parts.state.step)
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"the processes find checkpoints of different steps in run_dir={run_dir} ({steps}, by rank): it "
+            "must be one folder that all machines share"
+        )
+    sampler.start = parts.state.step * cfg.accumulate
+    if not processes.is_main:
+        return Silent()
     return Tracker(run_dir, parts.state.step, total_steps, OmegaConf.to_yaml(OmegaConf.create(settings)))
 
 
@@ -253,10 +282,11 @@ def train_run(
     loop: Loop,
     parts: Parts,
     batches: Iterator[Batch],
-    tracker: Tracker,
+    tracker: Tracker | Silent,
     score: Callable[[DepthModel], Scored],
     device: torch.device,
     amp: torch.dtype | None,
+    processes: Processes,
 ) -> Scored:
     """`train` with its validation and files as the configuration says; gives the scores of the last step."""
     newest: dict[int, Scored] = {}
@@ -267,23 +297,25 @@ def train_run(
         newest[parts.state.step] = score(parts.model)
         return newest[parts.state.step]
 
-    train(
-        parts,
-        batches,
-        tracker,
-        validate,
-        lambda: save_checkpoint(checkpoints, parts, cfg.keep_checkpoints),
-        lambda: save_parts(checkpoints / "best.pt", parts),
-        loop,
-        device,
-        amp,
-        torch.compile(parts.model) if cfg.compile else None,
-    )
+    def save() -> None:
+        if processes.is_main:
+            save_checkpoint(checkpoints, parts, cfg.keep_checkpoints)
+
+    def save_best() -> None:
+        if processes.is_main:
+            save_parts(checkpoints / "best.pt", parts)
+
+    compiled = torch.compile(parts.model) if cfg.compile else None
+    train(parts, batches, tracker, validate, save, save_best, loop, device, amp, compiled, processes)
     return newest.get(parts.state.step) or score(parts.model)  # a run killed after its last step has none
 
 
 def finish(
-    run_dir: Path, parts: Parts, scores: dict[str, Scored], settings: dict[str, Any], tracker: Tracker
+    run_dir: Path,
+    parts: Parts,
+    scores: dict[str, Scored],
+    settings: dict[str, Any],
+    tracker: Tracker | Silent,
 ) -> None:
     """Write results and model, the model last since it marks the run as finished, and print the table."""
     results = json.dumps({"step": parts.state.step, "scores": scores}, indent=2) + "\n"

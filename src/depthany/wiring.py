@@ -17,6 +17,7 @@ from depthany.data.dataset import TrainingSet, UnlabeledSet
 from depthany.data.perturb import Perturb
 from depthany.data.pseudo_labels import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import ORDERS, MixedBatches, ShardOrder
+from depthany.distributed import Processes
 from depthany.losses import MEANS_OVER, NORMALISATIONS, REDUCTIONS
 from depthany.models.depth_model import DepthModel
 from depthany.models.encoder import PATCH, Encoder
@@ -131,14 +132,33 @@ def per_micro_batch(cfg: DictConfig) -> tuple[int, int]:
     return ratio[0] * share, ratio[1] * share
 
 
+def check_processes(cfg: DictConfig, size: int) -> None:
+    """Raise a `ValueError` where a micro-batch has too few images for so many processes."""
+    labeled, unlabeled = per_micro_batch(cfg)
+    if labeled + -(-unlabeled // 2) < size:  # unlabeled images come in pairs
+        raise ValueError(
+            f"batch_size={cfg.batch_size} is that of all processes together, and a micro-batch of {labeled} "
+            f"labeled and {unlabeled} unlabeled images is too small for {size}: raise batch_size, lower "
+            "accumulate, or start fewer processes"
+        )
+
+
 def build_parts(
-    cfg: DictConfig, teacher: DepthModel | None, device: torch.device, amp: torch.dtype | None
+    cfg: DictConfig,
+    teacher: DepthModel | None,
+    device: torch.device,
+    amp: torch.dtype | None,
+    processes: Processes,
 ) -> Parts:
-    """Model, stage and optimizer in their initial state, on the device."""
+    """Model, stage and optimizer in their initial state, on the device, the same in all processes."""
     is_student = cfg.stage.name == "student"
     torch.manual_seed(cfg.seed + 1_000_003 if is_student else cfg.seed)  # the student's start is its own
     model = build_model(cfg.model, cfg.crop_size)
-    stage = build_student_stage(cfg, model, teacher) if is_student else TeacherStage(**cfg.loss)
+    stage = (
+        build_student_stage(cfg, model, teacher, processes)
+        if is_student
+        else TeacherStage(**cfg.loss, across=processes.mean)
+    )
     memory_format = torch.channels_last if cfg.channels_last else torch.preserve_format
     for network in (model, stage):
         network.to(device=device).to(memory_format=memory_format)
@@ -162,7 +182,9 @@ def build_model(model_cfg: DictConfig, input_size: int) -> DepthModel:
     return model
 
 
-def build_student_stage(cfg: DictConfig, model: DepthModel, teacher: DepthModel | None) -> StudentStage:
+def build_student_stage(
+    cfg: DictConfig, model: DepthModel, teacher: DepthModel | None, processes: Processes
+) -> StudentStage:
     """Stage with its frozen networks; the frozen encoder is the student's own start or the one named."""
     alignment, frozen = cfg.stage.feature_alignment, None
     if cfg.stage.weights.feature > 0:
@@ -181,6 +203,7 @@ def build_student_stage(cfg: DictConfig, model: DepthModel, teacher: DepthModel 
         alpha=alignment.alpha,
         mean_over=alignment.mean_over,
         frozen_input=alignment.frozen_input,
+        across=processes.mean,
         **cfg.loss,
     )
 
@@ -261,7 +284,7 @@ def build_training_set(cfg: DictConfig, teacher: DepthModel | None = None) -> Tr
     )
 
 
-def build_sampler(cfg: DictConfig, dataset: TrainingSet) -> MixedBatches:
+def build_sampler(cfg: DictConfig, dataset: TrainingSet, processes: Processes) -> MixedBatches:
     """Order of the run: the teacher counts epochs of the labeled set, the student passes of the other."""
     labeled, unlabeled = per_micro_batch(cfg)
     for kind, wanted, count in (
@@ -284,11 +307,17 @@ def build_sampler(cfg: DictConfig, dataset: TrainingSet) -> MixedBatches:
         sizes = np.concatenate([part.shard_sizes() for part in dataset.unlabeled])
         order = ShardOrder(sizes, cfg.data.window, cfg.seed)
     counts = dataset.labeled_count, dataset.unlabeled_count
-    return MixedBatches(*counts, labeled, unlabeled, total, cfg.seed, unlabeled_order=order)
+    place = {"rank": processes.rank, "size": processes.size}
+    return MixedBatches(*counts, labeled, unlabeled, total, cfg.seed, unlabeled_order=order, **place)
 
 
 def describe(
-    parts: Parts, dataset: TrainingSet, total_steps: int, device: torch.device, amp: torch.dtype | None
+    parts: Parts,
+    dataset: TrainingSet,
+    total_steps: int,
+    device: torch.device,
+    amp: torch.dtype | None,
+    processes: int,
 ) -> str:
     """One line on what is about to happen."""
     config, step = parts.model.config, parts.state.step
@@ -296,7 +325,8 @@ def describe(
     images += f" + {dataset.unlabeled_count} unlabeled" if dataset.unlabeled_count else ""
     number_format = str(amp or torch.float32).removeprefix("torch.")
     begun = f"continuing at step {step} of {total_steps}" if step else f"{total_steps} steps"
-    return f"{config['encoder']} on {images} images, {begun}, {device.type} in {number_format}"
+    where = f"{device.type} in {number_format}" + (f", {processes} processes" if processes > 1 else "")
+    return f"{config['encoder']} on {images} images, {begun}, {where}"
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from depthany.data.loader import read_batches
 from depthany.data.report import ImageReport, Note, summary
 from depthany.data.sampler import Draw, MixedBatches
 from depthany.data.unlabeled import FolderImages
+from depthany.distributed import ALONE
+from depthany.parallel import shared_count
 
 SIZE = 28
 
@@ -28,7 +30,11 @@ def training_set(world, **options) -> TrainingSet:
 
 def read(dataset: TrainingSet, tmp_path: Path, workers: int = 0) -> list[Batch]:
     sampler = MixedBatches(dataset.labeled_count, dataset.unlabeled_count, 1, 2, total=12, seed=0)
-    return list(read_batches(dataset, sampler, workers, tmp_path / "unreadable.txt", pin=False))
+    return list(
+        read_batches(
+            dataset, sampler, workers, False, shared_count(ALONE, sampler, tmp_path / "unreadable.txt", 1.0)
+        )
+    )
 
 
 def equal(a: Batch, b: Batch) -> bool:
@@ -120,7 +126,7 @@ def _single_sets(world) -> list[TrainingSet]:
 
 
 def test_images_of_all_sizes_and_orientations_become_one_batch(tiny_world) -> None:
-    draws = [Draw(True, i, seed=i) for i in range(7)] + [Draw(False, i, seed=i) for i in range(6)]
+    draws = [Draw(True, i, seed=i) for i in range(7)] + [Draw(False, i, i, i, 6) for i in range(6)]
     batch = training_set(tiny_world)[draws]
     assert batch.labeled_image.shape == (7, 3, SIZE, SIZE)
     assert batch.unlabeled_image.shape == (6, 3, SIZE, SIZE)
@@ -149,23 +155,24 @@ def test_unreadable_image_is_an_error_of_one_line_that_names_it_and_the_way_out(
 
 HELD = """
 import sys
-from pathlib import Path
 from depthany.data.dataset import TrainingSet
 from depthany.data.loader import read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.data.unlabeled import FolderImages
+from depthany.distributed import ALONE
+from depthany.parallel import shared_count
 
 dataset = TrainingSet([], [FolderImages(sys.argv[1])], 28)
 sampler = MixedBatches(0, dataset.unlabeled_count, 0, 2, total=12, seed=0)
-held = read_batches(dataset, sampler, 2, Path(sys.argv[2]), pin=False)
+held = read_batches(dataset, sampler, 2, False, lambda k, batch: None)
 next(held)
 sys.held = held  # outlives the module, as what a traceback holds does
 """
 
 
-def test_a_process_that_holds_on_to_its_loaders_ends_all_the_same(tiny_world, tmp_path: Path) -> None:
-    images, unreadable = str(tiny_world.root / "unlabeled"), str(tmp_path / "unreadable.txt")
-    subprocess.run([sys.executable, "-c", HELD, images, unreadable], timeout=60, check=True)
+def test_a_process_that_holds_on_to_its_loaders_ends_all_the_same(tiny_world) -> None:
+    images = str(tiny_world.root / "unlabeled")
+    subprocess.run([sys.executable, "-c", HELD, images], timeout=60, check=True)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -214,7 +221,7 @@ def test_labeled_images_that_cannot_be_used_are_left_out_each_with_its_reason(
     count = dataset.labeled_count
     sampler = MixedBatches(count, 0, 2, 0, total=count, seed=0)
     report = tmp_path / "list.txt"
-    batches = list(read_batches(dataset, sampler, workers, report, pin=False))
+    batches = list(read_batches(dataset, sampler, workers, False, shared_count(ALONE, sampler, report, 1.0)))
     assert sum(len(batch.labeled_image) for batch in batches) == count - len(wanted)
     assert all(len(batch.labeled_image) == len(batch.disparity) == len(batch.mask) for batch in batches)
     lines = [line.split("\t") for line in report.read_text().splitlines()]
@@ -316,7 +323,7 @@ def one_pass(dataset: TrainingSet, report: Path, start: int = 0, share: float = 
     sampler = MixedBatches(
         0, dataset.unlabeled_count, 0, 2, total=dataset.unlabeled_count, seed=0, start=start
     )
-    return list(read_batches(dataset, sampler, 0, report, pin=False, max_unreadable_share=share))
+    return list(read_batches(dataset, sampler, 0, False, shared_count(ALONE, sampler, report, share)))
 
 
 def test_strange_images_are_converted_or_left_out_and_listed_with_the_reason(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from depthany.data.loader import read_batches
 from depthany.data.sampler import MixedBatches, ShardOrder
 from depthany.data.shards import OpenFiles
 from depthany.data.unlabeled import FolderImages, IndexedImages
+from depthany.distributed import ALONE
+from depthany.parallel import shared_count
 
 SIZE = 28
 
@@ -120,7 +122,8 @@ def batches(images, tmp_path: Path, workers: int):
     dataset = TrainingSet([], [images], SIZE)
     order = ShardOrder(np.array([3, 3]), window=1, seed=0)
     sampler = MixedBatches(0, len(images), 0, 2, total=18, seed=0, unlabeled_order=order)
-    return list(read_batches(dataset, sampler, workers, tmp_path / "unreadable.txt", pin=False))
+    count = shared_count(ALONE, sampler, tmp_path / "unreadable.txt", 1.0)
+    return list(read_batches(dataset, sampler, workers, False, count))
 
 
 def test_more_lmdb_reads_than_an_environment_is_kept_for_still_give_the_values(tmp_path: Path) -> None:

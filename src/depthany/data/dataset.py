@@ -14,6 +14,7 @@ from torch import Tensor
 
 from depthany.data.files import MissingPackage
 from depthany.data.images import Photo, decode_photo
+from depthany.data.perturb import Share
 from depthany.data.pseudo_labels import PseudoLabels
 from depthany.data.report import CONVERTED, SKIPPED, Header, Note, inspect
 from depthany.data.sampler import Draw
@@ -99,6 +100,8 @@ class Batch:
     notes: images that were left out, and unlabeled ones that were converted, with the reason.
     pseudo_label: [u h w] disparity that a teacher gave the unlabeled images beforehand, at any scale and
         shift; None where it does so during training.
+    share: which of the unlabeled images of the micro-batch are here; None = all.
+    counts: labeled and unlabeled images of the micro-batch with all processes; None = those that are here.
     """
 
     labeled_image: Tensor
@@ -107,9 +110,16 @@ class Batch:
     unlabeled_image: Tensor
     notes: list[Note] = field(default_factory=list)
     pseudo_label: Tensor | None = None
+    share: Share | None = None
+    counts: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.labeled_image) + len(self.unlabeled_image)
+
+    @property
+    def all_counts(self) -> tuple[int, int]:
+        """Labeled and unlabeled images of the micro-batch, with all processes."""
+        return self.counts or (len(self.labeled_image), len(self.unlabeled_image))
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on `device`."""
@@ -127,6 +137,8 @@ class Batch:
             change(self.unlabeled_image),
             self.notes,
             None if self.pseudo_label is None else change(self.pseudo_label),
+            self.share,
+            self.counts,
         )
 
 
@@ -195,7 +207,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         targets = [draw for draw in draws if draw.labeled]
         image = torch.empty(len(targets), 3, size, size, dtype=torch.uint8)
         disparity, mask = torch.empty(len(targets), size, size), torch.empty(len(targets), size, size).bool()
-        plain, count = list[tuple[Tensor, Tensor | None]](), 0
+        plain, count, places = list[tuple[Tensor, Tensor | None]](), 0, list[int]()
         for draw in draws:
             try:
                 if draw.labeled:
@@ -203,6 +215,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
                     count += 1
                 else:
                     plain.append(self._unlabeled_view(draw, notes))
+                    places.append(draw.place)
             except Unusable as error:
                 if self.unreadable == "error":
                     return BadFile(f"{error} (data.unreadable=skip leaves such images out)")
@@ -215,7 +228,9 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             unlabeled_image[i] = view
             if label is not None and pseudo_label is not None:
                 label[i] = pseudo_label
-        return Batch(image[:count], disparity[:count], mask[:count], unlabeled_image, notes, label)
+        drawn = max((draw.places for draw in draws if not draw.labeled), default=0)
+        share = Share(torch.tensor(places, dtype=torch.int64), drawn)
+        return Batch(image[:count], disparity[:count], mask[:count], unlabeled_image, notes, label, share)
 
     def _labeled_view(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         part, index = _locate(self._labeled_ends, draw.index)

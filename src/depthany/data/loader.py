@@ -1,15 +1,13 @@
 """Micro-batches in the sampler's order, read ahead by loader processes."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.util import Finalize
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from depthany.data.dataset import BadFile, Batch, TrainingSet
-from depthany.data.report import ImageReport
 from depthany.data.sampler import MixedBatches
 
 
@@ -17,22 +15,19 @@ def read_batches(
     dataset: TrainingSet,
     sampler: MixedBatches,
     workers: int,
-    unreadable: Path,
     pin: bool,
-    max_unreadable_share: float = 1.0,
+    take: Callable[[int, Batch], None],
 ) -> Iterator[Batch]:
     """Micro-batches in the sampler's order. Its loader processes end with it, and at the latest when the
     training process exits.
 
     Args:
         workers: processes that read; 0 = this one.
-        unreadable: list of the images that were left out or converted, see `ImageReport`.
         pin: put batches into page-locked memory.
-        max_unreadable_share: largest share of images left out, of the labeled ones read so far and likewise
-            of the unlabeled ones.
+        take: sees each batch with its number before it is given; it counts the images that were left out.
 
     Raises:
-        ValueError: an image cannot be used and must be, or too many were left out.
+        ValueError: an image cannot be used and must be; and whatever `take` raises.
     """
     loader = DataLoader(
         dataset,
@@ -49,11 +44,10 @@ def read_batches(
     end = Finalize(None, batches._shutdown_workers, exitpriority=100) if workers else None
     try:
         k = sampler.start
-        report = ImageReport(unreadable, k, max_unreadable_share)
         while (batch := _next(batches, workers)) is not None:
             if isinstance(batch, BadFile):
                 raise ValueError(batch.message)
-            report.add(k, batch.notes, sampler.drawn_before(k + 1))
+            take(k, batch)
             yield batch
             k += 1
     finally:
@@ -78,5 +72,6 @@ def _leave_signals_to_the_training_process(_worker: int) -> None:
 
     A loader ends when the training process closes its queue, or at most 5 s after that process is gone.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

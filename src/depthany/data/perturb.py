@@ -21,6 +21,36 @@ _BOX_CANDIDATES = 256  # of the largest boxes about 1 in 14 fits
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which images of a batch are here, where others of it are with other processes or were left out.
+
+    What is drawn for an image depends on its place alone, so that neither changes anything for the others.
+
+    place: [b] number of each image in the batch, on the CPU. count: images in the whole batch.
+    """
+
+    place: Tensor
+    count: int
+
+    def __post_init__(self) -> None:
+        places = self.place.tolist()
+        if len(set(places)) < len(places) or not all(0 <= place < self.count for place in places):
+            raise ValueError(f"places {places}: expected each once, below {self.count}")
+
+    def partner(self) -> Tensor:
+        """[b] index here of the image at the mirrored place; its own where that one is not here."""
+        places = self.place.tolist()
+        index = {place: i for i, place in enumerate(places)}
+        mirrored = [index.get(self.count - 1 - place, index[place]) for place in places]
+        return torch.tensor(mirrored, dtype=torch.int64)
+
+
+def whole(b: int) -> Share:
+    """The share that is all of a batch of `b` images."""
+    return Share(torch.arange(b), b)
+
+
+@dataclass(frozen=True)
 class Perturb:
     """Strengths and probabilities of the strong perturbation; a probability of 0 turns its part off.
 
@@ -57,20 +87,25 @@ class Perturb:
         if not 0 < self.cutmix_aspect[0] <= self.cutmix_aspect[1]:
             raise ValueError(f"cutmix_aspect is {tuple(self.cutmix_aspect)}; expected 0 < low <= high")
 
-    def colour(self, image: Tensor, generator: Generator) -> Tensor:
+    def colour(self, image: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
         """Colour jitter, grayscale and blur, drawn for each image on its own: [b 3 h w], dtype kept.
 
         The four parts of the jitter come in a random order for each image, as in torchvision's ColorJitter.
+
+        Args:
+            share: which images of the batch these are; None = all.
         """
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(f"image is {tuple(image.shape)}; expected a batch [b 3 h w]")
-        b = len(image)
+        share = share or whole(len(image))
+        n, place = share.count, share.place
         jittered, grey, blurred = (
-            torch.rand(b, generator=generator) < p for p in (self.jitter_p, self.grayscale_p, self.blur_p)
+            (torch.rand(n, generator=generator) < p)[place]
+            for p in (self.jitter_p, self.grayscale_p, self.blur_p)
         )
-        amount = torch.empty(4, b).uniform_(-1, 1, generator=generator)
-        position = torch.rand(4, b, generator=generator).argsort(0)  # [4 b] when each part's turn comes
-        radius = torch.empty(b).uniform_(*self.blur_radius, generator=generator)
+        amount = torch.empty(4, n).uniform_(-1, 1, generator=generator)[:, place]
+        position = torch.rand(4, n, generator=generator).argsort(0)[:, place]  # [4 b] when each part is due
+        radius = torch.empty(n).uniform_(*self.blur_radius, generator=generator)[place]
 
         white = 1.0 if image.is_floating_point() else 255.0
         half_width = _half_width(self.blur_radius[1])
@@ -90,21 +125,24 @@ class Perturb:
         return out.to(image.dtype) if image.is_floating_point() else out.round_().to(image.dtype)
 
     def cutmix(
-        self, image: Tensor, target: Tensor, mask: Tensor, generator: Generator
+        self, image: Tensor, target: Tensor, mask: Tensor, generator: Generator, share: Share | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Paste a box of the partner, the batch in reverse, into about `cutmix_p` of the images.
 
         Args:
             image: [b 3 h w]; target: [b h w] pseudo-label; mask: [b h w] bool, True where it is valid.
+            share: which images of the batch these are, partners together; None = all.
 
         Returns:
-            image, target and mask mixed alike, and box_mask [b h w], True inside the box. The middle image of
-            an odd batch would be its own partner and gets no box.
+            image, target and mask mixed alike, and box_mask [b h w], True inside the box. An image without
+            partner gets no box: the middle one of an odd batch, or one whose partner was left out.
         """
-        b, h, w = mask.shape
-        partner = torch.arange(b).flip(0)
-        boxes = cutmix_boxes(b, h, w, generator, self.cutmix_p, self.cutmix_area, self.cutmix_aspect)
-        box_mask = (boxes & (partner != torch.arange(b))[:, None, None]).to(mask.device)
+        h, w = mask.shape[1:]
+        share = share or whole(len(mask))
+        partner = share.partner()
+        strengths = (self.cutmix_p, self.cutmix_area, self.cutmix_aspect)
+        boxes = cutmix_boxes(share.count, h, w, generator, *strengths, chosen=share.place)
+        box_mask = (boxes & (partner != torch.arange(len(mask)))[:, None, None]).to(mask.device)
         partner = partner.to(mask.device)
         return (
             cutmix(image, box_mask, partner),
@@ -122,13 +160,14 @@ def cutmix_boxes(
     p: float = 0.5,
     area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    chosen: Tensor | None = None,
 ) -> Tensor:
     """Random boxes as masks [b h w] bool on the CPU; a share 1 - p of the images gets none.
 
     Area (share of the image) and aspect (height / width) are uniform; aspect and corner are drawn until the
     box fits, as in UniMatch (arXiv 2208.09910), which the authors of Depth Anything point to. Here many
     candidates are drawn at once and the first that fits is taken; should none fit, a box of the image's own
-    shape is, so that the area always holds.
+    shape is, so that the area always holds. The masks are [k h w] of the `chosen` [k] images, None = all.
     """
     with_box = torch.rand(b, 1, generator=generator) < p
     pixels = torch.empty(b, 1).uniform_(*area, generator=generator) * (h * w)
@@ -150,6 +189,8 @@ def cutmix_boxes(
     y, x = torch.arange(h), torch.arange(w)
     in_rows = (y >= top) & (y < top + height) & with_box  # [b h]
     in_columns = (x >= left) & (x < left + width)  # [b w]
+    if chosen is not None:
+        in_rows, in_columns = in_rows[chosen], in_columns[chosen]
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 

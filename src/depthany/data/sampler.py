@@ -15,11 +15,16 @@ ORDERS = ("shuffle", "shards")  # of the unlabeled set: `shuffled`, `ShardOrder`
 
 @dataclass(frozen=True)
 class Draw:
-    """One image to read: its index in the labeled or unlabeled sets, and the seed of its crop and flip."""
+    """One image to read: its index in the labeled or unlabeled sets, and the seed of its crop and flip.
+
+    It is number `place` of the `places` images of its kind in the micro-batch.
+    """
 
     labeled: bool
     index: int
     seed: int
+    place: int = 0
+    places: int = 1
 
 
 class MixedBatches(Sampler[list[Draw]]):
@@ -37,6 +42,8 @@ class MixedBatches(Sampler[list[Draw]]):
         start: first micro-batch.
         unlabeled_order: how a pass goes through the unlabeled set; None = shuffled as a whole, as the labeled
             one always is.
+        rank, size: of the processes that share each micro-batch, see `share_of`; the micro-batches do not
+            depend on them.
     """
 
     def __init__(
@@ -49,17 +56,21 @@ class MixedBatches(Sampler[list[Draw]]):
         seed: int,
         start: int = 0,
         unlabeled_order: "ShardOrder | None" = None,
+        rank: int = 0,
+        size: int = 1,
     ) -> None:
         assert labeled_per_batch > 0 or unlabeled_per_batch > 0
         self.counts = (labeled_count, unlabeled_count)
         self.per_batch = (labeled_per_batch, unlabeled_per_batch)
         self.total, self.seed, self.start, self.unlabeled_order = total, seed, start, unlabeled_order
+        self.rank, self.size = rank, size
 
     def __len__(self) -> int:
         return max(0, -(-self.total // self._counting) - self.start)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return (self.batch(k) for k in range(self.start, self.start + len(self)))
+        micro_batches = range(self.start, self.start + len(self))
+        return (share_of(self.batch(k), self.rank, self.size) for k in micro_batches)
 
     @property
     def _counting(self) -> int:
@@ -77,7 +88,7 @@ class MixedBatches(Sampler[list[Draw]]):
         return -(-per_batch * left // self._counting)
 
     def batch(self, k: int) -> list[Draw]:
-        """The draws of micro-batch `k`, labeled ones first."""
+        """The draws of micro-batch `k`, of all processes together, labeled ones first."""
         left = min(self._counting, self.total - k * self._counting)
         draws = list[Draw]()
         for labeled, count, per_batch in zip((True, False), self.counts, self.per_batch):
@@ -86,13 +97,33 @@ class MixedBatches(Sampler[list[Draw]]):
                 indices = shuffled(positions, count, self.seed, stream=int(labeled))
             else:
                 indices = self.unlabeled_order(positions)
-            draws += [Draw(labeled, int(i), self._view_seed(labeled, p)) for i, p in zip(indices, positions)]
+            draws += [
+                Draw(labeled, int(i), self._view_seed(labeled, p), place, len(positions))
+                for place, (i, p) in enumerate(zip(indices, positions))
+            ]
         return draws
 
     def _view_seed(self, labeled: bool, position: np.int64) -> int:
         return int(
             np.random.SeedSequence([self.seed, int(labeled), int(position)]).generate_state(1, np.uint64)[0]
         )
+
+
+def share_of(draws: list[Draw], rank: int, size: int) -> list[Draw]:
+    """The draws of a micro-batch that process `rank` of `size` reads.
+
+    Unlabeled images go in pairs, first and last, second and last but one, which CutMix needs together. They
+    are dealt from the other end, so that a process with one labeled image less has a pair more.
+    """
+    mine = list[Draw]()
+    for draw in draws:
+        if draw.labeled:
+            owner = draw.place % size
+        else:
+            owner = size - 1 - min(draw.place, draw.places - 1 - draw.place) % size
+        if owner == rank:
+            mine.append(draw)
+    return mine
 
 
 class ShardOrder:
