@@ -4,13 +4,13 @@ A loss divides by the mean over the processes of its count (`losses.Across`), so
 is the gradient of the whole batch: results do not depend on the number of processes, but for rounding.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -43,14 +43,29 @@ def averaging(whole: Whole, processes: Processes, device: torch.device) -> nn.Mo
     """The same, with gradients that are the mean over the processes; alone it is `whole` itself."""
     if processes.size == 1:
         return whole
-    # The order in which DDP puts gradients together follows their arrival in the first step, and with four
-    # processes a sum depends on it: a resumed run would round otherwise. Looking for unused parameters keeps
-    # the order. GPUs promise no equal bits, and do without.
-    keep_order = device.type == "cpu"
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-    return DistributedDataParallel(
-        whole, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=keep_order
-    )
+    averaged = DistributedDataParallel(whole, broadcast_buffers=False, gradient_as_bucket_view=True)
+    if device.type == "cpu" and processes.size > 2:
+        averaged.register_comm_hook(None, mean_in_rank_order)
+    return averaged
+
+
+def mean_in_rank_order(_state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """The mean of gradients [n], summed from process 0 up whatever their place in the bucket.
+
+    gloo's own sum goes round a ring and begins each piece elsewhere, and DDP puts gradients in another order
+    after the first step: a resumed run of three or more processes would round otherwise. Two are safe, since
+    a + b = b + a; GPUs promise no equal bits and have no need of this.
+    """
+    gradient = bucket.buffer()
+    gathered = [torch.empty_like(gradient) for _ in range(dist.get_world_size())]
+
+    def mean(_done: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
+        total = gathered[0]
+        for each in gathered[1:]:
+            total += each
+        return gradient.copy_(total.div_(len(gathered)))
+
+    return dist.all_gather(gathered, gradient, async_op=True).get_future().then(mean)
 
 
 @contextmanager
