@@ -18,7 +18,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # that one process waits for the others; a validation or a save fits in
-_SILENCE_S = 5.0  # torchrun ends the others of a failed process within a second
+_SILENCE_S = 2.0  # torchrun ends the others of a failed process within a second
 
 
 class LostContact(ValueError):

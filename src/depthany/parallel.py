@@ -43,7 +43,7 @@ def averaging(whole: Whole, processes: Processes, device: torch.device) -> nn.Mo
     """The same, with gradients that are the mean over the processes; alone it is `whole` itself."""
     if processes.size == 1:
         return whole
-    averaged = DistributedDataParallel(whole, broadcast_buffers=False, gradient_as_bucket_view=True)
+    averaged = DistributedDataParallel(whole, gradient_as_bucket_view=True)
     if device.type == "cpu" and processes.size > 2:
         averaged.register_comm_hook(None, mean_in_rank_order)
     return averaged

@@ -1,0 +1,171 @@
+"""Runs under torchrun: the same results however many processes share a batch, one log, one end for all."""
+
+import json
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from depthany.models.loading import load_model
+
+pytestmark = pytest.mark.usefixtures("micro")
+
+# Micro-batches of 3 labeled and 6 unlabeled images, which no even number of processes shares evenly.
+UNEVEN = ("steps=20", "accumulate=2", "batch_size=18", "save_every=5", "eval_every=10", "optimizer.lr=1e-4")
+UNEVEN += ("stage.feature_alignment.alpha=0.01",)
+SKIP = ("data.unreadable=skip", "data.max_unreadable_share=1")
+# A median, and with it a share of the gradient, jumps from pixel to pixel; least squares is smooth.
+SMOOTH = (*UNEVEN, "loss.normalisation=least_squares")
+
+
+def arguments(world, run_dir: Path, teacher_run: Path, *more: str) -> list[str]:
+    return world.settings("student", run_dir, f"stage.teacher={teacher_run}", *more)
+
+
+def logged(run_dir: Path) -> list[dict[str, float]]:
+    """Lines of metrics.jsonl without what depends on the clock and the process."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(("speed/", "memory"))} for line in lines]
+
+
+def assert_same_curves(run_dir: Path, other: Path, rel: float) -> None:
+    found, expected = logged(run_dir), logged(other)
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected):
+        assert mine == pytest.approx(theirs, rel=rel, abs=1e-6)
+
+
+def assert_same_weights(run_dir: Path, other: Path, largest: float) -> None:
+    found, expected = (load_model(folder).state_dict() for folder in (run_dir, other))
+    differences = {name: float((found[name] - tensor).abs().max()) for name, tensor in expected.items()}
+    for name in (
+        "decoder.conv2.bias",
+        "decoder.conv3.bias",
+    ):  # the loss is blind to the shift: their gradient
+        assert differences.pop(name) < 2e-3  # is rounding alone, which Adam brings to the size of a step
+    assert max(differences.values()) <= largest, max(differences.items(), key=lambda item: item[1])
+
+
+@pytest.fixture(scope="module")
+def alone(start, tiny_world, teacher_run: Path, tmp_path_factory) -> Path:
+    """A run of one process."""
+    run_dir = tmp_path_factory.mktemp("alone") / "run"
+    ended = start(arguments(tiny_world, run_dir, teacher_run, *SMOOTH))
+    assert ended.code == 0, ended.err
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def two(torchrun, tiny_world, teacher_run: Path, tmp_path_factory) -> Path:
+    """The same run of two processes, with what it printed in `out.txt` beside it."""
+    run_dir = tmp_path_factory.mktemp("two") / "run"
+    ended = torchrun(arguments(tiny_world, run_dir, teacher_run, *SMOOTH))
+    assert ended.code == 0, ended.err
+    (run_dir.parent / "out.txt").write_text(ended.out)
+    return run_dir
+
+
+def only(rank: int, code: str) -> str:
+    """`before` of one process: the lines of `code`."""
+    lines = "\n".join(f"    {line}" for line in code.strip().splitlines())
+    return f"import os\nif os.environ['RANK'] == '{rank}':\n{lines}"
+
+
+def errors(err: str) -> list[str]:
+    """What ours say on stderr, without what torchrun adds."""
+    return [line for line in err.splitlines() if line.startswith("error: ")]
+
+
+def test_two_processes_take_the_steps_of_one(alone: Path, two: Path) -> None:
+    assert_same_curves(two, alone, rel=1e-4)
+    assert_same_weights(two, alone, largest=1e-6)
+    assert any(0 < line.get("feature_tokens_kept", 0) < 1 for line in logged(alone))  # a mean over the kept
+
+
+def test_one_process_writes_and_prints_for_all(alone: Path, two: Path) -> None:
+    names = [sorted(path.name.split(".vm")[0] for path in run.rglob("*")) for run in (alone, two)]
+    assert [name.split(".")[0] for name in names[0]] == [name.split(".")[0] for name in names[1]]
+    out = (two.parent / "out.txt").read_text()
+    assert out.count("step 7/20") == out.count("model: ") == 1
+    assert "cpu in float32, 2 processes" in out
+
+
+def test_a_signal_to_one_process_stops_all_after_one_step_and_any_number_goes_on(
+    torchrun, start, signal_at, tiny_world, teacher_run, two, alone, tmp_path: Path
+) -> None:
+    settings = arguments(tiny_world, tmp_path / "run", teacher_run, *SMOOTH)
+    ended = torchrun(settings, before=only(1, signal_at(signal.SIGUSR1, step=7)))
+    assert ended.code != 0
+    assert ended.out.count("stopped at step 7, all saved; the same command continues") == 1, ended.err
+    assert not errors(ended.err)
+    shutil.copytree(tmp_path / "run", tmp_path / "moved")
+    again = torchrun(settings)
+    assert "continuing at step 7 of 20" in again.out, again.err
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    assert logged(tmp_path / "run") == logged(two)
+    (tmp_path / "run").rename(tmp_path / "of_two")
+    (tmp_path / "moved").rename(tmp_path / "run")
+    assert "continuing at step 7 of 20" in start(settings).out
+    assert_same_curves(tmp_path / "run", alone, rel=1e-4)
+    assert_same_weights(tmp_path / "run", alone, largest=1e-6)
+
+
+def test_a_bad_image_in_the_share_of_one_ends_all_in_seconds_and_is_told_once(
+    torchrun, own_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    bad = own_world.root / "unlabeled/street_3.jpg"
+    bad.write_bytes(b"")
+    began = time.monotonic()
+    ended = torchrun(arguments(own_world, tmp_path / "run", teacher_run, "batch_size=9"))
+    assert time.monotonic() - began < 40  # with the start of torch, which takes most of it
+    assert ended.code != 0
+    assert [str(bad) in line for line in errors(ended.err)] == [True]
+    assert "depthany" not in "".join(re.findall(r"^.*Traceback.*\n(?:.*\n){3}", ended.err, re.MULTILINE))
+
+
+def test_a_process_killed_ends_the_others_in_seconds_and_nothing_is_lost(
+    torchrun, signal_at, tiny_world, teacher_run, two, tmp_path: Path
+) -> None:
+    settings = arguments(tiny_world, tmp_path / "run", teacher_run, *SMOOTH, "workers=1")
+    ended = torchrun(settings, before=only(1, signal_at(signal.SIGKILL, step=8)), timeout_s=60)
+    assert ended.code != 0
+    assert not (tmp_path / "run/model.safetensors").exists()
+    assert "continuing at step 5 of 20" in torchrun(settings).out
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    assert logged(tmp_path / "run") == logged(two)
+
+
+def test_a_mistake_in_the_command_is_told_once(torchrun, tiny_world, teacher_run, tmp_path: Path) -> None:
+    ended = torchrun(arguments(tiny_world, tmp_path / "run", teacher_run, "batch_size=3"), processes=3)
+    assert ended.code != 0
+    assert len(errors(ended.err)) == 1
+    assert "batch_size=3 is that of all processes together" in errors(ended.err)[0]
+
+
+@pytest.mark.slow
+def test_four_processes_resume_to_the_same_bits_with_an_image_left_out_and_medians(
+    torchrun, start, signal_at, own_world, teacher_run, tmp_path: Path
+) -> None:
+    (own_world.root / "unlabeled/street_3.jpg").write_bytes(b"")
+    settings = {
+        name: arguments(own_world, tmp_path / name, teacher_run, *UNEVEN, *SKIP)
+        for name in ("alone", "four", "stopped")
+    }
+    assert start(settings["alone"]).code == 0
+    ended = torchrun(settings["four"], processes=4)
+    assert ended.code == 0, ended.err
+    losses = [[line.get("loss/total") for line in logged(tmp_path / run)] for run in ("four", "alone")]
+    assert losses[0][:5] == pytest.approx(losses[1][:5], rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # medians jump
+    lists = [
+        sorted((tmp_path / run / "unreadable.txt").read_text().splitlines()) for run in ("alone", "four")
+    ]
+    assert lists[0] == lists[1] != []
+    torchrun(settings["stopped"], processes=4, before=only(2, signal_at(signal.SIGTERM, step=6)))
+    assert "continuing at step 6 of 20" in torchrun(settings["stopped"], processes=4).out
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("stopped", "four")]
+    assert weights[0] == weights[1]
+    assert logged(tmp_path / "stopped") == logged(tmp_path / "four")
