@@ -18,7 +18,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # that one process waits for the others; a validation or a save fits in
-_SILENCE_S = 2.0  # torchrun ends the others of a failed process within a second
+_SILENCE_S = 8.0  # for process 0 to start, speak and end; torchrun then ends the others at once
 
 
 class LostContact(ValueError):
@@ -150,9 +150,11 @@ def has_the_word(error: BaseException) -> bool:
     processes = launched()
     if processes.size == 1:
         return True
-    if not dist.is_initialized() or isinstance(error, LostContact):
-        if not processes.is_main or isinstance(error, LostContact):
-            time.sleep(_SILENCE_S)
+    if isinstance(error, LostContact):
+        time.sleep(_SILENCE_S / 4)
+        return True
+    if not dist.is_initialized():
+        time.sleep(0.0 if processes.is_main else _SILENCE_S)
         return True
     key = hashlib.blake2b(str(error).encode(), digest_size=16).hexdigest()
     try:

@@ -157,7 +157,9 @@ def test_four_processes_resume_to_the_same_bits_with_an_image_left_out_and_media
     assert start(settings["alone"]).code == 0
     ended = torchrun(settings["four"], processes=4)
     assert ended.code == 0, ended.err
-    losses = [[line.get("loss/total") for line in logged(tmp_path / run)] for run in ("four", "alone")]
+    losses = [
+        [x["loss/total"] for x in logged(tmp_path / run) if "loss/total" in x] for run in ("four", "alone")
+    ]
     assert losses[0][:5] == pytest.approx(losses[1][:5], rel=1e-4)
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # medians jump
     lists = [
