@@ -12,13 +12,71 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from depthany.data.dataset import Batch
 from depthany.data.report import ImageReport
 from depthany.data.sampler import MixedBatches
 from depthany.distributed import Processes
-from depthany.stages import StageOutput
+from depthany.models.depth_model import DepthModel
+from depthany.stages import StageOutput, trained_parameters
+
+PARALLELS = ("auto", "ddp", "fsdp")
+
+
+def shards_weights(parallel: str, encoder: str, processes: Processes) -> bool:
+    """Whether weights, gradients and optimizer state are split among the processes (FSDP2).
+
+    Args:
+        parallel: ddp | fsdp | auto: fsdp for vitg, whose 1.3 billion parameters with gradients and AdamW's
+            state take 21 GB, beside a frozen encoder and a teacher.
+    """
+    if processes.size == 1 or parallel == "ddp":
+        return False
+    return parallel == "fsdp" or encoder == "vitg"
+
+
+def shard_weights(model: DepthModel, stage: nn.Module, processes: Processes, device: torch.device) -> None:
+    """Split every network of a run block by block among the processes; the optimizer is built after it.
+
+    A block is put together for its forward and backward pass and given up again. The frozen networks are
+    split too, and each process must send as many batches through all of them as the others, as a step does.
+    """
+    mesh = init_device_mesh(device.type, (processes.size,))
+    frozen = [getattr(stage, name, None) for name in ("teacher", "frozen_encoder")]
+    for network in [model, *(each for each in frozen if each is not None)]:
+        encoder = network.encoder if isinstance(network, DepthModel) else network
+        for block in encoder.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(network, mesh=mesh, reshard_after_forward=None if network is model else True)
+    if trained_parameters(stage):
+        fully_shard(stage.projection, mesh=mesh)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard_weights` has split it."""
+    return isinstance(module, FSDPModule)
+
+
+def whole_model(model: DepthModel) -> DepthModel:
+    """A model that can be used, scored and saved by one process: itself, or a copy with all of its weights.
+
+    All processes must come here together where it is sharded.
+    """
+    if not is_sharded(model):
+        return model
+    config: dict[str, Any] = model.config
+    copy = DepthModel(**config)
+    copy.load_state_dict({name: full(tensor) for name, tensor in model.state_dict().items()})
+    return copy.to(full(next(model.parameters())).device)
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole of a tensor that may be sharded; all processes must come here together where it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 class Whole(nn.Module):
@@ -40,8 +98,8 @@ class Whole(nn.Module):
 
 
 def averaging(whole: Whole, processes: Processes, device: torch.device) -> nn.Module:
-    """The same, with gradients that are the mean over the processes; alone it is `whole` itself."""
-    if processes.size == 1:
+    """The same, with gradients that are the mean over the processes; it is `whole` where that is so already."""
+    if processes.size == 1 or is_sharded(whole.model):
         return whole
     averaged = DistributedDataParallel(whole, gradient_as_bucket_view=True)
     if device.type == "cpu" and processes.size > 2:
@@ -71,6 +129,9 @@ def mean_in_rank_order(_state: None, bucket: dist.GradBucket) -> torch.futures.F
 @contextmanager
 def exchanged(module: nn.Module, last: bool) -> Iterator[None]:
     """Gradients of a micro-batch are exchanged in its backward pass if it is the `last` of its step."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.set_requires_gradient_sync(last, recurse=False)
     if isinstance(module, DistributedDataParallel) and not last:
         with module.no_sync():
             yield

@@ -22,6 +22,7 @@ _HARMLESS = (
     "overwrite",
     "threads",
     "workers",
+    "parallel",
     "log_every",
     "image_every",
     "save_every",

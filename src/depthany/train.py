@@ -31,7 +31,7 @@ from depthany.interrupt import stop_signals
 from depthany.models.depth_model import DepthModel, save_model
 from depthany.models.loading import load_model
 from depthany.optim import schedule, set_learning_rate
-from depthany.parallel import Whole, averaging, exchanged, shared_count
+from depthany.parallel import Whole, averaging, exchanged, full, shared_count, whole_model
 from depthany.precision import choose_amp, choose_device, keep_freed_memory
 from depthany.stages import StageOutput, trained_parameters
 from depthany.tracking import Meter, Silent, Tracker, log_scalars
@@ -143,7 +143,7 @@ def update(parts: Parts, clip_norm: float | None) -> Tensor:
     parts.scaler.unscale_(parts.optimizer)
     parameters = [*parts.model.parameters(), *trained_parameters(parts.stage)]
     limit = clip_norm if clip_norm is not None else float("inf")
-    gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    gradient_norm = full(torch.nn.utils.clip_grad_norm_(parameters, limit))
     skips = parts.scaler.is_enabled()  # fp16's scaler leaves such a step out itself
     if not skips and not torch.isfinite(gradient_norm):
         raise ValueError(
@@ -197,7 +197,7 @@ def run(cfg: DictConfig) -> int:
     processes = launched()
     logging.basicConfig(level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s")
     cfg = wiring.check(cfg)
-    wiring.check_processes(cfg, processes.size)
+    wiring.check_processes(cfg, processes)
     device = choose_device(cfg.device, processes.local_rank if processes.size > 1 else None)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
@@ -240,11 +240,12 @@ def run_together(cfg: DictConfig, processes: Processes, device: torch.device) ->
             own = train_run(cfg, loop, parts, batches, tracker, score, device, amp, processes)
             scores = {cfg.stage.name: own}
             if teacher is not None:
-                scores["teacher"] = score(teacher.to(device))
+                scores["teacher"] = score(whole_model(teacher).to(device))
+            model = whole_model(parts.model)
         finally:
             tracker.close()
         if processes.is_main:
-            finish(run_dir, parts, scores, settings_of(cfg, sampler), tracker)
+            finish(run_dir, model, parts.state.step, scores, settings_of(cfg, sampler), tracker)
 
 
 def begin(
@@ -294,7 +295,7 @@ def train_run(
 
     def validate() -> Scored:
         newest.clear()
-        newest[parts.state.step] = score(parts.model)
+        newest[parts.state.step] = score(whole_model(parts.model))
         return newest[parts.state.step]
 
     def save() -> None:
@@ -307,20 +308,23 @@ def train_run(
 
     compiled = torch.compile(parts.model) if cfg.compile else None
     train(parts, batches, tracker, validate, save, save_best, loop, device, amp, compiled, processes)
-    return newest.get(parts.state.step) or score(parts.model)  # a run killed after its last step has none
+    return newest.get(parts.state.step) or score(
+        whole_model(parts.model)
+    )  # a run killed after its last step has none
 
 
 def finish(
     run_dir: Path,
-    parts: Parts,
+    model: DepthModel,
+    step: int,
     scores: dict[str, Scored],
     settings: dict[str, Any],
     tracker: Tracker | Silent,
 ) -> None:
     """Write results and model, the model last since it marks the run as finished, and print the table."""
-    results = json.dumps({"step": parts.state.step, "scores": scores}, indent=2) + "\n"
+    results = json.dumps({"step": step, "scores": scores}, indent=2) + "\n"
     write_atomically(run_dir / runs.RESULTS_FILE, lambda path: path.write_text(results))
-    save_model(parts.model, run_dir, extra={"training": {"step": parts.state.step, "settings": settings}})
+    save_model(model, run_dir, extra={"training": {"step": step, "settings": settings}})
     if next(iter(scores.values())):
         tracker.table("validation: fitted to 1/depth by scale and shift per image", scores)
     if line := summary(run_dir / runs.UNREADABLE_FILE):

@@ -23,6 +23,7 @@ from depthany.models.depth_model import DepthModel
 from depthany.models.encoder import PATCH, Encoder
 from depthany.models.weights import load_encoder_weights
 from depthany.optim import build_optimizer
+from depthany.parallel import PARALLELS, is_sharded, shard_weights, shards_weights
 from depthany.schema import STAGES, TrainSettings
 from depthany.scoring.predictors import weights_sha256
 from depthany.stages import StudentStage, TeacherStage, trained_parameters
@@ -49,6 +50,7 @@ _LEAST = {
 _CHOICES = {
     "loss.normalisation": NORMALISATIONS,
     "loss.reduction": REDUCTIONS,
+    "parallel": PARALLELS,
     "data.order": ORDERS,
     "stage.feature_alignment.mean_over": MEANS_OVER,
 }
@@ -132,9 +134,11 @@ def per_micro_batch(cfg: DictConfig) -> tuple[int, int]:
     return ratio[0] * share, ratio[1] * share
 
 
-def check_processes(cfg: DictConfig, size: int) -> None:
-    """Raise a `ValueError` where a micro-batch has too few images for so many processes."""
-    labeled, unlabeled = per_micro_batch(cfg)
+def check_processes(cfg: DictConfig, processes: Processes) -> None:
+    """Raise a `ValueError` where a run cannot be shared by so many processes."""
+    size, (labeled, unlabeled) = processes.size, per_micro_batch(cfg)
+    if cfg.precision == "fp16" and shards_weights(cfg.parallel, cfg.model.encoder, processes):
+        raise ValueError("precision=fp16 is not for parallel=fsdp: use bf16, or parallel=ddp")
     if labeled + -(-unlabeled // 2) < size:  # unlabeled images come in pairs
         raise ValueError(
             f"batch_size={cfg.batch_size} is that of all processes together, and a micro-batch of {labeled} "
@@ -159,9 +163,13 @@ def build_parts(
         if is_student
         else TeacherStage(**cfg.loss, across=processes.mean)
     )
-    memory_format = torch.channels_last if cfg.channels_last else torch.preserve_format
     for network in (model, stage):
-        network.to(device=device).to(memory_format=memory_format)
+        network.to(device)
+    if shards_weights(cfg.parallel, cfg.model.encoder, processes):
+        shard_weights(model, stage, processes, device)  # of contiguous weights alone
+    elif cfg.channels_last:
+        for network in (model, stage):
+            network.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(
         model,
         trained_parameters(stage),
@@ -325,7 +333,9 @@ def describe(
     images += f" + {dataset.unlabeled_count} unlabeled" if dataset.unlabeled_count else ""
     number_format = str(amp or torch.float32).removeprefix("torch.")
     begun = f"continuing at step {step} of {total_steps}" if step else f"{total_steps} steps"
-    where = f"{device.type} in {number_format}" + (f", {processes} processes" if processes > 1 else "")
+    where = f"{device.type} in {number_format}"
+    if processes > 1:
+        where += f", {processes} processes ({'FSDP' if is_sharded(parts.model) else 'DDP'})"
     return f"{config['encoder']} on {images} images, {begun}, {where}"
 
 

@@ -90,7 +90,7 @@ def test_one_process_writes_and_prints_for_all(alone: Path, two: Path) -> None:
     assert [name.split(".")[0] for name in names[0]] == [name.split(".")[0] for name in names[1]]
     out = (two.parent / "out.txt").read_text()
     assert out.count("step 7/20") == out.count("model: ") == 1
-    assert "cpu in float32, 2 processes" in out
+    assert "cpu in float32, 2 processes (DDP)" in out
 
 
 def test_a_signal_to_one_process_stops_all_after_one_step_and_any_number_goes_on(
