@@ -47,13 +47,14 @@ def shard_weights(model: DepthModel, stage: nn.Module, processes: Processes, dev
     """
     mesh = init_device_mesh(device.type, (processes.size,))
     frozen = [getattr(stage, name, None) for name in ("teacher", "frozen_encoder")]
-    for network in [model, *(each for each in frozen if each is not None)]:
+    networks: list[Any] = [model, *(each for each in frozen if each is not None)]
+    for network in networks:
         encoder = network.encoder if isinstance(network, DepthModel) else network
         for block in encoder.blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(network, mesh=mesh, reshard_after_forward=None if network is model else True)
     if trained_parameters(stage):
-        fully_shard(stage.projection, mesh=mesh)
+        fully_shard(stage.get_submodule("projection"), mesh=mesh)
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -98,7 +99,7 @@ class Whole(nn.Module):
 
 
 def averaging(whole: Whole, processes: Processes, device: torch.device) -> nn.Module:
-    """The same, with gradients that are the mean over the processes; it is `whole` where that is so already."""
+    """The same with gradients that are the mean over the processes; `whole` itself where they are that."""
     if processes.size == 1 or is_sharded(whole.model):
         return whole
     averaged = DistributedDataParallel(whole, gradient_as_bucket_view=True)
