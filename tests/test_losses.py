@@ -9,6 +9,7 @@ from depthany.losses import (
     NORMALISATIONS,
     REDUCTIONS,
     affine_invariant_loss,
+    alone,
     cutmix_affine_invariant_loss,
     feature_alignment_loss,
 )
@@ -468,3 +469,90 @@ def test_feature_alignment_under_autocast_is_computed_in_float32():
 def test_features_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match=r"student tokens are \(1, 4, 384\), frozen ones \(1, 4, 768\)"):
         feature_alignment_loss(torch.zeros(1, 4, 384), torch.zeros(1, 4, 768))
+
+
+class Shared:
+    """`across` of processes that run one after the other: it notes their counts, then gives means."""
+
+    def __init__(self) -> None:
+        self.noted: list[list[Tensor]] = []
+        self.calls = 0
+
+    def begin(self) -> None:
+        """The next process; a second round begins after the last."""
+        self.calls = 0
+
+    def note(self, count: Tensor) -> Tensor:
+        if self.calls == len(self.noted):
+            self.noted.append([])
+        self.noted[self.calls].append(count)
+        self.calls += 1
+        return count
+
+    def mean(self, count: Tensor) -> Tensor:
+        counts = self.noted[self.calls]
+        self.calls += 1
+        return torch.stack(counts).double().mean().to(torch.float32)
+
+
+def losses_of_shares(loss_of, shares: list[list[int]]) -> list[Tensor]:
+    """Loss of each process's images: `loss_of(images, across)`."""
+    shared = Shared()
+    for across in (shared.note, shared.mean):
+        losses = []
+        for images in shares:
+            shared.begin()
+            losses.append(loss_of(images, across))
+    return losses
+
+
+SHARES = [[0, 3], [1], [2, 4, 5], []]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("trim", [0.0, 0.1])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_the_mean_over_processes_is_loss_and_gradient_of_the_whole_batch(
+    normalisation, reduction, trim, mixed
+):
+    prediction, target, mask = random_batch(b=6)
+    mask[1], target[2] = False, 0.5  # an image without labels and one that says nothing
+    mask[3, :5] = False
+    box = box_of(mask, 6, 9)
+    box[4] = False
+    prediction.requires_grad_()
+
+    def loss_of(i, across=alone):
+        options = {"normalisation": normalisation, "reduction": reduction, "trim": trim, "across": across}
+        if mixed:
+            return cutmix_affine_invariant_loss(prediction[i], target[i], mask[i], box[i], **options)
+        return affine_invariant_loss(prediction[i], target[i], mask[i], **options)
+
+    whole = loss_of(list(range(6)))
+    mean = torch.stack(losses_of_shares(loss_of, SHARES)).mean()
+    torch.testing.assert_close(mean, whole)
+    wanted, found = (torch.autograd.grad(value, prediction)[0] for value in (whole, mean))
+    torch.testing.assert_close(found, wanted)
+    assert wanted.abs().sum() > 0
+
+
+@pytest.mark.parametrize("mean_over", ["kept", "all"])
+def test_feature_alignment_shared_by_processes_is_that_of_all_tokens(mean_over):
+    generator = torch.Generator().manual_seed(0)
+    student, frozen = torch.randn(2, 6, 5, 8, generator=generator)
+    frozen[:3] = student[:3] + 0.1 * frozen[:3]  # near already: the processes keep different shares
+    student.requires_grad_()
+    whole, kept = feature_alignment_loss(student, frozen, mean_over=mean_over)
+    parts = losses_of_shares(
+        lambda i, across: torch.stack(
+            feature_alignment_loss(student[i], frozen[i], mean_over=mean_over, across=across)
+        ),
+        SHARES,
+    )
+    loss, share = torch.stack(parts).mean(0)
+    torch.testing.assert_close(loss, whole)
+    torch.testing.assert_close(share, kept)
+    assert 0 < float(kept) < 1
+    wanted, found = (torch.autograd.grad(value, student)[0] for value in (whole, loss))
+    torch.testing.assert_close(found, wanted)

@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from depthany.data.perturb import (
     Perturb,
+    Share,
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
@@ -226,6 +227,35 @@ def test_the_middle_image_of_an_odd_batch_has_no_partner_and_no_box():
     always = dataclasses.replace(NOTHING, cutmix_p=1)
     *_, box_mask = always.cutmix(photos(b=5), target, target > 0, seeded())
     assert box_mask.flatten(1).any(1).tolist() == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("count", [6, 7])
+def test_a_share_of_a_batch_is_perturbed_as_in_the_whole(count):
+    image, target = photos(b=count), torch.rand(count, 24, 31, generator=seeded())
+    strong, place = Perturb(cutmix_p=1), torch.tensor([1, count - 2, 3])
+    place = place[: 3 if count == 7 else 2]  # the middle one of seven is its own partner
+    here, chance, chance_here = Share(place, count), seeded(), seeded()
+    whole = strong.colour(image, chance)
+    assert torch.equal(strong.colour(image[place], chance_here, here), whole[place])
+    mixed = strong.cutmix(image, target, target > 0.3, chance)
+    mixed_here = strong.cutmix(image[place], target[place], target[place] > 0.3, chance_here, here)
+    assert all(torch.equal(part, every[place]) for part, every in zip(mixed_here, mixed, strict=True))
+
+
+def test_an_image_whose_partner_was_left_out_gets_no_box_and_the_others_keep_theirs():
+    image, target = photos(b=6), torch.rand(6, 24, 31, generator=seeded())
+    always = dataclasses.replace(NOTHING, cutmix_p=1)
+    *_, boxes = always.cutmix(image, target, target > 0, seeded())
+    place = torch.tensor([0, 1, 2, 3, 5])  # 4 is 1's partner
+    *_, found = always.cutmix(image[place], target[place], target[place] > 0, seeded(), Share(place, 6))
+    assert not found[1].any()
+    assert torch.equal(found[[0, 2, 3, 4]], boxes[[0, 2, 3, 5]])
+
+
+@pytest.mark.parametrize("places", [[0, 0], [1, 3], [-1]])
+def test_a_place_twice_or_outside_the_batch_is_refused(places):
+    with pytest.raises(ValueError, match="expected each once, below 3"):
+        Share(torch.tensor(places), 3)
 
 
 def test_any_partner_can_be_pasted():

@@ -105,6 +105,24 @@ def test_a_sampler_that_starts_later_gives_the_tail_of_the_same_list(start: int)
     assert len(tail) == len(whole) - start
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("per_batch", [(4, 8), (3, 7), (1, 2), (5, 0)])
+def test_processes_share_each_micro_batch_without_rest_partners_together(
+    per_batch: tuple[int, int], size: int
+) -> None:
+    whole = list(MixedBatches(9, 11, *per_batch, total=30, seed=0))
+    shares = [list(MixedBatches(9, 11, *per_batch, 30, 0, rank=rank, size=size)) for rank in range(size)]
+    for draws, *parts in zip(whole, *shares):
+        together = [draw for part in parts for draw in part]
+        assert sorted(together, key=lambda d: (not d.labeled, d.place)) == draws
+        assert len(together) == len(draws)
+        for part in parts:
+            places = {draw.place for draw in part if not draw.labeled}
+            assert places == {draw.places - 1 - draw.place for draw in part if not draw.labeled}
+        for counts in ([sum(d.labeled for d in part) for part in parts], list(map(len, parts))):
+            assert max(counts) - min(counts) <= 2  # a pair
+
+
 def test_an_image_is_cut_differently_each_time_it_is_drawn() -> None:
     draws = [draw for batch in MixedBatches(3, 4, 1, 2, total=40, seed=0) for draw in batch]
     assert len({draw.seed for draw in draws}) == len(draws)
