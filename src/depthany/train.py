@@ -18,7 +18,8 @@ from torch import Tensor
 
 from depthany import run_dir as runs
 from depthany import wiring
-from depthany.checkpoint import Parts, load_latest, save_checkpoint, save_parts
+from depthany.checkpoint import Parts, load_latest
+from depthany.checkpoint_writer import CheckpointWriter
 from depthany.config import plain, run_entry
 from depthany.data.dataset import Batch
 from depthany.data.loader import read_batches
@@ -84,8 +85,7 @@ def train(
     batches: Iterator[Batch],
     tracker: Tracker,
     validate: Callable[[], Scored],
-    save: Callable[[], None],
-    save_best: Callable[[], None],
+    saves: CheckpointWriter,
     loop: Loop,
     device: torch.device,
     amp: torch.dtype | None,
@@ -120,13 +120,15 @@ def train(
                     tracker.scalars(state.step, flat_scores(scores))
                     if mean_abs_rel(scores) < state.best_abs_rel:
                         state.best_abs_rel = mean_abs_rel(scores)
-                        save_best()
+                        saves.save_best(parts)
             if loop.due(state.step, loop.save_every) or stopped:
                 with meter.paused():
-                    save()
+                    saves.save(parts)
             if stopped and state.step < loop.total_steps:
+                saves.wait()
                 tracker.close()
-                print(f"stopped at step {state.step}, all saved; the same command continues", flush=True)
+                saved = "all saved" if saves.written_step == state.step else f"saved up to {saves.newest()}"
+                print(f"stopped at step {state.step}, {saved}; the same command continues", flush=True)
                 raise SystemExit(128 + stopped[0])
 
 
@@ -239,7 +241,8 @@ def begin(cfg: DictConfig, parts: Parts, sampler: MixedBatches, total_steps: int
     if (payload := load_latest(runs.checkpoint_dir(run_dir))) is not None:
         parts.restore(payload)
         sampler.start = parts.state.step * cfg.accumulate
-    return Tracker(run_dir, parts.state.step, total_steps, OmegaConf.to_yaml(OmegaConf.create(settings)))
+    text, goes_on = OmegaConf.to_yaml(OmegaConf.create(settings)), cfg.if_save_fails == "continue"
+    return Tracker(run_dir, parts.state.step, total_steps, text, goes_on)
 
 
 def settings_of(cfg: DictConfig, sampler: MixedBatches) -> dict[str, Any]:
@@ -267,18 +270,10 @@ def train_run(
         newest[parts.state.step] = score(parts.model)
         return newest[parts.state.step]
 
-    train(
-        parts,
-        batches,
-        tracker,
-        validate,
-        lambda: save_checkpoint(checkpoints, parts, cfg.keep_checkpoints),
-        lambda: save_parts(checkpoints / "best.pt", parts),
-        loop,
-        device,
-        amp,
-        torch.compile(parts.model) if cfg.compile else None,
-    )
+    compiled = torch.compile(parts.model) if cfg.compile else None
+    keep, if_fails, step = cfg.keep_checkpoints, cfg.if_save_fails, parts.state.step
+    with CheckpointWriter(checkpoints, keep, if_fails, tracker.say, written_step=step) as saves:
+        train(parts, batches, tracker, validate, saves, loop, device, amp, compiled)
     return newest.get(parts.state.step) or score(parts.model)  # a run killed after its last step has none
 
 
