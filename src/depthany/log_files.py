@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from depthany.files import why, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+BOARD = "TensorBoard"
 EVENTS = "events.out.tfevents.*"
 
 
@@ -33,7 +34,7 @@ class LogFiles:
     def __init__(
         self, run_dir: Path, start_step: int, settings: str, goes_on: bool, tell: Callable[[str], None]
     ) -> None:
-        self.lost = 0  # lines and pictures
+        self.lost = {METRICS_FILE: 0, BOARD: 0}  # lines; lines and pictures
         self._run_dir, self._tell, self._goes_on = run_dir, tell, False
         self._path = run_dir / METRICS_FILE
         _drop_after(self._path, start_step)
@@ -42,7 +43,7 @@ class LogFiles:
         threading.excepthook = self._without_tensorboard
         self._events: SummaryWriter | None = None
         try:
-            self._try(lambda: self._begin(start_step, settings))
+            self._try(BOARD, lambda: self._begin(start_step, settings))
         except BaseException:
             self.close()
             raise
@@ -52,24 +53,24 @@ class LogFiles:
         """The same numbers to both."""
         line = json.dumps({"step": step, **values}) + "\n"
 
-        def write() -> None:
-            self._append(line.encode())
+        def draw() -> None:
             events = self._opened()
             for name, value in values.items():
                 events.add_scalar(name, value, step)
             events.flush()
 
-        self._try(write)
+        self._try(METRICS_FILE, lambda: self._append(line.encode()))
+        self._try(BOARD, draw)
 
     def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
         """[h w 3] uint8 RGB to TensorBoard."""
 
-        def write() -> None:
+        def draw() -> None:
             events = self._opened()
             events.add_image(title, sheet, step, dataformats="HWC")
             events.flush()
 
-        self._try(write)
+        self._try(BOARD, draw)
 
     def close(self) -> None:
         """Close both; tells how much was lost."""
@@ -78,26 +79,26 @@ class LogFiles:
         self._metrics.close()
         self._drop_events()
         threading.excepthook = self._hook
-        if self.lost:
-            self._tell(
-                f"warning: {self.lost} lines of {self._path} and curves or pictures of TensorBoard are lost"
-            )
+        if any(self.lost.values()):
+            lost = ", ".join(f"{count} of {name}" for name, count in self.lost.items())
+            self._tell(f"warning: lines of the log in {self._run_dir} that are lost: {lost}")
 
-    def _try(self, write: Callable[[], None]) -> None:
+    def _try(self, name: str, write: Callable[[], None]) -> None:
         try:
             write()
         except OSError as error:
-            self._drop_events()  # its thread has ended; with room again, another file is begun
+            if name == BOARD:
+                self._drop_events()  # its thread has ended; with room again, another file is begun
             failure = f"cannot write the log in {self._run_dir}: {why(error)}"
             if not self._goes_on:
                 raise ValueError(
                     f"{failure}; the last checkpoint is whole: make room, and the same command continues"
                 ) from error
-            if not self.lost:
+            if not any(self.lost.values()):
                 self._tell(
                     f"warning: {failure}; training goes on, and lines of the log are lost from here on"
                 )
-            self.lost += 1
+            self.lost[name] += 1
 
     def _append(self, line: bytes) -> None:
         """The whole line or nothing of it."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from depthany.checkpoint import read_checkpoint
+from depthany.log_files import LogFiles
 
 FULL, ALMOST_FULL = 0, 100_000  # bytes left; a checkpoint of the tiny model is larger than the second
 STAGES = ("teacher", "student")
@@ -73,6 +75,10 @@ def fill(disk: Path, room: int, run_dir: Path) -> None:
     while not (run_dir / "checkpoints/step_00000002.pt").exists():
         assert time.monotonic() < until, "the first checkpoint did not come"
         time.sleep(0.01)
+    occupy(disk, room)
+
+
+def occupy(disk: Path, room: int = FULL) -> None:
     with open(disk / "filler", "wb", buffering=0) as file:
         try:
             while True:
@@ -84,6 +90,27 @@ def fill(disk: Path, room: int, run_dir: Path) -> None:
 def lines(run_dir: Path) -> list[dict[str, float]]:
     written = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith(CHANGES)} for line in written]
+
+
+def lost(out: str) -> tuple[int, int]:
+    """Lines of metrics.jsonl and of TensorBoard that the run says are lost."""
+    told = re.search(r"that are lost: (\d+) of metrics.jsonl, (\d+) of TensorBoard", out)
+    assert told is not None, out
+    return int(told[1]), int(told[2])
+
+
+def missing(run_dir: Path, whole: Path) -> tuple[int, int]:
+    """Those that the run lacks; none is there that it should not have."""
+    mine, theirs = lines(run_dir), lines(whole)
+    assert all(line in theirs for line in mine)
+    return len(theirs) - len(mine), len(drawn(whole)) - len(drawn(run_dir))
+
+
+def drawn(run_dir: Path) -> list[tuple[str, int]]:
+    """One curve of each kind of line that TensorBoard shows, and the steps of its points."""
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
+    names = {"gradient_norm", "val/mine/abs_rel"} & set(events.Tags()["scalars"])
+    return [(name, event.step) for name in sorted(names) for event in events.Scalars(name)]
 
 
 def assert_same(run_dir: Path, whole: Path) -> None:
@@ -138,7 +165,7 @@ def test_told_to_continue_it_trains_on_warns_at_each_save_and_fails_at_the_end_w
     for name in ("step_00000004.pt", "best.pt", "step_00000006.pt"):
         assert f"warning: cannot write {run_dir}/checkpoints/{name}: No space left on device" in ended.out
     assert ended.out.count("lines of the log are lost from here on") == 1
-    assert f"warning: 5 lines of {run_dir}/metrics.jsonl" in ended.out  # of steps 3 to 6, and the scores
+    assert lost(ended.out) == missing(run_dir, whole[stage])
     assert_only_step_2(run_dir)
     (disk / "filler").unlink()
     ended = start(settings)
@@ -158,11 +185,7 @@ def test_with_room_again_in_time_a_run_told_to_continue_ends_as_if_nothing_had_b
     ended = start(arguments(tiny_world, stage, run_dir, teacher_run, "if_save_fails=continue"))
     assert ended.code == 0, ended.err
     assert "step_00000004.pt: No space left" in ended.out and "step_00000006.pt: " not in ended.out
-    assert "warning: 2 lines of" in ended.out
-    kept = [line for line in lines(whole[stage]) if line["step"] not in (3, 4)]
-    assert lines(run_dir) == kept
-    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
-    assert [event.step for event in events.Scalars("loss/total")] == [1, 2, 5, 6]
+    assert lost(ended.out) == missing(run_dir, whole[stage])
     names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert names == ["best.pt", "step_00000002.pt", "step_00000006.pt"]
     assert (run_dir / "model.safetensors").read_bytes() == (whole[stage] / "model.safetensors").read_bytes()
@@ -191,6 +214,38 @@ def test_a_log_that_cannot_be_written_stops_the_run_in_one_line(
     (disk / "filler").unlink()
     assert start(settings).code == 0
     assert_same(run_dir, whole["teacher"])
+
+
+LONG = "x" * 5000  # more than what is left in the last block of a file on a disk that is full
+
+
+def test_lost_lines_are_told_once_and_counted_and_the_lines_after_them_are_whole(disk: Path) -> None:
+    told: list[str] = []
+    log = LogFiles(disk, 0, "a: 1", goes_on=True, tell=told.append)
+    for step in range(1, 10):
+        if step == 4:
+            occupy(disk)
+        if step == 8:
+            (disk / "filler").unlink()
+        log.scalars(step, {"loss": 0.5 * step, LONG: 0.0})
+    log.close()
+    assert [line["loss"] for line in lines(disk)] == [0.5, 1.0, 1.5, 4.0, 4.5]
+    events = EventAccumulator(str(disk), size_guidance={"scalars": 0}).Reload()
+    assert [(e.step, e.value) for e in events.Scalars(LONG)] == [(step, 0.0) for step in (1, 2, 3, 8, 9)]
+    assert log.lost == {"metrics.jsonl": 4, "TensorBoard": 4}
+    first, last = told
+    assert first.startswith(
+        f"warning: cannot write the log in {disk}: No space left on device; training goes"
+    )
+    assert last == f"warning: lines of the log in {disk} that are lost: 4 of metrics.jsonl, 4 of TensorBoard"
+    assert len(list(disk.glob("events*"))) == 2, "no file for each line that was tried"
+
+
+def test_a_log_does_not_begin_on_a_full_disk_however_it_is_to_go_on(disk: Path) -> None:
+    occupy(disk)
+    with pytest.raises(ValueError, match=f"cannot write the log in {disk}: No space left on device"):
+        LogFiles(disk, 0, LONG, goes_on=True, tell=print)
+    assert not list(disk.glob("events*"))
 
 
 @pytest.mark.parametrize("mode", ["stop", "continue"])
