@@ -1,6 +1,6 @@
 """How long saving a run holds up its loop: `python scripts/benchmark_saves.py`.
 
-By turns in one process, on the full state of a model after a step of AdamW (float32: weights and two moments):
+By turns in one process, on the full state of a model after a step of AdamW: weights and two moments, float32.
 
     copy          one copy of the state into memory that was used before; the measure of all
     fresh copy    the same into memory asked of the system anew

@@ -282,8 +282,14 @@ def finish(
 ) -> None:
     """Write results and model, the model last since it marks the run as finished, and print the table."""
     results = json.dumps({"step": parts.state.step, "scores": scores}, indent=2) + "\n"
-    write_atomically(run_dir / runs.RESULTS_FILE, lambda path: path.write_text(results))
-    save_model(parts.model, run_dir, extra={"training": {"step": parts.state.step, "settings": settings}})
+    training = {"step": parts.state.step, "settings": settings}
+    try:
+        write_atomically(run_dir / runs.RESULTS_FILE, lambda path: path.write_text(results))
+        save_model(parts.model, run_dir, extra={"training": training})
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; the run is not finished: make room, and the same command goes on at its last checkpoint"
+        ) from error
     if next(iter(scores.values())):
         tracker.table("validation: fitted to 1/depth by scale and shift per image", scores)
     if line := summary(run_dir / runs.UNREADABLE_FILE):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -210,6 +211,25 @@ def test_a_log_that_cannot_be_written_stops_the_run_in_one_line(
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert f"error: cannot write the log in {run_dir}: No space left on device; the last" in ended.err
+    assert_only_step_2(run_dir)
+    (disk / "filler").unlink()
+    assert start(settings).code == 0
+    assert_same(run_dir, whole["teacher"])
+
+
+@pytest.mark.parametrize("mode, code", [("stop", 2), ("continue", 128 + signal.SIGTERM)])
+def test_a_signal_on_a_full_disk_does_not_say_that_all_is_saved(
+    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, mode: str, code: int
+) -> None:
+    run_dir = disk / "run"
+    settings = arguments(tiny_world, "teacher", run_dir, teacher_run, f"if_save_fails={mode}")
+    at_step(3, lambda: fill(disk, ALMOST_FULL, run_dir))
+    at_step(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    ended = start(settings)
+    assert ended.code == code
+    assert "all saved" not in ended.out
+    told = "stopped at step 4, saved up to step 2; the same command continues"
+    assert (told in ended.out) is (mode == "continue")
     assert_only_step_2(run_dir)
     (disk / "filler").unlink()
     assert start(settings).code == 0
