@@ -5,11 +5,13 @@ Everything random is a function of (seed, step), so `Parts` is the whole state o
 
 import logging
 import math
+import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -19,6 +21,8 @@ from depthany.models.depth_model import DepthModel
 from depthany.stages import trained_state
 
 BEST_FILE = "best.pt"
+_SEAL = b"depthany checkpoint crc32 %08x"  # the comment of the zip file; other readers pass over it
+_SEAL_BYTES = len(_SEAL % 0)
 logger = logging.getLogger(__name__)
 
 
@@ -77,13 +81,33 @@ def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
     def fill(partial: Path) -> None:
         try:
             torch.save(payload, partial)
-            with zipfile.ZipFile(partial):  # torch closes its file without a look at whether the end went in
-                pass
+            _seal(partial)
         except (RuntimeError, zipfile.BadZipFile):
             _write_more(partial)  # torch does not say what failed; the system does
             raise
 
     write_atomically(path, fill)
+
+
+def _seal(path: Path) -> None:
+    """Make the CRC-32 of all bytes before it the comment of the zip file that torch wrote."""
+    with zipfile.ZipFile(path):  # torch closes its file without a look at whether the end went in
+        pass
+    with open(path, "rb+") as file:
+        file.seek(-2, os.SEEK_END)  # length of the comment, so far 0
+        file.write(_SEAL_BYTES.to_bytes(2, "little"))
+        file.seek(0)
+        checksum = _crc32(file, path.stat().st_size)
+        file.seek(0, os.SEEK_END)
+        file.write(_SEAL % checksum)
+
+
+def _crc32(file: BinaryIO, count: int) -> int:
+    """Of the next `count` bytes."""
+    checksum, block = 0, memoryview(bytearray(1 << 20))
+    while count > 0 and (read := file.readinto(block[:count])):  # type: ignore[attr-defined]
+        checksum, count = zlib.crc32(block[:read], checksum), count - read
+    return checksum
 
 
 def _write_more(path: Path) -> None:
@@ -107,13 +131,27 @@ def prune(folder: Path, step: int, keep: int) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Payload of a checkpoint file, on the CPU; a damaged file raises whatever its bytes lead to.
 
-    Every byte is read twice: `torch.load` does not check the CRC-32 that `torch.save` wrote beside each
-    tensor, and takes a flipped bit for a weight.
+    Every byte is read twice: `torch.load` checks no checksum, and takes a flipped bit for a weight. Those
+    that `torch.save` writes do not cover the places of the tensors in the file.
     """
+    with open(path, "rb") as file:
+        size = path.stat().st_size - _SEAL_BYTES
+        checksum = _crc32(file, size)
+        seal = file.read()
+    if seal.startswith(_SEAL[: _SEAL.index(b"%")]):
+        if seal != _SEAL % checksum:
+            raise ValueError("its checksum is not that of its bytes")
+    elif seal[-22:-18] != b"PK\5\6" or seal[-2:] != b"\0\0":  # the end of a file from before the seal
+        raise ValueError("its end is missing")
+    else:
+        _check_records(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_records(path: Path) -> None:
     with zipfile.ZipFile(path) as file:
         if (damaged := file.testzip()) is not None:
             raise ValueError(f"the checksum of {damaged} is not that of its bytes")
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:

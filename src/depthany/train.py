@@ -288,7 +288,7 @@ def finish(
         save_model(parts.model, run_dir, extra={"training": training})
     except ValueError as error:
         raise ValueError(
-            f"{error}; the run is not finished: make room, and the same command goes on at its last checkpoint"
+            f"{error}; the run is not finished: make room, and the same command goes on"
         ) from error
     if next(iter(scores.values())):
         tracker.table("validation: fitted to 1/depth by scale and shift per image", scores)
