@@ -15,6 +15,7 @@ from torch import nn
 
 from depthany import run_dir as runs
 from depthany.checkpoint import Parts
+from depthany.checkpoint_writer import CheckpointWriter
 from depthany.data.dataset import Batch
 from depthany.data.labeled import FolderDepth
 from depthany.models.depth_model import DepthModel
@@ -131,9 +132,8 @@ def test_every_micro_batch_has_perturbations_of_its_own_however_many_make_a_step
     parts = Parts(model, stage, build_optimizer(model, [], 1e-3, 1, 0.0, (0.9, 0.999)), scaler)
     batch = Batch(*(torch.zeros(1) for _ in range(4)))
     tracker = Tracker(tmp_path, 0, loop.total_steps, "")
-    train(
-        parts, iter([batch] * 6), tracker, dict, lambda: None, lambda: None, loop, torch.device("cpu"), None
-    )
+    with CheckpointWriter(tmp_path / "checkpoints", 1, "stop", tracker.say) as saves:
+        train(parts, iter([batch] * 6), tracker, dict, saves, loop, torch.device("cpu"), None)
     tracker.close()
     assert parts.state.step == -(-6 // accumulate)
     assert stage.seeds == [draw_generator(0, k).initial_seed() for k in range(6)]

@@ -1,22 +1,28 @@
-"""Atomic checkpoints and exact resume.
+"""Checkpoints that are whole or not there, and exact resume.
 
 Everything random is a function of (seed, step), so `Parts` is the whole state of a run.
 """
 
 import logging
 import math
+import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
 
-from depthany.files import write_atomically
+from depthany.files import why, write_atomically
 from depthany.models.depth_model import DepthModel
 from depthany.stages import trained_state
 
+BEST_FILE = "best.pt"
+_SEAL = b"depthany checkpoint crc32 %08x"  # the comment of the zip file; other readers pass over it
+_SEAL_BYTES = len(_SEAL % 0)
 logger = logging.getLogger(__name__)
 
 
@@ -59,16 +65,9 @@ class Parts:
         self.state.__dict__.update(payload["state"])
 
 
-def save_parts(path: Path, parts: Parts) -> None:
-    """Write one checkpoint file, whole or not at all; raises a `ValueError` where it cannot be written."""
-    write_atomically(path, lambda partial: torch.save(parts.payload(), partial))
-
-
-def save_checkpoint(folder: Path, parts: Parts, keep: int) -> None:
-    """Write `folder/step_NNNNNNNN.pt`, then delete all but the newest `keep`."""
-    save_parts(folder / f"step_{parts.state.step:08d}.pt", parts)
-    for old in list_checkpoints(folder)[:-keep]:
-        old.unlink()
+def checkpoint_name(step: int) -> str:
+    """File name of the checkpoint after `step` steps; names sort as steps do."""
+    return f"step_{step:08d}.pt"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -76,22 +75,99 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*.pt"))
 
 
+def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
+    """Write one checkpoint file, whole or not at all; raises a `ValueError` where it cannot be written."""
+
+    def fill(partial: Path) -> None:
+        try:
+            torch.save(payload, partial)
+            _seal(partial)
+        except (RuntimeError, zipfile.BadZipFile):
+            _write_more(partial)  # torch does not say what failed; the system does
+            raise
+
+    write_atomically(path, fill)
+
+
+def _seal(path: Path) -> None:
+    """Make the CRC-32 of all bytes before it the comment of the zip file that torch wrote."""
+    with zipfile.ZipFile(path):  # torch closes its file without a look at whether the end went in
+        pass
+    with open(path, "rb+") as file:
+        file.seek(-2, os.SEEK_END)  # length of the comment, so far 0
+        file.write(_SEAL_BYTES.to_bytes(2, "little"))
+        file.seek(0)
+        checksum = _crc32(file, path.stat().st_size)
+        file.seek(0, os.SEEK_END)
+        file.write(_SEAL % checksum)
+
+
+def _crc32(file: BinaryIO, count: int) -> int:
+    """Of the next `count` bytes."""
+    checksum, block = 0, memoryview(bytearray(1 << 20))
+    while count > 0 and (read := file.readinto(block[:count])):  # type: ignore[attr-defined]
+        checksum, count = zlib.crc32(block[:read], checksum), count - read
+    return checksum
+
+
+def _write_more(path: Path) -> None:
+    """Raise the `OSError` (disk full, file too large, quota) that ends a write to this file, if one does."""
+    with open(path, "ab") as file:
+        file.write(bytes(1 << 20))
+
+
+def prune(folder: Path, step: int, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints up to `step`, which has just been written.
+
+    A newer one is damaged, or the run had gone on from it: it goes too, so that it counts for nothing.
+    """
+    paths = list_checkpoints(folder)
+    kept = [path for path in paths if path.name <= checkpoint_name(step)][-keep:]
+    for path in paths:
+        if path not in kept:
+            path.unlink()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Payload of a checkpoint file, on the CPU; a damaged file raises whatever its bytes lead to.
+
+    Every byte is read twice: `torch.load` checks no checksum, and takes a flipped bit for a weight. Those
+    that `torch.save` writes do not cover the places of the tensors in the file.
+    """
+    with open(path, "rb") as file:
+        size = path.stat().st_size - _SEAL_BYTES
+        checksum = _crc32(file, size)
+        seal = file.read()
+    if seal.startswith(_SEAL[: _SEAL.index(b"%")]):
+        if seal != _SEAL % checksum:
+            raise ValueError("its checksum is not that of its bytes")
+    elif seal[-22:-18] != b"PK\5\6" or seal[-2:] != b"\0\0":  # the end of a file from before the seal
+        raise ValueError("its end is missing")
+    else:
+        _check_records(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_records(path: Path) -> None:
+    with zipfile.ZipFile(path) as file:
+        if (damaged := file.testzip()) is not None:
+            raise ValueError(f"the checksum of {damaged} is not that of its bytes")
+
+
 def load_latest(folder: Path) -> dict[str, Any] | None:
-    """Payload of the newest readable checkpoint, or None where there is none.
+    """Payload of the newest whole checkpoint, or None where there is none.
 
     A damaged one is named in the log and passed over.
 
     Raises:
-        ValueError: there are checkpoints, and none of them can be read.
+        ValueError: there are checkpoints, and none of them is whole.
     """
     paths = list_checkpoints(folder)
     for path in reversed(paths):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (
-            Exception
-        ) as error:  # whatever a damaged zip raises; named here, and fatal below if none is left
-            logger.warning("%s is damaged (%s): trying the one before", path, str(error).split("\n", 1)[0])
+            return read_checkpoint(path)
+        except Exception as error:  # named here, and fatal below if none is left
+            logger.warning("%s is damaged (%s): trying the one before", path, why(error))
     if paths:
         raise ValueError(
             f"{folder}: none of {len(paths)} checkpoints can be read; overwrite=true starts anew"

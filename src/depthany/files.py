@@ -17,8 +17,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with whole_file(path) as partial:
             write(partial)
     except Exception as error:  # torch and safetensors tell of a full disk by exceptions of their own
-        reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
-        raise ValueError(f"cannot write {path}: {reason}; what was written before is whole") from error
+        raise ValueError(f"cannot write {path}: {why(error)}; what was written before is whole") from error
 
 
 @contextmanager
@@ -41,6 +40,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # of a folder that could not be made
             partial.unlink()
         raise
+
+
+def why(error: BaseException) -> str:
+    """The reason in one line: of an error of the system its text, without number and path."""
+    return getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
+
+
+def remove_partials(folder: Path) -> None:
+    """Delete the half files that writers left in the folder when they were killed; none may be at work."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink()
 
 
 def require_writable(out: Path) -> None:

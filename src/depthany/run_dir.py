@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from depthany.checkpoint import list_checkpoints
 from depthany.config import flat
 from depthany.files import write_atomically
+from depthany.log_files import EVENTS, METRICS_FILE
 from depthany.models.depth_model import CONFIG_NAME, WEIGHTS_NAME
-from depthany.tracking import METRICS_FILE
 
 LOCK_TIMEOUT_S = 8.0  # the loaders of a run that was killed hold on to its lock for up to 5 s
 SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE = "settings.yaml", "results.json", "unreadable.txt"
@@ -27,6 +27,7 @@ _HARMLESS = (
     "image_every",
     "save_every",
     "keep_checkpoints",
+    "if_save_fails",
     "data.max_unreadable_share",
 )
 
@@ -68,7 +69,7 @@ def clear(run_dir: Path) -> None:
     for path in [
         *checkpoints.glob("*.pt"),
         *checkpoints.glob(".*.partial"),
-        *run_dir.glob("events.out.tfevents.*"),
+        *run_dir.glob(EVENTS),
     ]:
         path.unlink()
     for name in _WRITTEN:

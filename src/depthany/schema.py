@@ -120,6 +120,7 @@ class TrainSettings:
     eval_every: int = MISSING
     save_every: int = MISSING
     keep_checkpoints: int = MISSING
+    if_save_fails: str = MISSING
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     model: ModelSettings = field(default_factory=ModelSettings)

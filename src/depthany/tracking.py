@@ -1,6 +1,5 @@
-"""What a run tells: console progress, TensorBoard, metrics.jsonl."""
+"""What a run tells: console progress, and the log files."""
 
-import json
 import math
 import resource
 import sys
@@ -15,16 +14,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from depthany.data.dataset import Batch
 from depthany.distributed import ALONE, Processes
-from depthany.files import write_atomically
+from depthany.log_files import LogFiles
 from depthany.pictures import comparison_row
 from depthany.progress import columns, minutes
 from depthany.stages import StageOutput, View
 
-METRICS_FILE = "metrics.jsonl"
 PICTURES_PER_KIND = 4
 
 
@@ -37,16 +34,15 @@ class Tracker:
             since it will be written again.
         total_steps: length of the run.
         settings: the resolved configuration as YAML, shown in TensorBoard as text.
+        goes_on: whether the run goes on where these cannot be written, as on a full disk; see `LogFiles`.
     """
 
-    def __init__(self, run_dir: Path, start_step: int, total_steps: int, settings: str) -> None:
+    def __init__(
+        self, run_dir: Path, start_step: int, total_steps: int, settings: str, goes_on: bool = False
+    ) -> None:
         self.total_steps = total_steps
         self.console = Console()
-        self._metrics_path = run_dir / METRICS_FILE
-        _drop_after(self._metrics_path, start_step)
-        self._metrics = open(self._metrics_path, "a", buffering=1)  # noqa: SIM115  open as long as the run
-        self._events = SummaryWriter(str(run_dir), purge_step=start_step + 1)
-        self._events.add_text("settings", f"```yaml\n{settings}\n```", start_step)
+        self._files = LogFiles(run_dir, start_step, settings, goes_on, self.say)
         self._progress = Progress(
             *columns("loss {task.fields[loss]:.4f} · {task.fields[rate]:.1f} images/s"),
             console=self.console,
@@ -76,9 +72,7 @@ class Tracker:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """The same numbers to TensorBoard and metrics.jsonl."""
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+        self._files.scalars(step, values)
 
     def pictures(self, step: int, views: Mapping[str, View]) -> None:
         """Rows of image, view, target, prediction and error for each kind of image."""
@@ -86,10 +80,8 @@ class Tracker:
             if len(view.clean):
                 perturbed = view.seen is not view.clean
                 columns = "image | perturbed view | pseudo-label" if perturbed else "image | target"
-                sheet = _sheet(view, perturbed)
-                self._events.add_image(
-                    f"{kind}: {columns} | prediction | error", sheet, step, dataformats="HWC"
-                )
+                title = f"{kind}: {columns} | prediction | error"
+                self._files.picture(title, _sheet(view, perturbed), step)
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
         """Scores of each model on each set, a row for each pair: rows[model][set][metric]."""
@@ -106,8 +98,7 @@ class Tracker:
     def close(self) -> None:
         """Flush and close everything."""
         self._progress.stop()
-        self._events.close()
-        self._metrics.close()
+        self._files.close()
 
 
 class Silent:
@@ -223,17 +214,3 @@ def _sheet(view: View, perturbed: bool) -> np.ndarray:
         hwc = [image.permute(1, 2, 0).cpu().numpy() for image in images]
         rows.append(comparison_row(hwc, target, prediction, view.mask[i].cpu().numpy()))
     return np.concatenate(rows)
-
-
-def _drop_after(path: Path, step: int) -> None:
-    """Keep the lines of metrics.jsonl up to `step`; a line cut short by a kill goes too."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            break
-    write_atomically(path, lambda partial: partial.write_text("".join(kept)))

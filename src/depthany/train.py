@@ -19,7 +19,8 @@ from torch import Tensor
 
 from depthany import run_dir as runs
 from depthany import wiring
-from depthany.checkpoint import Parts, load_latest, save_checkpoint, save_parts
+from depthany.checkpoint import Parts, load_latest
+from depthany.checkpoint_writer import CheckpointWriter, NoWriter
 from depthany.config import plain, run_entry
 from depthany.data.dataset import Batch
 from depthany.data.loader import read_batches
@@ -87,8 +88,7 @@ def train(
     batches: Iterator[Batch],
     tracker: Tracker | Silent,
     validate: Callable[[], Scored],
-    save: Callable[[], None],
-    save_best: Callable[[], None],
+    saves: CheckpointWriter | NoWriter,
     loop: Loop,
     device: torch.device,
     amp: torch.dtype | None,
@@ -127,13 +127,15 @@ def train(
                     tracker.scalars(state.step, flat_scores(scores))
                     if mean_abs_rel(scores) < state.best_abs_rel:
                         state.best_abs_rel = mean_abs_rel(scores)
-                        save_best()
+                        saves.save_best(parts)
             if loop.due(state.step, loop.save_every) or stopped:
                 with meter.paused():
-                    save()
-                    processes.wait()
+                    saves.save(parts)
             if stopped and state.step < loop.total_steps:
-                tracker.say(f"stopped at step {state.step}, all saved; the same command continues")
+                saves.wait()
+                processes.wait()
+                saved = "all saved" if saves.written_step == state.step else f"saved up to {saves.newest()}"
+                tracker.say(f"stopped at step {state.step}, {saved}; the same command continues")
                 tracker.close()
                 raise SystemExit(128 + stopped)
 
@@ -269,7 +271,8 @@ def begin(
     sampler.start = parts.state.step * cfg.accumulate
     if not processes.is_main:
         return Silent()
-    return Tracker(run_dir, parts.state.step, total_steps, OmegaConf.to_yaml(OmegaConf.create(settings)))
+    text, goes_on = OmegaConf.to_yaml(OmegaConf.create(settings)), cfg.if_save_fails == "continue"
+    return Tracker(run_dir, parts.state.step, total_steps, text, goes_on)
 
 
 def settings_of(cfg: DictConfig, sampler: MixedBatches) -> dict[str, Any]:
@@ -291,26 +294,28 @@ def train_run(
 ) -> Scored:
     """`train` with its validation and files as the configuration says; gives the scores of the last step."""
     newest: dict[int, Scored] = {}
-    checkpoints = runs.checkpoint_dir(Path(cfg.run_dir))
 
     def validate() -> Scored:
         newest.clear()
         newest[parts.state.step] = score(whole_model(parts.model))
         return newest[parts.state.step]
 
-    def save() -> None:
-        if processes.is_main:
-            save_checkpoint(checkpoints, parts, cfg.keep_checkpoints)
-
-    def save_best() -> None:
-        if processes.is_main:
-            save_parts(checkpoints / "best.pt", parts)
-
     compiled = torch.compile(parts.model) if cfg.compile else None
-    train(parts, batches, tracker, validate, save, save_best, loop, device, amp, compiled, processes)
-    return newest.get(parts.state.step) or score(
-        whole_model(parts.model)
-    )  # a run killed after its last step has none
+    with open_writer(cfg, parts, tracker, processes) as saves:
+        train(parts, batches, tracker, validate, saves, loop, device, amp, compiled, processes)
+    if parts.state.step not in newest:  # killed after the last step
+        validate()
+    return newest[parts.state.step]
+
+
+def open_writer(
+    cfg: DictConfig, parts: Parts, tracker: Tracker | Silent, processes: Processes
+) -> CheckpointWriter | NoWriter:
+    """What writes the checkpoints of this process."""
+    if not processes.is_main:
+        return NoWriter()
+    folder, keep, if_fails = runs.checkpoint_dir(Path(cfg.run_dir)), cfg.keep_checkpoints, cfg.if_save_fails
+    return CheckpointWriter(folder, keep, if_fails, tracker.say, written_step=parts.state.step)
 
 
 def finish(
@@ -323,8 +328,14 @@ def finish(
 ) -> None:
     """Write results and model, the model last since it marks the run as finished, and print the table."""
     results = json.dumps({"step": step, "scores": scores}, indent=2) + "\n"
-    write_atomically(run_dir / runs.RESULTS_FILE, lambda path: path.write_text(results))
-    save_model(model, run_dir, extra={"training": {"step": step, "settings": settings}})
+    training = {"step": step, "settings": settings}
+    try:
+        write_atomically(run_dir / runs.RESULTS_FILE, lambda path: path.write_text(results))
+        save_model(model, run_dir, extra={"training": training})
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; the run is not finished: make room, and the same command goes on"
+        ) from error
     if next(iter(scores.values())):
         tracker.table("validation: fitted to 1/depth by scale and shift per image", scores)
     if line := summary(run_dir / runs.UNREADABLE_FILE):

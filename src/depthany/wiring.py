@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from depthany.checkpoint import Parts
+from depthany.checkpoint_writer import IF_SAVE_FAILS
 from depthany.config import require, require_least, typed
 from depthany.data.counts import count_warnings, left_out_notes
 from depthany.data.dataset import TrainingSet, UnlabeledSet
@@ -48,6 +49,7 @@ _LEAST = {
     "optimizer.warmup_steps": 0,
 }
 _CHOICES = {
+    "if_save_fails": IF_SAVE_FAILS,
     "loss.normalisation": NORMALISATIONS,
     "loss.reduction": REDUCTIONS,
     "parallel": PARALLELS,

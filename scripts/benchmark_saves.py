@@ -1,0 +1,137 @@
+"""How long saving a run holds up its loop: `python scripts/benchmark_saves.py`.
+
+By turns in one process, on the full state of a model after a step of AdamW: weights and two moments, float32.
+
+    copy          one copy of the state into memory that was used before; the measure of all
+    fresh copy    the same into memory asked of the system anew
+    synchronous   the state written by the loop itself, flushed and renamed: how saving was done before
+    background    `CheckpointWriter.save`, the time until the loop goes on
+    first         the same at the first save of a run, whose memory is fresh
+
+and the forward rate of the model while a checkpoint is written, against none being written.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from depthany.checkpoint import Parts, TrainState
+from depthany.checkpoint_writer import CheckpointWriter, HostCopy
+from depthany.files import write_atomically
+from depthany.models.depth_model import DepthModel
+from depthany.optim import build_optimizer
+from depthany.precision import keep_freed_memory
+from depthany.stages import TeacherStage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--encoder", default="vits")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", help="on the disk to be measured; default: that of temporary files")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    parts = state_after_a_step(args.encoder)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        print_stalls(parts, measure_stalls(parts, Path(folder), args.rounds))
+        print_rates(*measure_rates(parts, Path(folder), args.rounds))
+
+
+def state_after_a_step(encoder: str) -> Parts:
+    """A model with the moments of its optimizer, from gradients that are all zero."""
+    model = DepthModel(encoder)
+    optimizer = build_optimizer(model, [], 1e-3, 1, 0.01, (0.9, 0.999))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return Parts(model, TeacherStage("median_mad", "batch"), optimizer, scaler, TrainState(step=1))
+
+
+def measure_stalls(parts: Parts, folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way by rounds."""
+    seconds: dict[str, list[float]] = {}
+    kept = HostCopy()
+    kept.take(parts.payload())
+    writer = CheckpointWriter(folder / "background", 2, "stop", print)
+
+    def clock(name: str, action: Callable[[], object]) -> None:
+        began = time.perf_counter()
+        action()
+        seconds.setdefault(name, []).append(time.perf_counter() - began)
+
+    def first() -> None:
+        fresh.save(parts)
+
+    with writer:
+        writer.save(parts)
+        for k in range(rounds):
+            parts.state.step += 1
+            writer.wait()
+            clock("copy", lambda: kept.take(parts.payload()))
+            clock("fresh copy", lambda: HostCopy().take(parts.payload()))
+            path = folder / f"synchronous_{k % 2}.pt"
+            clock("synchronous", lambda path=path: save_synchronously(path, parts))
+            clock("background", lambda: writer.save(parts))
+            clock("the write in the background", writer.wait)
+            with CheckpointWriter(folder / "first", 2, "stop", print) as fresh:
+                clock("first", first)
+    return seconds
+
+
+def save_synchronously(path: Path, parts: Parts) -> None:
+    write_atomically(path, lambda partial: torch.save(parts.payload(), partial))
+
+
+def measure_rates(parts: Parts, folder: Path, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of a forward pass at 252 pixels without a write and during one, by turns."""
+    image, alone, beside = torch.randn(1, 3, 252, 252), [], []
+    with torch.no_grad(), CheckpointWriter(folder / "rates", 2, "stop", print) as writer:
+        for _ in range(rounds):
+            for times, is_writing in ((alone, False), (beside, True)):
+                if is_writing:
+                    parts.state.step += 1
+                    writer.save(parts)
+                for _ in range(3):
+                    began = time.perf_counter()
+                    parts.model(image)
+                    times.append(time.perf_counter() - began)
+                writer.wait()
+    return alone, beside
+
+
+def print_stalls(parts: Parts, seconds: dict[str, list[float]]) -> None:
+    payload = parts.payload()
+    state = [payload["model"], *payload["optimizer"]["state"].values()]
+    size = sum(tensor.nbytes for tensors in state for tensor in tensors.values())
+    count = sum(tensor.numel() for tensor in payload["model"].values())
+    print(f"{count / 1e6:.1f}M parameters; state, and so the extra memory: {size / 1e6:.0f} MB")
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, median in medians.items():
+        low, high = min(seconds[name]) * 1e3, max(seconds[name]) * 1e3
+        print(
+            f"{name:28s} {median * 1e3:8.1f} ms ({low:.1f} to {high:.1f})   "
+            f"{median / medians['copy']:6.2f} x copy   {median / medians['synchronous']:6.3f} x synchronous"
+        )
+
+
+def print_rates(alone: list[float], beside: list[float]) -> None:
+    medians = statistics.median(alone), statistics.median(beside)
+    print(
+        f"forward pass {medians[0] * 1e3:.0f} ms without a write, {medians[1] * 1e3:.0f} ms as one begins: "
+        f"{medians[1] / medians[0]:.2f} x"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Checkpoints written in the background: the loop waits for a copy of the state, not for the disk."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from depthany.checkpoint import BEST_FILE, Parts, checkpoint_name, prune, write_checkpoint
+from depthany.files import remove_partials, why
+
+IF_SAVE_FAILS = ("stop", "continue")
+
+
+class HostCopy:
+    """A copy of nested state in CPU memory that is taken once and filled anew each time.
+
+    Memory that was used before is a copy away; fresh memory has to be asked of the system page by page.
+    """
+
+    def __init__(self) -> None:
+        self._memory: list[Tensor] = []
+
+    def take(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """The payload with every tensor and every plain value copied; the one before is overwritten."""
+        tensors = list(_tensors(payload))
+        if [_layout(tensor) for tensor in tensors] != [_layout(tensor) for tensor in self._memory]:
+            self._memory = [torch.empty_like(tensor, device="cpu") for tensor in tensors]
+        copies = {id(tensor): kept.copy_(tensor) for tensor, kept in zip(tensors, self._memory)}
+        return copy.deepcopy(dict(payload), copies)  # finds each tensor copied already
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one run, at most one state at a time, in a thread of its own.
+
+    The state is copied before `save` returns, since the optimizer changes tensors in place; the next one is
+    copied when the last is written. A `with` block ends when all is written, also where an exception ends
+    it. A write that fails leaves the checkpoints before it as they are.
+
+    Args:
+        folder: of the checkpoints, of this process alone; half files of a run that was killed are deleted.
+        keep: newest checkpoints kept, besides the best; older ones are deleted once a newer is durable.
+        if_fails: "stop": the next `save` or `wait` raises; "continue": the next `save` tries again.
+        tell: takes a line on each write that failed under "continue", from the thread.
+        written_step: of the newest checkpoint that is already there; 0 = none.
+    """
+
+    def __init__(
+        self, folder: Path, keep: int, if_fails: str, tell: Callable[[str], None], written_step: int = 0
+    ) -> None:
+        assert if_fails in IF_SAVE_FAILS
+        self.written_step = written_step
+        self.failed = 0  # writes so far
+        self._folder, self._keep, self._tell = folder, keep, tell
+        self._goes_on = if_fails == "continue"
+        self._copy = HostCopy()
+        self._payload: dict[str, Any] = {}
+        self._copied: dict[str, Any] = {}  # the TrainState that the payload is of
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._under_way: list[Future[object]] = []
+        remove_partials(folder)
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the write under way. Where an exception ends the block, a failed write is told, and the
+        exception goes on.
+        """
+        try:
+            self.wait()
+        except Exception as failure:
+            if error is None:
+                raise
+            self._tell(f"warning: {failure}")
+        finally:
+            self._thread.shutdown()
+
+    def save(self, parts: Parts) -> None:
+        """Copy the state and have it written as the checkpoint of its step; older ones are deleted after it.
+
+        Raises:
+            ValueError: an earlier write failed, under "stop".
+        """
+        self._start(parts, self._write_newest, parts.state.step)
+
+    def save_best(self, parts: Parts) -> None:
+        """The same as the best so far. At the step of a `save` the two share one copy."""
+        self._start(parts, self._write, self._folder / BEST_FILE)
+
+    def wait(self) -> None:
+        """Return when all is written.
+
+        Raises:
+            ValueError: a write failed, under "stop".
+        """
+        pending, self._under_way = self._under_way, []
+        for write in pending:
+            write.result()
+
+    def newest(self) -> str:
+        """The newest checkpoint that is written, in words."""
+        return f"step {self.written_step}" if self.written_step else "its start: there is no checkpoint yet"
+
+    def _start(self, parts: Parts, write: Callable[[Any], object], target: object) -> None:
+        if vars(parts.state) != self._copied:  # else this is the state that is being written
+            self.wait()
+            self._payload = self._copy.take(parts.payload())
+            self._copied = dict(vars(parts.state))
+        self._under_way.append(self._thread.submit(write, target))
+
+    def _write_newest(self, step: int) -> None:
+        if not self._write(self._folder / checkpoint_name(step)):
+            return
+        self.written_step = step
+        try:
+            prune(self._folder, step, self._keep)
+        except OSError as error:
+            self._tell(f"warning: cannot delete the older checkpoints in {self._folder}: {why(error)}")
+
+    def _write(self, path: Path) -> bool:
+        """Whether it could be written; raises a `ValueError` if not, under "stop"."""
+        try:
+            write_checkpoint(path, self._payload)
+        except ValueError as error:
+            self.failed += 1
+            if not self._goes_on:
+                raise ValueError(
+                    f"{error}; if_save_fails=stop ends the run here: make room, and the same command goes on "
+                    f"from {self.newest()}"
+                ) from error
+            self._tell(
+                f"warning: {error}; if_save_fails=continue: training goes on, the next save tries again "
+                f"({self.failed} failed so far)"
+            )
+            return False
+        return True
+
+
+class NoWriter:
+    """The writer of a process that leaves writing to process 0."""
+
+    written_step = 0
+
+    def __enter__(self) -> "NoWriter":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Nothing."""
+
+    def save(self, parts: Parts) -> None:
+        """Nothing."""
+
+    def save_best(self, parts: Parts) -> None:
+        """Nothing."""
+
+    def wait(self) -> None:
+        """Nothing."""
+
+    def newest(self) -> str:
+        """Nothing."""
+        return ""
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _tensors(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+
+
+def _layout(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype]:
+    return tensor.shape, tensor.stride(), tensor.dtype
