@@ -124,6 +124,32 @@ def start_child(arguments: list[str], before: str = "", cwd: Path | None = None)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
+def start_torchrun(
+    folder: Path, arguments: list[str], processes: int, before: str, entry: str, timeout_s: float
+) -> Ended:
+    """`torchrun -m depthany.<entry>` in a session of its own; see the fixture `torchrun`."""
+    script, pids = folder / f"{entry}.py", folder / "pids"
+    pids.mkdir()
+    note = f"import os, pathlib\npathlib.Path({str(pids)!r}, str(os.getpid())).touch()"
+    script.write_text(f"{note}\n{_CHILD}\n{before}\nfrom depthany.{entry} import main\nmain()\n")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    with subprocess.Popen(
+        [*launcher, f"--nproc-per-node={processes}", str(script), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    ) as started:
+        try:
+            out, err = started.communicate(timeout=timeout_s)
+        finally:  # torchrun gives each of its processes a session of its own
+            for group in [started.pid, *(int(path.name) for path in pids.iterdir())]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+    return Ended(started.returncode, out, err)
+
+
 def signal_at_step(number: signal.Signals, step: int, target: str = "os.kill(os.getpid(), number)") -> str:
     """Code for `before` of `start_child`: a signal as the optimizer step `step` (from 1) begins."""
     return f"""
@@ -208,6 +234,27 @@ def start():
 @pytest.fixture(scope="session")
 def start_elsewhere():
     return start_child
+
+
+@pytest.fixture(scope="session")
+def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ended]:
+    """`torchrun(arguments, processes=2, before="", entry="train", timeout_s=120)`: an entry in processes
+    that torchrun starts, with the encoder `micro`. `before` is code that each runs first;
+    `os.environ["RANK"]` tells it which it is. What torchrun itself says of a failure stands in `err` too.
+    About 6 s for a start of two.
+    """
+
+    def run_together(
+        arguments: list[str],
+        processes: int = 2,
+        before: str = "",
+        entry: str = "train",
+        timeout_s: float = 120,
+    ) -> Ended:
+        folder = tmp_path_factory.mktemp("torchrun")
+        return start_torchrun(folder, arguments, processes, before, entry, timeout_s)
+
+    return run_together
 
 
 @pytest.fixture(scope="session")
