@@ -93,11 +93,12 @@ def test_a_fault_of_one_process_ends_both_in_seconds_and_the_same_command_goes_o
     many, micro: str, teacher_run: Path, torchrun: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     arguments = settings(many, teacher_run, tmp_path / "store", "data.unreadable=error")
-    end = """
-import atexit
-atexit.register(lambda: (folder / f"end_of_{rank}").write_text(str(time.time())))
+    end = f"""
+import atexit, time
+end = {str(tmp_path)!r} + "/end_of_" + os.environ["RANK"]
+atexit.register(lambda: pathlib.Path(end).write_text(str(time.time())))
 """
-    failed = torchrun(arguments, before=note_shards(tmp_path) + end, entry="pseudo_label")
+    failed = torchrun(arguments, before=end, entry="pseudo_label")
     assert failed.code != 0
     assert time.time() - min(float(path.read_text()) for path in tmp_path.glob("end_of_*")) < 15
     assert failed.err.count("error: ") == failed.err.count("street_3.jpg: not an image") == 1, failed.err
