@@ -118,12 +118,13 @@ if os.environ["RANK"] == "1":
 def test_an_image_that_one_process_cannot_read_ends_both_in_seconds_and_is_told_once(
     garden: Path, torchrun: Callable, tmp_path: Path
 ) -> None:
+    write(garden / "garden/images/5/17.png", np.full((40, 30, 3), 9, np.uint8))  # one image stays damaged
     arguments = command(garden, tmp_path / "out", "pictures=0")
     failed = torchrun(arguments, before=note_end(tmp_path / "end"), entry="evaluate")
     assert time.time() - float((tmp_path / "end").read_text()) < 15
     assert failed.code != 0
     assert failed.err.count("error: ") == failed.err.count("05.png: not an image") == 1, failed.err
-    assert "Traceback" not in failed.err.split("torch.distributed.elastic")[0]
+    assert "depthany/evaluate.py" not in failed.err  # no traceback of ours; torchrun has one of its own
     assert not (tmp_path / "out/results.json").exists()
 
 
