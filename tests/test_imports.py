@@ -38,7 +38,8 @@ def test_losses_models_data_and_evaluation_know_nothing_of_each_other_nor_of_wha
 
 
 def test_what_all_may_import_imports_none_of_ours() -> None:
-    assert not imported(PACKAGE / "files.py")
+    for name in ("files", "distributed"):
+        assert not imported(PACKAGE / f"{name}.py")
 
 
 def test_only_the_wiring_and_the_entries_see_the_configuration() -> None:
@@ -59,6 +60,7 @@ def test_prediction_knows_neither_training_nor_entries() -> None:
 
 def test_scoring_knows_neither_training_nor_entries() -> None:
     below = {"models", "data", "evaluation", "prediction", "scoring", "files", "pictures", "progress"}
+    below.add("distributed")  # which imports none of ours: images are shared among processes
     for path in sorted((PACKAGE / "scoring").rglob("*.py")):
         assert {name.split(".")[1] for name in imported(path)} <= below, path.name
 

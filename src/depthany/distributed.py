@@ -5,8 +5,9 @@ Small things (counts, decisions, rows of results) go through gloo on the CPU, gr
 
 import hashlib
 import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -85,6 +86,47 @@ class Processes:
     def wait(self) -> None:
         """Until all have come here."""
         self.sum([0])
+
+    def wait_however_long(self, name: str) -> None:
+        """Until all have come here, past `TIMEOUT`: for an entry in which SIGTERM raises, since whoever waits
+        here learns of another's end from torchrun alone.
+
+        Args:
+            name: of this place, once in a run.
+        """
+        if self.size == 1:
+            return
+        store, key = dist.distributed_c10d._get_default_store(), f"waits/{name}"
+        store.add(key, 1)
+        while store.add(key, 0) < self.size:
+            time.sleep(0.05)
+
+
+ALONE = Processes()
+
+
+class CountOfAll:
+    """How much all processes have done; threads may call it.
+
+    Args:
+        name: of what is counted, once in a run.
+        tell: called on process 0 with how many more are done, by itself and the others.
+    """
+
+    def __init__(self, processes: Processes, name: str, tell: Callable[[int], object]) -> None:
+        self._processes, self._key, self._tell = processes, f"counts/{name}", tell
+        self._told, self._lock = 0, threading.Lock()
+
+    def add(self, count: int = 1) -> None:
+        """So many more are done here; process 0 hears of the others when it calls this, with 0 too."""
+        if self._processes.size == 1:
+            self._tell(count)
+            return
+        done = dist.distributed_c10d._get_default_store().add(self._key, count)
+        if self._processes.is_main:
+            with self._lock:
+                new, self._told = max(0, done - self._told), max(done, self._told)
+                self._tell(new)
 
 
 ALONE = Processes()

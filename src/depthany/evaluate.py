@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from omegaconf import DictConfig, ListConfig
 
 import depthany
 from depthany.config import plain, require, require_least, run_entry, typed
+from depthany.distributed import Processes, joined, launched
 from depthany.files import require_writable
 from depthany.models.fast import prepare_for_inference
 from depthany.models.loading import load_model
 from depthany.precision import choose_amp, choose_device, keep_freed_memory
-from depthany.progress import Bar
+from depthany.progress import bar_of_all
 from depthany.protocols import Chosen, choose
 from depthany.schema import EvaluateSettings
 from depthany.scoring.loop import Scored, UnreadableImage, score_set
@@ -39,13 +40,20 @@ ALIASES = {"protocol": "protocols"}  # Hydra keeps the word `protocol` for the f
 
 def run(cfg: DictConfig) -> int:
     """Score every checkpoint under every protocol, write and print; the exit code."""
-    cfg = check(cfg)
+    cfg, processes = check(cfg), launched()
+    device = choose_device(cfg.device, processes.local_rank if processes.size > 1 else None)
+    with joined(processes, device):
+        return evaluate(cfg, processes, device)
+
+
+def evaluate(cfg: DictConfig, processes: Processes, device: torch.device) -> int:
+    """The same, by processes that have met."""
     chosen, missing = choose(words(cfg.protocols, "protocols"), cfg.roots, cfg.override)
-    for name, why in missing.items():
-        print(f"{name}: not run, {why}")
     out = Path(cfg.out)
-    require_writable(out)
-    device = choose_device(cfg.device)
+    if processes.is_main:
+        for name, why in missing.items():
+            print(f"{name}: not run, {why}")
+        require_writable(out)
     dtype = choose_amp(cfg.precision, device) or torch.float32
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
@@ -57,9 +65,11 @@ def run(cfg: DictConfig) -> int:
         for predictor in predictors:
             one.protocol.require_fits(predictor.quantity, predictor.label)
     sets = [one.open() for one in chosen]  # all of them now: what is wrong with the last is found first
-    print(describe(predictors, chosen, device, dtype), flush=True)
+    if processes.is_main:
+        told = f", {processes.size} processes" if processes.size > 1 else ""
+        print(f"{describe(predictors, chosen, device, dtype)}{told}", flush=True)
     about = describe_run(cfg, predictors, missing, device, dtype)
-    return evaluate_all(cfg, predictors, chosen, sets, about, out)
+    return evaluate_all(cfg, predictors, chosen, sets, about, out, processes)
 
 
 def evaluate_all(
@@ -69,49 +79,73 @@ def evaluate_all(
     sets: Sequence[Any],
     about: dict[str, Any],
     out: Path,
+    processes: Processes,
 ) -> int:
-    """Run the protocols one by one; what is whole is on the disk and on the screen however it ends."""
+    """Run the protocols one by one; what is whole is on the disk and on the screen however it ends.
+
+    All processes score, the first one alone makes files and tables of it.
+    """
     results: list[ProtocolResult] = []
     report = Report(cfg.pictures)
     about["complete"] = False
     try:
         for one, dataset in zip(chosen, sets, strict=True):
-            result = score(cfg, predictors, one, dataset)
+            result = score(cfg, predictors, one, dataset, processes)
             if not any(scored.rows for scored in result.scored.values()):
                 raise ValueError("\n".join(nothing_scored(result)))
+            if not processes.is_main:
+                continue
             results.append(result)
             if cfg.pictures:
                 report.add(result, predictors, dataset)
             write_results(out, about, results)
         about["complete"] = True
     except KeyboardInterrupt:
-        print(f"\ninterrupted; {len(results)} of {len(chosen)} protocols are done", flush=True)
+        if processes.is_main:
+            print(f"\ninterrupted; {len(results)} of {len(chosen)} protocols are done", flush=True)
         raise
     finally:
         if results:
-            write_results(out, about, results)
-            write_per_image(out, results)
-            if cfg.pictures:
-                report.write(out, about)
-            print_results(results)
-            names = "results.json, per_image.csv" + (", report.html" if cfg.pictures else "")
-            print(f"{out}: {names}", flush=True)
+            write_all(out, about, results, report if cfg.pictures else None)
     return 0
 
 
-def score(cfg: DictConfig, predictors: Sequence[Predictor], one: Chosen, dataset: Any) -> ProtocolResult:
+def write_all(
+    out: Path, about: dict[str, Any], results: Sequence[ProtocolResult], report: Report | None
+) -> None:
+    """Write every file and print the tables."""
+    write_results(out, about, results)
+    write_per_image(out, results)
+    if report is not None:
+        report.write(out, about)
+    print_results(results)
+    names = "results.json, per_image.csv" + (", report.html" if report is not None else "")
+    print(f"{out}: {names}", flush=True)
+
+
+def score(
+    cfg: DictConfig, predictors: Sequence[Predictor], one: Chosen, dataset: Any, processes: Processes
+) -> ProtocolResult:
     """Every checkpoint under one protocol."""
     asked = len(dataset) if cfg.limit is None else min(cfg.limit, len(dataset))
     indices = [k * len(dataset) // asked for k in range(asked)]
     result = ProtocolResult(one.protocol, one.dataset, one.changed, len(dataset), asked)
     for predictor in predictors:
-        with Bar(f"{one.protocol.name}, {predictor.label}", asked) as bar:
-            result.scored[predictor.label] = score_one(cfg, predictor, one, dataset, indices, bar)
+        with bar_of_all(processes, f"{one.protocol.name}, {predictor.label}", asked) as advance:
+            scored = score_one(cfg, predictor, one, dataset, indices, advance, processes)
+            advance(0)  # what the others have done since
+        result.scored[predictor.label] = scored
     return result
 
 
 def score_one(
-    cfg: DictConfig, predictor: Predictor, one: Chosen, dataset: Any, indices: Sequence[int], bar: Bar
+    cfg: DictConfig,
+    predictor: Predictor,
+    one: Chosen,
+    dataset: Any,
+    indices: Sequence[int],
+    tick: Callable[[], object],
+    processes: Processes,
 ) -> Scored:
     """One checkpoint under one protocol."""
     try:
@@ -124,7 +158,8 @@ def score_one(
             cfg.workers,
             convert_images=True,
             skip_unreadable=cfg.skip_unreadable,
-            tick=bar.advance,
+            tick=tick,
+            processes=processes,
         )
     except UnreadableImage as error:
         raise ValueError(f"{error} (skip_unreadable=true leaves such images out, counted)") from None

@@ -6,11 +6,12 @@ lock of a process that was killed, so that no clock decides who is dead.
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -60,12 +61,13 @@ class Ready:
 
 @dataclass
 class Tally:
-    """What one worker has done: images labeled and left out, bytes written, seconds within the teacher."""
+    """What workers have done: images labeled and left out, bytes written, seconds within the teacher."""
 
     labels: int = 0
     left_out: int = 0
     shards: int = 0
     teacher_s: float = 0.0
+    workers: int = 1
     began: float = field(default_factory=time.monotonic)
     _coded: int = 0
     _bytes: int = 0
@@ -88,7 +90,17 @@ class Tally:
         """Space and time that so many images would take at the rate and size so far."""
         gigabytes = self.bytes_per_label() * images / 1e9
         hours = images / max(self.rate(), 1e-9) / 3600
-        return f"{images / 1e6:.0f}M images: {gigabytes:,.0f} GB, {hours:,.0f} hours of one such worker"
+        who = "one such worker" if self.workers == 1 else f"{self.workers} such workers together"
+        return f"{images / 1e6:.0f}M images: {gigabytes:,.0f} GB, {hours:,.0f} hours of {who}"
+
+    def counts(self) -> dict[str, float]:
+        """All that adds up over workers."""
+        names = ("labels", "left_out", "shards", "teacher_s", "workers", "_coded", "_bytes")
+        return {name: getattr(self, name) for name in names}
+
+    def of_all(self, counts: Sequence[Mapping[str, Any]]) -> "Tally":
+        """The tally of several workers that began when this one did, itself among them."""
+        return Tally(**{name: sum(each[name] for each in counts) for name in counts[0]}, began=self.began)
 
 
 class Claims:

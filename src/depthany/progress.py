@@ -1,6 +1,8 @@
 """How far a long piece of work is: one look of the progress bar for all commands."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 
 from rich.console import Console
@@ -13,6 +15,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from depthany.distributed import CountOfAll, Processes
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -75,3 +79,14 @@ class Bar:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+@contextmanager
+def bar_of_all(processes: Processes, description: str, total: int) -> Iterator[Callable[..., None]]:
+    """One bar, on process 0, of what all do; gives what each calls with how many more it has done (1).
+
+    Args:
+        description: of what is counted, once in a run.
+    """
+    with Bar(description, total) if processes.is_main else nullcontext() as bar:
+        yield CountOfAll(processes, description, bar.advance if bar is not None else lambda count: None).add

@@ -1,7 +1,9 @@
 """Label unlabeled images once for any number of students: `python -m depthany.pseudo_label teacher=...`."""
 
+import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,13 @@ from depthany.data.pseudo_labels import (
     read_manifest,
 )
 from depthany.data.verify_labels import verify_shards
+from depthany.distributed import Processes, joined, launched
 from depthany.files import require_writable
 from depthany.labeling import RESOLUTIONS, Claims, Labeler, Reading, Tally
 from depthany.models.depth_model import DepthModel
 from depthany.models.fast import prepare_for_inference
 from depthany.precision import choose_amp, choose_device, keep_freed_memory
-from depthany.progress import Bar
+from depthany.progress import Bar, bar_of_all
 from depthany.schema import PseudoLabelSettings
 from depthany.scoring.predictors import weights_sha256
 
@@ -48,11 +51,14 @@ def run(cfg: DictConfig) -> int:
     """Label, verify or inspect, as the configuration says; the exit code."""
     cfg = check(cfg)
     cv2.setNumThreads(1)  # images are read in threads of ours; more would take the cores from the teacher
-    if cfg.verify is not None:
-        return verify(Path(cfg.verify))
-    if cfg.inspect is not None:
-        return inspect(Path(cfg.inspect), cfg)
-    return label(cfg)
+    processes = launched()
+    if cfg.verify is not None or cfg.inspect is not None:
+        if not processes.is_main:
+            return 0  # one of them looks at the store
+        return verify(Path(cfg.verify)) if cfg.verify is not None else inspect(Path(cfg.inspect), cfg)
+    device = choose_device(cfg.device, processes.local_rank if processes.size > 1 else None)
+    with joined(processes, device):
+        return label(cfg, processes, device)
 
 
 def check(cfg: DictConfig) -> DictConfig:
@@ -76,11 +82,11 @@ def check(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def label(cfg: DictConfig) -> int:
+def label(cfg: DictConfig, processes: Processes, device: torch.device) -> int:
     """Label every image that has no label yet and that no other worker has in hand."""
     out = Path(cfg.out)
-    require_writable(out)
-    device = choose_device(cfg.device)
+    if processes.is_main:
+        require_writable(out)
     dtype = choose_amp(cfg.precision, device) or torch.float32
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
@@ -91,15 +97,14 @@ def label(cfg: DictConfig) -> int:
         raise ValueError(f"teacher={cfg.teacher} gives metres; pseudo-labels are disparity: pass another one")
     sets = open_sets(cfg)
     size = teacher.input_size if cfg.input_size is None else cfg.input_size
-    header = build_header(cfg, teacher, size, dtype, sets)
-    with FileLock(out / ".lock"):  # workers that start at once would write one partial file
-        begin_store(out, header)
-    claims = Claims(out, header)
+    claims = begin(out, build_header(cfg, teacher, size, dtype, sets), processes)
     images = sum(len(each) for each in sets.values())
     wanted = sum(shard.last - shard.first for shard in claims.open)
-    print(describe(teacher, size, images, images - wanted, device, dtype), flush=True)
+    if processes.is_main:
+        told = f", {processes.size} processes" if processes.size > 1 else ""
+        print(f"{describe(teacher, size, images, images - wanted, device, dtype)}{told}", flush=True)
 
-    with Bar("images", wanted) as bar:
+    with bar_of_all(processes, "images", wanted) as advance:
         reading = Reading(
             size,
             cfg.data.convert_images,
@@ -114,12 +119,34 @@ def label(cfg: DictConfig) -> int:
             cfg.resolution == "half",
             cfg.batch_size,
             cfg.workers,
-            Telling(bar),
+            Telling(advance, processes.is_main),
         )
         tally = labeler.run(out, claims)
+        processes.wait_however_long("labels")  # for the last shards of others
+        advance(0)
+    return finish(out, tally, processes)
+
+
+def begin(out: Path, header: StoreHeader, processes: Processes) -> Claims:
+    """Begin the store, or make sure that it is the same one; gives the shards that are still to be done."""
+    if processes.is_main:
+        with FileLock(out / ".lock"):  # workers that start at once would write one partial file
+            begin_store(out, header)
+    processes.wait()
+    begin_store(out, header)
+    claims = Claims(out, header)
+    processes.wait()  # before the first shard of another is done, so that all count the same
+    return claims
+
+
+def finish(out: Path, tally: Tally, processes: Processes) -> int:
+    """Complete the store and tell what all have done; the exit code."""
+    tallies = processes.gather(tally.counts())
+    if not processes.is_main:
+        return 0
     with FileLock(out / ".lock"):
         manifest = finish_store(out)
-    return report(out, tally, manifest)
+    return report(out, tally.of_all(tallies), manifest)
 
 
 def open_sets(cfg: DictConfig) -> dict[str, Any]:
@@ -161,14 +188,18 @@ def describe(
 
 
 class Telling:
-    """Moves the bar, and now and then says what the work would be for the paper's 62 million images."""
+    """Moves the bar, and now and then says what the work would be for the paper's 62 million images.
 
-    def __init__(self, bar: Bar) -> None:
-        self.bar, self.next_s = bar, _PROJECT_AFTER_S
+    Args:
+        projects: whether this process says so; it does of its own rate.
+    """
+
+    def __init__(self, advance: Callable[[int], object], projects: bool) -> None:
+        self.advance, self.next_s = advance, _PROJECT_AFTER_S if projects else math.inf
 
     def __call__(self, images: int, tally: Tally) -> None:
         """So many more images are done."""
-        self.bar.advance(images)
+        self.advance(images)
         if time.monotonic() - tally.began > self.next_s:
             self.next_s *= 2
             print(tally.projection(), flush=True)
@@ -181,7 +212,7 @@ def report(out: Path, tally: Tally, manifest: dict[str, Any] | None) -> int:
         print(
             f"{tally.labels} labels in {seconds:.1f} s, {tally.rate():.1f}/s, "
             f"{tally.bytes_per_label() / 1e3:.0f} kB each; "
-            f"the teacher was at work {tally.teacher_s / seconds:.0%} of the time"
+            f"the teacher was at work {tally.teacher_s / seconds / tally.workers:.0%} of the time"
         )
         print(tally.projection())
     if manifest is None:

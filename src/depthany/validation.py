@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from depthany.data.dataset import LabeledSet
+from depthany.distributed import ALONE, Processes
 from depthany.evaluation.protocol import Protocol
 from depthany.models.depth_model import DepthModel
 from depthany.scoring.loop import score_set
@@ -22,6 +23,7 @@ def evaluate(
     amp: torch.dtype | None = None,
     batch_size: int = 8,
     convert_images: bool = False,
+    processes: Processes = ALONE,
 ) -> dict[str, Scores]:
     """AbsRel and delta1 on each set, mean over its images.
 
@@ -32,16 +34,19 @@ def evaluate(
 
     Args:
         amp: dtype of autocast, or None.
-        batch_size: images of equal shape that go through the model together; does not change the scores.
+        batch_size: images of equal shape that go through the model together; changes the scores by
+            rounding alone.
+        processes: that share the images: all of them call this with the same weights.
 
     Returns:
-        Per set: abs_rel, delta1, and `images`, the number that counted.
+        Per set: abs_rel, delta1, and `images`, the number that counted. All processes get the same, to the
+        bit that of one.
     """
     was_training = model.training
     predictor = ModelPredictor(model.eval(), input_size, device, amp=amp)
     try:
         return {
-            name: _scores(predictor, dataset, name, batch_size, convert_images)
+            name: _scores(predictor, dataset, name, batch_size, convert_images, processes)
             for name, dataset in sets.items()
         }
     finally:
@@ -49,12 +54,24 @@ def evaluate(
 
 
 def _scores(
-    predictor: ModelPredictor, dataset: LabeledSet, name: str, batch_size: int, convert_images: bool
+    predictor: ModelPredictor,
+    dataset: LabeledSet,
+    name: str,
+    batch_size: int,
+    convert_images: bool,
+    processes: Processes,
 ) -> Scores:
     # What the set itself calls valid counts, whatever its distance: a set of unknown scale has no metres.
     range_m = (dataset.min_depth, dataset.max_depth)
     protocol = Protocol(name, min_depth=None, max_depth=None, clip_prediction=range_m)
-    rows = score_set(predictor, dataset, protocol, batch_size=batch_size, convert_images=convert_images).rows
+    rows = score_set(
+        predictor,
+        dataset,
+        protocol,
+        batch_size=batch_size,
+        convert_images=convert_images,
+        processes=processes,
+    ).rows
     if not rows:
         raise ValueError(f"none of {len(dataset)} images has a valid depth: nothing to evaluate")
     means = {key: sum(row.scores[key] for row in rows) / len(rows) for key in ("abs_rel", "delta1")}

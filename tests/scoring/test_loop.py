@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from depthany.data.dataset import DepthSample
+from depthany.distributed import Processes
 from depthany.evaluation.metrics import depth_metrics
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.score import Row
@@ -85,6 +86,42 @@ def test_scores_depend_on_neither_batch_size_nor_threads_nor_order(micro: str, p
         expected = expected or flat(rows)
         for name, scores in flat(rows).items():  # float32 products differ in the last bits with the batch
             assert scores == pytest.approx(expected[name], rel=1e-4 if protocol.align == "ransac" else 1e-6)
+
+
+class Crowd(FolderPredictor):
+    """Its prediction of an image depends on all that are in its batch, much more than rounding does."""
+
+    def key(self, prepared: torch.Tensor) -> torch.Size:
+        return prepared.shape
+
+    def predict(self, prepared):
+        bend = sum(float(each.mean()) for each in prepared)
+        return [each + bend * each**2 for each in prepared]
+
+
+class Apart(Processes):
+    """One of several processes that hears nothing of the others."""
+
+    def gather(self, value):
+        return [value]
+
+
+@pytest.mark.parametrize("protocol", [RELATIVE, replace(RELATIVE, align_per="sequence")])
+def test_which_images_share_a_batch_does_not_depend_on_the_number_of_processes(
+    tmp_path: Path, protocol: Protocol
+) -> None:
+    dataset = room_set(40)
+    write_predictions(tmp_path, truths(dataset))
+    predictor = Crowd(tmp_path, "depth")
+    alone = flat(score_set(predictor, dataset, protocol, None, 2).rows)
+    assert len(alone) == 40
+    for size in (2, 3):
+        shares = [
+            flat(score_set(predictor, dataset, protocol, None, 2, processes=Apart(rank, size)).rows)
+            for rank in range(size)
+        ]
+        assert sum(map(len, shares)) == 40
+        assert {name: scores for share in shares for name, scores in share.items()} == alone
 
 
 def test_scores_of_files_are_exactly_equal_whatever_the_batch_the_threads_and_the_order(

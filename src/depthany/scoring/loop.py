@@ -1,13 +1,14 @@
 """THE loop of evaluation: images are read ahead of the model and scored behind it, in threads.
 
 Used for the validation of a training run and for `python -m depthany.evaluate`. The result does not depend on
-batch size, number of threads, or which of them is first.
+the number of threads or processes, or on which of them is first; on the batch size by rounding alone.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import groupby
 from threading import Lock
 from typing import Any, Protocol
 
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depthany.data.dataset import Labels
+from depthany.distributed import ALONE, Processes
 from depthany.evaluation import protocol as protocols
 from depthany.evaluation.crops import INPUT_CROPS
 from depthany.evaluation.score import Pixels, Row, score_pairs, score_together, select
 from depthany.prediction.overlap import Behind, batches_of_equal, map_ahead
+from depthany.scoring.blocks import cut
 from depthany.scoring.predictors import MissingPrediction, Predictor, resize
 
 
@@ -51,10 +54,10 @@ class ScoredSet(Protocol):
 
 @dataclass
 class Scored:
-    """What came out of a set; threads may append.
+    """What came out of a set, all in its order.
 
     Attributes:
-        rows: of the images that counted, in the order of the set.
+        rows: of the images that counted.
         empty: names of images without a pixel (or pair) that counts.
         missing: names of images without prediction. unreadable: a line for each, which names it.
     """
@@ -91,6 +94,14 @@ class Left:
     line: str
 
 
+@dataclass
+class Part:
+    """What one process has found, in the order in which it came; threads may append."""
+
+    rows: list[Row] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+
+
 class Groups:
     """Images that share a fit wait here for each other; threads may call it.
 
@@ -100,7 +111,7 @@ class Groups:
 
     def __init__(self, names: Mapping[int, str], protocol: protocols.Protocol) -> None:
         self._names, self._whole_sequence = names, protocol.align_per == "sequence"
-        self._open = Counter(self._key(index) for index in names)
+        self._open = Counter(self.key(index) for index in names)
         self._waiting: dict[Hashable, list[Pixels]] = defaultdict(list)
         self._lock = Lock()
 
@@ -108,13 +119,14 @@ class Groups:
         """Of the sequence (folder) of an image, or of the image."""
         return self._names[index].rpartition("/")[0] if self._whole_sequence else self._names[index]
 
-    def _key(self, index: int) -> Hashable:
+    def key(self, index: int) -> Hashable:
+        """Of the group of an image."""
         return self.name(index) if self._whole_sequence else index
 
     def add(self, index: int, pixels: Pixels | None) -> list[Pixels]:
         """All members of the group if this (None: dropped) is the last of it, else nothing."""
         with self._lock:
-            key = self._key(index)
+            key = self.key(index)
             if pixels is not None:
                 self._waiting[key].append(pixels)
             self._open[key] -= 1
@@ -131,6 +143,7 @@ def score_set(
     convert_images: bool = False,
     skip_unreadable: bool = False,
     tick: Callable[[], object] = lambda: None,
+    processes: Processes = ALONE,
 ) -> Scored:
     """Score every image of a set, or those at `indices`.
 
@@ -140,7 +153,9 @@ def score_set(
         workers: threads that read, and as many that score.
         convert_images: accept gray, RGBA, CMYK and 16-bit images.
         skip_unreadable: leave out, and list, images that cannot be read instead of stopping.
-        tick: called when an image is done.
+        tick: called when an image is done by this process.
+        processes: that share the images; all of them call this, and all get the whole result, which is that
+            of one process to the bit.
 
     Raises:
         UnreadableImage: an image or its truth cannot be read, and must not be skipped.
@@ -148,26 +163,43 @@ def score_set(
             take what the predictor gives.
     """
     protocol.require_fits(predictor.quantity, predictor.label)
-    indices = range(len(dataset)) if indices is None else indices
-    names = {index: dataset.name(index) for index in indices}
-    groups, scored, left = Groups(names, protocol), Scored(), set[int]()
+    names = {index: dataset.name(index) for index in (range(len(dataset)) if indices is None else indices)}
+    groups = Groups(names, protocol)
+    blocks = cut(names, batch_size, groups.key)[processes.rank :: processes.size]
+
+    def read(index: int) -> Ready | Left:
+        return read_one(predictor, dataset, protocol, index, convert_images, skip_unreadable)
+
+    part = score_blocks(predictor, protocol, blocks, read, groups, batch_size, workers, tick)
+    return merged(names, processes.gather(part))
+
+
+def score_blocks(
+    predictor: Predictor,
+    protocol: protocols.Protocol,
+    blocks: Sequence[Sequence[int]],
+    read: Callable[[int], Ready | Left],
+    groups: Groups,
+    batch_size: int,
+    workers: int,
+    tick: Callable[[], object],
+) -> Part:
+    """Score the images of some blocks; see `score_set`."""
+    part = Part()
+    block_of = {index: number for number, block in enumerate(blocks) for index in block}
 
     def finish(ready: Ready, prediction: NDArray[np.float32]) -> None:
-        scored.rows.extend(score_one(ready, prediction, predictor.quantity, protocol, groups))
+        part.rows.extend(score_one(ready, prediction, predictor.quantity, protocol, groups))
         tick()
 
     def leave(out: Left) -> None:
-        (scored.missing if out.missing else scored.unreadable).append(out.line)
-        left.add(out.index)
+        part.left.append(out)
         members = groups.add(out.index, None)  # the last that the others of its sequence have waited for
-        scored.rows.extend(score_together(members, predictor.quantity, protocol, groups.name(out.index)))
+        part.rows.extend(score_together(members, predictor.quantity, protocol, groups.name(out.index)))
         tick()
 
     def readable() -> Generator[Ready, None, None]:
-        def read(index: int) -> Ready | Left:
-            return read_one(predictor, dataset, protocol, index, convert_images, skip_unreadable)
-
-        with closing(map_ahead(read, indices, workers, batch_size)) as images:
+        with closing(map_ahead(read, block_of, workers, batch_size)) as images:
             for image in images:
                 if isinstance(image, Ready):
                     yield image
@@ -175,13 +207,24 @@ def score_set(
                     leave(image)
 
     with closing(readable()) as images, Behind(workers, batch_size) as scorers:
-        for batch in batches_of_equal(images, lambda each: predictor.key(each.prepared), batch_size):
-            for ready, prediction in zip(batch, predict(predictor, batch, protocol), strict=True):
-                scorers.submit(finish, ready, prediction)
-    scored.rows.sort(key=lambda row: row.index)
-    counted = left | {row.index for row in scored.rows}
-    scored.empty = [name for index, name in names.items() if index not in counted]
-    return scored
+        for _, block in groupby(images, lambda each: block_of[each.index]):
+            for batch in batches_of_equal(block, lambda each: predictor.key(each.prepared), batch_size):
+                for ready, prediction in zip(batch, predict(predictor, batch, protocol), strict=True):
+                    scorers.submit(finish, ready, prediction)
+    return part
+
+
+def merged(names: Mapping[int, str], parts: Sequence[Part]) -> Scored:
+    """The parts of all processes as one result; names: of all images, by index."""
+    rows = sorted((row for part in parts for row in part.rows), key=lambda row: row.index)
+    left = sorted((out for part in parts for out in part.left), key=lambda out: out.index)
+    told = {row.index for row in rows} | {out.index for out in left}
+    return Scored(
+        rows,
+        empty=[names[index] for index in sorted(names.keys() - told)],
+        missing=[out.line for out in left if out.missing],
+        unreadable=[out.line for out in left if not out.missing],
+    )
 
 
 def read_one(
