@@ -129,9 +129,6 @@ class CountOfAll:
                 self._tell(new)
 
 
-ALONE = Processes()
-
-
 def launched() -> Processes:
     """What torchrun says in the environment; one process without it.
 
