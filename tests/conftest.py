@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,15 +16,13 @@ from PIL import Image
 from depthany.config import run_entry
 from depthany.models.encoder import ENCODERS, EncoderSpec
 from depthany.train import run
+from nursery import Ended, Nursery
 
 torch.set_num_threads(1)
 
 # An encoder of 58k parameters as one more row of the table of sizes; `vitt`, the smallest there, has 6M.
 MICRO = EncoderSpec("vit_small_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
-_CHILD = f"""
-from depthany.models.encoder import ENCODERS, EncoderSpec
-ENCODERS["micro"] = {MICRO!r}
-"""
+NURSERY = Nursery(repr(MICRO))
 LABELED_SIZES = [(56, 42), (42, 56), (56, 42), (64, 48)]  # width, height
 UNLABELED_SIZES = [(56, 42), (42, 56), (50, 70), (30, 40), (56, 42), (90, 60)]
 
@@ -77,15 +73,6 @@ class World:
         ]
 
 
-@dataclass
-class Ended:
-    """How a run ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 @contextlib.contextmanager
 def micro_encoder() -> Iterator[None]:
     """model.encoder=micro can be chosen inside."""
@@ -110,18 +97,7 @@ def start_here(arguments: list[str]) -> Ended:
 
 def start_child(arguments: list[str], before: str = "", cwd: Path | None = None) -> Ended:
     """The same in a process of its own; `before` is code that it runs first."""
-    code = f"{_CHILD}\n{before}\nfrom depthany.train import main\nmain()"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=cwd,
-        env=environment,
-        start_new_session=True,
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return NURSERY.start("train", arguments, before, cwd).result()
 
 
 def signal_at_step(number: signal.Signals, step: int, target: str = "os.kill(os.getpid(), number)") -> str:
@@ -208,6 +184,11 @@ def start():
 @pytest.fixture(scope="session")
 def start_elsewhere():
     return start_child
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Nursery:
+    return NURSERY
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ _HARMLESS = (
     "save_every",
     "keep_checkpoints",
     "data.max_unreadable_share",
+    "data.read_timeout",
 )
 
 

@@ -213,7 +213,8 @@ def run(cfg: DictConfig) -> int:
             tracker.say(line)
         unreadable = run_dir / runs.UNREADABLE_FILE
         pin, share = device.type == "cuda", cfg.data.max_unreadable_share
-        batches = read_batches(dataset, sampler, cfg.workers, unreadable, pin, share)
+        timeout_s = cfg.data.read_timeout or None
+        batches = read_batches(dataset, sampler, cfg.workers, unreadable, pin, share, timeout_s)
 
         def score(network: DepthModel) -> Scored:
             size, convert = cfg.crop_size, cfg.data.convert_images

@@ -1,7 +1,7 @@
 """Micro-batches in the sampler's order, read ahead by loader processes."""
 
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from depthany.data.dataset import BadFile, Batch, TrainingSet
 from depthany.data.report import ImageReport
 from depthany.data.sampler import MixedBatches
+from depthany.data.watch import Loaders, ReadNotes, begin_loader, deaths_raise_nothing
 
 
 def read_batches(
@@ -20,6 +21,7 @@ def read_batches(
     unreadable: Path,
     pin: bool,
     max_unreadable_share: float = 1.0,
+    read_timeout_s: float | None = None,
 ) -> Iterator[Batch]:
     """Micro-batches in the sampler's order. Its loader processes end with it, and at the latest when the
     training process exits.
@@ -30,10 +32,13 @@ def read_batches(
         pin: put batches into page-locked memory.
         max_unreadable_share: largest share of images left out, of the labeled ones read so far and likewise
             of the unlabeled ones.
+        read_timeout_s: longest wait for a loader process in seconds; None = for ever.
 
     Raises:
-        ValueError: an image cannot be used and must be, or too many were left out.
+        ValueError: an image cannot be used and must be, or too many were left out; a loader process was
+            killed, or took longer than `read_timeout_s`.
     """
+    notes = ReadNotes(workers)
     loader = DataLoader(
         dataset,
         sampler=sampler,
@@ -41,16 +46,21 @@ def read_batches(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
-        worker_init_fn=_leave_signals_to_the_training_process,
+        worker_init_fn=partial(begin_loader, notes) if workers else None,
     )
-    batches: Any = iter(loader)
-    # At exit Python sends SIGTERM to the processes that are left and waits for them. Ours ignore it: as
-    # long as anything held this iterator, the traceback of an error for one, the wait would have no end.
-    end = Finalize(None, batches._shutdown_workers, exitpriority=100) if workers else None
+    with deaths_raise_nothing():
+        batches: Any = iter(loader)
+    read: Callable[[], Batch | BadFile | None] = partial(next, batches, None)
+    end: Callable[[], object] | None = None
+    if workers:
+        loaders = Loaders(batches, dataset, notes, read_timeout_s)
+        # At exit Python sends SIGTERM to the processes that are left and waits for them. Ours ignore it: as
+        # long as anything held this iterator, the traceback of an error for one, the wait would have no end.
+        read, end = loaders.next, Finalize(None, loaders.end, exitpriority=100)
     try:
         k = sampler.start
         report = ImageReport(unreadable, k, max_unreadable_share)
-        while (batch := _next(batches, workers)) is not None:
+        while (batch := read()) is not None:
             if isinstance(batch, BadFile):
                 raise ValueError(batch.message)
             report.add(k, batch.notes, sampler.drawn_before(k + 1))
@@ -59,24 +69,3 @@ def read_batches(
     finally:
         if end is not None:
             end()
-
-
-def _next(batches: Iterator[Batch | BadFile], workers: int) -> Batch | BadFile | None:
-    try:
-        return next(batches, None)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ValueError(
-            f"a loader process was killed, perhaps because memory ran out ({str(error).splitlines()[0]});"
-            f" the same command continues from the last checkpoint, perhaps with less than workers={workers}"
-        ) from error
-
-
-def _leave_signals_to_the_training_process(_worker: int) -> None:
-    """Ctrl-C, `timeout` and Slurm signal every process of a run; a loader that died would spoil the save.
-
-    A loader ends when the training process closes its queue, or at most 5 s after that process is gone.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
