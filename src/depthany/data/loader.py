@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from depthany.data.dataset import BadFile, Batch, TrainingSet
 from depthany.data.report import ImageReport
 from depthany.data.sampler import MixedBatches
-from depthany.data.watch import Loaders, ReadNotes, begin_loader, deaths_raise_nothing
+from depthany.data.watch import POLL_S, Loaders, ReadNotes, begin_loader, deaths_raise_nothing
 
 
 def read_batches(
@@ -46,6 +46,7 @@ def read_batches(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
+        timeout=POLL_S if workers else 0,
         worker_init_fn=partial(begin_loader, notes) if workers else None,
     )
     with deaths_raise_nothing():

@@ -17,6 +17,7 @@ from torch.utils.data._utils import signal_handling
 from depthany.data.dataset import BadFile, Batch, Read, TrainingSet
 from depthany.data.processes import watch_parent
 
+POLL_S = 1.0  # `timeout` of the DataLoader, whose waits are to be repeated until there is a fault
 _TICK_S = 0.5  # between looks at the clock; a death wakes at once
 _KILLED_S = 5.0  # for a process to end after SIGKILL; one that waits within the kernel may take longer
 _HINTS = {signal.SIGKILL: ", perhaps because memory ran out", signal.SIGBUS: ", perhaps as /dev/shm is full"}
@@ -83,7 +84,8 @@ class Loaders:
     """The processes of a `DataLoader`'s iterator. A thread watches them, and `next` alone raises.
 
     Args:
-        batches: iterator of a `DataLoader` with workers, made in `deaths_raise_nothing`.
+        batches: iterator of a `DataLoader` with workers, made in `deaths_raise_nothing`, with
+            `timeout=POLL_S`.
         dataset, notes: tell what is being read.
         timeout_s: longest wait for a batch in seconds; None = for ever.
     """
@@ -104,14 +106,21 @@ class Loaders:
         """
         self._turn += 1
         try:
-            return next(self._batches, None)
-        except Exception as error:
-            # A process that is gone shows as a queue at its end, a connection that is refused or reset, or
-            # PyTorch's own error. The thread knows a moment later, unless the error is a defect of ours.
-            self._thread.join(2.0)
-            if not self._fault:
-                raise
-            raise ValueError(f"{self._fault}; the same command continues from the last checkpoint") from error
+            while True:
+                try:
+                    return next(self._batches, None)
+                except Exception as error:
+                    is_poll = str(error).startswith("DataLoader timed out")
+                    if not is_poll:
+                        # A process that is gone shows as a queue at its end, a connection that is refused or
+                        # reset, or PyTorch's own error. The thread knows a moment later, unless the error is
+                        # a defect of ours.
+                        self._thread.join(2.0)
+                    if self._fault:
+                        message = f"{self._fault}; the same command continues from the last checkpoint"
+                        raise ValueError(message) from error
+                    if not is_poll:
+                        raise
         finally:
             self._turn += 1
 
