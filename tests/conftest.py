@@ -18,12 +18,14 @@ from PIL import Image
 from depthany.config import run_entry
 from depthany.models.encoder import ENCODERS, EncoderSpec
 from depthany.train import run
+from nursery import Ended, Nursery
 
 torch.set_num_threads(1)
 
 # An encoder of 58k parameters as one more row of the table of sizes; `vitt`, the smallest there, has 6M.
 MICRO = EncoderSpec("vit_small_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
-_CHILD = f"""
+NURSERY = Nursery(repr(MICRO))
+KNOWS_MICRO = f"""
 from depthany.models.encoder import ENCODERS, EncoderSpec
 ENCODERS["micro"] = {MICRO!r}
 """
@@ -77,15 +79,6 @@ class World:
         ]
 
 
-@dataclass
-class Ended:
-    """How a run ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 @contextlib.contextmanager
 def micro_encoder() -> Iterator[None]:
     """model.encoder=micro can be chosen inside."""
@@ -110,18 +103,7 @@ def start_here(arguments: list[str]) -> Ended:
 
 def start_child(arguments: list[str], before: str = "", cwd: Path | None = None) -> Ended:
     """The same in a process of its own; `before` is code that it runs first."""
-    code = f"{_CHILD}\n{before}\nfrom depthany.train import main\nmain()"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=cwd,
-        env=environment,
-        start_new_session=True,
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return NURSERY.start("train", arguments, before, cwd).result()
 
 
 def start_torchrun(
@@ -131,7 +113,7 @@ def start_torchrun(
     script, pids = folder / f"{entry}.py", folder / "pids"
     pids.mkdir()
     note = f"import os, pathlib\npathlib.Path({str(pids)!r}, str(os.getpid())).touch()"
-    script.write_text(f"{note}\n{_CHILD}\n{before}\nfrom depthany.{entry} import main\nmain()\n")
+    script.write_text(f"{note}\n{KNOWS_MICRO}\n{before}\nfrom depthany.{entry} import main\nmain()\n")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     with subprocess.Popen(
         [*launcher, f"--nproc-per-node={processes}", str(script), *arguments],
@@ -255,6 +237,11 @@ def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ended]:
         return start_torchrun(folder, arguments, processes, before, entry, timeout_s)
 
     return run_together
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Nursery:
+    return NURSERY
 
 
 @pytest.fixture(scope="session")

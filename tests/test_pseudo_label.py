@@ -1,10 +1,8 @@
 """`python -m depthany.pseudo_label`: killed, raced, out of space, and what a student makes of its store."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from depthany.data.sampler import Draw
 from depthany.data.transforms import draw_view
 from depthany.data.unlabeled import FolderImages
 from depthany.models.depth_model import save_model
-from depthany.models.encoder import ENCODERS
 from depthany.pseudo_label import run
 from depthany.stages import StudentStage
 
@@ -62,29 +59,6 @@ def label(arguments: list[str]) -> int:
         sys.argv = argv
 
 
-def elsewhere(arguments: list[str], before: str = "") -> subprocess.Popen[str]:
-    """The entry in a process of its own; `before` is code that it runs first."""
-    known = f"from depthany.models.encoder import *\nENCODERS['micro'] = {ENCODERS['micro']!r}"
-    code = f"{known}\n{before}\nfrom depthany.pseudo_label import main\nmain()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and what stands on stderr."""
-    try:
-        error = process.communicate(timeout=120)[1]
-    finally:
-        process.kill()
-    return process.returncode, error
-
-
 def content(store: Path) -> dict[str, bytes]:
     """All files of a store, by name."""
     paths = [path for path in store.rglob("*") if path.is_file()]
@@ -120,10 +94,10 @@ os.replace = replace
 
 @pytest.mark.parametrize("write, when", DEATHS)
 def test_killed_at_any_write_and_started_again_the_store_is_the_same_to_the_byte(
-    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, write: int, when: str
+    nursery, tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, write: int, when: str
 ) -> None:
     command = settings(tiny_world, teacher_run, tmp_path / "store")
-    assert ended(elsewhere(command, kill_at(write, when)))[0] == -signal.SIGKILL
+    assert nursery.start("pseudo_label", command, kill_at(write, when)).result().code == -signal.SIGKILL
     for path in content(tmp_path / "store"):
         if path.endswith(".h5"):  # what has its name is whole
             assert (tmp_path / "store" / path).read_bytes() == (whole / path).read_bytes()
@@ -132,15 +106,16 @@ def test_killed_at_any_write_and_started_again_the_store_is_the_same_to_the_byte
 
 
 def test_two_workers_at_once_make_every_shard_once_and_one_complete_store(
-    own_world, teacher_run: Path, tmp_path: Path
+    nursery, own_world, teacher_run: Path, tmp_path: Path
 ) -> None:
     for i in range(10):  # more than one worker reads ahead
         shutil.copy(own_world.root / "unlabeled/street_0.jpg", own_world.root / f"unlabeled/copy_{i}.jpg")
     small = ("shard_size=1", "batch_size=1")
     assert label([*settings(own_world, teacher_run, tmp_path / "alone"), *small]) == 0
     command, log = [*settings(own_world, teacher_run, tmp_path / "store"), *small], tmp_path / "log"
-    workers = [elsewhere(command, together(tmp_path / "here", log)) for _ in range(2)]
-    assert [ended(worker)[0] for worker in workers] == [0, 0]
+    meeting = together(tmp_path / "here", log)
+    workers = [nursery.start("pseudo_label", command, meeting) for _ in range(2)]
+    assert [worker.result(120).code for worker in workers] == [0, 0]
     lines = [line.split() for line in log.read_text().splitlines()]
     assert sorted(int(first) for _, first in lines) == list(range(16))
     assert len({pid for pid, _ in lines}) == 2
@@ -174,14 +149,14 @@ meet("start")
 
 
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_room(
-    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path
+    nursery, tiny_world, teacher_run: Path, whole: Path, tmp_path: Path
 ) -> None:
     smallest = min(path.stat().st_size for path in whole.glob("shards/*.h5"))
     command = settings(tiny_world, teacher_run, tmp_path / "store")
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({smallest - 1}, {smallest - 1}))"
-    code, error = ended(elsewhere(command, limit))  # of a single file: the manifest still fits
-    assert code == 2
-    assert "cannot write" in error and ".h5: File too large" in error and "Traceback" not in error
+    full = nursery.start("pseudo_label", command, limit).result()  # of a single file: the manifest still fits
+    assert full.code == 2
+    assert "cannot write" in full.err and ".h5: File too large" in full.err and "Traceback" not in full.err
     assert not list((tmp_path / "store").rglob("*.h5")) and not list((tmp_path / "store").rglob("*.partial"))
     assert label(command) == 0
     assert content(tmp_path / "store") == content(whole)
@@ -254,10 +229,10 @@ def test_a_store_of_another_teacher_size_or_set_is_refused_and_the_difference_na
 
 
 def test_a_store_that_is_not_complete_is_refused(
-    tiny_world, teacher_run: Path, tmp_path: Path, start
+    nursery, tiny_world, teacher_run: Path, tmp_path: Path, start
 ) -> None:
     command = settings(tiny_world, teacher_run, tmp_path / "store")
-    assert ended(elsewhere(command, kill_at(4, "after")))[0] == -signal.SIGKILL
+    assert nursery.start("pseudo_label", command, kill_at(4, "after")).result().code == -signal.SIGKILL
     refused = start(student(tiny_world, tmp_path / "run", teacher_run, tmp_path / "store"))
     assert refused.code == 2 and "is not complete: finish it first" in refused.err
 
@@ -275,6 +250,46 @@ def test_a_student_of_a_store_resumes_to_the_same_bits(
     assert models[0] == models[1]
     scores = json.loads((tmp_path / "straight/results.json").read_text())["scores"]
     assert set(scores) == {"student", "teacher"}  # the table compares both, though only one was trained with
+
+
+def test_a_store_at_half_resolution_is_verified_and_trained_from_and_not_continued_at_another(
+    tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, start, capsys
+) -> None:
+    command = [*settings(tiny_world, teacher_run, tmp_path / "half"), "resolution=half"]
+    assert label(command) == 0
+    assert label([f"verify={tmp_path / 'half'}"]) == 0
+    full, half = (PseudoLabels(store, ["mine"]) for store in (whole, tmp_path / "half"))
+    for index in range(6):
+        large, small = (store.read(0, index) for store in (full, half))
+        assert large is not None and small is not None
+        height, width = small.disparity.shape
+        assert large.disparity.shape == (2 * height, 2 * width)
+        means = large.disparity.reshape(height, 2, width, 2).mean((1, 3))
+        assert np.abs(means - small.disparity).max() <= 2e-5 * np.ptp(large.disparity) + 1e-6
+    learned = start(student(tiny_world, tmp_path / "run", teacher_run, tmp_path / "half"))
+    assert learned.code == 0, learned.err
+    capsys.readouterr()
+    assert label(settings(tiny_world, teacher_run, tmp_path / "half")) == 2
+    assert "resolution: began with half, now full" in capsys.readouterr().err
+
+
+SPAWN = """
+import multiprocessing
+multiprocessing.set_start_method("spawn")
+"""
+
+
+@pytest.mark.slow
+def test_loader_processes_that_are_started_anew_read_the_same_labels(
+    nursery, tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, start
+) -> None:
+    more = ("data.read_timeout=100", "workers=1")  # and have the memory of what they read
+    command = student(tiny_world, tmp_path / "spawned", teacher_run, whole, *more)
+    spawned = nursery.start("train", command, SPAWN).result()
+    assert spawned.code == 0, spawned.err
+    assert start(student(tiny_world, tmp_path / "here", teacher_run, whole)).code == 0
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("spawned", "here")]
+    assert models[0] == models[1]
 
 
 def stage_of(teacher: Any) -> StudentStage:
@@ -295,7 +310,8 @@ STILL: dict[str, Any] = {
 
 
 def unmirrored(index: int, height: int, width: int) -> Draw:
-    return next(Draw(False, index, s) for s in range(99) if not draw_view(height, width, 28, s).flip)
+    seeds = (seed for seed in range(99) if not draw_view(height, width, 28, seed).flip)
+    return Draw(False, index, next(seeds), place=index, places=3)
 
 
 @pytest.mark.parametrize("side", [28, 61])

@@ -162,37 +162,3 @@ def test_a_line_of_metrics_cut_short_by_the_kill_is_written_again(start, interru
     (run_dir / "metrics.jsonl").write_text(text[:-25])
     assert start(settings).code == 0
     assert_same(run_dir, whole["teacher"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["teacher", "student"])
-def test_killed_again_and_again_at_random_moments_equals_never_killed(
-    start, start_elsewhere, tiny_world, teacher_run, tmp_path: Path, stage: str
-) -> None:
-    longer = ("steps=150", "save_every=3", "eval_every=50", "workers=1")
-    settings = {
-        run: arguments(tiny_world, stage, tmp_path / run, teacher_run, *longer) for run in ("whole", "killed")
-    }
-    assert start(settings["whole"]).code == 0
-    dice, kills = random.Random(stage), 0
-    for _ in range(6):
-        # The clock starts with the first step, since it takes seconds to get there.
-        alarm = f"""
-import os, signal, torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-started = []
-def hook(*_):
-    if not started:
-        started.append(signal.setitimer(signal.ITIMER_REAL, {dice.uniform(0.03, 0.5)}))
-register_optimizer_step_pre_hook(hook)
-"""
-        ended = start_elsewhere(settings["killed"], alarm)
-        kills += ended.code == -signal.SIGKILL
-        if ended.code == 0:
-            break
-    assert kills >= 2
-    assert start(settings["killed"]).code == 0
-    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "killed")]
-    assert weights[0] == weights[1]
-    assert logged(tmp_path / "whole") == logged(tmp_path / "killed")

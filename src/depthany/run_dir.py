@@ -14,7 +14,7 @@ from depthany.files import write_atomically
 from depthany.log_files import EVENTS, METRICS_FILE
 from depthany.models.depth_model import CONFIG_NAME, WEIGHTS_NAME
 
-LOCK_TIMEOUT_S = 8.0  # the loaders of a run that was killed hold on to its lock for up to 5 s
+LOCK_TIMEOUT_S = 8.0  # the loaders of a run that was killed hold on to its lock until they notice
 SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE = "settings.yaml", "results.json", "unreadable.txt"
 _WRITTEN = (WEIGHTS_NAME, CONFIG_NAME, METRICS_FILE, SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE)
 _HARMLESS = (
@@ -29,6 +29,7 @@ _HARMLESS = (
     "keep_checkpoints",
     "if_save_fails",
     "data.max_unreadable_share",
+    "data.read_timeout",
 )
 
 

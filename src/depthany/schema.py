@@ -42,6 +42,7 @@ class DataSettings:
     unreadable: str = MISSING
     decode: str = MISSING
     max_unreadable_share: float = MISSING
+    read_timeout: float | None = MISSING
     min_side: int = MISSING
     order: str = MISSING
     window: int = MISSING

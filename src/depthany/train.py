@@ -229,10 +229,10 @@ def run_together(cfg: DictConfig, processes: Processes, device: torch.device) ->
         tracker.say(wiring.describe(parts, dataset, loop.total_steps, device, amp, processes.size))
         for line in wiring.dataset_notes(cfg, dataset):
             tracker.say(line)
-        count = shared_count(
-            processes, sampler, run_dir / runs.UNREADABLE_FILE, cfg.data.max_unreadable_share
-        )
-        batches = read_batches(dataset, sampler, cfg.workers, device.type == "cuda", count)
+        unreadable, share = run_dir / runs.UNREADABLE_FILE, cfg.data.max_unreadable_share
+        count = shared_count(processes, sampler, unreadable, share)
+        pin, timeout_s = device.type == "cuda", cfg.data.read_timeout or None
+        batches = read_batches(dataset, sampler, cfg.workers, pin, count, timeout_s)
 
         def score(network: DepthModel) -> Scored:
             size, convert = cfg.crop_size, cfg.data.convert_images

@@ -45,6 +45,7 @@ _LEAST = {
     "data.min_side": 1,
     "data.window": 1,
     "data.max_unreadable_share": 0,
+    "data.read_timeout": 0,
     "optimizer.clip_norm": 0,
     "optimizer.warmup_steps": 0,
 }

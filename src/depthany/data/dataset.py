@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Protocol
 
 import cv2
@@ -161,6 +162,16 @@ class BadFile:
     message: str
 
 
+class Read(IntEnum):
+    """What is read at a moment: nothing, or a file of an image of the labeled or unlabeled sets."""
+
+    NOTHING, IMAGE, DEPTH, UNLABELED, PSEUDO_LABEL = range(5)
+
+
+def _unheard(_what: Read, _index: int) -> None:
+    """Nobody wants to know what is being read."""
+
+
 class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
     """All labeled and all unlabeled sets; an index is a list of draws, an item the micro-batch of them.
 
@@ -176,7 +187,12 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         min_side: an unlabeled image with a smaller side, in pixels, counts as unreadable.
         pseudo_labels: stored labels of the unlabeled sets; an image that could not be labeled counts as
             unreadable.
+
+    Attributes:
+        noting: told what is read from now on, and the index that `name_of` takes.
     """
+
+    noting: Callable[[Read, int], None] = staticmethod(_unheard)
 
     def __init__(
         self,
@@ -203,6 +219,20 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         self.unlabeled_count = int(self._unlabeled_ends[-1]) if self.unlabeled else 0
 
     def __getitem__(self, draws: list[Draw]) -> Batch | BadFile:
+        try:
+            return self._batch(draws)
+        finally:
+            self.noting(Read.NOTHING, 0)
+
+    def name_of(self, what: Read, index: int) -> str:
+        """Name of a file that is being read, for messages."""
+        if what in (Read.IMAGE, Read.DEPTH):
+            part, index = _locate(self._labeled_ends, index)
+            return self.labeled[part].files(index)[what == Read.DEPTH]
+        part, index = _locate(self._unlabeled_ends, index)
+        return ("the pseudo-label of " * (what == Read.PSEUDO_LABEL)) + self.unlabeled[part].name(index)
+
+    def _batch(self, draws: list[Draw]) -> Batch | BadFile:
         size, notes = self.crop_size, list[Note]()
         targets = [draw for draw in draws if draw.labeled]
         image = torch.empty(len(targets), 3, size, size, dtype=torch.uint8)
@@ -237,9 +267,11 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         labeled, (image_name, depth_name) = self.labeled[part], self.labeled[part].files(index)
         stored: bytes | NDArray[np.uint8] | None = None
         with _unusable(lambda: inspect(stored).fault(1, self.convert_images)):
+            self.noting(Read.IMAGE, draw.index)
             stored = labeled.stored_image(index)
             photo = self._decode(stored, image_name)
         with _unusable(lambda: "unreadable depth"):
+            self.noting(Read.DEPTH, draw.index)
             labels = labeled.labels(index)
         with _unusable(lambda: "sizes differ"):
             require_same_size(image_name, (photo.height, photo.width), depth_name, labels.mask.shape)
@@ -253,6 +285,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         part, index = _locate(self._unlabeled_ends, draw.index)
         images, header = self.unlabeled[part], Header()
         with _unusable(lambda: header.fault(self.min_side, self.convert_images)):
+            self.noting(Read.UNLABELED, draw.index)
             stored = images.stored_image(index)
             header = inspect(stored)
             header.require_side(self.min_side, images.name(index))
@@ -261,6 +294,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             notes.append(Note(CONVERTED, header.conversion, images.name(index), labeled=False))
         view, label = draw_view(photo.height, photo.width, self.crop_size, draw.seed), None
         if self.pseudo_labels is not None:
+            self.noting(Read.PSEUDO_LABEL, draw.index)
             stored_label = self.pseudo_labels.of_image(part, index, (photo.height, photo.width))
             if stored_label is None:
                 raise Unusable("without pseudo-label", f"{images.name(index)}: has no pseudo-label")

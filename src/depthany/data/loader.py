@@ -1,7 +1,7 @@
 """Micro-batches in the sampler's order, read ahead by loader processes."""
 
-import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from depthany.data.dataset import BadFile, Batch, TrainingSet
 from depthany.data.sampler import MixedBatches
+from depthany.data.watch import POLL_S, Loaders, ReadNotes, begin_loader, deaths_raise_nothing
 
 
 def read_batches(
@@ -17,6 +18,7 @@ def read_batches(
     workers: int,
     pin: bool,
     take: Callable[[int, Batch], None],
+    read_timeout_s: float | None = None,
 ) -> Iterator[Batch]:
     """Micro-batches in the sampler's order. Its loader processes end with it, and at the latest when the
     training process exits.
@@ -25,10 +27,13 @@ def read_batches(
         workers: processes that read; 0 = this one.
         pin: put batches into page-locked memory.
         take: sees each batch with its number before it is given; it counts the images that were left out.
+        read_timeout_s: longest wait for a loader process in seconds; None = for ever.
 
     Raises:
-        ValueError: an image cannot be used and must be; and whatever `take` raises.
+        ValueError: an image cannot be used and must be; a loader process was killed, or took longer than
+            `read_timeout_s`; and whatever `take` raises.
     """
+    notes = ReadNotes(workers)
     loader = DataLoader(
         dataset,
         sampler=sampler,
@@ -36,15 +41,21 @@ def read_batches(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
-        worker_init_fn=_leave_signals_to_the_training_process,
+        timeout=POLL_S if workers else 0,
+        worker_init_fn=partial(begin_loader, notes) if workers else None,
     )
-    batches: Any = iter(loader)
-    # At exit Python sends SIGTERM to the processes that are left and waits for them. Ours ignore it: as
-    # long as anything held this iterator, the traceback of an error for one, the wait would have no end.
-    end = Finalize(None, batches._shutdown_workers, exitpriority=100) if workers else None
+    with deaths_raise_nothing():
+        batches: Any = iter(loader)
+    read: Callable[[], Batch | BadFile | None] = partial(next, batches, None)
+    end: Callable[[], object] | None = None
+    if workers:
+        loaders = Loaders(batches, dataset, notes, read_timeout_s)
+        # At exit Python sends SIGTERM to the processes that are left and waits for them. Ours ignore it: as
+        # long as anything held this iterator, the traceback of an error for one, the wait would have no end.
+        read, end = loaders.next, Finalize(None, loaders.end, exitpriority=100)
     try:
         k = sampler.start
-        while (batch := _next(batches, workers)) is not None:
+        while (batch := read()) is not None:
             if isinstance(batch, BadFile):
                 raise ValueError(batch.message)
             take(k, batch)
@@ -53,25 +64,3 @@ def read_batches(
     finally:
         if end is not None:
             end()
-
-
-def _next(batches: Iterator[Batch | BadFile], workers: int) -> Batch | BadFile | None:
-    try:
-        return next(batches, None)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ValueError(
-            f"a loader process was killed, perhaps because memory ran out ({str(error).splitlines()[0]});"
-            f" the same command continues from the last checkpoint, perhaps with less than workers={workers}"
-        ) from error
-
-
-def _leave_signals_to_the_training_process(_worker: int) -> None:
-    """Ctrl-C, `timeout` and Slurm signal every process of a run; a loader that died would spoil the save.
-
-    A loader ends when the training process closes its queue, or at most 5 s after that process is gone.
-    """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)

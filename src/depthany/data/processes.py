@@ -20,6 +20,11 @@ def end_with_parent() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and not the handler that a fork takes over
+    watch_parent()
+
+
+def watch_parent() -> None:
+    """Let this process end right after its parent, whatever it is doing then."""
     threading.Thread(target=_watch, daemon=True).start()
 
 

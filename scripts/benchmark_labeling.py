@@ -1,0 +1,116 @@
+"""How much of the bare teacher's rate is left for labeling: `python scripts/benchmark_labeling.py`.
+
+Labeling reads, decodes and resizes JPEGs, predicts, codes, and writes shards, as `depthany.pseudo_label`
+does; the bare teacher predicts batches of the same shape that lie in memory. Both run by turns in one
+process, in an order that rotates, on photographs of 1000 x 750 that the script draws into a temporary folder.
+Random weights: the time is the same. What counts is the ratio within a round; that of CPU time does not hang
+on what else the machine does.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from depthany.data.pseudo_labels import StoreHeader, begin_store, finish_store
+from depthany.data.unlabeled import FolderImages
+from depthany.labeling import Claims, Labeler, Reading, Tally
+from depthany.models.depth_model import DepthModel
+from depthany.models.fast import prepare_for_inference
+from depthany.models.preprocess import input_shape, normalise
+from depthany.precision import keep_freed_memory
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def main() -> None:
+    """Parse the command line, measure, and print each round and the median."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--encoder", default="vits", help="size (default vits)")
+    parser.add_argument("--size", type=int, default=518, help="pixels of the shorter side (default 518)")
+    parser.add_argument("--batch", type=int, default=8, help="images of a batch (default 8)")
+    parser.add_argument("--images", type=int, default=48, help="labeled in a round (default 48)")
+    parser.add_argument("--workers", type=int, default=2, help="threads that read, and that code (default 2)")
+    parser.add_argument("--threads", type=int, help="CPU threads of the teacher (default one per core)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(1)
+    keep_freed_memory()
+    torch.manual_seed(0)
+    model = prepare_for_inference(DepthModel(arguments.encoder), DTYPES[arguments.dtype])
+    with tempfile.TemporaryDirectory() as folder:
+        draw_photos(Path(folder) / "images", arguments.images)
+        measure(model, Path(folder), arguments)
+
+
+def draw_photos(folder: Path, count: int) -> None:
+    """JPEGs of 1000 x 750 with structure at several scales, 100 to 200 kB each as photographs have."""
+    folder.mkdir()
+    for i in range(count):
+        draw, photo = np.random.default_rng(i), np.zeros((750, 1000, 3), np.float32)
+        for side, strength in ((4, 90), (32, 40), (256, 25)):
+            noise = draw.standard_normal((side, side, 3), np.float32) * strength
+            photo += cv2.resize(noise, (1000, 750), interpolation=cv2.INTER_CUBIC)
+        pixels = np.clip(photo + 127, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{i:05d}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
+
+
+def measure(model: DepthModel, folder: Path, arguments: argparse.Namespace) -> None:
+    """Alternate between both."""
+    shape = (arguments.batch, 3, *input_shape(750, 1000, arguments.size))
+    batch = torch.randint(0, 256, shape, dtype=torch.uint8)
+    images, rounds = FolderImages(str(folder / "images")), list[tuple[float, float]]()
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for _ in range(arguments.images // arguments.batch):
+                model(normalise(batch).to(next(model.parameters()).dtype)).float().numpy()
+
+    stores = iter(range(10**6))
+
+    def labeling() -> None:
+        label(model, images, folder / f"store_{next(stores)}", arguments)
+
+    bare()  # warms up
+    for number in range(arguments.rounds):
+        order = [("bare", bare), ("labeling", labeling)][:: 1 if number % 2 else -1]
+        took = {name: timed(work) for name, work in order}
+        wall, cpu = (took["bare"][i] / took["labeling"][i] for i in (0, 1))
+        rounds.append((wall, cpu))
+        rates = ", ".join(f"{name} {arguments.images / seconds:.2f}/s" for name, (seconds, _) in took.items())
+        print(f"round {number + 1}: {rates}; {wall:.1%} of the bare rate, by CPU time {cpu:.1%}", flush=True)
+    walls, cpus = zip(*rounds)
+    print(f"median: {statistics.median(walls):.1%}, by CPU time {statistics.median(cpus):.1%}")
+
+
+def label(model: DepthModel, images: FolderImages, store: Path, arguments: argparse.Namespace) -> Tally:
+    """A new store of all images, its end included."""
+    header = StoreHeader({}, {}, 500, {"photos": {"images": len(images), "identity": images.identity()}})
+    begin_store(store, header)
+    reading = Reading(arguments.size, False, 1, "error", 0.05)
+    labeler = Labeler(
+        model, {"photos": images}, reading, False, arguments.batch, arguments.workers, lambda *_: None
+    )
+    tally = labeler.run(store, Claims(store, header))
+    assert finish_store(store) is not None and tally.labels == len(images)
+    return tally
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock and of CPU time."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+if __name__ == "__main__":
+    main()
