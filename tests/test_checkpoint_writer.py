@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from depthany.checkpoint import Parts, TrainState, load_latest, read_checkpoint, write_checkpoint
+from depthany.checkpoint import Parts, TrainState, read_checkpoint, write_checkpoint
 from depthany.checkpoint_writer import CheckpointWriter, HostCopy
+from depthany.resume import load_latest
 
 
 class Tiny(nn.Module):

@@ -3,9 +3,9 @@
 Everything random is a function of (seed, step), so `Parts` is the whole state of a run.
 """
 
-import logging
 import math
 import os
+import shutil
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from depthany.files import why, write_atomically
+from depthany.files import write_atomically
 from depthany.models.depth_model import DepthModel
 from depthany.stages import trained_state
 
 BEST_FILE = "best.pt"
+FILE_SUFFIX, SHARDED_SUFFIX = ".pt", ".dcp"  # of a file; of a folder, see sharded_checkpoint.py
 _SEAL = b"depthany checkpoint crc32 %08x"  # the comment of the zip file; other readers pass over it
 _SEAL_BYTES = len(_SEAL % 0)
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -57,22 +58,40 @@ class Parts:
 
     def restore(self, payload: Mapping[str, Any]) -> None:
         """Take over a payload."""
-        self.model.load_state_dict(payload["model"])
         assert payload["stage"].keys() == trained_state(self.stage).keys()
-        self.stage.load_state_dict(payload["stage"], strict=False)  # what is frozen is not in the file
-        self.optimizer.load_state_dict(payload["optimizer"])
+        self.model.load_state_dict(_split_as(self.model.state_dict(), payload["model"]))
+        stage_state = _split_as(self.stage.state_dict(), payload["stage"])
+        self.stage.load_state_dict(stage_state, strict=False)  # what is frozen is not in the file
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        split = {
+            index: {name: _split(parameters[index], tensor) for name, tensor in state.items()}
+            for index, state in payload["optimizer"]["state"].items()
+        }
+        self.optimizer.load_state_dict({**payload["optimizer"], "state": split})
         self.scaler.load_state_dict(payload["scaler"])
         self.state.__dict__.update(payload["state"])
 
 
-def checkpoint_name(step: int) -> str:
-    """File name of the checkpoint after `step` steps; names sort as steps do."""
-    return f"step_{step:08d}.pt"
+def _split_as(own: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: _split(own[name], tensor) if name in own else tensor for name, tensor in whole.items()}
+
+
+def _split(own: Tensor, whole: Tensor) -> Tensor:
+    """`whole`, or where this process has a piece of `own` (FSDP2) the same piece of `whole`."""
+    if not isinstance(own, DTensor) or whole.shape != own.shape:  # a step counter is whole everywhere
+        return whole
+    whole = whole.to(own.device).contiguous()  # as FSDP's pieces are: the fused AdamW goes by memory order
+    return distribute_tensor(whole, own.device_mesh, own.placements, src_data_rank=None)
+
+
+def checkpoint_name(step: int, suffix: str = FILE_SUFFIX) -> str:
+    """Name of the checkpoint after `step` steps; names sort as steps do."""
+    return f"step_{step:08d}{suffix}"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob("step_*.pt"))
+    """Checkpoints in `folder`, files and those of several processes, oldest first."""
+    return sorted(path for suffix in (FILE_SUFFIX, SHARDED_SUFFIX) for path in folder.glob(f"step_*{suffix}"))
 
 
 def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
@@ -122,10 +141,10 @@ def prune(folder: Path, step: int, keep: int) -> None:
     A newer one is damaged, or the run had gone on from it: it goes too, so that it counts for nothing.
     """
     paths = list_checkpoints(folder)
-    kept = [path for path in paths if path.name <= checkpoint_name(step)][-keep:]
+    kept = [path for path in paths if path.stem <= checkpoint_name(step, "")][-keep:]
     for path in paths:
         if path not in kept:
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -152,24 +171,3 @@ def _check_records(path: Path) -> None:
     with zipfile.ZipFile(path) as file:
         if (damaged := file.testzip()) is not None:
             raise ValueError(f"the checksum of {damaged} is not that of its bytes")
-
-
-def load_latest(folder: Path) -> dict[str, Any] | None:
-    """Payload of the newest whole checkpoint, or None where there is none.
-
-    A damaged one is named in the log and passed over.
-
-    Raises:
-        ValueError: there are checkpoints, and none of them is whole.
-    """
-    paths = list_checkpoints(folder)
-    for path in reversed(paths):
-        try:
-            return read_checkpoint(path)
-        except Exception as error:  # named here, and fatal below if none is left
-            logger.warning("%s is damaged (%s): trying the one before", path, why(error))
-    if paths:
-        raise ValueError(
-            f"{folder}: none of {len(paths)} checkpoints can be read; overwrite=true starts anew"
-        )
-    return None

@@ -1,17 +1,30 @@
 """Checkpoints written in the background: the loop waits for a copy of the state, not for the disk."""
 
 import copy
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 
-from depthany.checkpoint import BEST_FILE, Parts, checkpoint_name, prune, write_checkpoint
-from depthany.files import remove_partials, why
+from depthany.checkpoint import (
+    BEST_FILE,
+    SHARDED_SUFFIX,
+    Parts,
+    checkpoint_name,
+    prune,
+    write_checkpoint,
+)
+from depthany.distributed import Processes, full
+from depthany.files import why
+from depthany.sharded_checkpoint import local_tensors, on_mesh, plain_of, write_sharded
 
 IF_SAVE_FAILS = ("stop", "continue")
 
@@ -42,7 +55,7 @@ class CheckpointWriter:
     it. A write that fails leaves the checkpoints before it as they are.
 
     Args:
-        folder: of the checkpoints, of this process alone; half files of a run that was killed are deleted.
+        folder: of the checkpoints, which no other run writes to.
         keep: newest checkpoints kept, besides the best; older ones are deleted once a newer is durable.
         if_fails: "stop": the next `save` or `wait` raises; "continue": the next `save` tries again.
         tell: takes a line on each write that failed under "continue", from the thread.
@@ -62,7 +75,6 @@ class CheckpointWriter:
         self._copied: dict[str, Any] = {}  # the TrainState that the payload is of
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._under_way: list[Future[object]] = []
-        remove_partials(folder)
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -88,11 +100,14 @@ class CheckpointWriter:
         Raises:
             ValueError: an earlier write failed, under "stop".
         """
-        self._start(parts, self._write_newest, parts.state.step)
+        self._copy_state(parts)
+        self._start(self._write_newest, parts.state.step)
 
     def save_best(self, parts: Parts) -> None:
         """The same as the best so far. At the step of a `save` the two share one copy."""
-        self._start(parts, self._write, self._folder / BEST_FILE)
+        self._copy_state(parts)
+        path, payload = self._folder / BEST_FILE, self._payload
+        self._start(self._attempt, path, partial(write_checkpoint, path, payload))
 
     def wait(self) -> None:
         """Return when all is written.
@@ -108,26 +123,35 @@ class CheckpointWriter:
         """The newest checkpoint that is written, in words."""
         return f"step {self.written_step}" if self.written_step else "its start: there is no checkpoint yet"
 
-    def _start(self, parts: Parts, write: Callable[[Any], object], target: object) -> None:
+    def _copy_state(self, parts: Parts) -> None:
         if vars(parts.state) != self._copied:  # else this is the state that is being written
             self.wait()
-            self._payload = self._copy.take(parts.payload())
+            self._payload = self._take(parts)
             self._copied = dict(vars(parts.state))
-        self._under_way.append(self._thread.submit(write, target))
+
+    def _take(self, parts: Parts) -> dict[str, Any]:
+        return self._copy.take(parts.payload())
+
+    def _start(self, write: Callable[..., object], *arguments: object) -> None:
+        self._under_way.append(self._thread.submit(write, *arguments))
 
     def _write_newest(self, step: int) -> None:
-        if not self._write(self._folder / checkpoint_name(step)):
-            return
+        path = self._folder / checkpoint_name(step)
+        if self._attempt(path, partial(write_checkpoint, path, self._payload)):
+            self._written(step)
+
+    def _written(self, step: int) -> None:
+        """A checkpoint is durable: those that are too old for it go."""
         self.written_step = step
         try:
             prune(self._folder, step, self._keep)
         except OSError as error:
             self._tell(f"warning: cannot delete the older checkpoints in {self._folder}: {why(error)}")
 
-    def _write(self, path: Path) -> bool:
+    def _attempt(self, path: Path, write: Callable[[], object]) -> bool:
         """Whether it could be written; raises a `ValueError` if not, under "stop"."""
         try:
-            write_checkpoint(path, self._payload)
+            write()
         except ValueError as error:
             self.failed += 1
             if not self._goes_on:
@@ -141,6 +165,55 @@ class CheckpointWriter:
             )
             return False
         return True
+
+
+class ShardedWriter(CheckpointWriter):
+    """The same for a state that is split among processes: each writes its pieces, see sharded_checkpoint.py.
+
+    All of them save together. The best model is gathered and written whole by process 0, as weights alone.
+
+    Args:
+        processes: those of the run; `folder`, `keep`, `if_fails` are equal in all, and `tell` that of each.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        if_fails: str,
+        tell: Callable[[str], None],
+        written_step: int,
+        processes: Processes,
+    ) -> None:
+        super().__init__(folder, keep, if_fails, tell, written_step)
+        self._is_main = processes.is_main
+        group = dist.new_group(backend="gloo")  # the thread's own: training goes on in the others
+        assert isinstance(group, dist.ProcessGroup)
+        self._group = group
+        self._mesh = init_device_mesh("cpu", (processes.size,))
+
+    def save_best(self, parts: Parts) -> None:
+        """The weights of the best model so far, whole; a run cannot go on from them."""
+        whole = {name: full(tensor).cpu() for name, tensor in parts.model.state_dict().items()}
+        if self._is_main:
+            path, payload = self._folder / BEST_FILE, parts.payload()
+            best = {"model": whole, "model_config": payload["model_config"], "state": payload["state"]}
+            self._start(self._attempt, path, partial(write_checkpoint, path, best))
+
+    def _take(self, parts: Parts) -> dict[str, Any]:
+        payload = parts.payload()
+        pieces = self._copy.take(local_tensors(payload))
+        return {"tensors": on_mesh(payload, pieces, self._mesh), "plain": plain_of(payload)}
+
+    def _write_newest(self, step: int) -> None:
+        path = self._folder / checkpoint_name(step, SHARDED_SUFFIX)
+        tensors, plain = self._payload["tensors"], self._payload["plain"]
+        if self._attempt(path, partial(write_sharded, path, tensors, plain, self._group)):
+            self.written_step = step
+            if self._is_main:
+                self._written(step)
+        elif self._is_main:
+            shutil.rmtree(path, ignore_errors=True)  # half of it would take room and count for nothing
 
 
 class NoWriter:

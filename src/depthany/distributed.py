@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # that one process waits for the others; a validation or a save fits in
@@ -201,3 +202,8 @@ def has_the_word(error: BaseException) -> bool:
         return store.add(f"told/{key}", 1) == 1
     except RuntimeError:  # of a store that is gone with its process
         return True
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded; all processes must come here together where it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -14,13 +14,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from depthany.data.dataset import Batch
 from depthany.data.report import ImageReport
 from depthany.data.sampler import MixedBatches
-from depthany.distributed import Processes
+from depthany.distributed import Processes, full
 from depthany.models.depth_model import DepthModel
 from depthany.stages import StageOutput, trained_parameters
 
@@ -73,11 +72,6 @@ def whole_model(model: DepthModel) -> DepthModel:
     copy = DepthModel(**config)
     copy.load_state_dict({name: full(tensor) for name, tensor in model.state_dict().items()})
     return copy.to(full(next(model.parameters())).device)
-
-
-def full(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole of a tensor that may be sharded; all processes must come here together where it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 class Whole(nn.Module):

@@ -1,5 +1,6 @@
 """The folder of a run: new, to be continued, or finished and not to be touched."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from depthany.checkpoint import list_checkpoints
+from depthany.checkpoint import SHARDED_SUFFIX, list_checkpoints
 from depthany.config import flat
-from depthany.files import write_atomically
+from depthany.files import remove_partials, write_atomically
 from depthany.log_files import EVENTS, METRICS_FILE
 from depthany.models.depth_model import CONFIG_NAME, WEIGHTS_NAME
+from depthany.sharded_checkpoint import remove_incomplete
 
 LOCK_TIMEOUT_S = 8.0  # the loaders of a run that was killed hold on to its lock until they notice
 SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE = "settings.yaml", "results.json", "unreadable.txt"
@@ -67,6 +69,8 @@ def locked(run_dir: Path) -> Iterator[None]:
 def clear(run_dir: Path) -> None:
     """Delete what a run has written into the folder, and nothing else."""
     checkpoints = checkpoint_dir(run_dir)
+    for folder in checkpoints.glob(f"*{SHARDED_SUFFIX}"):
+        shutil.rmtree(folder)
     for path in [
         *checkpoints.glob("*.pt"),
         *checkpoints.glob(".*.partial"),
@@ -75,6 +79,12 @@ def clear(run_dir: Path) -> None:
         path.unlink()
     for name in _WRITTEN:
         (run_dir / name).unlink(missing_ok=True)
+
+
+def remove_half_written(run_dir: Path) -> None:
+    """Delete what a run that was killed has left of checkpoints that it was writing."""
+    remove_partials(checkpoint_dir(run_dir))
+    remove_incomplete(checkpoint_dir(run_dir))
 
 
 def claim(run_dir: Path, settings: dict[str, Any]) -> None:

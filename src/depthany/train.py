@@ -19,21 +19,22 @@ from torch import Tensor
 
 from depthany import run_dir as runs
 from depthany import wiring
-from depthany.checkpoint import Parts, load_latest
-from depthany.checkpoint_writer import CheckpointWriter, NoWriter
+from depthany.checkpoint import Parts
+from depthany.checkpoint_writer import CheckpointWriter, NoWriter, ShardedWriter
 from depthany.config import plain, run_entry
 from depthany.data.dataset import Batch
 from depthany.data.loader import read_batches
 from depthany.data.report import summary
 from depthany.data.sampler import MixedBatches
-from depthany.distributed import ALONE, Processes, joined, launched
+from depthany.distributed import ALONE, Processes, full, joined, launched
 from depthany.files import write_atomically
 from depthany.interrupt import stop_signals
 from depthany.models.depth_model import DepthModel, save_model
 from depthany.models.loading import load_model
 from depthany.optim import schedule, set_learning_rate
-from depthany.parallel import Whole, averaging, exchanged, full, shared_count, whole_model
+from depthany.parallel import Whole, averaging, exchanged, is_sharded, shared_count, whole_model
 from depthany.precision import choose_amp, choose_device, keep_freed_memory
+from depthany.resume import take_over
 from depthany.stages import StageOutput, trained_parameters
 from depthany.tracking import Meter, Silent, Tracker, log_scalars
 from depthany.validation import Scores, evaluate
@@ -259,15 +260,9 @@ def begin(
         if cfg.overwrite:
             runs.clear(run_dir)  # only now that everything the new run needs is known to be there
         runs.claim(run_dir, settings)
+        runs.remove_half_written(run_dir)
     processes.wait()
-    if (payload := load_latest(runs.checkpoint_dir(run_dir))) is not None:
-        parts.restore(payload)
-    steps = processes.gather(parts.state.step)
-    if len(set(steps)) > 1:
-        raise ValueError(
-            f"the processes find checkpoints of different steps in run_dir={run_dir} ({steps}, by rank): it "
-            "must be one folder that all machines share"
-        )
+    take_over(runs.checkpoint_dir(run_dir), parts, processes)
     sampler.start = parts.state.step * cfg.accumulate
     if not processes.is_main:
         return Silent()
@@ -312,10 +307,12 @@ def open_writer(
     cfg: DictConfig, parts: Parts, tracker: Tracker | Silent, processes: Processes
 ) -> CheckpointWriter | NoWriter:
     """What writes the checkpoints of this process."""
+    folder, keep, if_fails = runs.checkpoint_dir(Path(cfg.run_dir)), cfg.keep_checkpoints, cfg.if_save_fails
+    if is_sharded(parts.model):
+        return ShardedWriter(folder, keep, if_fails, tracker.say, parts.state.step, processes)
     if not processes.is_main:
         return NoWriter()
-    folder, keep, if_fails = runs.checkpoint_dir(Path(cfg.run_dir)), cfg.keep_checkpoints, cfg.if_save_fails
-    return CheckpointWriter(folder, keep, if_fails, tracker.say, written_step=parts.state.step)
+    return CheckpointWriter(folder, keep, if_fails, tracker.say, parts.state.step)
 
 
 def finish(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from depthany.models.loading import load_model
+from nursery import Ended
 
 pytestmark = pytest.mark.usefixtures("micro")
 
@@ -171,3 +172,63 @@ def test_four_processes_resume_to_the_same_bits_with_an_image_left_out_and_media
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("stopped", "four")]
     assert weights[0] == weights[1]
     assert logged(tmp_path / "stopped") == logged(tmp_path / "four")
+
+
+SPLIT = (*SMOOTH, "parallel=fsdp")
+
+
+def test_a_run_with_split_weights_takes_the_same_steps_and_goes_on_in_one_process(
+    torchrun, start, signal_at, tiny_world, teacher_run, alone, tmp_path: Path
+) -> None:
+    settings = arguments(tiny_world, tmp_path / "run", teacher_run, *SPLIT)
+    ended = torchrun(settings, before=only(0, signal_at(signal.SIGTERM, step=12)))
+    assert "2 processes (FSDP)" in ended.out, ended.err
+    assert "stopped at step 12, all saved" in ended.out, ended.err
+    checkpoints = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert checkpoints == ["best.pt", "step_00000010.dcp", "step_00000012.dcp"]
+    again = start(settings)
+    assert "continuing at step 12 of 20" in again.out, again.err
+    assert_same_curves(tmp_path / "run", alone, rel=1e-3)  # convolutions of another memory layout round more
+    assert_same_weights(tmp_path / "run", alone, largest=1e-5)
+
+
+@pytest.mark.slow
+def test_split_checkpoints_go_on_to_the_same_bits_or_in_other_numbers_and_kinds_of_processes(
+    torchrun, signal_at, tiny_world, teacher_run, alone, tmp_path: Path
+) -> None:
+    def settings(name: str, *more: str) -> list[str]:
+        return arguments(tiny_world, tmp_path / name, teacher_run, *SPLIT, *more)
+
+    assert torchrun(settings("whole")).code == 0
+    stopped = only(1, signal_at(signal.SIGTERM, step=12))
+    torchrun(settings("run"), before=stopped)
+    shutil.copytree(tmp_path / "run", tmp_path / "stopped")
+    torchrun(settings("run"))
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("run", "whole")]
+    assert weights[0] == weights[1]
+    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
+
+    def goes_on(from_step: int, *more: str, processes: int = 2) -> Ended:
+        ended = torchrun(settings("run", *more), processes)
+        assert f"continuing at step {from_step} of 20" in ended.out, ended.err
+        assert_same_curves(tmp_path / "run", alone, rel=1e-3)
+        assert_same_weights(tmp_path / "run", alone, largest=1e-5)
+        return ended
+
+    def again() -> Path:
+        shutil.rmtree(tmp_path / "run")
+        return shutil.copytree(tmp_path / "stopped", tmp_path / "run") / "checkpoints"
+
+    again()
+    goes_on(12, processes=3)
+    again()
+    goes_on(12, "parallel=ddp")
+    damaged = next((again() / "step_00000012.dcp").glob("__1_*.distcp"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    ended = goes_on(10)
+    assert f"step_00000012.dcp is damaged ({damaged.name}: its checksum" in ended.err
+    shutil.rmtree(tmp_path / "run")
+    torchrun(settings("run", "parallel=ddp"), before=stopped)
+    goes_on(12)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from depthany.checkpoint import list_checkpoints, load_latest, read_checkpoint, write_checkpoint
+from depthany.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+from depthany.resume import load_latest
 
 CUTS, FLIPS = 60, 60
 
@@ -121,7 +122,8 @@ from pathlib import Path
 import torch
 from torch import nn
 torch.set_num_threads(1)
-from depthany.checkpoint import Parts, load_latest, list_checkpoints
+from depthany.checkpoint import Parts, list_checkpoints
+from depthany.resume import load_latest
 from depthany.checkpoint_writer import CheckpointWriter
 
 class Model(nn.Module):
