@@ -26,6 +26,7 @@ _HARMLESS = (
     "image_every",
     "save_every",
     "keep_checkpoints",
+    "activation_checkpointing",
     "data.max_unreadable_share",
 )
 

@@ -113,6 +113,7 @@ class TrainSettings:
     threads: int | None = None
     channels_last: bool = MISSING
     compile: bool = MISSING
+    activation_checkpointing: bool = MISSING
     workers: int = MISSING
     log_every: int = MISSING
     image_every: int = MISSING
