@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from depthany.models.depth_model import DepthModel
 
@@ -72,6 +74,24 @@ def test_blocks_run_twice_in_training_only_and_their_hooks_with_them(
     if grad:
         disparity.sum().backward()
     assert len(seen) == calls
+
+
+def test_a_run_with_the_setting_recomputes_every_block_and_ends_with_the_same_weights(
+    start, tiny_world, teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = list[nn.Module]()
+
+    def counted(block: nn.Module, *arguments: Tensor, **settings: bool) -> Tensor:
+        calls.append(block)
+        return checkpoint(block, *arguments, **settings)
+
+    monkeypatch.setattr("depthany.models.encoder.checkpoint", counted)
+    run_dir = tmp_path / "teacher"
+    ended = start(tiny_world.settings("teacher", run_dir, "activation_checkpointing=true"))
+    assert ended.code == 0, ended.err
+    assert len(calls) == 6 * 4, "6 steps of 4 blocks, none while validating"
+    expected, found = (load_file(each / "model.safetensors") for each in (teacher_run, run_dir))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 DISTRIBUTED = """
