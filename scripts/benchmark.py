@@ -5,7 +5,7 @@ dtype. All contestants run by turns in one process, in an order that rotates, so
 machine does meets each of them; what counts is the ratio of times within a round. Random weights unless
 --checkpoint is given: the time is the same, but how much bfloat16 costs in accuracy depends on the weights.
 
-data: see benchmark_data.py. labels: see benchmark_labels.py.
+data: see benchmark_data.py. labels: see benchmark_labels.py. train: see benchmark_train.py.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from torch import Tensor
 
 import benchmark_data
 import benchmark_labels
+import benchmark_train
 from depthany import DepthModel, load_model
 from depthany.data.images import read_image
 from depthany.models.fast import prepare_for_inference
@@ -42,6 +43,7 @@ def main() -> None:
     inference = what.add_parser("inference", help="the model against transformers")
     benchmark_data.add_arguments(what.add_parser("data", help="images to normalised crops, per core"))
     benchmark_labels.add_arguments(what.add_parser("labels", help="bytes and rates of pseudo-labels"))
+    benchmark_train.add_arguments(what.add_parser("train", help="training steps against transformers"))
     inference.add_argument("--encoder", default="vits", help="size with random weights (default vits)")
     inference.add_argument("--checkpoint", help="anything load_model takes, instead of random weights")
     inference.add_argument("--image", help="a photo, cut to a square; else coloured clouds")
@@ -59,6 +61,11 @@ def main() -> None:
         torch.set_num_threads(1)
         print(machine())
         benchmark_labels.run(arguments)
+        return
+    if arguments.what == "train":
+        if not arguments.serve:
+            print(machine())
+        benchmark_train.run(arguments)
         return
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

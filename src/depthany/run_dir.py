@@ -30,6 +30,7 @@ _HARMLESS = (
     "save_every",
     "keep_checkpoints",
     "if_save_fails",
+    "activation_checkpointing",
     "data.max_unreadable_share",
     "data.read_timeout",
 )

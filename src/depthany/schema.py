@@ -115,6 +115,7 @@ class TrainSettings:
     channels_last: bool = MISSING
     compile: bool = MISSING
     parallel: str = MISSING
+    activation_checkpointing: bool = MISSING
     workers: int = MISSING
     log_every: int = MISSING
     image_every: int = MISSING

@@ -161,6 +161,7 @@ def build_parts(
     is_student = cfg.stage.name == "student"
     torch.manual_seed(cfg.seed + 1_000_003 if is_student else cfg.seed)  # the student's start is its own
     model = build_model(cfg.model, cfg.crop_size)
+    model.encoder.activation_checkpointing = cfg.activation_checkpointing
     stage = (
         build_student_stage(cfg, model, teacher, processes)
         if is_student

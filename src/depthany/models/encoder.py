@@ -15,6 +15,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 PATCH = 14  # pixels per side of a patch, the same for every DINOv2 size
 POS_INTERPOLATIONS = ("official", "size")
@@ -75,6 +76,11 @@ class Encoder(nn.Module):
         name: a size of `ENCODERS`.
         taps: "v1" (the last four blocks) or "v2" (spread over the depth).
         pos_interpolation: how position embeddings meet an image of another size, see `resize_pos_embed`.
+
+    Attributes:
+        activation_checkpointing: keep only the input of each block for the backward pass and compute the rest
+            of it again there: the same gradients, less memory, more time. In eval mode, or without gradients,
+            nothing is kept anyway and it does nothing.
     """
 
     cls_token: nn.Parameter  # [1 1 c]
@@ -95,6 +101,7 @@ class Encoder(nn.Module):
         assert vit.pos_embed is not None
         self.cls_token, self.pos_embed = vit.cls_token, vit.pos_embed
         self.patch_embed, self.blocks, self.norm = vit.patch_embed, vit.blocks, vit.norm
+        self.activation_checkpointing = False
         self._fused_attention = self.blocks[0].attn.fused_attn  # timm's choice
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -114,9 +121,15 @@ class Encoder(nn.Module):
     def transform(self, tokens: Tensor) -> list[Tensor]:
         """Normalised tokens [b n c] of the four taps from input tokens [b 1+n c], any n patches after CLS."""
         self._choose_attention(tokens)
+        again = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         tapped = []
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens)
+            # A block draws no random numbers (no dropout), so there is no state of a generator to preserve.
+            # The whole module is called, both times: hooks on it (FSDP's) run again for the backward pass.
+            if again:
+                tokens = checkpoint(block, tokens, use_reentrant=False, preserve_rng_state=False)
+            else:
+                tokens = block(tokens)
             if index in self.taps:
                 tapped.append(self.norm(tokens[:, 1:]))
         return tapped

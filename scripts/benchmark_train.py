@@ -1,0 +1,234 @@
+"""How fast a training step is: `python scripts/benchmark.py train`.
+
+A step is forward, loss, backward and AdamW on batches of the bundled sample. Contestants have the same
+weights and see the same batches, with teacher and frozen encoder of the student's size:
+
+- ours: the body of the loop of `depthany.train`, in the precision that it chooses for this machine (bfloat16
+  where the hardware multiplies it), with its settings of the memory allocator.
+- transformers fp32, bf16: `DepthAnythingForDepthEstimation` in a plain loop as its user would write it, see
+  transformers_training.py; bf16 is `torch.autocast`.
+
+All take turns, a step each, in an order that rotates, so that whatever else the machine does meets each of
+them; what counts is the ratio of times within a round. Beside it stands that of CPU times: where others keep
+the cores busy it is the steadier one, as long as --threads is 1 (idle threads of OpenMP spin).
+
+Each has a process of its own, the others sleeping: allocator settings and the largest resident memory are of
+a process, not of a model. --one-process puts all into one, where the plain loops get our allocator settings
+too; without memory, which cannot be told apart.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from depthany.data.dataset import Batch, TrainingSet
+from depthany.data.labeled import FolderDepth
+from depthany.data.loader import read_batches
+from depthany.data.sampler import MixedBatches
+from depthany.data.unlabeled import FolderImages
+from depthany.models.depth_model import DepthModel
+from depthany.precision import choose_amp, keep_freed_memory
+from our_training import OurTraining, Shares
+from transformers_training import PlainTraining
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data/sample"
+CONTESTANTS = ("ours", "transformers fp32", "transformers bf16")
+Cost = tuple[float, float]  # seconds on the wall, and of the CPU
+Turn = Callable[[int], Cost]  # from the number of the batch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `benchmark.py train` can be told."""
+    parser.add_argument("--encoder", default="vits", help="size of all networks (default vits)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[518, 252, 126], help="pixels per side")
+    parser.add_argument("--stage", nargs="+", choices=("teacher", "student"), default=["teacher", "student"])
+    parser.add_argument(
+        "--batch", type=int, default=6, help="images a step; of a student's a third is labeled"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default one per core)")
+    parser.add_argument("--one-process", action="store_true", help="all contestants in one process")
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="ours with activation_checkpointing=true"
+    )
+    parser.add_argument("--serve", choices=CONTESTANTS, help=argparse.SUPPRESS)  # see `serve`
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print times, ratios, memory and shares for each stage and size; or be one contestant of that."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.serve:
+        serve(arguments)
+        return
+    for stage in arguments.stage:
+        for size in arguments.sizes:
+            compare(arguments, stage, size)
+
+
+def compare(arguments: argparse.Namespace, stage: str, size: int) -> None:
+    """One stage at one size."""
+    print(
+        f"\n{stage}, {arguments.encoder} at {size}, batch {arguments.batch}, {arguments.rounds} rounds",
+        flush=True,
+    )
+    with ExitStack() as stack:
+        if arguments.one_process:
+            keep_freed_memory()
+            turns = {name: contestant(name, arguments, stage, size) for name in CONTESTANTS}
+            children = []
+        else:
+            children = [stack.enter_context(Child(name, arguments, stage, size)) for name in CONTESTANTS]
+            turns = {child.name: child.turn for child in children}
+        times = by_turns(turns, arguments.rounds)
+        peaks = {child.name: child.ask("peak")["peak"] for child in children}
+    for name, seconds in times.items():
+        memory = f", {peaks[name]:.2f} GB at most" if peaks else ""
+        print(f"  {name:18s} {spread([arguments.batch / wall for wall, _ in seconds])} images/s{memory}")
+    for slow in CONTESTANTS[1:]:
+        wall, cpu = (
+            spread([a[i] / b[i] for a, b in zip(times[slow], times["ours"], strict=True)]) for i in (0, 1)
+        )
+        print(f"  {slow} : ours = {wall}, of CPU times {cpu}", flush=True)
+    print_shares(arguments, stage, size)
+
+
+def by_turns(turns: dict[str, Turn], rounds: int) -> dict[str, list[Cost]]:
+    """Cost of each contestant in each round, after one round that is not counted."""
+    names, times = list(turns), {name: list[Cost]() for name in turns}
+    for k in range(rounds + 1):
+        for name in names[k % len(names) :] + names[: k % len(names)]:
+            times[name].append(turns[name](k))
+    return {name: costs[1:] for name, costs in times.items()}
+
+
+def contestant(name: str, arguments: argparse.Namespace, stage: str, size: int) -> Turn:
+    """A contestant in this process; its batches are read before."""
+    batches = list(read(arguments, stage, size, arguments.rounds + 1, workers=0))
+    torch.manual_seed(0)
+    model, student = DepthModel(arguments.encoder, input_size=size), stage == "student"
+    if name == "ours":
+        step = OurTraining(
+            model, student, choose_amp("auto", torch.device("cpu")), arguments.checkpointing
+        ).step
+    else:
+        step = PlainTraining(model, student, torch.bfloat16 if name.endswith("bf16") else None).step
+
+    def turn(k: int) -> Cost:
+        wall, cpu = time.perf_counter(), time.process_time()
+        step(batches[k], k)
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    return turn
+
+
+class Child:
+    """A contestant in a process of its own, which answers one line of JSON to each line that it is sent."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace, stage: str, size: int) -> None:
+        options = [
+            "--encoder",
+            arguments.encoder,
+            "--stage",
+            stage,
+            "--sizes",
+            size,
+            "--batch",
+            arguments.batch,
+        ]
+        options += ["--rounds", arguments.rounds, "--threads", torch.get_num_threads(), "--serve", name]
+        options += ["--checkpointing"] if arguments.checkpointing else []
+        command = [sys.executable, str(Path(__file__).with_name("benchmark.py")), "train", *map(str, options)]
+        pipe = subprocess.PIPE
+        self.name = name
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def ask(self, what: str) -> dict[str, float]:
+        """Send a line, give the answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process of {self.name} ended, perhaps because memory ran out")
+        found: dict[str, float] = json.loads(answer)
+        return found
+
+    def turn(self, k: int) -> Cost:
+        """Cost of step `k`."""
+        answer = self.ask(str(k))
+        return answer["wall"], answer["cpu"]
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Be a contestant: a number on stdin is a step to take, `peak` asks for the largest resident GB."""
+    if arguments.serve == "ours":
+        keep_freed_memory()
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints
+    turn = contestant(arguments.serve, arguments, arguments.stage[0], arguments.sizes[0])
+    for line in sys.stdin:
+        if line.strip() == "peak":
+            kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            answers.write(json.dumps({"peak": kibibytes * 1024 / 1e9}) + "\n")
+        else:
+            answers.write(json.dumps(dict(zip(("wall", "cpu"), turn(int(line)), strict=True))) + "\n")
+
+
+def print_shares(arguments: argparse.Namespace, stage: str, size: int) -> None:
+    """Where the time of our step goes, with the real loader and one process that reads."""
+    torch.manual_seed(0)
+    keep_freed_memory()
+    model = DepthModel(arguments.encoder, input_size=size)
+    amp = choose_amp("auto", torch.device("cpu"))
+    ours = OurTraining(model, stage == "student", amp, arguments.checkpointing)
+    batches = read(arguments, stage, size, 2 + min(5, arguments.rounds), workers=1)
+    for k in range(2):
+        ours.step(next(batches), k)
+    shares, start = Shares(ours), time.perf_counter()
+    with shares.timing():
+        for k in range(2, 2 + min(5, arguments.rounds)):
+            with shares.part("waiting for data"):
+                batch = next(batches)
+            ours.step(batch, k)
+    total = time.perf_counter() - start
+    del batches  # ends the process that reads
+    print(
+        "  share of the time: "
+        + ", ".join(f"{name} {each / total:.1%}" for name, each in shares.seconds.items())
+    )
+
+
+def read(arguments: argparse.Namespace, stage: str, size: int, count: int, workers: int) -> Iterator[Batch]:
+    """Batches of the bundled sample, as training reads them."""
+    labeled = [FolderDepth(str(SAMPLE / "labeled/train"), sky_value=65535, max_depth=65)]
+    unlabeled = [FolderImages(str(SAMPLE / "unlabeled/train/images"))] if stage == "student" else []
+    dataset = TrainingSet(labeled, unlabeled, size)
+    known = arguments.batch // 3 if unlabeled else arguments.batch
+    plain = arguments.batch - known
+    counts = dataset.labeled_count, dataset.unlabeled_count
+    sampler = MixedBatches(*counts, known, plain, count * (plain or known), seed=0)
+    return read_batches(dataset, sampler, workers, False, lambda k, batch: None)
+
+
+def spread(values: list[float]) -> str:
+    """Median (smallest to largest)."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

@@ -1,0 +1,100 @@
+"""Training with `transformers` as its user would write it: what benchmark_train.py compares with.
+
+torch.optim.AdamW with its defaults but for the learning rate, then `loss.backward()`, `optimizer.step()`,
+`optimizer.zero_grad()`. The loss functions are ours: transformers has none for depth. The student's teacher
+and frozen encoder are of transformers too, in eval mode under `torch.no_grad()` and the same autocast;
+labeled and unlabeled images share one forward pass; colour jitter, grayscale and blur are torchvision's,
+image by image with our strengths; CutMix pastes boxes drawn by our function with `torch.where`.
+"""
+
+import tempfile
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from depthany.data.dataset import Batch
+from depthany.data.perturb import Perturb, cutmix_boxes
+from depthany.losses import affine_invariant_loss, cutmix_affine_invariant_loss, feature_alignment_loss
+from depthany.models.depth_model import DepthModel
+from depthany.models.formats import save_huggingface
+from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from depthany.stages import to_unit_range
+
+
+class PlainTraining:
+    """Model, frozen networks and optimizer of one contestant.
+
+    Args:
+        model: whose weights it starts from; those of teacher and frozen encoder too.
+        student: train as the student, else as the teacher.
+        amp: dtype of autocast, None for float32.
+    """
+
+    def __init__(self, model: DepthModel, student: bool, amp: torch.dtype | None) -> None:
+        self.net, self.amp, self.student = from_transformers(model).train(), amp, student
+        perturb = Perturb()
+        if student:
+            self.teacher = from_transformers(model).eval().requires_grad_(False)
+            self.frozen = from_transformers(model).backbone.eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=5e-6)
+        jitter = v2.ColorJitter(perturb.brightness, perturb.contrast, perturb.saturation, perturb.hue)
+        self.colour = v2.Compose(
+            [
+                v2.RandomApply([jitter], perturb.jitter_p),
+                v2.RandomGrayscale(perturb.grayscale_p),
+                v2.RandomApply([v2.GaussianBlur(13, perturb.blur_radius)], perturb.blur_p),
+            ]
+        )
+
+    def step(self, batch: Batch, number: int) -> Tensor:
+        """One step; gives the loss."""
+        generator = torch.Generator().manual_seed(number)
+        torch.manual_seed(number)
+        with torch.autocast("cpu", self.amp, enabled=self.amp is not None):
+            loss = self.student_loss(batch, generator) if self.student else self.teacher_loss(batch)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+    def teacher_loss(self, batch: Batch) -> Tensor:
+        """Affine-invariant loss of labeled images."""
+        prediction = self.net(pixel_values=normalised(batch.labeled_image)).predicted_depth
+        return affine_invariant_loss(prediction, batch.disparity, batch.mask)
+
+    def student_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Mean of the three terms."""
+        clean, known = batch.unlabeled_image, len(batch.labeled_image)
+        with torch.no_grad():
+            pseudo = to_unit_range(self.teacher(pixel_values=normalised(clean)).predicted_depth)
+            seen = torch.stack([self.colour(image) for image in clean])
+            box = cutmix_boxes(len(clean), *clean.shape[-2:], generator)  # [u h w]
+            seen = torch.where(box[:, None], seen.flip(0), seen)
+            pseudo = torch.where(box, pseudo.flip(0), pseudo)
+            frozen = self.frozen(pixel_values=normalised(seen)).feature_maps[-1][:, 1:]
+        images = normalised(torch.cat([batch.labeled_image, seen]))
+        output = self.net(pixel_values=images, output_hidden_states=True)
+        disparity = output.predicted_depth
+        tokens = self.net.backbone.layernorm(output.hidden_states[-1])[known:, 1:]
+        feature, _ = feature_alignment_loss(tokens, frozen)
+        labeled = affine_invariant_loss(disparity[:known], batch.disparity, batch.mask)
+        everywhere = torch.ones_like(box)
+        unlabeled = cutmix_affine_invariant_loss(disparity[known:], pseudo, everywhere, box, trim=0.1)
+        return (labeled + unlabeled + feature) / 3
+
+
+def normalised(image: Tensor) -> Tensor:
+    """Model input [b 3 h w] of uint8 images, as the processor of transformers scales it."""
+    mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))
+    return (image / 255.0 - mean) / std
+
+
+def from_transformers(model: DepthModel) -> Any:
+    """The same model as `DepthAnythingForDepthEstimation` in float32."""
+    from transformers import DepthAnythingForDepthEstimation
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_huggingface(model, folder)
+        return DepthAnythingForDepthEstimation.from_pretrained(folder, dtype=torch.float32)
