@@ -1,11 +1,12 @@
-"""How fast model and input are: `python scripts/benchmark.py inference`, `python scripts/benchmark.py data`.
+"""How fast model, input and training are: `python scripts/benchmark.py inference|data|labels|train|scaling`.
 
 inference: ours against `DepthAnythingForDepthEstimation` of transformers: same weights, image, threads and
 dtype. All contestants run by turns in one process, in an order that rotates, so that whatever else the
 machine does meets each of them; what counts is the ratio of times within a round. Random weights unless
 --checkpoint is given: the time is the same, but how much bfloat16 costs in accuracy depends on the weights.
 
-data: see benchmark_data.py. labels: see benchmark_labels.py. train: see benchmark_train.py.
+data: see benchmark_data.py. labels: see benchmark_labels.py. train: see benchmark_train.py. scaling: see
+benchmark_scaling.py.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from torch import Tensor
 
 import benchmark_data
 import benchmark_labels
+import benchmark_scaling
 import benchmark_train
 from depthany import DepthModel, load_model
 from depthany.data.images import read_image
@@ -44,6 +46,7 @@ def main() -> None:
     benchmark_data.add_arguments(what.add_parser("data", help="images to normalised crops, per core"))
     benchmark_labels.add_arguments(what.add_parser("labels", help="bytes and rates of pseudo-labels"))
     benchmark_train.add_arguments(what.add_parser("train", help="training steps against transformers"))
+    benchmark_scaling.add_arguments(what.add_parser("scaling", help="training in several processes"))
     inference.add_argument("--encoder", default="vits", help="size with random weights (default vits)")
     inference.add_argument("--checkpoint", help="anything load_model takes, instead of random weights")
     inference.add_argument("--image", help="a photo, cut to a square; else coloured clouds")
@@ -52,15 +55,11 @@ def main() -> None:
     inference.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
     inference.add_argument("--threads", type=int, help="CPU threads (default one per core)")
     arguments = parser.parse_args()
-    if arguments.what == "data":
+    one_thread = {"data": benchmark_data, "labels": benchmark_labels, "scaling": benchmark_scaling}
+    if arguments.what in one_thread:
         torch.set_num_threads(1)
         print(machine())
-        benchmark_data.run(arguments)
-        return
-    if arguments.what == "labels":
-        torch.set_num_threads(1)
-        print(machine())
-        benchmark_labels.run(arguments)
+        one_thread[arguments.what].run(arguments)
         return
     if arguments.what == "train":
         if not arguments.serve:
