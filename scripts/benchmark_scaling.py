@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
             middle = statistics.median(ratios)
             print(
                 f"  {arguments.processes} processes : 1 = {middle:.2f} "
-                f"({min(ratios):.2f} to {max(ratios):.2f}), {middle / arguments.processes:.0%} of {arguments.processes} times"
+                f"({min(ratios):.2f} to {max(ratios):.2f}), {middle / arguments.processes:.0%} of ideal"
             )
 
 

@@ -14,9 +14,9 @@ from depthany import stages
 from depthany.checkpoint import Parts
 from depthany.data.dataset import Batch
 from depthany.data.perturb import Perturb
+from depthany.loop import draw_generator, require_finite, update
 from depthany.models.depth_model import DepthModel
 from depthany.optim import build_optimizer
-from depthany.train import draw_generator, require_finite, update
 
 LOSSES = ("affine_invariant_loss", "cutmix_affine_invariant_loss", "feature_alignment_loss")
 

@@ -10,7 +10,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from depthany import config, schema, wiring
+from depthany import config, schema
+from depthany import settings as training_settings
 from depthany.config import config_dir, run_entry
 from depthany.files import whole_file
 
@@ -58,7 +59,7 @@ def test_every_choice_of_every_group_composes_and_is_valid(stage: str, tmp_path:
         *((f"experiment={experiment}",) for experiment in choices("experiment") if fits(experiment, stage)),
     ]
     for overrides in combinations:
-        assert wiring.check(with_paths(tmp_path, f"stage={stage}", *overrides)).stage.name == stage
+        assert training_settings.check(with_paths(tmp_path, f"stage={stage}", *overrides)).stage.name == stage
 
 
 def test_the_experiment_none_leaves_the_papers_recipe_as_it_is() -> None:
@@ -111,7 +112,9 @@ def _leaves(settings: type) -> set[str]:
 
 
 def test_every_setting_of_the_schema_is_read_somewhere() -> None:
-    code = "".join((ROOT / "src/depthany" / name).read_text() for name in ("wiring.py", "train.py"))
+    code = "".join(
+        (ROOT / "src/depthany" / name).read_text() for name in ("settings.py", "wiring.py", "train.py")
+    )
     code += "".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))  # such as ${data.index_dir}
     whole_groups = {  # passed on as keyword arguments, whose names Python checks
         *_leaves(schema.LossSettings),

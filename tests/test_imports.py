@@ -49,7 +49,7 @@ def test_only_the_wiring_and_the_entries_see_the_configuration() -> None:
         if any(word in path.read_text() for word in ("DictConfig", "import hydra", "from hydra"))
     }
     entries = {"train", "evaluate", "predict", "pseudo_label", "export", "app", "check_data", "index"}
-    assert seeing <= {"wiring", "protocols", "config", *entries}
+    assert seeing <= {"wiring", "settings", "protocols", "config", *entries}
 
 
 def test_prediction_knows_neither_training_nor_entries() -> None:
@@ -73,5 +73,5 @@ def test_checking_knows_only_data_and_how_to_show_it() -> None:
 
 def test_stages_know_only_the_parts_and_nothing_below_the_loop_knows_the_loop() -> None:
     assert {name.split(".")[1] for name in imported(PACKAGE / "stages.py")} <= set(PARTS)
-    for name in ("stages", "optim", "validation", "checkpoint", "tracking", "run_dir", "wiring"):
+    for name in ("stages", "optim", "validation", "checkpoint", "tracking", "run_dir", "loop", "wiring"):
         assert not any(each.startswith("depthany.train") for each in imported(PACKAGE / f"{name}.py"))

@@ -18,12 +18,12 @@ from depthany.checkpoint import Parts
 from depthany.checkpoint_writer import CheckpointWriter
 from depthany.data.dataset import Batch
 from depthany.data.labeled import FolderDepth
+from depthany.loop import Loop, draw_generator, train, update
 from depthany.models.depth_model import DepthModel
 from depthany.models.loading import load_model
 from depthany.optim import build_optimizer
 from depthany.stages import StageOutput
 from depthany.tracking import Tracker
-from depthany.train import Loop, draw_generator, train, update
 from depthany.validation import evaluate
 
 pytestmark = pytest.mark.usefixtures("micro")

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from set_files import ONE_PAIR
 
-from depthany import wiring
+from depthany import settings, wiring
 from depthany.config import config_dir
 from depthany.data.counts import count_warnings, left_out_notes
 from depthany.data.labeled import PairedDepth
@@ -58,7 +58,7 @@ def test_a_mixture_has_the_labeled_sets_of_its_paper(
     mixture: str, members: list[str], tmp_path: Path
 ) -> None:
     roots = [f"data.labeled.{name}.root={write(tmp_path / name, name)}" for name in members]
-    cfg = wiring.check(compose("stage=teacher", f"data={mixture}", "model.pretrained=false", *roots))
+    cfg = settings.check(compose("stage=teacher", f"data={mixture}", "model.pretrained=false", *roots))
     dataset = wiring.build_training_set(cfg)
     assert list(cfg.data.labeled) == members
     assert dataset.labeled_count == len(members)
@@ -68,7 +68,7 @@ def test_a_mixture_has_the_labeled_sets_of_its_paper(
 def test_two_paths_are_enough_and_sets_without_root_are_left_out(tmp_path: Path) -> None:
     roots = [f"data.labeled.{name}.root={write(tmp_path / name, name)}" for name in ("irs", "diml")]
     val = f"data.val.nyuv2.root={write(tmp_path / 'nyuv2', 'nyuv2')}"
-    cfg = wiring.check(
+    cfg = settings.check(
         compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false", *roots, val)
     )
     assert wiring.build_training_set(cfg).labeled_count == 2
@@ -79,7 +79,7 @@ def test_a_mixture_without_any_root_names_the_keys_to_set() -> None:
     with pytest.raises(
         ValueError, match=r"no labeled set has a root.* data\.labeled\.blendedmvs\.root=\.\.\. "
     ):
-        wiring.check(compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false"))
+        settings.check(compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false"))
 
 
 def test_the_student_of_v2_needs_no_labeled_set(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_the_student_of_v2_needs_no_labeled_set(tmp_path: Path) -> None:
     ]
     student += ["model.pretrained=false", "stage.ratio=[0,1]"]
     with pytest.raises(ValueError, match="no unlabeled set has a root, and stage=student needs one"):
-        wiring.check(compose(*student))
-    cfg = wiring.check(compose(*student, f"data.unlabeled.sa_1b.root={tmp_path}"))
-    assert wiring.per_micro_batch(cfg) == (0, 8)
+        settings.check(compose(*student))
+    cfg = settings.check(compose(*student, f"data.unlabeled.sa_1b.root={tmp_path}"))
+    assert settings.per_micro_batch(cfg) == (0, 8)
 
 
 def test_the_papers_counts_are_the_ones_that_are_expected() -> None:
