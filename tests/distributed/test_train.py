@@ -147,6 +147,16 @@ def test_a_mistake_in_the_command_is_told_once(torchrun, tiny_world, teacher_run
 
 
 @pytest.mark.slow
+def test_four_processes_take_the_steps_of_one(
+    torchrun, tiny_world, teacher_run, alone, tmp_path: Path
+) -> None:
+    ended = torchrun(arguments(tiny_world, tmp_path / "run", teacher_run, *SMOOTH), processes=4)
+    assert ended.code == 0, ended.err
+    assert_same_curves(tmp_path / "run", alone, rel=1e-4)
+    assert_same_weights(tmp_path / "run", alone, largest=1e-6)
+
+
+@pytest.mark.slow
 def test_four_processes_resume_to_the_same_bits_with_an_image_left_out_and_medians(
     torchrun, start, signal_at, own_world, teacher_run, tmp_path: Path
 ) -> None:
