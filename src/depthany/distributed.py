@@ -5,6 +5,7 @@ Small things (counts, decisions, rows of results) go through gloo on the CPU, gr
 
 import hashlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -159,7 +160,8 @@ def joined(processes: Processes, device: torch.device) -> Iterator[Processes]:
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        with ends_at_sigterm():
+            dist.init_process_group(backend, timeout=TIMEOUT)
         yield processes
         processes.wait()  # nobody leaves while another may still need it
     except SystemExit:  # all leave alike, after a signal
@@ -173,6 +175,20 @@ def joined(processes: Processes, device: torch.device) -> Iterator[Processes]:
             f"process {processes.rank} of {processes.size} lost contact with another one ({reason})"
         ) from error
     dist.destroy_process_group()  # not after an error: it would wait for those that are gone
+
+
+@contextmanager
+def ends_at_sigterm() -> Iterator[None]:
+    """SIGTERM ends the process at once inside, where there is nothing to lose.
+
+    Waiting for the others happens in C++, where a handler of ours would not be called until it is over; and
+    torchrun sends SIGTERM when one of them has failed on its way here.
+    """
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_lost_contact(error: RuntimeError) -> bool:

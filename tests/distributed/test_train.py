@@ -139,6 +139,22 @@ def test_a_process_killed_ends_the_others_in_seconds_and_nothing_is_lost(
     assert logged(tmp_path / "run") == logged(two)
 
 
+def test_a_process_that_fails_on_its_way_to_the_others_keeps_none_waiting(
+    torchrun, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    noted = tmp_path / "noted"
+    failing = f"""
+import pathlib, time
+time.sleep(6)  # the other one is there before
+pathlib.Path({str(noted)!r}).write_text(str(time.time()))
+raise SystemExit("no such disk on this machine")
+"""
+    ended = torchrun(arguments(tiny_world, tmp_path / "run", teacher_run), before=only(1, failing))
+    assert ended.code != 0
+    assert time.time() - float(noted.read_text()) < 15
+    assert "no such disk on this machine" in ended.err
+
+
 def test_a_mistake_in_the_command_is_told_once(torchrun, tiny_world, teacher_run, tmp_path: Path) -> None:
     ended = torchrun(arguments(tiny_world, tmp_path / "run", teacher_run, "batch_size=3"), processes=3)
     assert ended.code != 0
