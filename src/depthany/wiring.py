@@ -14,10 +14,11 @@ from depthany.checkpoint import Parts
 from depthany.checkpoint_writer import IF_SAVE_FAILS
 from depthany.config import require, require_least, typed
 from depthany.data.counts import count_warnings, left_out_notes
-from depthany.data.dataset import TrainingSet, UnlabeledSet
+from depthany.data.dataset import TrainingSet
 from depthany.data.perturb import Perturb
 from depthany.data.pseudo_labels import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import ORDERS, MixedBatches, ShardOrder
+from depthany.data.samples import UnlabeledSet
 from depthany.distributed import Processes
 from depthany.losses import MEANS_OVER, NORMALISATIONS, REDUCTIONS
 from depthany.models.depth_model import DepthModel
