@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from depthany.data.dataset import DepthSample
+from depthany.data.samples import DepthSample
 from depthany.models.depth_model import DepthModel
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from depthany.validation import evaluate

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depthany.data.dataset import UnlabeledSet
 from depthany.data.images import decode_image
 from depthany.data.label_codec import encode_label
 from depthany.data.label_shards import NewLabel
 from depthany.data.pseudo_labels import ShardRange, StoreHeader, write_shard
 from depthany.data.report import Header, inspect
+from depthany.data.samples import UnlabeledSet
 from depthany.models.preprocess import input_shape, normalise
 from depthany.prediction.overlap import Behind, batches_of_equal, map_ahead
 

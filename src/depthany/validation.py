@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from depthany.data.dataset import LabeledSet
+from depthany.data.samples import LabeledSet
 from depthany.distributed import ALONE, Processes
 from depthany.evaluation.protocol import Protocol
 from depthany.models.depth_model import DepthModel

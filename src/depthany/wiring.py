@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 
 from depthany.checkpoint import Parts
 from depthany.data.counts import count_warnings, left_out_notes
-from depthany.data.dataset import TrainingSet, UnlabeledSet
+from depthany.data.dataset import TrainingSet
 from depthany.data.perturb import Perturb
 from depthany.data.pseudo_labels import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import MixedBatches, ShardOrder
+from depthany.data.samples import UnlabeledSet
 from depthany.distributed import Processes
 from depthany.loop import Loop
 from depthany.models.depth_model import DepthModel

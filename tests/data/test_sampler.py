@@ -39,10 +39,9 @@ def test_a_position_gives_the_same_image_whoever_else_is_asked_for() -> None:
 @pytest.mark.parametrize("count", [5, 40, 300])
 def test_every_image_comes_first_and_last_and_second_about_equally_often(count: int) -> None:
     n = 20_000
-    orders = shuffled(np.arange(n * count), count, seed=0).reshape(n, count)
     expected, deviation = n / count, np.sqrt(n / count * (1 - 1 / count))
-    for place in (0, 1, -1):
-        times = np.bincount(orders[:, place], minlength=count)
+    for place in (0, 1, count - 1):
+        times = np.bincount(shuffled(np.arange(n) * count + place, count, seed=0), minlength=count)
         assert np.abs(times - expected).max() < 5 * deviation
 
 
@@ -200,7 +199,7 @@ def test_shards_and_their_images_are_permuted_anew_for_each_pass_and_seed() -> N
 
 
 def test_a_window_of_all_shards_mixes_them_as_evenly_as_the_whole_shuffle_does() -> None:
-    n, sizes = 800, np.array([2, 3, 5])
+    n, sizes = 400, np.array([2, 3, 5])
     drawn = ShardOrder(sizes, 3, seed=0)(np.arange(n * 10)).reshape(n, 10)
     for place in (0, 4, 9):
         times = np.bincount(drawn[:, place], minlength=10)

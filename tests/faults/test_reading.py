@@ -223,7 +223,7 @@ def kill_loaders(nursery, command: list[str], kills: int, longest_s: float, dice
 @pytest.mark.parametrize(
     "stage, kills",
     [
-        ("student", 2),
+        ("student", 1),
         pytest.param("teacher", 10, marks=pytest.mark.slow),
         pytest.param("student", 10, marks=pytest.mark.slow),
     ],

@@ -112,12 +112,15 @@ def check_parity(folder: Path, encoder: str, taps: str, sizes: list[tuple[int, i
         assert found < TOLERANCE
 
 
-@pytest.mark.parametrize("taps", ["v1", "v2"])
-@pytest.mark.parametrize("encoder", ["vitt", "vits"])
+@pytest.mark.parametrize(
+    "encoder, taps",
+    [("vitt", "v1"), ("vitt", "v2"), ("vits", "v2"), pytest.param("vits", "v1", marks=pytest.mark.slow)],
+)
 def test_small_sizes_equal_transformers_at_every_tap(tmp_path: Path, encoder: str, taps: str) -> None:
     check_parity(tmp_path, encoder, taps, SIZES)
 
 
+@pytest.mark.slow
 def test_vitb_equals_transformers(tmp_path: Path) -> None:
     check_parity(tmp_path, "vitb", "v2", SIZES[1:])
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from depthany.data.dataset import DepthSample
+from depthany.data.samples import DepthSample
 from depthany.distributed import Processes
 from depthany.evaluation.metrics import depth_metrics
 from depthany.evaluation.protocol import Protocol

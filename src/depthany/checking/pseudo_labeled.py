@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.dataset import Labels, UnlabeledSet
 from depthany.data.label_shards import Shard
 from depthany.data.pseudo_labels import PseudoLabels
+from depthany.data.samples import Labels, UnlabeledSet
 
 
 class LabeledImages:

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.dataset import DepthSample, Labels, NoValidPixel, require_same_size
 from depthany.data.depth_io import DEPTH_SUFFIXES, read_depth
 from depthany.data.files import list_files
 from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
 from depthany.data.pairs import Pair, Pairs, first_ten, missing, read_list
+from depthany.data.samples import DepthSample, Labels, NoValidPixel, require_same_size
 
 _LARGEST = float(np.finfo(np.float32).max)
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depthany.data.dataset import Labels
+from depthany.data.samples import Labels
 from depthany.distributed import ALONE, Processes
 from depthany.evaluation import protocol as protocols
 from depthany.evaluation.crops import INPUT_CROPS

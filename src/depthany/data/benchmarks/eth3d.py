@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 
 from depthany.data.benchmarks.layout import BenchmarkDepth, first_file, subfolder
-from depthany.data.dataset import DepthSample
 from depthany.data.depth_io import read_raw_float
 from depthany.data.files import reason
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
+from depthany.data.samples import DepthSample
 
 
 class Eth3d(BenchmarkDepth):

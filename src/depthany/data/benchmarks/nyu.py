@@ -7,11 +7,11 @@ import h5py
 import numpy as np
 
 from depthany.data.benchmarks.layout import WIDE_RANGE_M, BenchmarkDepth, require_files, telling
-from depthany.data.dataset import DepthSample, LabeledSet
 from depthany.data.depth_io import read_depth
 from depthany.data.files import reason
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
+from depthany.data.samples import DepthSample, LabeledSet
 from depthany.data.sets.nyu import NYUv2Labeled
 
 MAT, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"

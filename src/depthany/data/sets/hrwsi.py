@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from depthany.data.dataset import require_same_size
 from depthany.data.depth_io import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair, missing
+from depthany.data.samples import require_same_size
 from depthany.data.sets.layout import LayoutDepth, require_choice
 
 SPLITS = ("train", "val")
