@@ -11,6 +11,7 @@ from torch import nn
 from depthany.checkpoint import Parts, TrainState, read_checkpoint, write_checkpoint
 from depthany.checkpoint_writer import CheckpointWriter, HostCopy
 from depthany.resume import load_latest
+from depthany.run_dir import checkpoint_dir, remove_half_written
 
 
 class Tiny(nn.Module):
@@ -160,16 +161,23 @@ def test_told_to_continue_each_failed_write_is_told_and_counted_and_the_next_one
 
 def test_older_checkpoints_go_and_so_does_a_damaged_newer_one_which_must_not_count(tmp_path: Path) -> None:
     (tmp_path / "step_00000009.pt").write_bytes(b"damaged")
-    (tmp_path / ".step_00000008.pt.partial").write_bytes(b"of a run that was killed")
     parts = parts_at(0)
     with CheckpointWriter(tmp_path, 2, "stop", print) as writer:
-        assert not list(tmp_path.glob(".*.partial"))
         for step in (3, 4, 5):
             parts.state.step = step
             writer.save(parts)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000004.pt", "step_00000005.pt"]
     latest = load_latest(tmp_path)
     assert latest is not None and latest["state"]["step"] == 5
+
+
+def test_what_a_killed_run_was_writing_is_deleted_before_the_next_goes_on(tmp_path: Path) -> None:
+    folder = checkpoint_dir(tmp_path)
+    (folder / "step_00000008.dcp").mkdir(parents=True)
+    for name in (".step_00000008.pt.partial", "step_00000008.dcp/__0_0.distcp", "step_00000004.pt"):
+        (folder / name).write_bytes(b"some of it")
+    remove_half_written(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["step_00000004.pt"]
 
 
 def test_the_memory_of_the_copy_is_used_again_and_keeps_the_layout_in_memory() -> None:

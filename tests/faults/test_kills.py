@@ -25,6 +25,7 @@ from depthany.data.verify_labels import verify_shards
 # kills have hit. The disk is slow, so that files are half there for longer than a test takes to see it.
 PHASES = """
 import os, time
+import depthany.loop as loop
 import depthany.train as train
 def note(phase, step):
     now[:] = phase, step
@@ -39,7 +40,7 @@ def told(name, phase, step_of=lambda *_: now[1]):
         finally:
             note(before, now[1])
     setattr(train, name, wrapped)
-def update(*arguments, take=train.update):
+def update(*arguments, take=loop.update):
     norm = take(*arguments)
     note(now[0], now[1] + 1)
     return norm
@@ -51,7 +52,7 @@ note("start", 0)
 told("train", "steps", lambda parts, *_: parts.state.step)
 told("evaluate", "validation")
 told("finish", "finish")
-train.update, os.fsync = update, slow_fsync
+loop.update, os.fsync = update, slow_fsync
 """
 # Seconds after which the kill comes at most.
 DELAYS = {"start": 0.3, "steps": 0.2, "save": 0.05, "validation": 0.03, "finish": 0.05}
