@@ -187,6 +187,9 @@ class Loaders:
 def _death(process: Any) -> str:
     """How a process died; empty where it came to its end."""
     process.join(_KILLED_S)
+    until = time.monotonic() + _KILLED_S
+    while process.exitcode is None and time.monotonic() < until:
+        time.sleep(0.01)  # the training thread was first to ask the system, and has not noted the answer yet
     code = process.exitcode
     if code == 0:
         return ""
