@@ -208,12 +208,16 @@ class ShardedWriter(CheckpointWriter):
     def _write_newest(self, step: int) -> None:
         path = self._folder / checkpoint_name(step, SHARDED_SUFFIX)
         tensors, plain = self._payload["tensors"], self._payload["plain"]
-        if self._attempt(path, partial(write_sharded, path, tensors, plain, self._group)):
+        written = False
+        try:
+            written = self._attempt(path, partial(write_sharded, path, tensors, plain, self._group))
+        finally:
+            if self._is_main and not written:
+                shutil.rmtree(path, ignore_errors=True)  # half of it would take room and count for nothing
+        if written and self._is_main:
+            self._written(step)
+        elif written:
             self.written_step = step
-            if self._is_main:
-                self._written(step)
-        elif self._is_main:
-            shutil.rmtree(path, ignore_errors=True)  # half of it would take room and count for nothing
 
 
 class NoWriter:

@@ -127,7 +127,7 @@ def begin_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Make the state that the optimizer's first step would make, without a step."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
-        group["lr"] = torch.zeros_like(group["lr"]) if isinstance(group["lr"], Tensor) else 0.0
+        group["lr"] = 0.0
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

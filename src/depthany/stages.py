@@ -144,14 +144,7 @@ class StudentStage(nn.Module):
     def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
         """`generator` (CPU) decides the perturbations."""
         clean = batch.unlabeled_image  # [u 3 h w] uint8
-        with torch.no_grad():
-            pseudo = to_unit_range(self._label(batch))  # [u h w]
-            # CutMix works on distorted images (paper, section 3.2)
-            seen = self.perturb.colour(clean, generator, batch.share)
-            everywhere = torch.ones_like(pseudo, dtype=torch.bool)
-            seen, pseudo, everywhere, box_mask = self.perturb.cutmix(
-                seen, pseudo, everywhere, generator, batch.share
-            )
+        seen, pseudo, everywhere, box_mask = self._perturbed(batch, generator)
         known, u = len(batch.labeled_image), len(clean)
         both = normalise(at_least_one(torch.cat([batch.labeled_image, seen])))
         disparity, tokens = model(both, return_features=True)  # [l+u h w], [l+u n c]
@@ -206,6 +199,15 @@ class StudentStage(nn.Module):
             "unlabeled": View(clean, seen, pseudo, everywhere, unlabeled.detach()),
         }
         return StageOutput(total, parts, views)
+
+    @torch.no_grad()
+    def _perturbed(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the student sees [u 3 h w], and its pseudo-label, mask and pasted boxes [u h w]."""
+        pseudo = to_unit_range(self._label(batch))
+        # CutMix works on distorted images (paper, section 3.2)
+        seen = self.perturb.colour(batch.unlabeled_image, generator, batch.share)
+        everywhere = torch.ones_like(pseudo, dtype=torch.bool)
+        return self.perturb.cutmix(seen, pseudo, everywhere, generator, batch.share)
 
     def _label(self, batch: Batch) -> Tensor:
         """[u h w] disparity of the clean views, from the teacher or as it was stored."""

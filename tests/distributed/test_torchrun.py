@@ -258,3 +258,36 @@ def test_split_checkpoints_go_on_to_the_same_bits_or_in_other_numbers_and_kinds_
     shutil.rmtree(tmp_path / "run")
     torchrun(settings("run", "parallel=ddp"), before=stopped)
     goes_on(12)
+
+
+FULL_ONCE = """
+import depthany.sharded_checkpoint as sharded
+crc32, calls = sharded.crc32, []
+def full(path):
+    calls.append(path)
+    if len(calls) == 1:
+        raise OSError(28, "No space left on device")
+    return crc32(path)
+sharded.crc32 = full
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("if_save_fails", ["continue", "stop"])
+def test_a_part_that_cannot_be_written_leaves_no_half_checkpoint_and_is_told_once(
+    torchrun, tiny_world, teacher_run, alone, tmp_path: Path, if_save_fails: str
+) -> None:
+    settings = arguments(tiny_world, tmp_path / "run", teacher_run, *SPLIT, f"if_save_fails={if_save_fails}")
+    ended = torchrun(settings, before=only(1, FULL_ONCE))
+    assert f"{ended.out}{ended.err}".count("No space left on device; what was written before is whole") == 1
+    kept = sorted(path.name for path in (tmp_path / "run/checkpoints").glob("*.dcp"))
+    if if_save_fails == "stop":
+        assert ended.code != 0
+        assert len(errors(ended.err)) == 1
+        assert kept == []
+        assert torchrun(settings).code == 0
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("*.dcp")) == [
+        "step_00000015.dcp",
+        "step_00000020.dcp",
+    ]
+    assert_same_curves(tmp_path / "run", alone, rel=1e-3)
