@@ -30,9 +30,9 @@ import benchmark_train
 from depthany import DepthModel, load_model
 from depthany.data.images import read_image
 from depthany.models.fast import prepare_for_inference
-from depthany.models.formats import save_huggingface
+from depthany.models.files.formats import save_huggingface
+from depthany.models.files.onnx import relative_difference, smooth_image
 from depthany.models.preprocess import preprocess
-from depthany.onnx_graph import relative_difference, smooth_image
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Contestants = dict[str, Callable[[Tensor], Tensor]]

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from depthany.data.labeled import FolderDepth
+from depthany.evaluation.predictors import ModelPredictor
 from depthany.evaluation.protocol import Protocol
-from depthany.models.depth_model import DepthModel
+from depthany.evaluation.results import summary, uncertainty
+from depthany.evaluation.run import score_set
 from depthany.models.fast import prepare_for_inference
-from depthany.precision import keep_freed_memory
-from depthany.scoring.loop import score_set
-from depthany.scoring.predictors import ModelPredictor
-from depthany.scoring.results import summary, uncertainty
+from depthany.models.model import DepthModel
+from depthany.system.device import keep_freed_memory
 
 
 class Timed(nn.Module):

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from depthany.data.index import ENTRY, Index, ShardRow, write_index
+from depthany.data.indexed.index_file import ENTRY, Index, ShardRow, write_index
 from depthany.data.sampler import ShardOrder, shuffled
 from depthany.data.unlabeled import IndexedImages
 

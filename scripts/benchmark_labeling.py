@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 import torch
 
-from depthany.data.pseudo_labels import StoreHeader, begin_store, finish_store
+from depthany.data.pseudo_labels.store import StoreHeader, begin_store, finish_store
 from depthany.data.unlabeled import FolderImages
-from depthany.labeling import Claims, Labeler, Reading, Tally
-from depthany.models.depth_model import DepthModel
+from depthany.inference.labeling import Claims, Labeler, Reading, Tally
 from depthany.models.fast import prepare_for_inference
+from depthany.models.model import DepthModel
 from depthany.models.preprocess import input_shape, normalise
-from depthany.precision import keep_freed_memory
+from depthany.system.device import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

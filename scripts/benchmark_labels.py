@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from depthany import load_model
 from depthany.data.images import read_image
-from depthany.data.label_codec import decode_codes, encode_codes, quantise
+from depthany.data.pseudo_labels.codec import decode_codes, encode_codes, quantise
 from depthany.models.preprocess import preprocess
 
 Codes = NDArray[np.uint16]
@@ -148,7 +148,7 @@ def png(codes: Codes) -> bytes:
 
 
 def plane(codes: Codes) -> Codes:
-    """Residuals of the store's predictor, see `depthany.data.label_codec`."""
+    """Residuals of the store's predictor, see `depthany.data.pseudo_labels.codec`."""
     rows = np.diff(codes, axis=1, prepend=np.uint16(0))
     return np.diff(rows, axis=0, prepend=np.uint16(0)) + np.uint16(128)
 

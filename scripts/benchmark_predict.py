@@ -27,14 +27,14 @@ import torch
 from PIL import Image
 
 from depthany import DepthModel
+from depthany.display.progress import Bar
+from depthany.inference.outputs import Meaning
+from depthany.inference.photos import predict_stills, still_job
+from depthany.inference.predictor import Predictor
+from depthany.inference.sources import Source
+from depthany.inference.tally import Tally
 from depthany.models.fast import prepare_for_inference
-from depthany.precision import choose_amp, choose_device, keep_freed_memory
-from depthany.prediction.inputs import Source
-from depthany.prediction.outputs import Meaning
-from depthany.prediction.predictor import Predictor
-from depthany.prediction.stills import predict_stills, still_job
-from depthany.prediction.tally import Tally
-from depthany.progress import Bar
+from depthany.system.device import choose_amp, choose_device, keep_freed_memory
 
 
 @dataclass(frozen=True)

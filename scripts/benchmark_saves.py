@@ -20,13 +20,13 @@ from pathlib import Path
 
 import torch
 
-from depthany.checkpoint import Parts, TrainState
-from depthany.checkpoint_writer import CheckpointWriter, HostCopy
-from depthany.files import write_atomically
-from depthany.models.depth_model import DepthModel
-from depthany.optim import build_optimizer
-from depthany.precision import keep_freed_memory
-from depthany.stages import TeacherStage
+from depthany.models.model import DepthModel
+from depthany.system.device import keep_freed_memory
+from depthany.system.files import write_atomically
+from depthany.training.checkpoints.state import Parts, TrainState
+from depthany.training.checkpoints.writer import CheckpointWriter, HostCopy
+from depthany.training.optim import build_optimizer
+from depthany.training.stages.stages import TeacherStage
 
 
 def main() -> None:

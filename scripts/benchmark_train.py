@@ -33,11 +33,11 @@ import torch
 
 from depthany.data.dataset import Batch, TrainingSet
 from depthany.data.labeled import FolderDepth
-from depthany.data.loader import read_batches
+from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.data.unlabeled import FolderImages
-from depthany.models.depth_model import DepthModel
-from depthany.precision import choose_amp, keep_freed_memory
+from depthany.models.model import DepthModel
+from depthany.system.device import choose_amp, keep_freed_memory
 from our_training import OurTraining, Shares
 from transformers_training import PlainTraining
 

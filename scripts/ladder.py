@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from depthany import load_model
 from depthany.data.labeled import FolderDepth
-from depthany.validation import evaluate
+from depthany.training.validation import evaluate
 
 NAIVE = [
     "perturb=none",

@@ -10,13 +10,13 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from depthany import stages
-from depthany.checkpoint import Parts
 from depthany.data.dataset import Batch
 from depthany.data.perturb import Perturb
-from depthany.loop import draw_generator, require_finite, update
-from depthany.models.depth_model import DepthModel
-from depthany.optim import build_optimizer
+from depthany.models.model import DepthModel
+from depthany.training.checkpoints.state import Parts
+from depthany.training.loop import draw_generator, require_finite, update
+from depthany.training.optim import build_optimizer
+from depthany.training.stages import stages
 
 LOSSES = ("affine_invariant_loss", "cutmix_affine_invariant_loss", "feature_alignment_loss")
 

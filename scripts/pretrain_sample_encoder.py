@@ -24,9 +24,9 @@ from timm.layers import set_fused_attn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depthany.files import write_atomically
 from depthany.models.encoder import PATCH, Encoder
 from depthany.models.preprocess import normalise
+from depthany.system.files import write_atomically
 
 ROOTS = ("data/sample/labeled/train/images", "data/sample/unlabeled/train/images")
 OUT = "data/sample/encoder_vitt.safetensors"

@@ -16,11 +16,11 @@ from torchvision.transforms import v2
 
 from depthany.data.dataset import Batch
 from depthany.data.perturb import Perturb, cutmix_boxes
-from depthany.losses import affine_invariant_loss, cutmix_affine_invariant_loss, feature_alignment_loss
-from depthany.models.depth_model import DepthModel
-from depthany.models.formats import save_huggingface
+from depthany.losses.losses import affine_invariant_loss, cutmix_affine_invariant_loss, feature_alignment_loss
+from depthany.models.files.formats import save_huggingface
+from depthany.models.model import DepthModel
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from depthany.stages import to_unit_range
+from depthany.training.stages.stages import to_unit_range
 
 
 class PlainTraining:

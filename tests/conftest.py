@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from depthany.config import run_entry
+from depthany.config.entry import run_entry
 from depthany.models.encoder import ENCODERS, EncoderSpec
 from depthany.train import run
 from nursery import Ended, Nursery

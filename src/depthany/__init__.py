@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from depthany.models.depth_model import DepthModel
-    from depthany.models.loading import load_model
+    from depthany.models.files.loading import load_model
+    from depthany.models.model import DepthModel
 
 __all__ = ["DepthModel", "load_model"]
 __version__ = "0.1.0"
@@ -13,11 +13,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """The models come with timm, whose import takes seconds: only once they are asked for."""
     if name == "DepthModel":
-        from depthany.models.depth_model import DepthModel
+        from depthany.models.model import DepthModel
 
         return DepthModel
     if name == "load_model":
-        from depthany.models.loading import load_model
+        from depthany.models.files.loading import load_model
 
         return load_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

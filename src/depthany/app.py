@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from depthany.config import require, run_entry, typed
+from depthany.config.entry import require, run_entry, typed
+from depthany.config.schema import AppSettings
 from depthany.models.encoder import PATCH
 from depthany.models.fast import prepare_for_inference
-from depthany.models.loading import load_model
-from depthany.precision import choose_amp, choose_device, keep_freed_memory
-from depthany.schema import AppSettings
+from depthany.models.files.loading import load_model
+from depthany.system.device import choose_amp, choose_device, keep_freed_memory
 
 
 def check(cfg: DictConfig) -> DictConfig:
@@ -49,7 +49,7 @@ def start(cfg: DictConfig) -> Any:
     keep_freed_memory()
     model = prepare_for_inference(load_model(cfg.checkpoint, device, cfg.taps, cfg.max_depth), dtype)
 
-    from depthany.page import Page, build, theme
+    from depthany.inference.page import Page, build, theme
 
     page = build(Page(model, cfg.max_megapixels), cfg.input_size or model.input_size)
     page.launch(

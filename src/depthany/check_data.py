@@ -13,14 +13,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from depthany.checking.processes import Readers
+from depthany.checking.readers import Readers
 from depthany.checking.report import PROBLEMS_FILE, REPORT_FILE, show, write_files
 from depthany.checking.summary import SetSummary
-from depthany.config import require_least, run_entry, typed
-from depthany.data.processes import cores
-from depthany.files import require_writable
-from depthany.progress import Bar
-from depthany.schema import CheckDataSettings
+from depthany.config.entry import require_least, run_entry, typed
+from depthany.config.schema import CheckDataSettings
+from depthany.display.progress import Bar
+from depthany.system.files import require_writable
+from depthany.system.processes import cores
 
 GROUPS = ("labeled", "val", "unlabeled")
 

@@ -12,17 +12,11 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 import depthany
-from depthany.config import plain, require, require_least, run_entry, typed
-from depthany.distributed import Processes, joined, launched
-from depthany.files import require_writable
-from depthany.models.fast import prepare_for_inference
-from depthany.models.loading import load_model
-from depthany.precision import choose_amp, choose_device, keep_freed_memory
-from depthany.progress import bar_of_all
-from depthany.protocols import Chosen, choose
-from depthany.schema import EvaluateSettings
-from depthany.scoring.loop import Scored, UnreadableImage, score_set
-from depthany.scoring.predictors import (
+from depthany.config.entry import plain, require, require_least, run_entry, typed
+from depthany.config.schema import EvaluateSettings
+from depthany.display.progress import bar_of_all
+from depthany.evaluation.html import Report
+from depthany.evaluation.predictors import (
     QUANTITIES,
     FolderPredictor,
     ModelPredictor,
@@ -30,9 +24,15 @@ from depthany.scoring.predictors import (
     holds_predictions,
     weights_sha256,
 )
-from depthany.scoring.report import Report
-from depthany.scoring.results import ProtocolResult, write_per_image, write_results
-from depthany.scoring.table import print_results
+from depthany.evaluation.protocol_files import Chosen, choose
+from depthany.evaluation.results import ProtocolResult, write_per_image, write_results
+from depthany.evaluation.run import Scored, UnreadableImage, score_set
+from depthany.evaluation.table import print_results
+from depthany.models.fast import prepare_for_inference
+from depthany.models.files.loading import load_model
+from depthany.system.device import choose_amp, choose_device, keep_freed_memory
+from depthany.system.distributed import Processes, joined, launched
+from depthany.system.files import require_writable
 
 LITERAL = ("checkpoint", "protocols", "out", "quantity")
 ALIASES = {"protocol": "protocols"}  # Hydra keeps the word `protocol` for the folder configs/protocol

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from depthany.config import require, run_entry, typed
-from depthany.models.depth_model import DepthModel
-from depthany.models.formats import save_huggingface, save_official
-from depthany.models.loading import load_model
-from depthany.schema import ExportSettings
+from depthany.config.entry import require, run_entry, typed
+from depthany.config.schema import ExportSettings
+from depthany.models.files.formats import save_huggingface, save_official
+from depthany.models.files.loading import load_model
+from depthany.models.model import DepthModel
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # Largest difference to PyTorch's float32 map, as a share of its range, with which a graph is kept.
@@ -26,7 +26,7 @@ HUGGINGFACE_FILES = {"config.json", "model.safetensors", "preprocessor_config.js
 
 def write_onnx(model: DepthModel, path: Path, dtype: str) -> None:
     """Graph for any batch, height and width, kept only if onnxruntime computes with it what PyTorch does."""
-    from depthany.onnx_graph import drift, save_onnx
+    from depthany.models.files.onnx import drift, save_onnx
 
     save_onnx(model, path, DTYPES[dtype])
     rows = drift(model, path)

@@ -6,8 +6,8 @@ import sys
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from depthany.config import require, require_least, run_entry, typed
-from depthany.schema import IndexSettings
+from depthany.config.entry import require, require_least, run_entry, typed
+from depthany.config.schema import IndexSettings
 
 
 def main() -> None:

@@ -8,26 +8,26 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 from depthany import load_model
-from depthany.config import require, require_least, run_entry, typed
-from depthany.files import require_writable
-from depthany.models.depth_model import DepthModel
-from depthany.models.fast import prepare_for_inference
-from depthany.pictures import COLOUR_MAPS
-from depthany.precision import choose_amp, choose_device, keep_freed_memory
-from depthany.prediction.clip import UnreadableVideo, look_at
-from depthany.prediction.inputs import Source, find_sources
-from depthany.prediction.outputs import FORMATS, Meaning, check_formats
-from depthany.prediction.predictor import Predictor
-from depthany.prediction.stills import predict_stills, still_job
-from depthany.prediction.tally import Tally
-from depthany.prediction.video import (
+from depthany.config.entry import require, require_least, run_entry, typed
+from depthany.config.schema import PredictSettings
+from depthany.display.pictures import COLOUR_MAPS
+from depthany.display.progress import Bar
+from depthany.inference.outputs import FORMATS, Meaning, check_formats
+from depthany.inference.photos import predict_stills, still_job
+from depthany.inference.predictor import Predictor
+from depthany.inference.sources import Source, find_sources
+from depthany.inference.tally import Tally
+from depthany.inference.video_in import UnreadableVideo, look_at
+from depthany.inference.video_out import (
     VIDEO_FORMATS,
     VIDEO_SCALES,
     predict_video,
     video_targets,
 )
-from depthany.progress import Bar
-from depthany.schema import PredictSettings
+from depthany.models.fast import prepare_for_inference
+from depthany.models.model import DepthModel
+from depthany.system.device import choose_amp, choose_device, keep_freed_memory
+from depthany.system.files import require_writable
 
 
 def run(cfg: DictConfig) -> int:

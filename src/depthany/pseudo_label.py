@@ -13,11 +13,12 @@ import torch
 from filelock import FileLock
 from omegaconf import DictConfig
 
-from depthany import load_model, wiring
+from depthany import load_model
 from depthany.checking.pseudo_labeled import LabeledImages
 from depthany.checking.sheet import draw_sheet
-from depthany.config import require, run_entry, typed
-from depthany.data.pseudo_labels import (
+from depthany.config.entry import require, run_entry, typed
+from depthany.config.schema import PseudoLabelSettings
+from depthany.data.pseudo_labels.store import (
     RESIZE,
     UNREADABLE,
     StoreHeader,
@@ -27,16 +28,16 @@ from depthany.data.pseudo_labels import (
     finish_store,
     read_manifest,
 )
-from depthany.data.verify_labels import verify_shards
-from depthany.distributed import Processes, joined, launched
-from depthany.files import require_writable
-from depthany.labeling import RESOLUTIONS, Claims, Labeler, Reading, Tally
-from depthany.models.depth_model import DepthModel
+from depthany.data.pseudo_labels.verify import verify_shards
+from depthany.display.progress import Bar, bar_of_all
+from depthany.evaluation.predictors import weights_sha256
+from depthany.inference.labeling import RESOLUTIONS, Claims, Labeler, Reading, Tally
 from depthany.models.fast import prepare_for_inference
-from depthany.precision import choose_amp, choose_device, keep_freed_memory
-from depthany.progress import Bar, bar_of_all
-from depthany.schema import PseudoLabelSettings
-from depthany.scoring.predictors import weights_sha256
+from depthany.models.model import DepthModel
+from depthany.system.device import choose_amp, choose_device, keep_freed_memory
+from depthany.system.distributed import Processes, joined, launched
+from depthany.system.files import require_writable
+from depthany.training import build
 
 SHEET = "contact.jpg"
 _PROJECT_AFTER_S = 20.0  # a first projection; others follow when twice as much was done
@@ -151,7 +152,7 @@ def finish(out: Path, tally: Tally, processes: Processes) -> int:
 
 def open_sets(cfg: DictConfig) -> dict[str, Any]:
     """The unlabeled sets that have a root, by name."""
-    sets = wiring.build_sets(cfg.data.unlabeled)
+    sets = build.build_sets(cfg.data.unlabeled)
     if not sets:
         keys = " ".join(f"data.unlabeled.{name}.root=..." for name in cfg.data.unlabeled)
         raise ValueError(f"no unlabeled set has a root: set one of {keys or 'another data=...'}")

@@ -1,6 +1,6 @@
 """Train a teacher or a student: `python -m depthany.train stage=teacher`.
 
-`run` makes the parts from the configuration; the loop itself is `depthany.loop.train`.
+`run` makes the parts from the configuration; the loop itself is `depthany.training.loop.train`.
 """
 
 import json
@@ -14,26 +14,26 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from depthany import run_dir as runs
-from depthany import wiring
-from depthany.checkpoint import Parts
-from depthany.checkpoint_writer import CheckpointWriter, NoWriter, ShardedWriter
-from depthany.config import plain, run_entry
+from depthany.config.entry import plain, run_entry
 from depthany.data.dataset import Batch
-from depthany.data.loader import read_batches
-from depthany.data.report import summary
+from depthany.data.left_out import summary
+from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
-from depthany.distributed import Processes, joined, launched
-from depthany.files import write_atomically
-from depthany.loop import Loop, Scored, train
-from depthany.models.depth_model import DepthModel, save_model
-from depthany.models.loading import load_model
-from depthany.parallel import is_sharded, shared_count, whole_model
-from depthany.precision import choose_amp, choose_device, keep_freed_memory
-from depthany.resume import take_over
-from depthany.settings import ONLINE, check, check_processes
-from depthany.tracking import Silent, Tracker
-from depthany.validation import evaluate
+from depthany.models.files.loading import load_model
+from depthany.models.model import DepthModel, save_model
+from depthany.system.device import choose_amp, choose_device, keep_freed_memory
+from depthany.system.distributed import Processes, joined, launched
+from depthany.system.files import write_atomically
+from depthany.training import build
+from depthany.training import run_dir as runs
+from depthany.training.checkpoints.resume import take_over
+from depthany.training.checkpoints.state import Parts
+from depthany.training.checkpoints.writer import CheckpointWriter, NoWriter, ShardedWriter
+from depthany.training.checks import ONLINE, check, check_processes
+from depthany.training.loop import Loop, Scored, train
+from depthany.training.parallel import is_sharded, shared_count, whole_model
+from depthany.training.tracking import Silent, Tracker
+from depthany.training.validation import evaluate
 
 
 def main() -> None:
@@ -67,14 +67,14 @@ def run_together(cfg: DictConfig, processes: Processes, device: torch.device) ->
     teacher = (
         load_model(cfg.stage.teacher, device if online else "cpu") if cfg.stage.name == "student" else None
     )
-    dataset, val_sets = wiring.build_training_set(cfg, teacher), wiring.build_sets(cfg.data.val)
-    parts = wiring.build_parts(cfg, teacher if online else None, device, amp, processes)
-    sampler = wiring.build_sampler(cfg, dataset, processes)
-    loop = wiring.build_loop(cfg, micro_batches=len(sampler))
+    dataset, val_sets = build.build_training_set(cfg, teacher), build.build_sets(cfg.data.val)
+    parts = build.build_parts(cfg, teacher if online else None, device, amp, processes)
+    sampler = build.build_sampler(cfg, dataset, processes)
+    loop = build.build_loop(cfg, micro_batches=len(sampler))
     with runs.locked(run_dir) if processes.is_main else nullcontext():
         tracker = begin(cfg, parts, sampler, loop.total_steps, processes)
-        tracker.say(wiring.describe(parts, dataset, loop.total_steps, device, amp, processes.size))
-        for line in wiring.dataset_notes(cfg, dataset):
+        tracker.say(build.describe(parts, dataset, loop.total_steps, device, amp, processes.size))
+        for line in build.dataset_notes(cfg, dataset):
             tracker.say(line)
         unreadable, share = run_dir / runs.UNREADABLE_FILE, cfg.data.max_unreadable_share
         count = shared_count(processes, sampler, unreadable, share)

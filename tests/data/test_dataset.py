@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from depthany.data.dataset import BadFile, Batch, TrainingSet, disparity_range, normalise_disparity
-from depthany.data.files import optional
+from depthany.data.folders import optional
 from depthany.data.labeled import FolderDepth
-from depthany.data.loader import read_batches
-from depthany.data.report import ImageReport, Note, summary
+from depthany.data.left_out import ImageReport, Note, summary
+from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import Draw, MixedBatches
 from depthany.data.unlabeled import FolderImages
-from depthany.distributed import ALONE
-from depthany.parallel import shared_count
+from depthany.system.distributed import ALONE
+from depthany.training.parallel import shared_count
 
 SIZE = 28
 
@@ -156,11 +156,11 @@ def test_unreadable_image_is_an_error_of_one_line_that_names_it_and_the_way_out(
 HELD = """
 import sys
 from depthany.data.dataset import TrainingSet
-from depthany.data.loader import read_batches
+from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.data.unlabeled import FolderImages
-from depthany.distributed import ALONE
-from depthany.parallel import shared_count
+from depthany.system.distributed import ALONE
+from depthany.training.parallel import shared_count
 
 dataset = TrainingSet([], [FolderImages(sys.argv[1])], 28)
 sampler = MixedBatches(0, dataset.unlabeled_count, 0, 2, total=12, seed=0)

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from depthany.data.images import Photo
-from depthany.data.index import Index
-from depthany.data.label_codec import STEPS, decode_label, encode_label
-from depthany.data.label_shards import NewLabel
-from depthany.data.pseudo_labels import (
+from depthany.data.indexed.index_file import Index
+from depthany.data.pseudo_labels.codec import STEPS, decode_label, encode_label
+from depthany.data.pseudo_labels.shards import NewLabel
+from depthany.data.pseudo_labels.store import (
     PseudoLabels,
     ShardRange,
     StoreHeader,
@@ -23,9 +23,9 @@ from depthany.data.pseudo_labels import (
     read_note,
     write_shard,
 )
+from depthany.data.pseudo_labels.verify import verify_shards
 from depthany.data.transforms import View
 from depthany.data.unlabeled import FolderImages, IndexedImages
-from depthany.data.verify_labels import verify_shards
 
 HEADER = StoreHeader(
     {"weights_sha256": "ab"}, {"input_size": 28}, 3, {"web": {"images": 8, "identity": "cd"}}

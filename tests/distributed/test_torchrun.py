@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from depthany.models.loading import load_model
+from depthany.models.files.loading import load_model
 from nursery import Ended
 
 pytestmark = pytest.mark.usefixtures("micro")
@@ -261,7 +261,7 @@ def test_split_checkpoints_go_on_to_the_same_bits_or_in_other_numbers_and_kinds_
 
 
 FULL_ONCE = """
-import depthany.sharded_checkpoint as sharded
+import depthany.training.checkpoints.sharded as sharded
 crc32, calls = sharded.crc32, []
 def full(path):
     calls.append(path)

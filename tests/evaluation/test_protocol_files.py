@@ -9,11 +9,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import benchmark_trees as trees
-from depthany.config import config_dir
-from depthany.evaluation.crops import INPUT_CROPS
+from depthany.config.entry import config_dir
+from depthany.config.schema import ProtocolSettings
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.score import score_together, select
-from depthany.schema import ProtocolSettings
+from depthany.metrics.crops import INPUT_CROPS
 
 OF_ALL = ("name", "dataset", "count", "task", "input_size", "upsample", "sources", "published")
 OF_DEPTH = (

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from depthany.evaluation.bootstrap import intervals
-from depthany.evaluation.boundary import boundary_f1
-from depthany.evaluation.crops import CROPS, INPUT_CROPS
-from depthany.evaluation.ordinal import right_pairs
 from depthany.evaluation.protocol import Protocol
+from depthany.metrics.bootstrap import intervals
+from depthany.metrics.boundary import boundary_f1
+from depthany.metrics.crops import CROPS, INPUT_CROPS
+from depthany.metrics.ordinal import right_pairs
 
 
 def corners(box):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from depthany.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
-from depthany.resume import load_latest
+from depthany.training.checkpoints.resume import load_latest
+from depthany.training.checkpoints.state import list_checkpoints, read_checkpoint, write_checkpoint
 
 CUTS, FLIPS = 60, 60
 
@@ -122,9 +122,9 @@ from pathlib import Path
 import torch
 from torch import nn
 torch.set_num_threads(1)
-from depthany.checkpoint import Parts, list_checkpoints
-from depthany.resume import load_latest
-from depthany.checkpoint_writer import CheckpointWriter
+from depthany.training.checkpoints.state import Parts, list_checkpoints
+from depthany.training.checkpoints.resume import load_latest
+from depthany.training.checkpoints.writer import CheckpointWriter
 
 class Model(nn.Module):
     config = {}

@@ -14,8 +14,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from depthany.checkpoint import read_checkpoint
-from depthany.log_files import LogFiles
+from depthany.training.checkpoints.state import read_checkpoint
+from depthany.training.log_files import LogFiles
 
 FULL, ALMOST_FULL = 0, 100_000  # bytes left; a checkpoint of the tiny model is larger than the second
 STAGES = ("teacher", "student")

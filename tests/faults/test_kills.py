@@ -18,14 +18,14 @@ import pytest
 import torch
 from PIL import Image
 
-from depthany.data.pseudo_labels import read_manifest
-from depthany.data.verify_labels import verify_shards
+from depthany.data.pseudo_labels.store import read_manifest
+from depthany.data.pseudo_labels.verify import verify_shards
 
 # For `before`: what a run is doing, and at which step, stands in a file, so that a test can tell what its
 # kills have hit. The disk is slow, so that files are half there for longer than a test takes to see it.
 PHASES = """
 import os, time
-import depthany.loop as loop
+import depthany.training.loop as loop
 import depthany.train as train
 def note(phase, step):
     now[:] = phase, step
@@ -167,7 +167,7 @@ import depthany.train as train
 LAST_WRITES = {
     "before the results": "train.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
     "within the model": """
-import depthany.models.depth_model as models
+import depthany.models.model as models
 write = models.write_atomically
 def half(path, fill):
     def filled(partial):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from depthany.data.dataset import Read
-from depthany.data.watch import ReadNotes
+from depthany.data.loading.watch import ReadNotes
 
 # 24 micro-batches, two to a step. A loader process reads four of them ahead.
 SETTINGS = ("accumulate=2", "steps=12", "save_every=2", "eval_every=0", "data.read_timeout=1.5")

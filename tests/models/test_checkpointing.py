@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from depthany.models.depth_model import DepthModel
+from depthany.models.model import DepthModel
 
 IMAGE = torch.randn(2, 3, 28, 42, generator=torch.Generator().manual_seed(0))
 

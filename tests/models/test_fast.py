@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from depthany.models.depth_model import DepthModel
 from depthany.models.encoder import ENCODERS, EncoderSpec
 from depthany.models.fast import BlockedAttention, FusedLinear, prepare_for_inference
+from depthany.models.model import DepthModel
 
 GATED = EncoderSpec("vit_giant_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
 IMAGE = torch.randn(2, 3, 28, 56, generator=torch.Generator().manual_seed(0))

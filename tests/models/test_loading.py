@@ -12,9 +12,9 @@ from torch import Tensor
 
 from depthany import DepthModel, load_model
 from depthany.models.encoder import ENCODERS
-from depthany.models.formats import save_huggingface, save_official
-from depthany.models.hub import DownloadError
-from depthany.models.names import has_swiglu, huggingface_name, official_name
+from depthany.models.files.formats import save_huggingface, save_official
+from depthany.models.files.hub import DownloadError
+from depthany.models.files.names import has_swiglu, huggingface_name, official_name
 
 V2 = "depth_anything_v2_vits.pth"
 

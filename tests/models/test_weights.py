@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from depthany.models import encoder as encoder_module
 from depthany.models.encoder import ENCODERS, Encoder, resize_pos_embed
-from depthany.models.weights import load_encoder_weights, load_pretrained_encoder, read_tensors
+from depthany.models.files.weights import load_encoder_weights, load_pretrained_encoder, read_tensors
 
 GIANT = ENCODERS["vitg"]
 

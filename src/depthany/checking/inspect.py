@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depthany.checking.histogram import DepthHistogram
-from depthany.data.files import reason
+from depthany.data.folders import reason
 from depthany.data.images import decode_image
 from depthany.data.labeled import Decoded, Pair, PairedDepth
 from depthany.data.samples import NoValidPixel

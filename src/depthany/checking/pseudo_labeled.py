@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.label_shards import Shard
-from depthany.data.pseudo_labels import PseudoLabels
+from depthany.data.pseudo_labels.shards import Shard
+from depthany.data.pseudo_labels.store import PseudoLabels
 from depthany.data.samples import Labels, UnlabeledSet
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from depthany.checking.inspect import ERRORS, GRAY
 from depthany.checking.summary import FIRST, SetSummary
-from depthany.files import write_atomically
+from depthany.system.files import write_atomically
 
 REPORT_FILE, PROBLEMS_FILE = "report.json", "problems.txt"
 _BARS, _BARS_ASCII = "▁▂▃▄▅▆▇█", ".:-=+*#@"

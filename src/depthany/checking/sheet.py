@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from depthany.data.images import decode_image
-from depthany.files import write_atomically
-from depthany.pictures import colour
+from depthany.display.pictures import colour
+from depthany.system.files import write_atomically
 
 TILE_WIDTH, TILE_HEIGHT, GAP, LINE = 240, 180, 6, 18
 TILES_A_ROW = 6  # two labeled images, or six that are not

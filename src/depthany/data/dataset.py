@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depthany.data.files import MissingPackage
+from depthany.data.folders import MissingPackage
 from depthany.data.images import Photo, decode_photo
+from depthany.data.left_out import CONVERTED, SKIPPED, Header, Note, inspect
 from depthany.data.perturb import Share
-from depthany.data.pseudo_labels import PseudoLabels
-from depthany.data.report import CONVERTED, SKIPPED, Header, Note, inspect
+from depthany.data.pseudo_labels.store import PseudoLabels
 from depthany.data.sampler import Draw
 from depthany.data.samples import LabeledSet, NoValidPixel, UnlabeledSet, require_same_size
 from depthany.data.transforms import draw_view

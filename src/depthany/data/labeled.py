@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.depth_io import DEPTH_SUFFIXES, read_depth
-from depthany.data.files import list_files
+from depthany.data.depth_files import DEPTH_SUFFIXES, read_depth
+from depthany.data.folders import list_files
 from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
 from depthany.data.pairs import Pair, Pairs, first_ten, missing, read_list
 from depthany.data.samples import DepthSample, Labels, NoValidPixel, require_same_size

@@ -9,8 +9,8 @@ from typing import overload
 
 import numpy as np
 
-from depthany.data import files
-from depthany.data.files import reason
+from depthany.data import folders as files
+from depthany.data.folders import reason
 
 
 @dataclass(frozen=True)

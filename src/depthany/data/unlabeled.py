@@ -9,12 +9,12 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from depthany.data.build_index import build_index
-from depthany.data.files import list_files
+from depthany.data.folders import list_files
 from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
-from depthany.data.index import KINDS, WHOLE_FILE, Index
-from depthany.data.scan import first_shards
-from depthany.data.shards import OpenFiles, read_lmdb
+from depthany.data.indexed.archives import OpenFiles, read_lmdb
+from depthany.data.indexed.build import build_index
+from depthany.data.indexed.index_file import KINDS, WHOLE_FILE, Index
+from depthany.data.indexed.scan import first_shards
 
 log = logging.getLogger(__name__)
 

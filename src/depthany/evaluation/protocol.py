@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from depthany.evaluation.align import METHODS, SPACES
-from depthany.evaluation.crops import CROPS, INPUT_CROPS
+from depthany.metrics.align import METHODS, SPACES
+from depthany.metrics.crops import CROPS, INPUT_CROPS
 
 UPSAMPLES: dict[str, tuple[str, bool | None]] = {  # mode and align_corners of torch's interpolate
     "bilinear_corners": ("bilinear", True),

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.evaluation.align import Fit, depth_of, fit, floor_of, in_space
-from depthany.evaluation.boundary import boundary_f1
-from depthany.evaluation.crops import CROPS
-from depthany.evaluation.metrics import pixel_sums, scores_of
-from depthany.evaluation.ordinal import Point, right_pairs
 from depthany.evaluation.protocol import Protocol
+from depthany.metrics.align import Fit, depth_of, fit, floor_of, in_space
+from depthany.metrics.boundary import boundary_f1
+from depthany.metrics.crops import CROPS
+from depthany.metrics.depth import pixel_sums, scores_of
+from depthany.metrics.ordinal import Point, right_pairs
 
 _ROUNDING = 1e-6  # a truth that was stored as disparity in float32 comes back off by this share at most
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthany.models.depth_model import DepthModel
+from depthany.models.model import DepthModel
 
 BLOCK_SCORES = 2**20  # scores of a block of rows, all heads: 2 MB in bfloat16
 

@@ -8,10 +8,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from set_files import ONE_PAIR
 
-from depthany import settings, wiring
-from depthany.config import config_dir
+from depthany.config.entry import config_dir
 from depthany.data.counts import count_warnings, left_out_notes
 from depthany.data.labeled import PairedDepth
+from depthany.training import build, checks
 
 LEAVES = {path.stem: path for path in sorted((config_dir() / "dataset").glob("*.yaml"))}
 READERS = [
@@ -58,8 +58,8 @@ def test_a_mixture_has_the_labeled_sets_of_its_paper(
     mixture: str, members: list[str], tmp_path: Path
 ) -> None:
     roots = [f"data.labeled.{name}.root={write(tmp_path / name, name)}" for name in members]
-    cfg = settings.check(compose("stage=teacher", f"data={mixture}", "model.pretrained=false", *roots))
-    dataset = wiring.build_training_set(cfg)
+    cfg = checks.check(compose("stage=teacher", f"data={mixture}", "model.pretrained=false", *roots))
+    dataset = build.build_training_set(cfg)
     assert list(cfg.data.labeled) == members
     assert dataset.labeled_count == len(members)
     assert len(cfg.data.unlabeled) == 8
@@ -68,18 +68,18 @@ def test_a_mixture_has_the_labeled_sets_of_its_paper(
 def test_two_paths_are_enough_and_sets_without_root_are_left_out(tmp_path: Path) -> None:
     roots = [f"data.labeled.{name}.root={write(tmp_path / name, name)}" for name in ("irs", "diml")]
     val = f"data.val.nyuv2.root={write(tmp_path / 'nyuv2', 'nyuv2')}"
-    cfg = settings.check(
+    cfg = checks.check(
         compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false", *roots, val)
     )
-    assert wiring.build_training_set(cfg).labeled_count == 2
-    assert list(wiring.build_sets(cfg.data.val)) == ["nyuv2"]
+    assert build.build_training_set(cfg).labeled_count == 2
+    assert list(build.build_sets(cfg.data.val)) == ["nyuv2"]
 
 
 def test_a_mixture_without_any_root_names_the_keys_to_set() -> None:
     with pytest.raises(
         ValueError, match=r"no labeled set has a root.* data\.labeled\.blendedmvs\.root=\.\.\. "
     ):
-        settings.check(compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false"))
+        checks.check(compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false"))
 
 
 def test_the_student_of_v2_needs_no_labeled_set(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_the_student_of_v2_needs_no_labeled_set(tmp_path: Path) -> None:
     ]
     student += ["model.pretrained=false", "stage.ratio=[0,1]"]
     with pytest.raises(ValueError, match="no unlabeled set has a root, and stage=student needs one"):
-        settings.check(compose(*student))
-    cfg = settings.check(compose(*student, f"data.unlabeled.sa_1b.root={tmp_path}"))
-    assert settings.per_micro_batch(cfg) == (0, 8)
+        checks.check(compose(*student))
+    cfg = checks.check(compose(*student, f"data.unlabeled.sa_1b.root={tmp_path}"))
+    assert checks.per_micro_batch(cfg) == (0, 8)
 
 
 def test_the_papers_counts_are_the_ones_that_are_expected() -> None:
@@ -142,7 +142,7 @@ def test_the_run_is_told_of_sizes_and_of_what_is_left_out(tmp_path: Path) -> Non
     settings = ["exclude=[amusement]", "allow_incomplete=true", f"root={root}"]
     overrides = [f"data.labeled.tartanair.{each}" for each in settings]
     cfg = compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false", *overrides)
-    lines = wiring.dataset_notes(cfg, wiring.build_training_set(cfg))
+    lines = build.dataset_notes(cfg, build.build_training_set(cfg))
     image = "office/office/Easy/P000/image_left/000009_left.png"
     assert lines == [
         "warning: data.labeled.tartanair: 1 images found, 306000 expected",

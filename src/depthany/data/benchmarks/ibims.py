@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from depthany.data.benchmarks.layout import BenchmarkDepth, require_mask_shape, subfolder
-from depthany.data.depth_io import read_depth
+from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
 

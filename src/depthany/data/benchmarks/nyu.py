@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 
 from depthany.data.benchmarks.layout import WIDE_RANGE_M, BenchmarkDepth, require_files, telling
-from depthany.data.depth_io import read_depth
-from depthany.data.files import reason
+from depthany.data.depth_files import read_depth
+from depthany.data.folders import reason
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
 from depthany.data.samples import DepthSample, LabeledSet

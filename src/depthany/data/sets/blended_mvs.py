@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from depthany.data.depth_io import read_pfm
+from depthany.data.depth_files import read_pfm
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair
 from depthany.data.sets.layout import ANYWHERE, LayoutDepth

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from depthany.data.depth_io import read_depth
+from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair, Pairs
 from depthany.data.sets.layout import ANYWHERE, LayoutDepth, require_choice

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.depth_io import read_depth
-from depthany.data.files import reason
+from depthany.data.depth_files import read_depth
+from depthany.data.folders import reason
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair
 from depthany.data.sets.layout import ANYWHERE, LayoutDepth, require_choice

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from depthany.data.depth_io import read_exr
+from depthany.data.depth_files import read_exr
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair
 from depthany.data.sets.layout import LayoutDepth

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from depthany.data.depth_io import read_depth
+from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair, Pairs, missing, walk
 from depthany.data.sets.layout import LayoutDepth, require_choice

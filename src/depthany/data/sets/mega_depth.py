@@ -10,11 +10,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from depthany.data.depth_io import read_depth
+from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair
 from depthany.data.sets.layout import LayoutDepth
-from depthany.files import write_atomically
+from depthany.system.files import write_atomically
 
 _PATH = r"(.*dense\d*)"
 _ENOUGH = 32  # numbers of stereo depth that are all whole by chance: there are none

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.depth_io import read_depth, read_mat
-from depthany.data.files import reason
+from depthany.data.depth_files import read_depth, read_mat
+from depthany.data.folders import reason
 from depthany.data.labeled import Decoded, PairedDepth
 from depthany.data.pairs import Layout, Pair, Pairs
 from depthany.data.sets.layout import LayoutDepth, require_choice

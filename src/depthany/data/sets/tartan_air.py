@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from depthany.data.depth_io import read_depth
+from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair
 from depthany.data.sets.layout import ANYWHERE, LayoutDepth

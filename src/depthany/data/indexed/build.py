@@ -1,0 +1,260 @@
+"""Build the index of a set: shards scanned by several processes, resumable after a kill at any moment.
+
+Each scanned shard becomes a part, written beside its final name and renamed; a part's name follows from
+the shard's path, size and mtime, so a build that was killed finds what is done and nothing that has changed.
+"""
+
+import bisect
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import queue
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from depthany.data.indexed.index_file import ENTRY, NOT_BROKEN, Index, ShardRow, stamp, write_index
+from depthany.data.indexed.scan import Scan, first_shards, scan
+from depthany.system.files import write_atomically
+from depthany.system.processes import cores, end_with_parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to index: see `build_index`."""
+
+    kind: str
+    root: Path
+    path: Path
+    suffixes: tuple[str, ...]
+
+    @property
+    def parts(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.parts")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A scanned shard: its row of the index, the file that holds the scan, the folders inside."""
+
+    row: ShardRow
+    file: Path
+    folders: list[bytes]
+
+
+def build_index(
+    kind: str,
+    root: Path,
+    path: Path,
+    suffixes: tuple[str, ...],
+    workers: int | None = None,
+    expected: int | None = None,
+) -> None:
+    """Build the index of a set, or bring it up to date: unchanged tars and environments are not read again.
+
+    Args:
+        kind: folder, tar or lmdb.
+        root: folder of the set.
+        path: the index file; parts of an unfinished build lie beside it in `<path>.parts`.
+        suffixes: endings of file names that count as images, in lower case; empty for LMDB.
+        workers: processes; None = one per core that this process may use.
+        expected: images that the set should have, for the progress bar.
+
+    Raises:
+        ValueError: the set holds no image, a shard cannot be read, or the index cannot be written.
+        OSError: a part cannot be written.
+    """
+    job = Job(kind, root, path, suffixes)
+    job.parts.mkdir(parents=True, exist_ok=True)
+    parts = sorted(_scan_all(job, workers, expected), key=lambda part: part.row.name)
+    rows, files = [part.row for part in parts], [part.file for part in parts]
+    if not any(row.entries for row in rows):
+        shutil.rmtree(job.parts)
+        ending = f" with suffix {', '.join(suffixes)}" if suffixes else ""
+        broken = sum(row.broken_at != NOT_BROKEN for row in rows)
+        why = f", {broken} of them broken or no plain tar" if broken else ""
+        raise ValueError(f"{root}: no image{ending} in {len(parts)} {_noun(kind)}{why}")
+    entries, names = map(_part_entries, files), map(_part_names, files)
+    write_atomically(path, lambda file: write_index(file, kind, list(suffixes), rows, entries, names))
+    shutil.rmtree(job.parts)
+
+
+def _scan_all(job: Job, workers: int | None, expected: int | None) -> Iterator[Part]:
+    """Scan every shard, those found inside others included, in any order."""
+    waiting, done = 0, queue.SimpleQueue[Future[Part]]()
+    before = set(multiprocessing.active_children())
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    pool = ProcessPoolExecutor(
+        workers or cores(),
+        multiprocessing.get_context(method),
+        initializer=end_with_parent,
+    )
+    try:
+        with _Bar(job, expected) as tell:
+            names = first_shards(job.kind, job.root)
+            while names or waiting:
+                for name in names:
+                    pool.submit(_make_part, job, name).add_done_callback(done.put)
+                waiting += len(names)
+                part = done.get().result()
+                waiting, names = waiting - 1, part.folders
+                tell(part.row.entries, waiting)
+                yield part
+        pool.shutdown()
+    except BrokenProcessPool:
+        raise ValueError(
+            f"a process that indexed {job.root} was killed, perhaps because memory ran out; the same command "
+            "continues, perhaps with fewer processes (python -m depthany.index workers=1 ...)"
+        ) from None
+    finally:
+        with suppress(OSError):  # keeps the parts there are; nothing is left where there is none
+            job.parts.rmdir()
+        for child in set(multiprocessing.active_children()) - before:
+            child.terminate()  # given up in the middle of a shard
+        pool.shutdown(cancel_futures=True)
+
+
+def _make_part(job: Job, name: bytes) -> Part:
+    state = stamp(job.kind, job.root, name)
+    if state is None:
+        raise ValueError(f"{job.root / os.fsdecode(name)}: gone while its set was indexed: run it again")
+    key = json.dumps([job.kind, job.suffixes, os.fsdecode(name), *state]).encode()
+    file = job.parts / hashlib.blake2b(key, digest_size=16).hexdigest()
+    if (head := _read_head(file)) is None:
+        _write_part(file, _unchanged(job, name, state) or scan(job.kind, job.root, name, job.suffixes))
+        head = _read_head(file)
+        assert head is not None
+    row = ShardRow(name, head.entries, head.name_bytes, *state, broken_at=head.broken_at)
+    return Part(row, file, head.folders)
+
+
+def _unchanged(job: Job, name: bytes, state: tuple[int, int]) -> Scan | None:
+    """The shard as an earlier index has it; folders are listed again, since those inside are not in it."""
+    old = _earlier(job) if job.kind != "folder" else None
+    if old is None:
+        return None
+    shard = bisect.bisect_left(range(old.header.shards), name, key=old.shard_name)
+    if shard == old.header.shards or old.shard_name(shard) != name:
+        return None
+    row = old.shards[shard]
+    if (row["size"], row["mtime_ns"]) != state:
+        return None
+    entries, names = old.slice(shard)
+    return Scan(entries, names, broken_at=int(row["broken_at"]))
+
+
+@functools.cache
+def _earlier(job: Job) -> Index | None:
+    try:
+        old = Index(job.path) if job.path.exists() else None
+    except ValueError:  # damaged: it is about to be replaced
+        return None
+    return old if old and old.is_of(job.kind, job.suffixes) else None
+
+
+@dataclass(frozen=True)
+class _Head:
+    """First line of a part: what `ShardRow` and `Part` say of a shard."""
+
+    entries: int
+    name_bytes: int
+    broken_at: int
+    folders: list[bytes]
+    length: int  # of the line
+
+
+def _write_part(file: Path, found: Scan) -> None:
+    """A line of JSON, entries, names; without fsync, which would cost more than the scan of a folder."""
+    folders = [os.fsdecode(folder) for folder in found.folders]
+    head = json.dumps([len(found.entries), len(found.names), found.broken_at, folders])
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as out:
+        out.write(head.encode() + b"\n" + found.entries.tobytes() + found.names)
+    os.replace(partial, file)
+
+
+def _read_head(file: Path) -> _Head | None:
+    """None where there is no such part, or where a power failure has left half of it."""
+    try:
+        with open(file, "rb") as part:
+            line = part.readline()
+            entries, name_bytes, broken_at, folders = json.loads(line)
+            size = os.fstat(part.fileno()).st_size
+    except (FileNotFoundError, ValueError):
+        return None
+    if size != len(line) + entries * ENTRY.itemsize + name_bytes:
+        return None
+    return _Head(entries, name_bytes, broken_at, [os.fsencode(name) for name in folders], len(line))
+
+
+def _part_entries(file: Path) -> NDArray[np.void]:
+    head = _read_head(file)
+    assert head is not None, file
+    return np.fromfile(file, ENTRY, head.entries, offset=head.length)
+
+
+def _part_names(file: Path) -> bytes:
+    head = _read_head(file)
+    assert head is not None, file
+    with open(file, "rb") as part:
+        part.seek(head.length + head.entries * ENTRY.itemsize)
+        return part.read()
+
+
+class _Bar:
+    """Progress on stderr: images found, and shards that are known and still to be read."""
+
+    def __init__(self, job: Job, expected: int | None) -> None:
+        self.console, self.images, self.shards, self.kind = Console(stderr=True), 0, 0, job.kind
+        self.root, self.expected = job.root, expected
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task(f"indexing {job.root.name}", total=expected, state="")
+
+    def __enter__(self) -> "_Bar":
+        self.began = self.told = time.monotonic()
+        self.progress.start()
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        self.progress.stop()
+        if error is None:
+            self._say(f"indexed {self.root}: {self.state(0)}, {time.monotonic() - self.began:.1f} s")
+
+    def __call__(self, images: int, waiting: int) -> None:
+        self.images, self.shards = self.images + images, self.shards + 1
+        self.progress.update(self.task, completed=self.images, state=self.state(waiting))
+        if not self.console.is_terminal and time.monotonic() - self.told > 30:  # a line in a log file
+            self.told = time.monotonic()
+            self._say(f"indexing {self.root}: {self.state(waiting)}")
+
+    def state(self, waiting: int) -> str:
+        """Counts so far."""
+        left = f", {waiting} to go" if waiting else ""
+        of = f" of about {self.expected}" if self.expected and waiting else ""
+        return f"{self.images} images{of} in {self.shards} {_noun(self.kind)}{left}"
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _noun(kind: str) -> str:
+    return {"folder": "folders", "tar": "tars", "lmdb": "LMDB environments"}[kind]

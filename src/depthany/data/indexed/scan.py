@@ -1,0 +1,165 @@
+"""What a shard holds: the files of one folder, the members of a tar, the keys of an LMDB environment."""
+
+import os
+import tarfile
+from array import array
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthany.data.folders import links_up, optional, reason, walk
+from depthany.data.indexed.archives import open_lmdb
+from depthany.data.indexed.index_file import ENTRY, NOT_BROKEN, WHOLE_FILE, shard_path
+
+_BLOCK = tarfile.BLOCKSIZE  # 512 bytes; a tar ends with two blocks of zeros (POSIX.1-1988, ustar)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Images of a shard.
+
+    entries: [n] ENTRY, names counted from 0.
+    names: bytes of the names, one after the other.
+    folders: paths below the root of the folders inside; they are shards of their own.
+    broken_at: byte where a tar breaks off, or NOT_BROKEN.
+    """
+
+    entries: NDArray[np.void]
+    names: bytes
+    folders: list[bytes] = field(default_factory=list)
+    broken_at: int = NOT_BROKEN
+
+
+def first_shards(kind: str, root: Path) -> list[bytes]:
+    """Paths below `root` of the shards to begin with: the root itself, or all tars or LMDB environments.
+
+    Raises:
+        ValueError: there is none, or a folder cannot be listed.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder (looked from {Path.cwd()})")
+    if kind == "folder":
+        return [b""]
+    paths = [Path(folder, name) for folder, _, names in walk(root) for name in names if name[0] != "."]
+    if kind == "tar":
+        found = [path for path in paths if path.suffix.lower() == ".tar"]
+        hint = _compressed(paths)
+    else:
+        found, hint = [path.parent for path in paths if path.name == "data.mdb"], ""
+    if not found:
+        sought = "file *.tar" if kind == "tar" else "LMDB environment (a folder with data.mdb)"
+        raise ValueError(f"{root}: no {sought} in it or below{hint}")
+    return sorted(b"" if path == root else os.fsencode(path.relative_to(root)) for path in found)
+
+
+def scan(kind: str, root: Path, name: bytes, suffixes: tuple[str, ...]) -> Scan:
+    """List the images of a shard; raises a `ValueError` that names one that cannot be read at all."""
+    try:
+        if kind == "folder":
+            return _scan_folder(root, name, suffixes)
+        if kind == "tar":
+            return _scan_tar(shard_path(kind, root, name), suffixes)
+        return _scan_lmdb(os.path.dirname(shard_path(kind, root, name)))
+    except OSError as error:
+        where = shard_path(kind, root, name)
+        raise ValueError(f"{where}: cannot read it: {error.strerror or error}") from None
+
+
+def is_image(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a path ends in one of the suffixes, in any case, and is not hidden, as `._a.jpg` of macOS."""
+    return name.lower().endswith(suffixes) and not name.rpartition("/")[2].startswith(".")
+
+
+def _scan_folder(root: Path, name: bytes, suffixes: tuple[str, ...]) -> Scan:
+    here = os.fsencode(root) + (b"/" + name if name else b"")
+    files, folders = list[bytes](), list[bytes]()
+    with os.scandir(here) as found:
+        for each in found:  # the file type comes with the listing: no stat per image
+            if is_image(os.fsdecode(each.name), suffixes):
+                files.append(each.name)
+            elif not each.name.startswith(b".") and each.is_dir() and not _is_loop(each):
+                folders.append(name + b"/" + each.name if name else each.name)
+    files.sort()
+    zeros = np.zeros(len(files), np.uint64)
+    return Scan(_entries(zeros, np.full(len(files), WHOLE_FILE), files), b"".join(files), sorted(folders))
+
+
+def _scan_tar(path: str, suffixes: tuple[str, ...]) -> Scan:
+    offsets, sizes, names, broken_at = array("Q"), array("Q"), list[bytes](), NOT_BROKEN
+    with open(path, "rb") as file:
+        members = _members(file, os.fstat(file.fileno()).st_size)
+        for member in members:
+            if isinstance(member, int):
+                broken_at = member
+            elif _is_plain(member) and is_image(member.name, suffixes):
+                offsets.append(member.offset_data)
+                sizes.append(member.size)
+                names.append(member.name.encode("utf-8", "surrogateescape"))
+    entries = _entries(np.array(offsets, np.uint64), np.array(sizes, np.uint64), names)
+    return Scan(entries, b"".join(names), broken_at=broken_at)
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    """A file whose bytes stand there as they are: no link, no sparse file; no image has 4 GiB either."""
+    return member.isreg() and not member.issparse() and member.size < WHOLE_FILE
+
+
+def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo | int]:
+    """Members of a tar that are there as a whole; then the byte where it breaks off, if it does."""
+    end = 0
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
+                if member.offset_data + member.size > size:
+                    yield member.offset
+                    return
+                end = tar.offset
+                yield member
+            end = tar.offset
+    except (tarfile.TarError, ValueError):  # a damaged header; `end` is where it stands
+        yield end
+        return
+    file.seek(end)
+    if file.read(_BLOCK) != bytes(_BLOCK):  # tarfile takes this for the end too
+        yield end
+
+
+def _scan_lmdb(path: str) -> Scan:
+    lmdb = optional("lmdb", f"{path}: reading LMDB")
+    try:
+        with closing(open_lmdb(path)) as environment, environment.begin() as transaction:
+            names = list(transaction.cursor().iternext(keys=True, values=False))
+    except lmdb.Error as error:
+        raise ValueError(f"{path}: cannot list the LMDB environment: {reason(error)}") from None
+    zeros = np.zeros(len(names), np.uint64)
+    return Scan(_entries(zeros, np.full(len(names), WHOLE_FILE), names), b"".join(names))
+
+
+def _entries(offsets: NDArray[np.uint64], sizes: NDArray[np.integer], names: list[bytes]) -> NDArray[np.void]:
+    entries = np.zeros(len(names), ENTRY)
+    entries["offset"], entries["size"] = offsets, sizes
+    if names:
+        lengths = np.fromiter((len(name) for name in names), np.uint64, len(names))
+        entries["name"][1:] = np.cumsum(lengths)[:-1]
+    return entries
+
+
+def _is_loop(folder: "os.DirEntry[bytes]") -> bool:
+    return folder.is_symlink() and links_up(os.fsdecode(folder.path))
+
+
+def _compressed(paths: list[Path]) -> str:
+    endings = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+    packed = [path.name for path in paths if path.name.lower().endswith(endings)]
+    if not packed:
+        return ""
+    return (
+        f", but {len(packed)} compressed ones such as {packed[0]}, which cannot be read at an offset: "
+        "unpack them (gunzip NAME.tar.gz leaves NAME.tar), or extract them and choose kind=folder"
+    )

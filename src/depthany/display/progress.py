@@ -1,0 +1,92 @@
+"""How far a long piece of work is: one look of the progress bar for all commands."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from depthany.system.distributed import CountOfAll, Processes
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def columns(numbers: str) -> tuple[ProgressColumn, ...]:
+    """Columns of a `rich` bar: what, how much of it, `numbers` (with `{task.fields[...]}`), time and ETA."""
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn(numbers),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+
+
+def minutes(seconds: float) -> str:
+    """Such as 1:05."""
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
+
+
+class Bar:
+    """A progress bar; where there is no terminal, a line every 10 s.
+
+    Args:
+        description: of what is counted.
+        total: how many there are, None where that is not known.
+    """
+
+    def __init__(self, description: str, total: int | None) -> None:
+        console = Console()
+        self._description, self._total, self._done = description, total, 0
+        self._started = self._told = time.monotonic()
+        self._prints = not console.is_terminal
+        self._progress = Progress(
+            *columns("{task.fields[rate]:.1f}/s"), console=console, disable=self._prints
+        )
+        self._task = self._progress.add_task(description, total=total, rate=0.0)
+
+    def advance(self, count: int = 1) -> None:
+        """So many more are done."""
+        self._done += count
+        now = time.monotonic()
+        rate = self._done / max(now - self._started, 1e-6)
+        self._progress.update(self._task, advance=count, rate=rate)
+        if self._prints and now - self._told > SECONDS_BETWEEN_LINES:
+            self._told = now
+            eta = f"  ETA {minutes((self._total - self._done) / rate)}" if self._total and rate else ""
+            print(
+                f"{self._description}: {self._done}/{self._total or '?'}  {rate:.1f}/s{eta}",
+                flush=True,
+            )
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+@contextmanager
+def bar_of_all(processes: Processes, description: str, total: int) -> Iterator[Callable[..., None]]:
+    """One bar, on process 0, of what all do; gives what each calls with how many more it has done (1).
+
+    Args:
+        description: of what is counted, once in a run.
+    """
+    with Bar(description, total) if processes.is_main else nullcontext() as bar:
+        yield CountOfAll(processes, description, bar.advance if bar is not None else lambda count: None).add

@@ -1,0 +1,115 @@
+"""Pictures of single images for the report: input, truth, and of each predictor prediction and error."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from depthany.display.pictures import colour
+from depthany.evaluation.predictors import Predictor
+from depthany.evaluation.protocol import Protocol
+from depthany.evaluation.run import Ready, ScoredSet, predict, read_one
+from depthany.evaluation.score import Row, aligned_depth_m, counted_pixels
+
+WIDTH = 320  # pixels of a tile
+WORST_ERROR = 0.5  # |p - g| / g that the error map's last colour stands for
+_NEAR, _FAR = (40, 220, 90), (235, 60, 60)  # RGB of points
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture [h w 3] uint8 RGB and the words under it; column: of the page, from 1, None for the next."""
+
+    picture: NDArray[np.uint8]
+    caption: str
+    column: int | None = None
+
+    def data_uri(self) -> str:
+        """The picture as a JPEG inside an address."""
+        shrink = min(1.0, WIDTH / self.picture.shape[1])
+        size = max(1, round(self.picture.shape[1] * shrink)), max(1, round(self.picture.shape[0] * shrink))
+        small = cv2.resize(self.picture, size, interpolation=cv2.INTER_AREA)
+        done, stored = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+        assert done
+        return "data:image/jpeg;base64," + base64.b64encode(stored.tobytes()).decode()
+
+
+def tiles_of(
+    index: int, rows: dict[str, Row], predictors: Sequence[Predictor], dataset: ScoredSet, protocol: Protocol
+) -> list[Tile]:
+    """Input, truth, then prediction and error of each predictor that has a row for this image.
+
+    They are predicted once more, in the fit of their row; truth and predictions share one colour scale.
+    """
+    shown: list[Tile] = []
+    for predictor in predictors:
+        if predictor.label not in rows:
+            continue
+        ready = read_one(predictor, dataset, protocol, index, convert_images=True)
+        assert isinstance(ready, Ready), "it was read when it was scored"
+        (prediction,) = predict(predictor, [ready], protocol)
+        if ready.labels is None:
+            shown += _of_pairs(ready, prediction, predictor, not shown)
+        else:
+            depth_m = aligned_depth_m(prediction, predictor.quantity, rows[predictor.label].fitted, protocol)
+            shown += _of_depth(ready, depth_m, predictor.label, protocol, not shown)
+    return shown
+
+
+def _of_depth(
+    ready: Ready, depth_m: NDArray[np.float64], label: str, protocol: Protocol, first: bool
+) -> list[Tile]:
+    assert ready.labels is not None
+    nearest, farthest = protocol.prediction_range_m
+    true_disparity = np.clip(ready.labels.disparity, 1 / farthest, 1 / nearest)
+    counted = counted_pixels(ready.labels.disparity, ready.labels.mask, protocol)
+    low, high = np.percentile(true_disparity[counted], [2, 98])
+    error = np.abs(depth_m * true_disparity - 1)
+    tiles = []
+    if first:
+        spread = f"{1 / high:.2f} to {1 / low:.2f} m"
+        tiles.append(Tile(ready.image, "input"))
+        truth = colour(_thick(true_disparity, counted), low, high, _grown(counted), "spectral_r")
+        tiles.append(Tile(truth, f"truth, red to blue: {spread}"))
+    tiles.append(Tile(colour(1 / depth_m, low, high, colour_map="spectral_r"), f"{label}, fitted", column=3))
+    wrong = colour(_thick(error, counted), 0, WORST_ERROR, _grown(counted), "inferno")
+    tiles.append(Tile(wrong, f"{label}, error: black 0 to yellow {100 * WORST_ERROR:.0f} % and more"))
+    return tiles
+
+
+def _is_sparse(counted: NDArray[np.bool_]) -> bool:
+    return bool(counted.mean() < 0.3)
+
+
+def _grown(counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Points of a laser scanner made large enough to be seen in a small picture."""
+    if not _is_sparse(counted):
+        return counted
+    return cv2.dilate(counted.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+
+
+def _thick(values: NDArray, counted: NDArray[np.bool_]) -> NDArray:
+    if not _is_sparse(counted):
+        return values
+    return cv2.dilate(np.where(counted, values, 0).astype(np.float32), np.ones((5, 5), np.uint8))
+
+
+def _of_pairs(ready: Ready, prediction: NDArray[np.float32], predictor: Predictor, first: bool) -> list[Tile]:
+    nearness = prediction if predictor.quantity == "disparity" else -prediction
+    low, high = np.percentile(nearness, [2, 98])
+    shades = colour(nearness, float(low), float(high), colour_map="spectral_r")
+    tiles = [Tile(_with_points(ready.image, ready), "input; green: nearer, red: farther")] if first else []
+    return [*tiles, Tile(_with_points(shades, ready), f"{predictor.label}, red is near")]
+
+
+def _with_points(picture: NDArray[np.uint8], ready: Ready) -> NDArray[np.uint8]:
+    marked = np.ascontiguousarray(picture).copy()
+    radius = max(3, picture.shape[1] // 60)
+    for nearer, farther in ready.pairs:
+        cv2.line(marked, nearer[::-1], farther[::-1], (255, 255, 255), max(1, radius // 3), cv2.LINE_AA)
+        for point, shade in ((nearer, _NEAR), (farther, _FAR)):
+            cv2.circle(marked, point[::-1], radius, shade, -1, cv2.LINE_AA)
+    return marked

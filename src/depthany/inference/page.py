@@ -1,0 +1,213 @@
+"""The page of `depthany.app`: its layout, and what its controls do."""
+
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from depthany.data.images import IMAGE_SUFFIXES, read_image
+from depthany.display.pictures import COLOUR_MAPS
+from depthany.inference.outputs import Meaning, picture, write_ply, write_png16
+from depthany.models.encoder import PATCH
+from depthany.models.model import DepthModel
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # Pillow's names; its other decoders are not let near a file
+SHOWN_PIXELS = 1600  # longer side of what the browser is sent
+CLOUD_POINTS = 1_000_000  # most points of a cloud; of a larger photo every 2nd, 3rd ... pixel is taken
+KEPT_FOLDERS = 8  # downloads of the last predictions; gradio serves from copies of its own
+HELP = {
+    "disparity": "Red, bright or white is near. The numbers are **disparity of unknown scale and shift**: "
+    "they tell what is nearer, not how many metres away it is.",
+    "depth": "Red, bright or white is near. The numbers are **depth in metres**, up to {max_depth:g} m.",
+}
+ASSUMED = (
+    "This model knows no metres: where nearest and farthest are is **assumed** here, and so is the field of "
+    "view. The cloud is as true as they are."
+)
+ASSUMED_VIEW = (
+    "Depth is the model's own, in metres; the field of view is **assumed**: it sets how wide the cloud is."
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A photo and its map: image [h w 3] uint8 RGB, values [h w] float32, and the name of the file."""
+
+    image: NDArray[np.uint8]
+    values: NDArray[np.float32]
+    name: str
+
+
+class Page:
+    """What happens when something on the page is changed; a photo that cannot be used ends in a message.
+
+    Args:
+        max_megapixels: a larger photo is refused before it is decoded.
+    """
+
+    def __init__(self, model: DepthModel, max_megapixels: float) -> None:
+        self.model, self.max_megapixels = model, max_megapixels
+        self.max_depth_m = model.max_depth
+        self._downloads = tempfile.TemporaryDirectory(prefix="depthany-page-")
+
+    def predict(self, path: str | None, input_size: float, colour_map: str) -> list[Any]:
+        """For the outputs of the page: prediction, slider, 16-bit PNG, point cloud (none yet), message."""
+        if path is None:
+            return [None, None, _no_download(), _no_download(), ""]
+        try:
+            image = self.read(Path(path))
+            values = self.model.infer(image, int(input_size))
+        except ValueError as error:
+            return [None, None, _no_download(), _no_download(), _problem(error, path)]
+        prediction = Prediction(image, values, Path(path).stem)
+        png = self._folder() / f"{prediction.name}_16bit.png"
+        write_png16(png, image, values, Meaning(self.max_depth_m))
+        return [
+            prediction,
+            self.show(prediction, colour_map),
+            gr.DownloadButton(value=str(png), interactive=True),
+            _no_download(),
+            "",
+        ]
+
+    def show(self, prediction: Prediction | None, colour_map: str) -> tuple[NDArray, NDArray] | None:
+        """The two sides of the slider, photo and picture of depth, no larger than a screen."""
+        if prediction is None:
+            return None
+        shades = picture(prediction.values, Meaning(self.max_depth_m, colour_map))
+        return _for_screen(prediction.image), _for_screen(shades)
+
+    def cloud(
+        self, prediction: Prediction | None, near_m: float | None, far_m: float | None, fov_deg: float | None
+    ) -> list[Any]:
+        """For the outputs of the page: point cloud, message."""
+        if prediction is None:
+            return [_no_download(), "**No photo yet:** drop one first."]
+        is_metric = self.max_depth_m is not None
+        if not is_metric and not (near_m and far_m and 0 < near_m < far_m):
+            return [
+                _no_download(),
+                f"**Nearest {near_m} m, farthest {far_m} m:** expected 0 < nearest < farthest.",
+            ]
+        if not fov_deg or not 1 <= fov_deg <= 170:
+            return [_no_download(), f"**Field of view {fov_deg}:** expected 1 to 170 degrees."]
+        range_m = None if is_metric else (float(near_m or 0), float(far_m or 0))
+        meaning = Meaning(self.max_depth_m, range_m=range_m, fov_deg=float(fov_deg))
+        step = -(-max(prediction.values.shape) // round(CLOUD_POINTS**0.5))
+        path = self._folder() / f"{prediction.name}.ply"
+        write_ply(path, prediction.image[::step, ::step], prediction.values[::step, ::step], meaning)
+        told = f"Every {step}th pixel of rows and columns is a point." if step > 1 else ""
+        return [gr.DownloadButton(value=str(path), interactive=True), told]
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        """The photo [h w 3] uint8 RGB.
+
+        Raises:
+            ValueError: it is no image of a known format, damaged, or has too many pixels.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path, formats=FORMATS) as file:  # the header alone
+                    width, height = file.size
+        except Exception:  # of many kinds, from Pillow's parsers; the file is what is wrong
+            raise ValueError("this is no photo that can be read; JPEG, PNG, WebP, BMP and TIFF can") from None
+        if width * height > self.max_megapixels * 1e6:
+            raise ValueError(
+                f"{width} x {height} is more than {self.max_megapixels:g} million pixels; make it smaller, "
+                "or start the app with a larger max_megapixels"
+            )
+        return read_image(path, convert=True)
+
+    def _folder(self) -> Path:
+        """A new folder for a download; the oldest ones are deleted."""
+        root = Path(self._downloads.name)
+        for old in sorted(root.iterdir(), key=lambda each: each.stat().st_mtime)[: -KEPT_FOLDERS + 1]:
+            shutil.rmtree(old, ignore_errors=True)
+        return Path(tempfile.mkdtemp(dir=root))
+
+
+def build(page: Page, input_size_at_first: int) -> gr.Blocks:
+    """Lay out the page and connect its controls."""
+    config, is_metric = page.model.config, page.max_depth_m is not None
+    with gr.Blocks(
+        analytics_enabled=False, title="depthany", fill_width=True, delete_cache=(600, 3600)
+    ) as blocks:
+        prediction = gr.State(None, time_to_live=3600)
+        gr.Markdown(f"# depthany\nThe depth of a photo, by {config['encoder']} ({config['taps']}).")
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                photo = gr.File(label="Photo", file_types=list(IMAGE_SUFFIXES), height=140)
+                colour_map = gr.Dropdown(list(COLOUR_MAPS), value="spectral_r", label="Colour map")
+                input_size = gr.Slider(
+                    *_sizes(input_size_at_first),
+                    value=input_size_at_first,
+                    step=PATCH,
+                    label="Input size (pixels)",
+                    info="Shorter side as the model sees it. Larger is finer and slower.",
+                )
+                png = gr.DownloadButton("16-bit PNG", interactive=False)
+                near, far, fov, make, ply = _cloud_controls(is_metric)
+            with gr.Column(scale=3):
+                message = gr.Markdown("", elem_id="message")
+                slider = gr.ImageSlider(
+                    label="Photo | depth", type="numpy", interactive=False, format="jpeg", max_height=640
+                )
+                help_text = HELP["depth" if is_metric else "disparity"]
+                gr.Markdown(help_text.format(max_depth=page.max_depth_m))
+        gr.on(
+            [photo.change, input_size.release],
+            page.predict,
+            [photo, input_size, colour_map],
+            [prediction, slider, png, ply, message],
+        )
+        colour_map.change(page.show, [prediction, colour_map], slider)
+        make.click(page.cloud, [prediction, near, far, fov], [ply, message])
+    return blocks
+
+
+def _cloud_controls(is_metric: bool) -> tuple[gr.Number, gr.Number, gr.Number, gr.Button, gr.DownloadButton]:
+    """Nearest, farthest, field of view, the button that makes the cloud, and its download."""
+    with gr.Accordion("Point cloud", open=False):
+        gr.Markdown(ASSUMED_VIEW if is_metric else ASSUMED)
+        with gr.Row():
+            near = gr.Number(1, label="Nearest (m), assumed", visible=not is_metric, min_width=90)
+            far = gr.Number(20, label="Farthest (m), assumed", visible=not is_metric, min_width=90)
+        fov = gr.Number(60, label="Field of view, left to right (degrees), assumed")
+        return near, far, fov, gr.Button("Make point cloud"), gr.DownloadButton("PLY", interactive=False)
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's own, with fonts of the system: the page asks nothing of other machines."""
+    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+
+
+def _sizes(default: int) -> tuple[int, int]:
+    """Smallest and largest input size offered."""
+    return min(default, 10 * PATCH), 2 * default
+
+
+def _no_download() -> Any:
+    return gr.DownloadButton(value=None, interactive=False)
+
+
+def _problem(error: ValueError, path: str) -> str:
+    name = Path(path).name
+    text = str(error).replace(f"{path}: ", "").replace(path, name)
+    return f"**{name} cannot be used:** {text}"
+
+
+def _for_screen(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    shrink = SHOWN_PIXELS / max(image.shape[:2])
+    if shrink >= 1:
+        return image
+    size = max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[0] * shrink))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)

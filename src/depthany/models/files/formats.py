@@ -1,0 +1,223 @@
+"""The formats of others: what a Hugging Face configuration says, and files that their codes load."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from depthany.models.dpt import HEAD_CHANNELS
+from depthany.models.encoder import ENCODERS, PATCH, EncoderSpec
+from depthany.models.files.names import (
+    HF_UNUSED,
+    OFFICIAL_UNUSED,
+    has_swiglu,
+    huggingface_name,
+    official_name,
+    split_qkv,
+)
+from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME, DepthModel
+from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from depthany.system.files import write_atomically
+
+PREPROCESSOR_NAME = "preprocessor_config.json"
+OFFICIAL_ENCODERS = ("vits", "vitb", "vitl", "vitg")
+REASSEMBLE_FACTORS = [4, 2, 1, 0.5]
+_VITS = {"hidden_size": 384, "num_attention_heads": 6, "out_indices": [9, 10, 11, 12]}  # where none is named
+_PILLOW_BICUBIC = 3
+
+
+def encoder_of_width(width: int, where: str) -> str:
+    """The encoder whose tokens are this wide, or a ValueError that lists the widths."""
+    for name, spec in ENCODERS.items():
+        if spec.embed_dim == width:
+            return name
+    widths = ", ".join(f"{name} {spec.embed_dim}" for name, spec in ENCODERS.items())
+    raise ValueError(f"{where}: tokens are {width} wide, expected one of {widths}; it is no Depth Anything")
+
+
+def arguments_from_huggingface(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Arguments of `DepthModel` from a `DepthAnythingForDepthEstimation` configuration.
+
+    Args:
+        preprocessor: content of `preprocessor_config.json`, empty where there is none.
+
+    Raises:
+        ValueError: it describes a network that `DepthModel` is not.
+    """
+    backbone: Mapping[str, Any] = config.get("backbone_config") or _VITS
+    encoder = encoder_of_width(backbone.get("hidden_size", 768), where)
+    spec = ENCODERS[encoder]
+    _check_architecture(config, backbone, spec, where)
+    size = preprocessor.get("size") or {}
+    return {
+        "encoder": encoder,
+        "taps": _generation(backbone, spec, where),
+        "pos_interpolation": "size",
+        "max_depth": _max_depth(config, where),
+        "input_size": min(size.get("height", 518), size.get("width", 518)),
+    }
+
+
+def _check_architecture(
+    config: Mapping[str, Any], backbone: Mapping[str, Any], spec: EncoderSpec, where: str
+) -> None:
+    """Refuse what differs from Depth Anything where the shapes of the weights would not show it."""
+    expected_backbone = {
+        "model_type": ("dinov2", "dinov2"),  # default of Hugging Face, value for this size
+        "num_hidden_layers": (12, spec.depth),
+        "num_attention_heads": (12, spec.heads),
+        "layer_norm_eps": (1e-6, 1e-6),
+        "hidden_act": ("gelu", "gelu"),
+        "apply_layernorm": (True, True),
+    }
+    expected = {"reassemble_factors": (REASSEMBLE_FACTORS, REASSEMBLE_FACTORS), "head_in_index": (-1, -1)}
+    for part, rows in ((backbone, expected_backbone), (config, expected)):
+        for key, (default, wanted) in rows.items():
+            if part.get(key, default) != wanted:
+                raise ValueError(f"{where}: {key}={part.get(key, default)!r}, expected {wanted!r}")
+
+
+def _generation(backbone: Mapping[str, Any], spec: EncoderSpec, where: str) -> str:
+    """ "v1" or "v2": whose taps the backbone's stages are; stage n is the output of block n - 1."""
+    stages = backbone.get("out_indices") or [
+        int(str(name).removeprefix("stage")) for name in backbone.get("out_features") or ()
+    ]
+    taps = tuple(stage - 1 for stage in stages)
+    for generation, known in spec.taps.items():
+        if taps == known:
+            return generation
+    expected = " or ".join(f"{[tap + 1 for tap in known]} ({name})" for name, known in spec.taps.items())
+    raise ValueError(f"{where}: out_indices={list(stages)}, expected {expected}")
+
+
+def _max_depth(config: Mapping[str, Any], where: str) -> float | None:
+    kind, max_depth = config.get("depth_estimation_type", "relative"), config.get("max_depth")
+    if kind == "metric":
+        return 1.0 if max_depth is None else float(max_depth)
+    if kind != "relative" or max_depth not in (None, 1):
+        raise ValueError(
+            f"{where}: depth_estimation_type={kind!r} with max_depth={max_depth!r}, expected 'metric', or "
+            "'relative' with 1 or none"
+        )
+    return None
+
+
+def save_huggingface(model: DepthModel, folder: str | Path) -> Path:
+    """Write a folder for `AutoModelForDepthEstimation.from_pretrained` and `pipeline("depth-estimation")`.
+
+    The network there gives our output within 1e-4 of its range on the same input tensor if the model has
+    pos_interpolation "size", or the image is square at the size of the position embeddings (518 pixels;
+    vitt 126); otherwise it interpolates the positions its own way. `pipeline` besides resizes by Pillow's
+    antialiased bicubic, an image smaller than the input size by its longer side, and the output bicubically:
+    the same map where the image has the input's size already, a similar one elsewhere.
+
+    Raises:
+        ValueError: it cannot be written, or max_depth is not a whole number of metres, which transformers
+            demands.
+    """
+    folder = Path(folder)
+    swiglu = has_swiglu(model.encoder.spec)
+    state = {huggingface_name(name, swiglu): tensor for name, tensor in _plain_state(model).items()}
+    state = split_qkv(state) | _unused(HF_UNUSED, model)
+    _write_json(folder / CONFIG_NAME, _huggingface_config(model))
+    _write_json(folder / PREPROCESSOR_NAME, _preprocessor_config(model))
+    write_atomically(folder / WEIGHTS_NAME, lambda partial: save_file(state, partial, {"format": "pt"}))
+    return folder
+
+
+def save_official(model: DepthModel, path: str | Path) -> Path:
+    """Write the `.pth` state dict that the released code of the model's generation loads.
+
+    Give it the released file's name: for V2 `depth_anything_v2_vits.pth`, metric
+    `depth_anything_v2_metric_hypersim_vits.pth` (its `run.py` takes --max-depth), for V1
+    `depth_anything_vits14.pth`. Positions are interpolated there as by pos_interpolation "official".
+
+    Raises:
+        ValueError: it cannot be written, or the encoder is none of vits, vitb, vitl and vitg.
+    """
+    path = Path(path)
+    encoder = model.config["encoder"]
+    if encoder not in OFFICIAL_ENCODERS:
+        raise ValueError(
+            f"the official code has no {encoder}: only {', '.join(OFFICIAL_ENCODERS)}; "
+            "save it as a Hugging Face model or ONNX instead"
+        )
+    swiglu = has_swiglu(model.encoder.spec)
+    state = {official_name(name, swiglu): tensor for name, tensor in _plain_state(model).items()}
+    state |= _unused(OFFICIAL_UNUSED, model)
+    write_atomically(path, lambda partial: torch.save(state, partial))
+    return path
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text))
+
+
+def _plain_state(model: DepthModel) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().float().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _unused(names: tuple[str, ...], model: DepthModel) -> dict[str, Tensor]:
+    """Zeros for what the released files have and no output depends on."""
+    width, features = model.encoder.spec.embed_dim, model.encoder.spec.dpt_features
+    shapes = {"mask_token": (1, width), "weight": (features, features, 3, 3), "bias": (features,)}
+    return {name: torch.zeros(shapes[name.rsplit(".", 1)[1]]) for name in names}
+
+
+def _huggingface_config(model: DepthModel) -> dict[str, Any]:
+    spec = model.encoder.spec
+    stages = [tap + 1 for tap in model.encoder.taps]
+    max_depth = 1 if model.max_depth is None else model.max_depth
+    if max_depth != int(max_depth):
+        raise ValueError(f"max_depth={max_depth}: transformers takes whole metres only; use another format")
+    return {
+        "architectures": ["DepthAnythingForDepthEstimation"],
+        "model_type": "depth_anything",
+        "backbone_config": {
+            "model_type": "dinov2",
+            "hidden_size": spec.embed_dim,
+            "num_hidden_layers": spec.depth,
+            "num_attention_heads": spec.heads,
+            "image_size": spec.image_size,
+            "patch_size": PATCH,
+            "use_swiglu_ffn": has_swiglu(spec),
+            "out_indices": stages,
+            "out_features": [f"stage{stage}" for stage in stages],
+            "reshape_hidden_states": False,
+            "apply_layernorm": True,
+        },
+        "patch_size": PATCH,
+        "reassemble_hidden_size": spec.embed_dim,
+        "reassemble_factors": REASSEMBLE_FACTORS,
+        "neck_hidden_sizes": list(spec.out_channels),
+        "fusion_hidden_size": spec.dpt_features,
+        "head_hidden_size": HEAD_CHANNELS,
+        "head_in_index": -1,
+        "depth_estimation_type": "relative" if model.max_depth is None else "metric",
+        "max_depth": int(max_depth),
+    }
+
+
+def _preprocessor_config(model: DepthModel) -> dict[str, Any]:
+    return {
+        "image_processor_type": "DPTImageProcessor",
+        "do_resize": True,
+        "size": {"height": model.input_size, "width": model.input_size},
+        "keep_aspect_ratio": True,
+        "ensure_multiple_of": PATCH,
+        "resample": _PILLOW_BICUBIC,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+        "do_pad": False,
+        "size_divisor": None,
+    }

@@ -1,0 +1,204 @@
+"""A depth model from whatever file, folder or hub repository has one."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from depthany.models.encoder import ENCODERS
+from depthany.models.files.formats import PREPROCESSOR_NAME, arguments_from_huggingface, encoder_of_width
+from depthany.models.files.hub import hub_file
+from depthany.models.files.names import (
+    HF_UNUSED,
+    OFFICIAL_UNUSED,
+    has_swiglu,
+    huggingface_name,
+    join_qkv,
+    official_name,
+)
+from depthany.models.files.weights import listed, load_strictly, read_tensors, unwrap, weights_file
+from depthany.models.model import CONFIG_NAME, FORMAT, FORMAT_VERSION, WEIGHTS_NAME, DepthModel
+
+# V1 and V2, relative and metric files are alike inside; only the name of the file tells which it is.
+OFFICIAL_FILES: tuple[tuple[str, str, float | None], ...] = (
+    (r"depth_anything_vit[sblg]14", "v1", None),
+    (r"depth_anything_v2_vit[sblg]", "v2", None),
+    (r"depth_anything_v2_metric_hypersim_vit[sblg]", "v2", 20.0),  # metres, indoors
+    (r"depth_anything_v2_metric_vkitti_vit[sblg]", "v2", 80.0),  # outdoors
+)
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds: arguments of `DepthModel`, and weights under the names that `name_of` gives."""
+
+    where: Path
+    arguments: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    name_of: Callable[[str], str] = str
+
+
+def load_model(
+    source: str | Path,
+    device: str | torch.device = "cpu",
+    taps: str | None = None,
+    max_depth: float | None = None,
+) -> DepthModel:
+    """The model of a file, a folder or a hub repository, in eval mode, float32.
+
+    Args:
+        source: a run directory of ours, its `model.safetensors`, or a training checkpoint `.pt`; an official
+            Depth Anything V1 or V2 `.pth`, relative or metric; a Hugging Face folder of
+            `DepthAnythingForDepthEstimation`, or its id on the hub ("organisation/name").
+        taps: "v1" or "v2", for an official file whose name does not tell its generation.
+        max_depth: metres, for an official metric file whose name does not tell them.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        DownloadError: the source is not local, and the hub cannot be reached or has no such model.
+        ValueError: it is damaged, could run code, is no Depth Anything, holds NaN or infinity, has names or
+            shapes that do not fit, or contradicts `taps` or `max_depth`.
+    """
+    found = _read(_locate(source), taps, max_depth)
+    for key, told in (("taps", taps), ("max_depth", max_depth)):
+        if told is not None and told != found.arguments.get(key):
+            raise ValueError(
+                f"{found.where} is a model with {key}={found.arguments.get(key)}, not {told}: leave {key} out"
+            )
+    with torch.device("meta"):  # no time spent on random weights that are replaced at once
+        model = _build(found)
+    model.to_empty(device=device)
+    load_strictly(model, found.state, str(found.where), found.name_of)
+    return model.eval()
+
+
+def _read(path: Path, taps: str | None, max_depth: float | None) -> Found:
+    if path.is_dir() and not _is_huggingface(path / CONFIG_NAME):
+        path = _finished(path)
+    path = weights_file(path)
+    content, config_path = read_tensors(path), path.with_name(CONFIG_NAME)
+    state = unwrap(content)
+    if {"model", "model_config"} <= content.keys():
+        return Found(path, content["model_config"], state)
+    if all(any(name.startswith(part) for name in state) for part in ("pretrained.", "depth_head.")):
+        return _official(path, state, taps, max_depth)
+    if _is_huggingface(config_path):
+        return _huggingface(path, state)
+    if path.suffix == ".safetensors":
+        return Found(path, _own_arguments(config_path), state)
+    raise ValueError(
+        f"{path} is no depth model: expected entries 'model' and 'model_config' (a checkpoint of ours) or "
+        f"weights pretrained.* and depth_head.* (official); it has: {listed([str(key) for key in content])}"
+    )
+
+
+def _official(path: Path, state: Mapping[str, Tensor], taps: str | None, max_depth: float | None) -> Found:
+    if "pretrained.cls_token" not in state:
+        raise ValueError(f"{path} has no pretrained.cls_token: expected a whole official Depth Anything file")
+    encoder = encoder_of_width(state["pretrained.cls_token"].shape[-1], str(path))
+    for pattern, generation, metres in OFFICIAL_FILES:
+        if re.fullmatch(pattern, path.stem):
+            taps, max_depth = generation, metres
+    if taps is None:
+        raise ValueError(
+            f"{path}: its name is none of the official ones (as depth_anything_vits14.pth, "
+            "depth_anything_v2_vits.pth), and V1 and V2 files look alike inside: pass taps=v1 or taps=v2"
+        )
+    return Found(
+        path,
+        {"encoder": encoder, "taps": taps, "max_depth": max_depth},
+        {name: tensor for name, tensor in state.items() if name not in OFFICIAL_UNUSED},
+        partial(official_name, swiglu=has_swiglu(ENCODERS[encoder])),
+    )
+
+
+def _huggingface(path: Path, state: Mapping[str, Tensor]) -> Found:
+    preprocessor = path.with_name(PREPROCESSOR_NAME)
+    config_path = path.with_name(CONFIG_NAME)
+    arguments = arguments_from_huggingface(
+        _read_json(config_path), _read_json(preprocessor) if preprocessor.is_file() else {}, str(config_path)
+    )
+    used = {name: tensor for name, tensor in state.items() if name not in HF_UNUSED}
+    swiglu = has_swiglu(ENCODERS[arguments["encoder"]])
+    return Found(path, arguments, join_qkv(used), partial(huggingface_name, swiglu=swiglu))
+
+
+def _locate(source: str | Path) -> Path:
+    """The local path of a source; what has the form of a hub id and is not local is downloaded."""
+    path = Path(source)
+    if path.exists():
+        return path
+    if (
+        not HUB_ID.fullmatch(str(source))
+        or path.parent.is_dir()
+        or path.suffix in (".safetensors", ".pt", ".pth")
+    ):
+        raise FileNotFoundError(
+            f"{source} does not exist; pass a run directory, a .safetensors, .pt or .pth file, a Hugging "
+            "Face folder or the id of one on the hub"
+        )
+    way_out = "it is no local path either: pass that of a file or folder"
+    for name in (CONFIG_NAME, PREPROCESSOR_NAME, WEIGHTS_NAME):
+        file = hub_file(str(source), name, f"{name} of {source} from the Hugging Face hub", way_out)
+    return file.parent
+
+
+def _finished(folder: Path) -> Path:
+    """The weights in a run directory; one without a finished model is explained."""
+    if (folder / WEIGHTS_NAME).is_file():
+        return folder / WEIGHTS_NAME
+    checkpoints = sorted(str(path) for path in folder.rglob("*.pt"))
+    if checkpoints:
+        raise FileNotFoundError(
+            f"{folder} is a run that is not finished: no {WEIGHTS_NAME} yet; resume it, or load one of its "
+            f"{len(checkpoints)} checkpoints: {', '.join(checkpoints[-3:])}"
+        )
+    raise FileNotFoundError(
+        f"{folder} has neither {WEIGHTS_NAME} nor a .pt checkpoint; pass another directory"
+    )
+
+
+def _is_huggingface(config_path: Path) -> bool:
+    return config_path.is_file() and _read_json(config_path).get("model_type") == "depth_anything"
+
+
+def _own_arguments(path: Path) -> dict[str, Any]:
+    """Arguments of DepthModel from a `config.json` of ours."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; keep {CONFIG_NAME} beside {WEIGHTS_NAME}")
+    config = _read_json(path)
+    if config.get("format") != FORMAT or "model" not in config:
+        raise ValueError(f"{path} is not a depthany model: expected format {FORMAT!r} and an entry 'model'")
+    if config.get("version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has version {config.get('version')!r}, expected {FORMAT_VERSION}: update depthany"
+        )
+    return config["model"]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); copy it again") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, expected an object with the model's settings"
+        )
+    return content
+
+
+def _build(found: Found) -> DepthModel:
+    try:
+        return DepthModel(**found.arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"{found.where} has model arguments that DepthModel does not take: {error}"
+        ) from None

@@ -1,0 +1,153 @@
+"""A model as an ONNX graph for batches and images of any size, and how far that graph is from the model."""
+
+import copy
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from depthany.models.encoder import PATCH
+from depthany.models.fast import cast_weights
+from depthany.models.model import DepthModel
+from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
+OPSET = 18
+CUBIC = -0.75  # the free parameter of torch's bicubic kernel
+OFFSET = {"official": 0.1, "size": 0.0}  # added to the number of patches, see `encoder.resize_pos_embed`
+
+
+class GraphModel(nn.Module):
+    """A copy of the model whose position embeddings are computed in the graph; input and output are float32.
+
+    Args:
+        dtype: of weights and activations.
+    """
+
+    def __init__(self, model: DepthModel, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.model = cast_weights(copy.deepcopy(model), dtype).eval()
+        encoder = self.model.encoder
+        offset = OFFSET[encoder.pos_interpolation]
+        setattr(encoder, "positions", lambda p, q: positions_in_graph(encoder.pos_embed, p, q, offset))  # noqa: B010
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[b h w] float32 of [b 3 h w] ImageNet-normalised float32."""
+        return self.model(image.to(self.dtype))
+
+
+def positions_in_graph(pos_embed: Tensor, p: int, q: int, offset: float) -> Tensor:
+    """What `resize_pos_embed` gives, [1 1+p*q c], as matrix products whose entries follow from p and q.
+
+    The stored grid itself, which `resize_pos_embed` returns untouched, is the case of offset 0: there the
+    kernel is 1 at its centre and 0 at its neighbours.
+    """
+    grid = math.isqrt(pos_embed.shape[1] - 1)
+    counts = torch.scalar_tensor(p), torch.scalar_tensor(q)
+    is_stored = (counts[0] == grid) & (counts[1] == grid)
+    offset_here = torch.where(is_stored, 0.0, offset)
+    rows = cubic_matrix(p, grid, (counts[0] + offset_here) / grid)
+    columns = cubic_matrix(q, grid, (counts[1] + offset_here) / grid)
+    patches = pos_embed[0, 1:].float().unflatten(0, (grid, grid))  # [g g c]
+    resized = torch.einsum("pi,ijc,qj->pqc", rows, patches, columns).flatten(0, 1)
+    return torch.cat([pos_embed[:, :1], resized[None].to(pos_embed.dtype)], dim=1)
+
+
+def cubic_matrix(count: int, grid: int, scale: Tensor) -> Tensor:
+    """[count grid] weights of bicubic resampling along one axis: output i is the sum over j of w[i, j] x[j].
+
+    Source: Keys 1981, Cubic convolution interpolation; sample points and border as in torch: output i is
+    taken at (i + 0.5) / scale - 0.5, and what lies outside is the nearest cell.
+    """
+    at = (torch.arange(count) + 0.5) / scale - 0.5
+    cells = torch.arange(grid)
+    weights = torch.zeros(())
+    for step in (-1, 0, 1, 2):
+        neighbour = at.floor() + step
+        is_nearest = neighbour.clamp(0, grid - 1)[:, None] == cells
+        weights = weights + _keys((at - neighbour).abs())[:, None] * is_nearest
+    return weights
+
+
+def _keys(distance: Tensor) -> Tensor:
+    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1  # up to 1 cell away
+    far = (((distance - 5) * distance + 8) * distance - 4) * CUBIC  # 1 to 2 cells
+    return torch.where(distance <= 1, near, far)
+
+
+def save_onnx(model: DepthModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the graph: `image` [batch 3 14*p 14*q] float32, ImageNet-normalised, to a map [batch 14*p 14*q].
+
+    The output is called `disparity`, or `depth_m` for a metric model. What preprocessing has to know stands
+    in the metadata. Weights beyond 2 GB, which one ONNX file cannot hold, go to `<name>.data` beside it.
+    """
+    batch, p, q = (torch.export.Dim(name, min=1) for name in ("batch", "p", "q"))
+    example = torch.zeros(2, 3, 3 * PATCH, 4 * PATCH)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about its own parts
+        program = torch.onnx.export(
+            GraphModel(model, dtype),
+            (example,),
+            input_names=["image"],
+            output_names=["disparity" if model.config["max_depth"] is None else "depth_m"],
+            dynamic_shapes=({0: batch, 2: PATCH * p, 3: PATCH * q},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update(_metadata(model))
+    program.save(path)
+
+
+def _metadata(model: DepthModel) -> dict[str, str]:
+    described = {**model.config, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "channels": "RGB in 0..1"}
+    return {f"depthany.{name}": json.dumps(value) for name, value in described.items()}
+
+
+def check_sizes(model: DepthModel) -> list[tuple[int, int, int]]:
+    """Three (batch, height, width) at which graph and model are compared: the stored grid, a tall, a wide."""
+    grid = math.isqrt(model.encoder.pos_embed.shape[1] - 1)
+    shapes = [(1, grid, grid), (2, grid // 2 + 1, max(1, grid // 3)), (1, max(1, grid // 2), grid + 3)]
+    return [(batch, PATCH * p, PATCH * q) for batch, p, q in shapes]
+
+
+def drift(model: DepthModel, path: Path) -> list[dict[str, Any]]:
+    """How far onnxruntime's maps are from PyTorch's in float32, for each of `check_sizes`.
+
+    Returns:
+        Per size: `shape` (batch, height, width), and `max` and `mean` difference as a share of the range of
+        PyTorch's map.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    rows = []
+    for batch, height, width in check_sizes(model):
+        image = smooth_image(batch, height, width)
+        with torch.inference_mode():
+            expected = model(image).numpy()
+        found = session.run(None, {"image": image.numpy()})[0]
+        rows.append({"shape": (batch, height, width), **relative_difference(found, expected)})
+    return rows
+
+
+def relative_difference(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """Largest and mean |found - expected| as a share of the range of `expected`; infinite if not a number."""
+    span = float(expected.max() - expected.min())
+    difference = np.abs(found.astype(np.float64) - expected) / max(span, np.finfo(np.float32).tiny)
+    if found.shape != expected.shape or not np.isfinite(difference).all():
+        return {"max": math.inf, "mean": math.inf}
+    return {"max": float(difference.max()), "mean": float(difference.mean())}
+
+
+def smooth_image(batch: int, height: int, width: int) -> Tensor:
+    """[b 3 h w] coloured clouds in the range of normalised photos, always the same."""
+    coarse = torch.randn(batch, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)

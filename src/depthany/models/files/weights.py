@@ -1,0 +1,204 @@
+"""Weights from files: safe reading, strict loading, and DINOv2 weights for the encoder."""
+
+import logging
+import math
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from depthany.models.encoder import ENCODERS, Encoder, encoder_spec, resize_pos_embed
+from depthany.models.files.hub import hub_file
+from depthany.models.files.names import MASK_TOKENS, dinov2_name, hf_dinov2_name, join_qkv
+
+log = logging.getLogger(__name__)
+LISTED = 10  # names of mismatched keys in an error message
+WRAPPERS = ("state_dict", "model", "teacher")  # entries under which training codes keep the weights
+OFFICIAL_FILES = {name: f"dinov2_{name}14_pretrain.pth" for name in ("vits", "vitb", "vitl", "vitg")}
+PREFIXES = ("module.", "model.", "_orig_mod.")  # put before every name by DDP, Lightning and torch.compile
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder
+
+
+def load_pretrained_encoder(
+    name: str, path: str | Path | None = None, taps: str = "v1", pos_interpolation: str = "official"
+) -> Encoder:
+    """An encoder with DINOv2 weights from a local file or, where `path` is None, downloaded through timm."""
+    encoder = Encoder(name, taps, pos_interpolation)
+    load_encoder_weights(encoder, path)
+    return encoder
+
+
+def load_encoder_weights(encoder: Encoder, path: str | Path | None) -> None:
+    """Load DINOv2 weights into an encoder, strictly.
+
+    Args:
+        path: an official DINOv2 `.pth`, the same with timm's names (`.pth` or `.safetensors`), a Hugging Face
+            `Dinov2Model` folder or its file; float16 or float32, bare or as part of a larger checkpoint; or
+            None to download the official weights through timm.
+
+    Raises:
+        ValueError: the file is damaged, of another size or architecture, or holds NaN.
+    """
+    path = _download(encoder.name) if path is None else weights_file(Path(path))
+    state = join_qkv(_encoder_part(unwrap(read_tensors(path)), path))
+    state = {name: tensor for name, tensor in state.items() if name not in MASK_TOKENS}
+    name_of = _naming(state)
+    _check_size(state, name_of, encoder, path)
+    pos_embed = name_of("pos_embed")
+    grid, own_grid = _grid(state[pos_embed]), _grid(encoder.pos_embed)
+    if grid != own_grid:
+        log.info(
+            "%s: position embeddings resampled from %d x %d to %d x %d", path, grid, grid, own_grid, own_grid
+        )
+        state[pos_embed] = resize_pos_embed(state[pos_embed].float(), own_grid, own_grid, "size")
+    load_strictly(encoder, state, str(path), name_of)
+
+
+def read_tensors(path: str | Path) -> dict[str, Any]:
+    """Content of a `.safetensors` or torch file; one that could run code or is broken is refused."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; pass the path of a .safetensors, .pt or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path} is damaged or could run code: expected plain tensors; not opened") from None
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
+        kind = "safetensors" if path.suffix == ".safetensors" else "torch"
+        reason = str(error).split("\n", 1)[0]
+        raise ValueError(f"{path} is not a whole {kind} file ({reason}); copy it again") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dict of tensors")
+    return content
+
+
+def weights_file(source: Path) -> Path:
+    """The file itself, or the weights in a Hugging Face folder."""
+    if not source.is_dir():
+        return source
+    for name in WEIGHT_FILES:
+        if (source / name).is_file():
+            return source / name
+    raise FileNotFoundError(f"{source} has none of {', '.join(WEIGHT_FILES)}; pass another folder or a file")
+
+
+def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict inside known wrappers, without what is no tensor and without prefixes that all share."""
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    state = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    while prefix := _shared_prefix(state):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def load_strictly(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    name_of: Callable[[str], str] = str,
+) -> None:
+    """Copy a state dict into a module.
+
+    Args:
+        source: where the weights are from, for messages.
+        name_of: from the module's names to those of `state`.
+
+    Raises:
+        ValueError: lists the names and shapes that do not match, or the tensors with NaN or infinity.
+    """
+    names = {name_of(name): name for name in module.state_dict()}
+    own = dict(zip(names, module.state_dict().values(), strict=True))
+    wrong = {
+        "missing": [name for name in own if name not in state],
+        "left over": [name for name in state if name not in own],
+        "other shape": [
+            f"{name} {tuple(state[name].shape)} for {tuple(tensor.shape)}"
+            for name, tensor in own.items()
+            if name in state and state[name].shape != tensor.shape
+        ],
+    }
+    lists = [f"{len(names)} {kind}: {listed(names)}" for kind, names in wrong.items() if names]
+    if lists:
+        raise ValueError(f"{source} does not fit {type(module).__name__}; {'; '.join(lists)}")
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ValueError(
+            f"{source} has NaN or infinity in {len(broken)} tensors: {listed(broken)}; "
+            "the file is damaged or its training diverged: use another checkpoint"
+        )
+    module.load_state_dict({names[theirs]: tensor for theirs, tensor in state.items()})
+
+
+def listed(names: list[str]) -> str:
+    """The first names, for a message of one line."""
+    return ", ".join(names[:LISTED]) + (" ..." if len(names) > LISTED else "")
+
+
+def _shared_prefix(state: Mapping[str, Tensor]) -> str | None:
+    return next((p for p in PREFIXES if state and all(name.startswith(p) for name in state)), None)
+
+
+def _encoder_part(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """What shares the prefix of the one `cls_token`, without that prefix."""
+    pattern = re.compile(r"(?:^|\.)((?:embeddings\.)?cls_token)$")
+    found = [(name, match[1]) for name in state if (match := pattern.search(name))]
+    if len(found) != 1:
+        entries = listed(list(state)) or "no tensor"
+        raise ValueError(f"{path} has {len(found)} `cls_token`s, expected one encoder; it has: {entries}")
+    prefix = found[0][0].removesuffix(found[0][1])
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _naming(state: Mapping[str, Tensor]) -> Callable[[str], str]:
+    """From an encoder's names to those of a state dict: Hugging Face's, DINOv2's, or timm's and ours."""
+    if "embeddings.cls_token" in state:
+        return partial(hf_dinov2_name, swiglu=any(".mlp.weights_in." in name for name in state))
+    return partial(dinov2_name, swiglu=any(".mlp.w12." in name for name in state))
+
+
+def _check_size(
+    state: Mapping[str, Tensor], name_of: Callable[[str], str], encoder: Encoder, path: str | Path
+) -> None:
+    """Refuse, by name, the weights of another size and those with register tokens."""
+    if any(name.endswith(("register_tokens", "reg_token")) for name in state):
+        raise ValueError(f"{path} is a DINOv2 with registers; Depth Anything needs the one without")
+    width = state[name_of("cls_token")].shape[-1]
+    if width != encoder.spec.embed_dim:
+        names = [name for name, spec in ENCODERS.items() if spec.embed_dim == width]
+        seems = f"seems to be {names[0]}" if names else "is no known size"
+        raise ValueError(
+            f"{path} is {width} wide and {seems}; {encoder.name} is {encoder.spec.embed_dim} wide: "
+            f"set the encoder to the file's size or pass another file"
+        )
+    if name_of("pos_embed") not in state:
+        raise ValueError(f"{path} has no `{name_of('pos_embed')}`; expected DINOv2 weights")
+
+
+def _grid(pos_embed: Tensor) -> int:
+    """Side g of the square patch grid of a position embedding [1 1+g*g c]."""
+    return math.isqrt(pos_embed.shape[1] - 1)
+
+
+def _download(name: str) -> Path:
+    """Local path of the official DINOv2 weights from timm's hub repository, downloaded at the first call."""
+    spec = encoder_spec(name)
+    if name not in OFFICIAL_FILES:
+        raise ValueError(f"{name} has no published weights; pass a local file with model.weights=PATH")
+    config = timm.get_pretrained_cfg(spec.timm_name)
+    assert config is not None
+    assert config.hf_hub_id is not None
+    way_out = f"offline, pass a local file: model.weights=/path/to/{OFFICIAL_FILES[name]}"
+    return hub_file(config.hf_hub_id, "model.safetensors", f"the weights of {name}", way_out)

@@ -1,0 +1,205 @@
+"""Checkpoints of a run whose state is split among processes (FSDP2), through torch.distributed.checkpoint.
+
+    step_NNNNNNNN.dcp/__R_0.distcp, .metadata    tensors as process R had them, and where each piece lies
+    step_NNNNNNNN.dcp/process_R.json             last of all: size and CRC-32 of what process R wrote, and the
+                                                 plain values of the state; whole once every process has one
+
+Any number of processes can load one, a single one too.
+"""
+
+import json
+import pickle
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+from depthany.system.files import why, write_atomically
+from depthany.training.checkpoints.state import SHARDED_SUFFIX, Parts
+
+_METADATA = ".metadata"
+
+
+def tensors_of(payload: Mapping[str, Any]) -> dict[str, Tensor]:
+    """All tensors of a payload by names such as model/encoder.cls_token and optimizer/3/exp_avg."""
+    found = {
+        f"{part}/{name}": tensor for part in ("model", "stage") for name, tensor in payload[part].items()
+    }
+    for index, state in payload["optimizer"]["state"].items():
+        found |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
+    return found
+
+
+def local_tensors(payload: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The pieces of all tensors that this process has."""
+    return {
+        name: tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        for name, tensor in tensors_of(payload).items()
+    }
+
+
+def on_mesh(payload: Mapping[str, Any], local: Mapping[str, Tensor], mesh: DeviceMesh) -> dict[str, Tensor]:
+    """Copies in CPU memory of the pieces as what they are pieces of; `mesh` has the CPUs of all processes."""
+    return {
+        name: DTensor.from_local(
+            local[name], mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+        )
+        if isinstance(tensor, DTensor)
+        else local[name]
+        for name, tensor in tensors_of(payload).items()
+    }
+
+
+def write_sharded(
+    folder: Path, tensors: dict[str, Tensor], plain: Mapping[str, Any], group: dist.ProcessGroup
+) -> None:
+    """Write this process's part; all processes of the group come here, and all leave when all is durable.
+
+    Args:
+        tensors: on the CPU, split or whole. plain: JSON-able values, the same in all processes.
+
+    Raises:
+        ValueError: a process could not write its part; the same in all of them.
+    """
+    rank, fault = dist.get_rank(group), ""
+    try:
+        writer = dcp.FileSystemWriter(folder, overwrite=True)
+        dcp.save(tensors, storage_writer=writer, process_group=group)
+        own = [*folder.glob(f"__{rank}_*.distcp"), *([folder / _METADATA] if rank == 0 else [])]
+        files = {path.name: [path.stat().st_size, crc32(path)] for path in own}
+        note = json.dumps({"processes": dist.get_world_size(group), "files": files, "plain": dict(plain)})
+        write_atomically(folder / f"process_{rank}.json", lambda partial: partial.write_text(note))
+    except Exception as error:  # dcp's own wraps those of all processes
+        fault = _reason(error)
+    faults: list[str] = [""] * dist.get_world_size(group)
+    dist.all_gather_object(faults, fault, group=group)
+    if any(faults):
+        raise ValueError(
+            f"cannot write {folder}: {next(filter(None, faults))}; what was written before is whole"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    failures = getattr(error, "failures", None)  # of a CheckpointException: by rank, with the traceback
+    if failures:
+        error = next(iter(failures.values()))[0]
+    return why(error) if isinstance(error, Exception) else str(error)
+
+
+def fault_of(folder: Path, rank: int = 0, size: int = 1) -> str:
+    """What is wrong with a checkpoint, "" if nothing is; of its files this process looks at its share."""
+    try:
+        notes = [json.loads((folder / "process_0.json").read_text())]
+        for other in range(1, notes[0]["processes"]):
+            notes.append(json.loads((folder / f"process_{other}.json").read_text()))
+        files = sorted((name, *about) for note in notes for name, about in note["files"].items())
+        for name, length, checksum in files[rank::size]:
+            if (folder / name).stat().st_size != length or crc32(folder / name) != checksum:
+                return f"{name}: its checksum is not that of its bytes"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it is not complete: {why(error)}"
+    return ""
+
+
+def load_sharded(folder: Path, parts: Parts) -> None:
+    """Take over a checkpoint that `fault_of` found whole, each process its pieces; all come here."""
+    begin_optimizer(parts.optimizer)
+    plain = json.loads((folder / "process_0.json").read_text())["plain"]
+    tensors = tensors_of(parts.payload())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # so it is, in one process
+        dcp.load(tensors, storage_reader=Reader(folder), no_dist=not dist.is_initialized())  # in place
+    parts.scaler.load_state_dict(plain["scaler"])
+    parts.state.__dict__.update(plain["state"])
+
+
+def begin_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Make the state that the optimizer's first step would make, without a step."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for group, rate in zip(optimizer.param_groups, rates):
+        group["lr"] = rate
+
+
+def plain_of(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a payload is no tensor and not given by the configuration."""
+    return {"scaler": payload["scaler"], "state": payload["state"]}
+
+
+def incomplete(folder: Path) -> Iterator[Path]:
+    """Checkpoints that a run which was killed has left half written."""
+    for path in folder.glob(f"step_*{SHARDED_SUFFIX}"):
+        try:
+            count = json.loads((path / "process_0.json").read_text())["processes"]
+        except (OSError, ValueError, KeyError):
+            yield path
+            continue
+        if not all((path / f"process_{rank}.json").exists() for rank in range(count)):
+            yield path
+
+
+def remove_incomplete(folder: Path) -> None:
+    """Delete them; no process may be at work."""
+    for path in list(incomplete(folder)):
+        shutil.rmtree(path)
+
+
+class Reader(dcp.FileSystemReader):
+    """Reads a folder without trust in it: DCP's own unpickles whatever `.metadata` holds."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Where each piece lies."""
+        with open(Path(self.path) / _METADATA, "rb") as file:
+            metadata = _PlacesOnly(file).load()
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _PlacesOnly(pickle.Unpickler):
+    """Classes of DCP's own metadata and nothing that runs code."""
+
+    _MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+    _NAMES = (
+        ("torch", "Size"),
+        ("torch.serialization", "_get_layout"),
+        ("torch.distributed.tensor._dtensor_spec", "TensorMeta"),
+        ("collections", "OrderedDict"),
+        ("pathlib", "PosixPath"),
+        ("pathlib", "WindowsPath"),
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name) if self._allows(module, name) else None
+        if found is None:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint's {_METADATA}")
+        return found
+
+    def _allows(self, module: str, name: str) -> bool:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        return module in self._MODULES or (module, name) in self._NAMES or is_dtype
+
+
+def crc32(path: Path) -> int:
+    """Of a file's bytes."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

@@ -1,0 +1,216 @@
+"""What a run tells: console progress, and the log files."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from depthany.data.dataset import Batch
+from depthany.display.pictures import comparison_row
+from depthany.display.progress import columns, minutes
+from depthany.system.distributed import ALONE, Processes
+from depthany.training.log_files import LogFiles
+from depthany.training.stages.stages import StageOutput, View
+
+PICTURES_PER_KIND = 4
+
+
+class Tracker:
+    """Writes scalars and pictures of one run, and shows its progress.
+
+    Args:
+        run_dir: where TensorBoard's events and metrics.jsonl go.
+        start_step: step of the checkpoint that the run goes on from; what was written beyond it is dropped,
+            since it will be written again.
+        total_steps: length of the run.
+        settings: the resolved configuration as YAML, shown in TensorBoard as text.
+        goes_on: whether the run goes on where these cannot be written, as on a full disk; see `LogFiles`.
+    """
+
+    def __init__(
+        self, run_dir: Path, start_step: int, total_steps: int, settings: str, goes_on: bool = False
+    ) -> None:
+        self.total_steps = total_steps
+        self.console = Console()
+        self._files = LogFiles(run_dir, start_step, settings, goes_on, self.say)
+        self._progress = Progress(
+            *columns("loss {task.fields[loss]:.4f} · {task.fields[rate]:.1f} images/s"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task(
+            "step", total=total_steps, completed=start_step, loss=float("nan"), rate=0.0
+        )
+        self._started, self._start_step = time.monotonic(), start_step
+        self._progress.start()
+
+    def progress(self, step: int, loss: float, images_per_second: float) -> None:
+        """Move the bar; where there is no terminal, print a line instead."""
+        self._progress.update(self._task, completed=step, loss=loss, rate=images_per_second)
+        if not self.console.is_terminal:
+            seconds_a_step = (time.monotonic() - self._started) / max(1, step - self._start_step)
+            eta = minutes(seconds_a_step * (self.total_steps - step))
+            print(
+                f"step {step}/{self.total_steps}  loss {loss:.4f}  {images_per_second:.1f} images/s  "
+                f"ETA {eta}",
+                flush=True,
+            )
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """The same numbers to TensorBoard and metrics.jsonl."""
+        self._files.scalars(step, values)
+
+    def pictures(self, step: int, views: Mapping[str, View]) -> None:
+        """Rows of image, view, target, prediction and error for each kind of image."""
+        for kind, view in views.items():
+            if len(view.clean):
+                perturbed = view.seen is not view.clean
+                columns = "image | perturbed view | pseudo-label" if perturbed else "image | target"
+                title = f"{kind}: {columns} | prediction | error"
+                self._files.picture(title, _sheet(view, perturbed), step)
+
+    def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+        """Scores of each model on each set, a row for each pair: rows[model][set][metric]."""
+        table = Table("set", "model", title=title)
+        for metric in ("AbsRel", "delta1"):
+            table.add_column(metric, justify="right")
+        for name in next(iter(rows.values())):
+            for model, scores in rows.items():
+                cells = [f"{scores[name][key]:.4f}" for key in ("abs_rel", "delta1")]
+                table.add_row(name if model == next(iter(rows)) else "", model, *cells)
+            table.add_section()
+        self.console.print(table)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._progress.stop()
+        self._files.close()
+
+
+class Silent:
+    """The log of a process that writes none: every method of `Tracker`, without effect."""
+
+    def progress(self, step: int, loss: float, images_per_second: float) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def pictures(self, step: int, views: Mapping[str, View]) -> None:
+        """Nothing."""
+
+    def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Meter:
+    """Means of what happened since the last line in the log; not saved, so it restarts on resume.
+
+    A mean is over the micro-batches that have the scalar: one without labeled images has no loss/labeled. It
+    is the same in all processes, and images are counted over all; the time is that of this one.
+    """
+
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self._processes = processes
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new interval."""
+        self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
+        self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, float] = {}
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; the time that it took counts as waiting for data."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - asked
+        return batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside does not count as training."""
+        began = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - began
+
+    def add(self, output: StageOutput, images: int, micro_batches: int) -> None:
+        """Add the scalars of a micro-batch; they stay on their device."""
+        self.images += images
+        total = {"loss/total": output.loss} if images else {}
+        for name, value in {**total, **output.parts}.items():
+            self.weights[name] = self.weights.get(name, 0.0) + 1 / micro_batches
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach() / micro_batches
+
+    def means(self) -> dict[str, float]:
+        """Mean of each scalar and the speed since the last restart."""
+        seconds = time.perf_counter() - self.started
+        speed = {
+            "speed/images_per_second": self.images / seconds,
+            "speed/share_waiting_for_data": self.waited / seconds,
+        }
+        if not self.sums:
+            return speed
+        sums = self._processes.mean(torch.stack([value.float() for value in self.sums.values()])).tolist()
+        return {name: value / self.weights[name] for name, value in zip(self.sums, sums)} | speed
+
+
+def log_scalars(
+    tracker: Tracker | Silent,
+    step: int,
+    meter: Meter,
+    optimizer: torch.optim.Optimizer,
+    gradient_norm: Tensor,
+    device: torch.device,
+) -> None:
+    """Write the scalars since the last line, show progress, and warn where the output ReLU is dying."""
+    means = meter.means()
+    rates = {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
+    memory = {"gradient_norm": float(gradient_norm), "memory_gb": peak_memory_gb(device)}
+    tracker.scalars(step, {**means, **rates, **memory})
+    tracker.progress(step, means.get("loss/total", math.nan), means["speed/images_per_second"])
+    if means.get("zero_outputs", 0.0) > 0.9:
+        tracker.say(
+            f"warning: dead output ReLU: {means['zero_outputs']:.0%} of the predicted pixels are exactly 0 "
+            f"at step {step} "
+            "and pass no gradient; lower optimizer.lr or add optimizer.warmup_steps"
+        )
+    meter.restart()
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Largest memory so far in GB: of the GPU where there is one, else resident memory of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _sheet(view: View, perturbed: bool) -> np.ndarray:
+    rows = []
+    for i in range(min(PICTURES_PER_KIND, len(view.clean))):
+        images = [view.clean[i], view.seen[i]] if perturbed else [view.clean[i]]
+        target, prediction = (values[i].float().cpu().numpy() for values in (view.target, view.prediction))
+        hwc = [image.permute(1, 2, 0).cpu().numpy() for image in images]
+        rows.append(comparison_row(hwc, target, prediction, view.mask[i].cpu().numpy()))
+    return np.concatenate(rows)

@@ -1,0 +1,288 @@
+"""The configuration: every choice composes, every mistake ends in one line before anything is written."""
+
+import re
+import signal
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from depthany.config import entry as config
+from depthany.config import schema
+from depthany.config.entry import config_dir, run_entry
+from depthany.system.files import whole_file
+from depthany.training import checks as training_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def compose(*overrides: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+def with_paths(tmp_path: Path, *overrides: str) -> DictConfig:
+    """A composed configuration whose files exist and whose required values are given."""
+    (tmp_path / "file").touch()
+    cfg = compose(*overrides)
+    if cfg.model.weights is not None:
+        cfg.model.weights = str(tmp_path / "file")
+    if cfg.stage.name == "student":
+        cfg.stage.teacher = str(tmp_path / "file")
+    for kind in ("labeled", "unlabeled"):
+        for entry in cfg.data[kind].values():
+            entry.root = str(tmp_path)
+    return cfg
+
+
+def test_the_configs_of_the_checkout_are_the_ones_in_use() -> None:
+    assert config_dir() == CONFIGS
+
+
+def fits(experiment: str, stage: str) -> bool:
+    """A recipe is for the stage that its name ends in, or for both."""
+    return experiment.endswith(stage) or not experiment.endswith(tuple(choices("stage")))
+
+
+@pytest.mark.parametrize("stage", choices("stage"))
+def test_every_choice_of_every_group_composes_and_is_valid(stage: str, tmp_path: Path) -> None:
+    combinations = [
+        *((f"model={model}", f"data={data}") for model in choices("model") for data in choices("data")),
+        *((f"perturb={perturb}", "experiment=none") for perturb in choices("perturb")),
+        *((f"experiment={experiment}",) for experiment in choices("experiment") if fits(experiment, stage)),
+    ]
+    for overrides in combinations:
+        assert training_settings.check(with_paths(tmp_path, f"stage={stage}", *overrides)).stage.name == stage
+
+
+def test_the_experiment_none_leaves_the_papers_recipe_as_it_is() -> None:
+    cfg, written = compose("stage=teacher", "experiment=none"), OmegaConf.load(CONFIGS / "train.yaml")
+    for key in ("crop_size", "batch_size", "epochs", "passes"):
+        assert cfg[key] == written[key]
+    assert cfg.optimizer == written.optimizer
+    assert "experiment" not in cfg
+
+
+def test_the_papers_numbers_are_the_defaults() -> None:
+    cfg = compose("stage=student", "experiment=none")
+    assert (cfg.optimizer.lr, cfg.optimizer.decoder_lr_factor, cfg.optimizer.decay_power) == (5e-6, 10, 1.0)
+    assert (cfg.epochs, cfg.passes, cfg.crop_size) == (20, 1, 518)
+    assert list(cfg.stage.ratio) == [1, 2]
+    assert cfg.stage.feature_alignment.alpha == 0.15
+    assert cfg.perturb.cutmix_p == 0.5
+    assert sum(cfg.stage.weights.values()) == pytest.approx(1)
+
+
+def test_a_stage_chooses_its_perturbations() -> None:
+    off = ("jitter_p", "grayscale_p", "blur_p", "cutmix_p")
+    assert not any(compose("stage=teacher").perturb[key] for key in off)
+    assert all(compose("stage=student").perturb[key] for key in off)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_every_setting_is_explained_by_a_comment(path: Path) -> None:
+    if path.parent.name == "experiment":
+        assert path.read_text().count("#") >= 2, "an experiment file says at its head what it is"
+        return
+    comment_above = False
+    for line in path.read_text().split("\nhydra:")[0].splitlines():
+        if found := re.match(r"(\w+):", line):
+            is_group = not line.split("#")[0].partition(":")[2].strip()
+            allowed = is_group or found[1].startswith("_") or found[1] in ("defaults", "name")
+            assert "#" in line or comment_above or allowed, f"{path.name}: {found[1]} has no comment"
+        comment_above = line.startswith("#") or (comment_above and bool(line.strip()))
+
+
+def _leaves(settings: type) -> set[str]:
+    """Names of the settings of a schema, those of nested schemas included."""
+    names = set()
+    for each in fields(settings):
+        nested = each.default_factory if is_dataclass(each.default_factory) else None
+        names |= _leaves(nested) if nested else {each.name}
+    return names
+
+
+def test_every_setting_of_the_schema_is_read_somewhere() -> None:
+    code = "".join(
+        (ROOT / "src/depthany" / name).read_text() for name in ("settings.py", "wiring.py", "train.py")
+    )
+    code += "".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))  # such as ${data.index_dir}
+    whole_groups = {  # passed on as keyword arguments, whose names Python checks
+        *_leaves(schema.LossSettings),
+        *_leaves(schema.PerturbSettings),
+        *_leaves(schema.TermWeights),
+    }
+    for name in (_leaves(schema.TrainSettings) | _leaves(schema.StudentSettings)) - whole_groups:
+        assert re.search(rf"(cfg|alignment|optimizer|stage|data|model_cfg)\.{name}\b", code), (
+            f"{name} is never read"
+        )
+
+
+TEACHER_MISTAKES = {
+    "stepz=3": "unknown setting 'stepz'; did you mean steps?",
+    "optimizer.lrr=1": "did you mean optimizer.lr?",
+    "data.labeled.mine.depth_scal=3": "did you mean data.labeled.mine.depth_scale?",
+    "+foo=1": "Key 'foo' not in",
+    "model=vitx": "unknown model 'vitx'; choose from vitb, vitg, vitl, vits, vitt",
+    "stage=pupil": "unknown stage 'pupil'; choose from student, teacher",
+    "experiment=v9": "unknown experiment 'v9'; choose from none, sample",
+    "optimizer.lr=fast": "optimizer.lr: Value 'fast'",
+    "steps=1.5": "steps: Value '1.5'",
+    "steps=0": "the run has no step",
+    "seed=-1": "seed=-1: expected 0 or more",
+    "threads=0": "threads=0: expected 1 or more",
+    "workers=-1": "workers=-1: expected 0 or more",
+    "batch_size=0": "batch_size=0: expected 1 or more",
+    "optimizer.warmup_steps=-1": "optimizer.warmup_steps=-1: expected 0 or more",
+    "optimizer.betas=[0.9]": "expected two numbers",
+    "optimizer.clip_norm=-1": "optimizer.clip_norm=-1.0: expected 0 or more",
+    "log_every=-1": "log_every=-1: expected 0 or more",
+    "experiment=v1_vits_student": "stage.teacher: of the student alone",
+    "crop_size=30": "crop_size=30 is not a multiple of 14: try 28",
+    "accumulate=4": "make it a multiple of 4",
+    "loss.normalisation=l2": "choose from median_mad, least_squares",
+    "loss.reduction=sum": "choose from batch, image",
+    "precision=fp8": "choose from auto, bf16, fp16, fp32",
+    "precision=fp16": "precision=fp16 needs a CUDA device",
+    "device=abacus": "device=abacus cannot be used",
+    "model.encoder=vitx": "unknown encoder 'vitx'; choose from vitt, vits",
+    "model.taps=v9": "unknown taps 'v9'",
+    "data.unreadable=ignore": "choose from error, skip",
+    "data.max_unreadable_share=-1": "data.max_unreadable_share=-1.0: expected 0 or more",
+    "data.min_side=0": "data.min_side=0: expected 1 or more",
+    "data.order=random": "unknown data.order 'random'; choose from shuffle, shards",
+    "data.window=0": "data.window=0: expected 1 or more",
+    "data.labeled.mine.root=/no/such": "data.labeled.mine: /no/such: no such folder",
+    "data.labeled.mine.root=???": "these settings need a value: data.labeled.mine.root=...",
+    "data.val.mine.root=/no/such": "data.val.mine: /no/such: no such folder",
+    "data.labeled.mine.max_depth=0": "expected 0 < min_depth < max_depth",
+}
+STUDENT_MISTAKES = {
+    "stage.teacher=/no/such": "no teacher at stage.teacher=/no/such: train one first",
+    "stage.ratio=[1]": "expected two shares",
+    "stage.ratio=[0,0]": "expected two shares",
+    "batch_size=4": "cannot be split into accumulate=1 micro-batches of 1:2 images: make it a multiple of 3",
+    "stage.feature_alignment.mean_over=some": "choose from kept, all",
+    "stage.feature_alignment.frozen_input=dirty": "choose from perturbed, clean",
+    "data.unlabeled.mine.root=???": "these settings need a value: data.unlabeled.mine.root=...",
+    "stage.feature_alignment.weights=w.pth": "name its size in stage.feature_alignment.encoder",
+    "perturb.hue=0.7": "hue is 0.7; expected 0 to 0.5",
+    "stage.name=pupil": "unknown stage.name 'pupil'; choose from teacher, student",
+}
+
+
+def _assert_one_line(ended, run_dir: Path, expected: str) -> None:
+    assert ended.code == 2
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1
+    assert expected in ended.err
+    assert not run_dir.exists(), "nothing is written before the mistake is found"
+
+
+@pytest.mark.parametrize("mistake, expected", TEACHER_MISTAKES.items(), ids=TEACHER_MISTAKES)
+def test_a_mistake_ends_in_one_line_and_leaves_nothing_behind(
+    start, tiny_world, tmp_path: Path, mistake: str, expected: str
+) -> None:
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", mistake))
+    _assert_one_line(ended, tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize("mistake, expected", STUDENT_MISTAKES.items(), ids=STUDENT_MISTAKES)
+def test_a_mistake_in_a_students_settings_too(
+    start, tiny_world, teacher_run: Path, tmp_path: Path, mistake: str, expected: str
+) -> None:
+    ended = start(tiny_world.settings("student", tmp_path / "run", f"stage.teacher={teacher_run}", mistake))
+    _assert_one_line(ended, tmp_path / "run", expected)
+
+
+def test_no_stage_at_all_is_answered_with_the_stages(start, tmp_path: Path) -> None:
+    _assert_one_line(
+        start([f"run_dir={tmp_path / 'run'}"]), tmp_path / "run", "choose a stage: stage=student|teacher"
+    )
+
+
+def test_missing_encoder_weights_are_told_with_the_ways_out(start, tiny_world, tmp_path: Path) -> None:
+    settings = tiny_world.settings(
+        "teacher", tmp_path / "run", "model.pretrained=true", "model.weights=/no/such.pth"
+    )
+    _assert_one_line(start(settings), tmp_path / "run", "model.pretrained=false")
+
+
+def test_offline_without_encoder_weights_ends_in_one_line(
+    start, tiny_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    settings = tiny_world.settings("teacher", tmp_path / "run", "model.pretrained=true", "model.encoder=vits")
+    _assert_one_line(start(settings), tmp_path / "run", "model.weights=/path/to/dinov2_vits14_pretrain.pth")
+
+
+def test_a_mistake_from_the_command_line_has_no_traceback(start_elsewhere, tmp_path: Path) -> None:
+    ended = start_elsewhere(["stage=teacher", "stepz=3"], cwd=tmp_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "error: unknown setting 'stepz'; did you mean steps?\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_shows_the_groups_the_settings_and_the_commands(start_elsewhere, tmp_path: Path) -> None:
+    ended = start_elsewhere(["--help"], cwd=tmp_path)
+    assert ended.code == 0
+    for part in (
+        "stage: student, teacher",
+        "model: vitb, vitg, vitl, vits, vitt",
+        "stage=student",
+        "crop_size: ",
+    ):
+        assert part in ended.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a.jpg",
+        "föö bär (1).jpg",
+        "[ab]*.jpg",
+        "a,b.jpg",
+        "C:\\x\\",
+        "it's.jpg",
+        "it\\'s",
+        "a{1}=b",
+        "фото/日本",
+    ],
+)
+def test_a_path_is_taken_as_it_stands(value: str) -> None:
+    word = config._quoted(f"images={value}", ("images",))
+    assert OverridesParser.create().parse_override(word).value() == value
+
+
+@pytest.mark.parametrize(
+    "word", ["images=[a.jpg,b.jpg]", "images='a b.jpg'", "images=null", "steps=3", "--help"]
+)
+def test_lists_quoted_words_and_other_settings_are_left_to_hydra(word: str) -> None:
+    assert config._quoted(word, ("images",)) == word
+
+
+def test_sigterm_unwinds_an_entry_and_leaves_no_half_file(tmp_path: Path, monkeypatch, capsys) -> None:
+    def job(_cfg: DictConfig) -> int:
+        with whole_file(tmp_path / "result") as partial:
+            partial.write_text("half")
+            signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("sys.argv", ["predict", "checkpoint=x", "images=y"])
+    assert run_entry("predict", job) == 143
+    assert capsys.readouterr().err == "terminated; what was saved before is whole\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before

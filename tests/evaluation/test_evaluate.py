@@ -1,0 +1,330 @@
+"""The entry: what it writes, which protocols run, and the one line that bad input ends in."""
+
+import base64
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from depthany.config.entry import run_entry
+from depthany.data.labeled import FolderDepth
+from depthany.evaluate import ALIASES, LITERAL, labels_of, run
+from depthany.evaluation import run as loop
+from depthany.evaluation.protocol_files import protocol_names
+from depthany.models.files.loading import load_model
+from depthany.models.model import DepthModel, save_model
+from depthany.training.validation import evaluate
+
+pytestmark = pytest.mark.usefixtures("micro")
+QUICK = ["device=cpu", "threads=1", "workers=1"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, with_micro) -> Path:
+    """Folder of two random models, `a` and `b`, and a metric one, `metric`."""
+    folder = tmp_path_factory.mktemp("models")
+    with with_micro():
+        for seed, (name, max_depth) in enumerate({"a": None, "b": None, "metric": 10.0}.items()):
+            torch.manual_seed(seed)
+            save_model(DepthModel("micro", max_depth=max_depth, input_size=28), folder / name)
+    return folder
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Path:
+    """Six pairs of image and depth in mm; depth follows the image's red."""
+    root = tmp_path / "garden"
+    for i in range(6):
+        draw = np.random.default_rng(i)
+        image = draw.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        write(root / "images" / f"{i}.png", image)
+        write(root / "depth" / f"{i}.png", (1000 + 20 * image[:, :, 0].astype(np.uint16)).astype(np.uint16))
+    return root
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable]:
+    """`python -m depthany.evaluate` in this process, with results in tmp_path/out: code, stdout, stderr."""
+
+    def evaluate(*words: object) -> tuple[int, str, str]:
+        arguments = [f"out={tmp_path / 'out'}", *QUICK, *map(str, words)]
+        monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+        code = run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return evaluate
+
+
+def results(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "out" / "results.json").read_text())
+
+
+def test_two_checkpoints_give_a_table_results_csv_and_a_page_that_needs_no_network(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    code, out, err = start(
+        f"checkpoint={runs}/a,{runs}/b", "protocol=folder", f"roots.mine={garden}", "pictures=1"
+    )
+    assert code == 0, err
+    found = results(tmp_path)
+    assert found["complete"] is True
+    assert found["checkpoints"]["a"]["weights_sha256"] != found["checkpoints"]["b"]["weights_sha256"]
+    folder = found["protocols"]["folder"]
+    assert folder["settings"]["align"] == "least_squares"
+    assert folder["settings"]["sources"]
+    with open(tmp_path / "out" / "per_image.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    for label in "ab":
+        mean = np.mean([float(row["abs_rel"]) for row in rows if row["checkpoint"] == label])
+        assert folder["scores"][label]["mean"]["abs_rel"] == pytest.approx(mean, rel=1e-12)
+        assert f"{mean:.4f}" in out
+    gap = folder["scores"]["b"]["mean"]["abs_rel"] - folder["scores"]["a"]["mean"]["abs_rel"]
+    assert folder["differences"]["b - a"]["values"]["abs_rel"] == pytest.approx(gap)
+    low, high = folder["differences"]["b - a"]["intervals"]["abs_rel"]
+    assert low <= gap <= high
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)
+    assert len(re.findall(r"<img ", page)) == 3 * (
+        2 + 2 * 2
+    )  # best, median, worst: input, truth, 2 x two maps
+    first = re.search(r"data:image/jpeg;base64,([^\"]+)", page)
+    assert first is not None
+    assert base64.b64decode(first[1]).startswith(b"\xff\xd8")
+
+
+def test_the_entry_and_the_validation_of_training_give_the_same_numbers(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    code, _, err = start(f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0")
+    assert code == 0, err
+    sets = {"garden": FolderDepth(str(garden))}
+    expected = evaluate(load_model(runs / "a"), sets, 28, torch.device("cpu"))["garden"]
+    found = results(tmp_path)["protocols"]["folder"]["scores"]["a"]
+    assert found["images"] == expected["images"]
+    for name in ("abs_rel", "delta1"):  # the entry folds layers together, which rounds in another way
+        assert found["mean"][name] == pytest.approx(expected[name], rel=1e-4)
+
+
+def test_four_lines_of_yaml_are_a_protocol_of_an_own_folder(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    own = tmp_path / "garden.yaml"
+    own.write_text(f"dataset:\n  root: {garden}\n  depth_scale: 500\nmax_depth: 9\n")
+    code, _, err = start(f"checkpoint={runs}/a", f"protocol={own}", "pictures=0")
+    assert code == 0, err
+    found = results(tmp_path)["protocols"]["garden"]
+    assert found["dataset"]["depth_scale"] == 500
+    assert found["settings"]["max_depth"] == 9
+    assert found["scores"]["a"]["images"] == 6
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_an_exact_prediction_in_files_scores_zero_and_what_is_missing_is_named(
+    garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    for i in range(5):
+        depth_m = np.asarray(Image.open(garden / "depth" / f"{i}.png")) / 1000
+        (tmp_path / "exact").mkdir(exist_ok=True)
+        np.save(tmp_path / "exact" / f"{i}.npy", 0.5 / depth_m + 3)
+    words = [f"checkpoint={tmp_path / 'exact'}", "protocol=folder", f"roots.mine={garden}"]
+    code, out, err = start(*words, "quantity=disparity")
+    assert code == 0, err
+    scores = results(tmp_path)["protocols"]["folder"]["scores"]["exact"]
+    assert scores["mean"]["abs_rel"] == pytest.approx(0, abs=1e-5)
+    assert scores["partial"] is True
+    assert scores["without_prediction"] == ["5"]
+    assert "1 without prediction, left out: 5" in out
+    code, _, err = start(*words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "say what they are, quantity=disparity" in err
+
+
+def test_a_limit_is_marked_as_partial_and_a_change_as_changed(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    words = [f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0"]
+    code, out, err = start(*words, "limit=2", "override.align=median")
+    assert code == 0, err
+    assert "2 of 6" in out
+    assert "folder (changed)" in out
+    found = results(tmp_path)["protocols"]["folder"]
+    assert found["scores"]["a"]["partial"] is True
+    assert found["changed_by_the_user"] == {"align": "median"}
+
+
+def test_all_runs_what_is_there_and_lists_what_is_missing_and_why(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no data/sample
+    code, out, err = start(f"checkpoint={runs}/a", "protocol=all", f"roots.mine={garden}", "pictures=0")
+    assert code == 0, err
+    assert list(results(tmp_path)["protocols"]) == ["folder"]
+    assert "sample_test_rooms: not run, data/sample/unlabeled/test: no such folder" in out
+    assert set(results(tmp_path)["not_run"]) == set(protocol_names()) - {"folder"}
+
+
+def test_the_protocols_of_the_sample_find_their_fifty_images(
+    runs: Path, start: Callable, tmp_path: Path
+) -> None:
+    code, _, err = start(f"checkpoint={runs}/a", "protocol=sample_*", "pictures=0", "limit=1")
+    assert code == 0, err
+    found = results(tmp_path)["protocols"]
+    assert len(found) == 6
+    assert all(each["images_in_set"] == 50 for each in found.values())
+
+
+def test_a_metric_model_is_scored_in_metres_where_nothing_is_aligned_and_a_relative_one_refused(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    words = ["protocol=folder", f"roots.mine={garden}", "override.align=none", "pictures=0"]
+    code, _, err = start(f"checkpoint={runs}/metric", *words)
+    assert code == 0, err
+    code, _, err = start(f"checkpoint={runs}/a", *words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a predicts disparity of unknown scale" in err
+
+
+def break_root(garden: Path) -> list[str]:
+    return [f"roots.mine={garden}/nowhere"]
+
+
+def break_half(garden: Path) -> list[str]:
+    (garden / "depth" / "3.png").unlink()
+    return []
+
+
+def break_zero(garden: Path) -> list[str]:
+    write(garden / "depth" / "2.png", np.zeros((30, 40), np.uint16))
+    return []
+
+
+def break_nan(garden: Path) -> list[str]:
+    (garden / "depth" / "2.png").unlink()
+    np.save(garden / "depth" / "2.npy", np.where(np.eye(30, 40) > 0, np.nan, -1.0))
+    return []
+
+
+def break_size(garden: Path) -> list[str]:
+    write(garden / "depth" / "2.png", np.full((20, 20), 2000, np.uint16))
+    return []
+
+
+def break_image(garden: Path) -> list[str]:
+    (garden / "images" / "2.png").write_bytes(b"\x89PNG half")
+    return []
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (break_root, "garden/nowhere: no such folder"),
+        (break_half, r"1 file\(s\) without partner \(5 pairs are whole\), the first: images/3"),
+        (break_zero, r"depth/2\.png: no valid pixel"),
+        (break_nan, r"depth/2\.npy: no valid pixel"),
+        (break_size, r"depth/2\.png: depth is 20x20, its image .*2\.png is 40x30"),
+        (break_image, r"images/2\.png: not an image.*skip_unreadable=true"),
+        (lambda _: ["override.count=7"], r"folder is of 7 images, and .*garden gives 6: .*override\.count=6"),
+        (
+            lambda _: ["protocol=nyu"],
+            "unknown protocol 'nyu'; choose from all, .*folder, .*sample_test_rooms",
+        ),
+        (lambda _: ["protocol=mine.yaml"], r"protocol=mine\.yaml: no such file"),
+        (lambda _: ["roots.mine=null"], r"protocol folder: its data is not there: pass roots\.mine="),
+        (lambda _: ["override.align=magic"], "unknown align 'magic'; choose from least_squares"),
+        (lambda _: ["override.crop=eigen_nyu"], "crop eigen_nyu is of 640x480 maps, this one is 40x30"),
+        (lambda _: ["checkpoint=nowhere"], "nowhere does not exist"),
+        (lambda _: ["quantity=disparity"], "no checkpoint is one"),
+        (lambda _: ["batch_size=0"], "batch_size=0: expected 1 or more"),
+        (lambda _: ["limit=0"], "limit=0: expected 1 or more"),
+        (lambda _: ["roots.mien=x", "x=1"], "unknown setting 'roots.mien'; did you mean roots.mine?"),
+    ],
+)
+def test_bad_input_ends_in_one_line_that_says_what_to_do(
+    runs: Path, garden: Path, start: Callable, damage: Callable, message: str
+) -> None:
+    words = [f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0"]
+    code, _, err = start(*words, *damage(garden))
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert re.search(message, err), err
+
+
+def test_an_own_protocol_with_a_misspelt_setting_is_refused_by_its_name(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text(f"dataset: {{root: {garden}}}\nalignment: median\n")
+    code, _, err = start(f"checkpoint={runs}/a", f"protocol={own}")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "alignment" in err
+    assert "mine.yaml" in err
+
+
+def test_unreadable_images_are_skipped_and_counted_on_demand(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path
+) -> None:
+    break_image(garden)
+    break_zero(garden)
+    (garden / "images" / "4.png").write_bytes(b"")
+    words = ["protocol=folder", f"roots.mine={garden}", "skip_unreadable=true", "pictures=1"]
+    code, out, err = start(f"checkpoint={runs}/a", *words)
+    assert code == 0, err
+    scores = results(tmp_path)["protocols"]["folder"]["scores"]["a"]
+    assert scores["images"] == 4
+    assert len(scores["unreadable"]) == 2
+    assert "2 unreadable, left out" in out
+
+
+def test_ctrl_c_leaves_the_protocols_that_were_done(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "second.yaml"
+    own.write_text(f"dataset: {{root: {garden}}}\n")
+    calls, predict = [], loop.predict
+
+    def interrupted(predictor, batch, protocol):  # the signal arrives while the second protocol is scored
+        calls.append(protocol.name)
+        if protocol.name == "second":
+            raise KeyboardInterrupt
+        return predict(predictor, batch, protocol)
+
+    monkeypatch.setattr(loop, "predict", interrupted)
+    words = [f"checkpoint={runs}/a", f"protocol=folder,{own}", f"roots.mine={garden}", "pictures=0"]
+    code, out, _ = start(*words)
+    assert code == 130
+    assert "1 of 2 protocols are done" in out
+    found = results(tmp_path)
+    assert found["complete"] is False
+    assert list(found["protocols"]) == ["folder"]
+
+
+def test_checkpoints_are_called_by_as_much_of_their_paths_as_tells_them_apart() -> None:
+    assert labels_of(["outputs/teacher", "outputs/student"]) == ["teacher", "student"]
+    assert labels_of(["one/student", "two/student"]) == ["one/student", "two/student"]
+
+
+def test_help_shows_how_to_begin_and_every_setting(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
+    assert not ended.value.code
+    told = capsys.readouterr().out
+    assert "checkpoint=outputs/student protocol='sample_*'" in told
+    assert all(f"{name}:" in told for name in ("checkpoint", "protocols", "quantity", "limit", "align_per"))

@@ -1,0 +1,99 @@
+"""A tiny model on the disk, and a way to predict with it."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from depthany import predict as entry
+from depthany.models.model import DepthModel, save_model
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+Predict = Callable[..., Ended]
+
+
+def random_model(encoder: str, max_depth: float | None = None) -> DepthModel:
+    torch.manual_seed(0)
+    return DepthModel(encoder, max_depth=max_depth, input_size=28).eval()
+
+
+@pytest.fixture
+def model(micro: str) -> DepthModel:
+    """Disparity, with random weights."""
+    return random_model(micro)
+
+
+@pytest.fixture
+def metric_model(micro: str) -> DepthModel:
+    """Metres, up to 80, with random weights."""
+    return random_model(micro, 80.0)
+
+
+@pytest.fixture
+def checkpoint(model: DepthModel, tmp_path: Path) -> Path:
+    save_model(model, tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def metric_checkpoint(metric_model: DepthModel, tmp_path: Path) -> Path:
+    save_model(metric_model, tmp_path / "metric")
+    return tmp_path / "metric"
+
+
+@contextmanager
+def interrupted_at(batch: int) -> Iterator[list[int]]:
+    """SIGINT as the model has computed its `batch`-th batch (from 1); the list has an item for each."""
+    calls: list[int] = []
+
+    def interrupt(module: torch.nn.Module, *_: object) -> None:
+        if isinstance(module, DepthModel):
+            calls.append(1)
+            if len(calls) == batch:
+                signal.raise_signal(signal.SIGINT)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(interrupt)
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+@pytest.fixture
+def ctrl_c_at_batch() -> Callable[[int], AbstractContextManager[list[int]]]:
+    return interrupted_at
+
+
+@pytest.fixture
+def predict(
+    checkpoint: Path,
+    ctrl_c_works: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Predict:
+    """`python -m depthany.predict` in this process, with that model into tmp_path / "out"."""
+
+    def start(*words: str) -> Ended:
+        given = {word.partition("=")[0] for word in words}
+        own = [f"checkpoint={checkpoint}", f"out={tmp_path / 'out'}", "device=cpu", "threads=1"]
+        words = (*words, *(word for word in own if word.partition("=")[0] not in given))
+        monkeypatch.setattr(sys, "argv", ["predict", *words])
+        with pytest.raises(SystemExit) as end:
+            entry.main()
+        captured = capsys.readouterr()
+        return Ended(int(end.value.code or 0), captured.out, captured.err)
+
+    return start

@@ -1,0 +1,279 @@
+"""The page in the browser, in a real one where there is one."""
+
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from depthany import load_model
+from depthany.app import check, run, start
+from depthany.config.entry import run_entry
+from depthany.models.model import DepthModel, save_model
+
+pytest.importorskip("gradio", reason="needs the extra app")
+pytest.importorskip("trimesh", reason="needs the extra app")
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "app.yaml"
+
+
+def settings(checkpoint: Path, **changes):
+    cfg = OmegaConf.load(CONFIG)
+    del cfg["defaults"], cfg["hydra"]
+    return OmegaConf.merge(cfg, {"checkpoint": str(checkpoint), "precision": "fp32", "threads": 1, **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def micro_is_known(with_micro: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """The tiny encoder can be chosen in every test here."""
+    with with_micro():
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a `relative` and a `metric` model of the tiny encoder."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, max_depth in (("relative", None), ("metric", 20.0)):
+        torch.manual_seed(0)
+        save_model(DepthModel("micro", max_depth=max_depth, input_size=56), folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asked_hosts() -> Iterator[set[str]]:
+    """Names that this process looked up to connect to them."""
+    hosts: set[str] = set()
+    look_up = socket.getaddrinfo
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda host, *rest, **more: (hosts.add(str(host)), look_up(host, *rest, **more))[1],
+        )
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def address(checkpoints: Path, asked_hosts: set[str]) -> Iterator[str]:
+    page = start(check(settings(checkpoints / "relative", max_upload_mb=1, max_megapixels=1)))
+    yield page.local_url
+    page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next((found for name in names if (found := shutil.which(name))), None)
+    if executable is None:
+        pytest.skip(f"needs a browser: none of {', '.join(names)} is installed")
+    with playwright.sync_playwright() as manager:
+        browser = manager.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser, address: str) -> Iterator:
+    """The page, loaded; what it asked of other hosts is in `tab.foreign`."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 800})
+    tab.set_default_timeout(30_000)
+    tab.foreign = []
+    tab.on("request", lambda request: tab.foreign.append(request.url) if is_foreign(request.url) else None)
+    tab.goto(address)
+    tab.get_by_text("Colour map").wait_for()
+    yield tab
+    tab.close()
+
+
+def is_foreign(url: str) -> bool:
+    return not re.match(r"(https?://127\.0\.0\.1[:/]|data:|blob:|about:)", url)
+
+
+def write_photo(path: Path, seed: int = 1) -> None:
+    """70 x 56 pixels of colour."""
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (56, 70, 3), dtype=np.uint8)).save(path)
+
+
+def drop(tab, path: Path) -> None:
+    tab.locator("input[type=file]").first.set_input_files(str(path))
+
+
+def wait_for_result(tab) -> None:
+    tab.locator("button:has-text('16-bit PNG'):not([disabled])").wait_for()
+
+
+def test_a_dropped_photo_is_compared_with_its_depth_and_both_downloads_hold_every_pixel(
+    tab, tmp_path: Path
+) -> None:
+    write_photo(tmp_path / "a photo.png")
+    drop(tab, tmp_path / "a photo.png")
+    wait_for_result(tab)
+    assert tab.locator(".slider-wrap img, .image-container img, [data-testid='imageslider'] img").count() == 2
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="16-bit PNG").click()
+    assert download.value.suggested_filename == "a photo_16bit.png"
+    with Image.open(download.value.path()) as png:
+        assert png.size == (70, 56)
+        assert png.text["quantity"] == "disparity, of unknown scale and shift"
+        stored = np.asarray(png)
+    assert (stored.min(), stored.max()) == (0, 65535)
+
+    tab.get_by_text("Point cloud", exact=True).click()
+    tab.get_by_role("button", name="Make point cloud").click()
+    tab.locator("button:has-text('PLY'):not([disabled])").wait_for()
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="PLY").click()
+    header = Path(download.value.path()).read_bytes()[:400]
+    assert header.startswith(b"ply\nformat binary_little_endian")
+    assert f"element vertex {70 * 56}".encode() in header
+
+
+def test_neither_page_nor_server_asks_anything_of_other_machines(
+    tab, asked_hosts: set[str], tmp_path: Path
+) -> None:
+    write_photo(tmp_path / "photo.png")
+    drop(tab, tmp_path / "photo.png")
+    wait_for_result(tab)
+    assert not tab.foreign
+    assert asked_hosts <= {"127.0.0.1", "localhost", "None", "b'127.0.0.1'"}
+
+
+def test_the_depth_range_of_a_cloud_is_labelled_as_assumed_and_checked(tab, tmp_path: Path) -> None:
+    write_photo(tmp_path / "photo.png")
+    drop(tab, tmp_path / "photo.png")
+    wait_for_result(tab)
+    tab.get_by_text("Point cloud", exact=True).click()
+    tab.get_by_text("This model knows no metres").wait_for()
+    tab.get_by_label("Nearest (m), assumed").fill("30")
+    tab.get_by_role("button", name="Make point cloud").click()
+    tab.get_by_text("expected 0 < nearest < farthest").wait_for()
+
+
+@pytest.mark.parametrize(
+    "name, content, expected",
+    [
+        ("no photo.jpg", b"not a photo at all", "no photo that can be read"),
+        ("empty.png", b"", "no photo that can be read"),
+        ("vast.png", (2000, 1000), "more than 1 million pixels"),
+        ("cut.png", "cut", "cannot read the image"),
+        ("strip.png", (1, 9000), "pass a smaller input_size"),
+    ],
+)
+def test_a_photo_that_cannot_be_used_gives_a_message_and_the_next_one_works(
+    tab, tmp_path: Path, name: str, content: bytes | str | tuple[int, int], expected: str
+) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, tuple):
+        Image.new("RGB", content).save(path)
+    else:
+        write_photo(path)
+        path.write_bytes(path.read_bytes()[:-300])
+    drop(tab, path)
+    message = tab.locator("#message")
+    message.get_by_text(expected).wait_for()
+    assert name in message.inner_text()
+    assert "Traceback" not in tab.content()
+    write_photo(tmp_path / "good.png", seed=2)
+    tab.get_by_label("Clear").or_(tab.get_by_label("Remove this file")).first.click()
+    drop(tab, tmp_path / "good.png")
+    wait_for_result(tab)
+    message.get_by_text(expected).wait_for(state="hidden")
+
+
+def test_a_file_beyond_the_upload_limit_is_refused(tab, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(bytes(1_500_000))
+    drop(tab, tmp_path / "large.png")
+    refusal = tab.get_by_text("exceed the maximum allowed size").first
+    refusal.wait_for()
+    assert refusal.is_visible()
+    assert tab.get_by_role("button", name="16-bit PNG").is_disabled(), "nothing was predicted"
+
+
+def test_a_metric_models_cloud_assumes_the_field_of_view_alone(checkpoints: Path, tmp_path: Path) -> None:
+    from depthany.inference.page import Page
+
+    page = Page(load_model(checkpoints / "metric"), max_megapixels=1)
+    write_photo(tmp_path / "photo.png")
+    prediction, slider, *_ = page.predict(str(tmp_path / "photo.png"), 56, "gray")
+    assert [side.shape for side in slider] == [(56, 70, 3)] * 2
+    nearest = np.unravel_index(prediction.values.argmin(), prediction.values.shape)
+    assert tuple(slider[1][nearest]) == (255, 255, 255), (
+        "near is bright, though its number of metres is small"
+    )
+    download, message = page.cloud(prediction, None, None, 90)
+    points = trimesh().load(download.value["path"]).vertices
+    assert message == ""
+    assert np.allclose(points[:, 2], prediction.values.ravel(), rtol=1e-5)
+    left_edge = points[
+        0
+    ]  # at 90 degrees the left edge is as far to the left as it is away, less half a pixel
+    assert left_edge[0] / left_edge[2] == pytest.approx(-1 + 1 / 70, rel=1e-4)
+    assert "expected 1 to 170 degrees" in page.cloud(prediction, None, None, 180)[1]
+
+
+def test_a_large_photo_is_shown_and_made_a_cloud_in_fewer_points(checkpoints: Path, monkeypatch) -> None:
+    from depthany.inference import page as module
+
+    page = module.Page(load_model(checkpoints / "relative"), max_megapixels=10)
+    monkeypatch.setattr(module, "SHOWN_PIXELS", 100)
+    monkeypatch.setattr(module, "CLOUD_POINTS", 2_500)
+    image = np.zeros((120, 300, 3), np.uint8)
+    prediction = module.Prediction(
+        image, np.linspace(0, 1, 36_000, dtype=np.float32).reshape(120, 300), "large"
+    )
+    assert [side.shape for side in page.show(prediction, "gray") or ()] == [(40, 100, 3)] * 2
+    download, message = page.cloud(prediction, 2, 10, 60)
+    cloud = trimesh().load(download.value["path"]).vertices
+    assert len(cloud) == 20 * 50
+    assert "6th pixel" in message
+    assert (cloud[0, 2], cloud[:, 2].min() >= 2) == (pytest.approx(10), True)
+
+
+def trimesh():
+    return pytest.importorskip("trimesh")
+
+
+MISTAKES = {
+    "checkpoint=no/such": "no/such",
+    "checkpoint=???": "these settings need a value: checkpoint=...",
+    "port=70000": "port=70000: expected 1 to 65535",
+    "input_size=5": "input_size=5: expected 14 pixels or more",
+    "max_upload_mb=0": "max_upload_mb=0.0: expected more than 0",
+    "max_megapixel=5": "unknown setting 'max_megapixel'; did you mean max_megapixels?",
+    "precision=int8": "unknown precision 'int8'",
+}
+
+
+@pytest.mark.parametrize("mistake, expected", MISTAKES.items(), ids=MISTAKES)
+def test_a_mistake_ends_in_one_line(
+    checkpoints: Path, monkeypatch, capsys: pytest.CaptureFixture[str], mistake: str, expected: str
+) -> None:
+    arguments = [f"checkpoint={checkpoints / 'relative'}", "threads=1"]
+    arguments = [each for each in arguments if not mistake.startswith("checkpoint=") or "threads" in each]
+    monkeypatch.setattr("sys.argv", ["app", *arguments, mistake])
+    assert run_entry("app", run, literal=("checkpoint",)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert expected in error
+
+
+def test_a_taken_port_ends_in_one_line(checkpoints: Path, monkeypatch, capsys) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr("sys.argv", ["app", f"checkpoint={checkpoints / 'relative'}", f"port={port}"])
+        assert run_entry("app", run, literal=("checkpoint",)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and str(port) in error

@@ -1,0 +1,97 @@
+"""What `images` may name, and what the results are called."""
+
+from pathlib import Path
+
+import pytest
+
+from depthany.inference.sources import find_sources
+
+
+@pytest.fixture
+def trip(tmp_path: Path) -> Path:
+    for name in (
+        "b.JPG",
+        "day 1/a.png",
+        "day 1/deep/ü (1).webp",
+        "day 1/clip.mp4",
+        "notes.txt",
+        "x.raw",
+        "._b.jpg",
+    ):
+        path = tmp_path / "trip" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "trip"
+
+
+def names(images: object, out: Path = Path("/elsewhere")) -> list[str]:
+    return [source.name for source in find_sources(str(images), out)]
+
+
+def test_a_folder_gives_its_images_and_videos_by_their_place_in_it(trip: Path) -> None:
+    assert names(trip) == ["b", "day 1/a", "day 1/clip", "day 1/deep/ü (1)"]
+
+
+def test_a_pattern_names_from_its_last_folder_without_wildcard(trip: Path) -> None:
+    assert names(trip / "day 1" / "**" / "*") == ["a", "clip", "deep/ü (1)"]
+    assert names(trip / "*" / "*.png") == ["day 1/a"]
+
+
+def test_a_name_with_brackets_is_no_pattern_where_there_is_such_a_file(trip: Path) -> None:
+    (trip / "a[1].jpg").touch()
+    assert names(trip / "a[1].jpg") == ["a[1]"]
+
+
+def test_a_list_names_from_the_folder_that_all_of_it_lies_in(
+    trip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trip)
+    (trip / "list.txt").write_text("day 1/a.png\n\n  b.JPG  \nday 1/../b.JPG\nday 1/missing.jpg\n", "utf-8")
+    assert names("list.txt") == ["day 1/a", "b", "day 1/missing"]
+
+
+def test_a_file_is_taken_whatever_its_suffix(trip: Path) -> None:
+    assert names(trip / "x.raw") == ["x"]
+
+
+def test_two_that_differ_in_their_suffix_alone_keep_it(trip: Path) -> None:
+    for name in ("B.png", "day 1/a.jpg"):
+        (trip / name).touch()
+    assert names(trip) == ["B.png", "b.JPG", "day 1/a.jpg", "day 1/a.png", "day 1/clip", "day 1/deep/ü (1)"]
+
+
+def test_two_that_would_share_their_results_are_refused(trip: Path) -> None:
+    for name in ("b.png", "b.png.jpg"):
+        (trip / name).touch()
+    with pytest.raises(ValueError, match=r"b\.png\.jpg and .*b\.png would have the same results"):
+        names(trip)
+
+
+def test_results_of_an_earlier_run_are_no_input(trip: Path) -> None:
+    (trip / "out/day 1").mkdir(parents=True)
+    (trip / "out/day 1/a_color.png").touch()
+    assert names(trip, trip / "out") == names(trip / "**", trip / "out") == names(trip)[:4]
+    with pytest.raises(ValueError, match="is the folder of the images"):
+        names(trip, trip)
+
+
+def test_results_may_lie_above_the_images(trip: Path) -> None:
+    assert names(trip / "day 1", trip) == ["a", "clip", "deep/ü (1)"]
+
+
+@pytest.mark.parametrize(
+    "images, expected",
+    [
+        ("nothing.jpg", "no such file or folder"),
+        ("*.nothing", "no image or video there"),
+        ("empty", "no image or video there"),
+        ("empty.txt", "the list is empty"),
+        ("binary.txt", "expected UTF-8 text"),
+    ],
+)
+def test_nothing_to_predict_is_an_error(tmp_path: Path, images: str, expected: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(ValueError, match=expected):
+        names(tmp_path / images)

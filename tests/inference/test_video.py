@@ -1,0 +1,212 @@
+"""Videos in and out: times, scale, order, memory and damage."""
+
+import struct
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from media import pixels, read_video, write_video
+
+from depthany.display.progress import Bar
+from depthany.inference.outputs import Meaning
+from depthany.inference.predictor import Predictor
+from depthany.inference.video_in import look_at
+from depthany.inference.video_out import predict_video
+
+
+class BrightnessIsDisparity(torch.nn.Module):
+    """A network whose answer can be told by hand."""
+
+    max_depth, input_size = None, 28
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.mean(1)
+
+
+def ramps(count: int, height: int = 28, width: int = 42) -> list[np.ndarray]:
+    """Gray ramps, each brighter than the one before."""
+    ramp = np.linspace(0, 100, width)
+    return [
+        np.repeat(np.tile(ramp + 150 * i / (count - 1), (height, 1))[:, :, None], 3, 2).astype(np.uint8)
+        for i in range(count)
+    ]
+
+
+def depth_of(path: Path, out: Path, scale: str = "frame", batch_size: int = 4) -> list[np.ndarray]:
+    clip = look_at(path)
+    meaning = Meaning(None, colour_map="gray")
+    with Bar("frames", clip.frames) as bar:
+        predictor = Predictor(BrightnessIsDisparity(), 28)
+        predict_video(clip, {"color": out}, predictor, meaning, batch_size, scale, bar)
+    return read_video(out)[0]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mkv", ".avi"])
+@pytest.mark.parametrize("rate", [Fraction(12), Fraction(30000, 1001)])
+def test_frame_count_and_rate_are_kept(tmp_path: Path, suffix: str, rate: Fraction) -> None:
+    write_video(tmp_path / f"a{suffix}", ramps(10), rate)
+    depth_of(tmp_path / f"a{suffix}", tmp_path / "b.mp4")
+    frames, written_rate, _ = read_video(tmp_path / "b.mp4")
+    assert len(frames) == 10
+    assert float(written_rate) == pytest.approx(float(rate), rel=1e-4)
+
+
+def test_frames_at_uneven_times_keep_them(tmp_path: Path) -> None:
+    times = [Fraction(t, 100) for t in (0, 3, 20, 21, 50, 90)]
+    write_video(tmp_path / "a.mp4", ramps(6), Fraction(10), times)
+    depth_of(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert [float(t) for t in read_video(tmp_path / "b.mp4")[2]] == pytest.approx(
+        [float(t) for t in times], abs=1e-3
+    )
+
+
+def test_each_frame_has_a_scale_of_its_own_or_all_have_one(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", ramps(5), Fraction(5))
+    own = depth_of(tmp_path / "a.mp4", tmp_path / "own.mp4", "frame")
+    one = depth_of(tmp_path / "a.mp4", tmp_path / "one.mp4", "clip")
+    for frame in own:
+        assert frame.min() < 20 and frame.max() > 235
+    assert one[0].min() < 20 and one[0].max() < 130  # the ramp 0..100 within 0..250
+    assert one[-1].min() > 125 and one[-1].max() > 235
+    assert all(earlier.mean() < later.mean() for earlier, later in pairwise(one))
+
+
+def test_frames_stay_in_order_whatever_the_batch_size(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", ramps(7), Fraction(5))
+    for batch_size in (1, 3, 8):
+        frames = depth_of(tmp_path / "a.mp4", tmp_path / "b.mp4", "clip", batch_size)
+        brightness = [frame.mean() for frame in frames]
+        assert brightness == sorted(brightness)
+        assert len(frames) == 7
+
+
+def test_no_more_frames_are_in_memory_than_a_few_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "a.mp4", ramps(60), Fraction(5))
+    prepared, predicted, ahead = [], [], []
+    prepare, predict = Predictor.prepare, Predictor.predict
+
+    def counting_prepare(self: Predictor, image: np.ndarray) -> list[torch.Tensor]:
+        prepared.append(1)
+        return prepare(self, image)
+
+    def counting_predict(self: Predictor, batch: list) -> torch.Tensor:
+        ahead.append(len(prepared) - len(predicted))
+        predicted.extend(batch)
+        return predict(self, batch)
+
+    monkeypatch.setattr(Predictor, "prepare", counting_prepare)
+    monkeypatch.setattr(Predictor, "predict", counting_predict)
+    assert len(depth_of(tmp_path / "a.mp4", tmp_path / "b.mp4", batch_size=4)) == 60
+    assert max(ahead) <= 4 + 2 * 4 + 1
+
+
+def test_odd_sides_grow_by_one_pixel_and_no_more(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.avi", [frame[:27, :41] for frame in ramps(4)], Fraction(5))
+    assert depth_of(tmp_path / "a.avi", tmp_path / "b.mp4")[0].shape == (28, 42, 3)
+
+
+def test_a_video_held_upright_by_its_player_is_predicted_upright(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", ramps(4), Fraction(5))
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40  # of the track header: to be turned right by 90 degrees
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    (tmp_path / "a.mp4").write_bytes(data)
+    frame = depth_of(tmp_path / "a.mp4", tmp_path / "b.mp4")[0]
+    assert frame.shape == (42, 28, 3)
+    assert frame[0].mean() < 30 and frame[-1].mean() > 220, "dark was left and is now at the top"
+
+
+def test_a_video_is_predicted_from_the_command_line_with_its_frames_beside_it(
+    predict, tmp_path: Path
+) -> None:
+    frames = [pixels(28, 42) // 4 + 96] * 5
+    write_video(tmp_path / "clip ü.mp4", frames, Fraction(25))
+    ended = predict(
+        f"images={tmp_path / 'clip ü.mp4'}", "save=color,side", "video_scale=clip", "batch_size=2"
+    )
+    assert (ended.code, ended.err) == (0, "")
+    side, rate, _ = read_video(tmp_path / "out" / "clip ü_side.mp4")
+    assert (len(side), side[0].shape, rate) == (5, (28, 84, 3), 25)
+    assert np.abs(side[0][:, :42].astype(int) - read_video(tmp_path / "clip ü.mp4")[0][0]).mean() < 12
+    assert len(read_video(tmp_path / "out" / "clip ü_color.mp4")[0]) == 5
+    again = predict(f"images={tmp_path / 'clip ü.mp4'}", "save=color,side")
+    assert "0 predicted, 1 there already" in again.out
+
+
+def damaged(tmp_path: Path) -> dict[str, tuple[Path, str]]:
+    """Videos that cannot be read to their end, each with what is said of it."""
+    write_video(tmp_path / "whole.mp4", [pixels(56, 84, i) for i in range(30)], Fraction(10))
+    data = (tmp_path / "whole.mp4").read_bytes()
+    cases = {"zero": b"", "headless": data[: len(data) // 2], "text": b"no video at all\n" * 50}
+    noise = bytearray(data)
+    middle = data.index(b"mdat") + 2000
+    noise[middle : middle + 20_000] = np.random.default_rng(0).bytes(20_000)
+    cases["noise"] = bytes(noise)
+    said = {"zero": "the file is empty (0 bytes)", "noise": "damaged after frame"}
+    for name, content in cases.items():
+        (tmp_path / f"{name}.mp4").write_bytes(content)
+    return {name: (tmp_path / f"{name}.mp4", said.get(name, "cannot read the video")) for name in cases}
+
+
+def test_a_damaged_video_is_named_and_leaves_nothing_while_others_are_done(predict, tmp_path: Path) -> None:
+    cases = damaged(tmp_path)
+    (tmp_path / "list.txt").write_text(
+        "\n".join(str(path) for path, _ in cases.values()) + f"\n{tmp_path}/whole.mp4"
+    )
+    ended = predict(f"images={tmp_path / 'list.txt'}")
+    assert ended.code == 1
+    assert "1 predicted, 4 unreadable" in ended.out
+    lines = dict(zip(cases, ended.err.splitlines(), strict=True))
+    for name, (path, said) in cases.items():
+        assert f"error: {path}: {said}" in lines[name]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole_color.mp4"]
+
+
+def index_first(path: Path, out: Path) -> None:
+    """The same video with its index at the front, so that it can be opened without its end."""
+    whole, front = av.open(str(path)), av.open(str(out), "w", options={"movflags": "faststart"})
+    with whole, front:
+        stream = front.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                front.mux(packet)
+
+
+def test_a_video_without_its_end_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    write_video(tmp_path / "whole.mp4", [pixels(56, 84, i) for i in range(30)], Fraction(10))
+    index_first(tmp_path / "whole.mp4", tmp_path / "front.mp4")
+    data = (tmp_path / "front.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
+    with pytest.raises(ValueError, match=r"cut\.mp4: (ends after frame \d+ of 30|damaged after)"):
+        depth_of(tmp_path / "cut.mp4", tmp_path / "b.mp4")
+    assert not list(tmp_path.glob("*b.mp4*"))
+
+
+def test_an_interrupted_video_leaves_nothing_under_its_name(predict, ctrl_c_at_batch, tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", ramps(40), Fraction(10))
+    with ctrl_c_at_batch(3) as calls:
+        ended = predict(f"images={tmp_path / 'a.mp4'}", "batch_size=2")
+    assert ended.code == 130
+    assert len(calls) == 3
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_a_video_cannot_become_is_refused_before_anything_is_done(predict, tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", ramps(2), Fraction(10))
+    ended = predict(f"images={tmp_path / 'a.mp4'}", "save=color,npy")
+    assert ended.code == 2
+    assert ended.err == (
+        f"error: save=npy: of a video only color and side can be saved, and {tmp_path / 'a.mp4'} is one\n"
+    )
+    assert not (tmp_path / "out").exists()

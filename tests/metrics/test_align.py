@@ -1,0 +1,187 @@
+"""Alignment: exact recovery, what outliers do, the degenerate cases, and the inversion to metres."""
+
+import numpy as np
+import pytest
+import torch
+
+from depthany.metrics.align import (
+    METHODS,
+    Fit,
+    align_least_squares,
+    depth_of,
+    fit,
+    floor_of,
+    in_space,
+)
+
+
+def random_maps(b: int = 4, h: int = 10, w: int = 13):
+    prediction, target, draw = torch.rand(3, b, h, w, generator=torch.Generator().manual_seed(0))
+    return prediction, target, draw < 0.6
+
+
+def test_scale_and_shift_of_three_pixels_by_hand():
+    # Line through (0, 0) (1, 3) (2, 3): slope 3/2, intercept 1/2.
+    prediction, target = torch.tensor([[[0.0, 1, 2]]]), torch.tensor([[[0.0, 3, 3]]])
+    scale, shift, solvable = align_least_squares(prediction, target, torch.ones(1, 1, 3, dtype=torch.bool))
+    assert scale.item() == pytest.approx(1.5, abs=1e-14)
+    assert shift.item() == pytest.approx(0.5, abs=1e-14)
+    assert solvable.item()
+
+
+def test_alignment_equals_numpy_lstsq_image_by_image():
+    prediction, target, mask = random_maps()
+    scale, shift, _ = align_least_squares(prediction, target, mask)
+    for i in range(4):
+        x, y = prediction[i][mask[i]].double().numpy(), target[i][mask[i]].double().numpy()
+        expected, *_ = np.linalg.lstsq(np.stack([x, np.ones_like(x)], axis=1), y, rcond=None)
+        assert [scale[i].item(), shift[i].item()] == pytest.approx(expected.tolist(), rel=1e-10)
+
+
+def test_an_affine_prediction_is_undone_even_where_float32_sums_would_cancel():
+    _, target, mask = random_maps()
+    scale, shift, solvable = align_least_squares(4096 + 2 * target.double(), target.double(), mask)
+    torch.testing.assert_close(scale, torch.full((4,), 0.5, dtype=torch.float64), rtol=1e-9, atol=0)
+    torch.testing.assert_close(shift, torch.full((4,), -2048.0, dtype=torch.float64), rtol=1e-9, atol=0)
+    assert solvable.all()
+
+
+def test_what_stands_off_the_mask_does_not_count():
+    prediction, target, mask = random_maps()
+    nan = torch.tensor(torch.nan)
+    clean = align_least_squares(prediction, target, mask)
+    holes = align_least_squares(torch.where(mask, prediction, nan), torch.where(mask, target, nan), mask)
+    for expected, value in zip(clean, holes):
+        assert torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 100.3, 1e6])
+def test_a_constant_prediction_gives_the_mean_of_the_target_and_is_flagged(value):
+    _, target, mask = random_maps()
+    scale, shift, solvable = align_least_squares(torch.full_like(target, value).double() / 3, target, mask)
+    assert not solvable.any()
+    assert (scale == 0).all()
+    for i in range(4):
+        assert shift[i].item() == pytest.approx(target[i][mask[i]].double().mean().item())
+
+
+def test_an_empty_mask_gives_zeros_and_is_flagged():
+    prediction, target, mask = random_maps()
+    mask[1] = False
+    scale, shift, solvable = align_least_squares(prediction, target, mask)
+    assert solvable.tolist() == [True, False, True, True]
+    assert scale[1] == 0
+    assert shift[1] == 0
+    assert scale.isfinite().all()
+
+
+def test_a_reversed_prediction_keeps_its_negative_scale():
+    prediction, _, mask = random_maps()
+    scale, shift, _ = align_least_squares(1 - prediction.double(), prediction.double(), mask)
+    torch.testing.assert_close(scale, -torch.ones(4, dtype=torch.float64))
+    torch.testing.assert_close(shift, torch.ones(4, dtype=torch.float64))
+
+
+def test_aligned_disparity_is_held_to_the_range_and_inverted():
+    # 2·d - 1 = -1, 0, 0.5, 1, 19 per metre, in 0.1 to 10 m: behind infinity, infinity, 2 m, 1 m, too near.
+    prediction = np.array([0.0, 0.5, 0.75, 1.0, 10.0], np.float32)
+    depth_m = depth_of(prediction, Fit(2.0, -1.0), "disparity", (0.1, 10))
+    assert depth_m.tolist() == pytest.approx([10, 10, 2, 1, 0.1])
+
+
+def test_aligned_depth_is_held_to_the_range_and_not_inverted():
+    depth_m = depth_of(np.array([0.0, 1.0, 3.0], np.float32), Fit(4.0, -1.0), "depth", (0.1, 10))
+    assert depth_m.tolist() == [0.1, 3.0, 10.0]
+
+
+def test_wrong_arguments_are_refused():
+    prediction, target, mask = random_maps()
+    with pytest.raises(ValueError, match=r"target \(4, 9, 13\)"):
+        align_least_squares(prediction, target[:, 1:], mask)
+    with pytest.raises(ValueError, match=r"torch\.float32; expected"):
+        align_least_squares(prediction, target, mask.float())
+
+
+def line(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """x and y = 0.3 x + 0.2, float32."""
+    x = np.random.default_rng(seed).uniform(0, 4, n).astype(np.float32)
+    return x, (0.3 * x + 0.2).astype(np.float32)
+
+
+@pytest.mark.parametrize("pixels", [2, 300, 70_000])
+def test_least_squares_in_pieces_equals_the_closed_form_on_tensors(pixels):
+    draw = np.random.default_rng(3)
+    x, y = draw.uniform(900, 901, pixels).astype(np.float32), draw.uniform(0, 1, pixels).astype(np.float32)
+    found = fit("least_squares", x, y, "a")
+    every = torch.ones(1, 1, pixels, dtype=torch.bool)
+    scale, shift, _ = align_least_squares(
+        torch.from_numpy(x)[None, None], torch.from_numpy(y)[None, None], every
+    )
+    assert [found.scale, found.shift] == pytest.approx([scale.item(), shift.item()], rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["least_squares", "robust_l1", "ransac"])
+def test_every_affine_fit_finds_the_line_that_all_pixels_lie_on(method):
+    found = fit(method, *line(), "a")
+    assert [found.scale, found.shift] == pytest.approx([0.3, 0.2], abs=1e-6)
+    assert found.solvable
+
+
+@pytest.mark.parametrize("method", ["robust_l1", "ransac"])
+def test_a_fifth_of_wild_pixels_moves_least_squares_and_not_the_robust_fits(method):
+    x, y = line()
+    y[::5] *= 30
+    found = fit(method, x, y, "a")
+    assert [found.scale, found.shift] == pytest.approx([0.3, 0.2], abs=1e-5)
+    assert abs(fit("least_squares", x, y, "a").shift - 0.2) > 0.5
+
+
+def test_robust_l1_is_the_minimum_of_its_sum_however_the_line_is_moved():
+    draw = np.random.default_rng(5)
+    x = draw.integers(0, 20, 300).astype(np.float32)  # many ties
+    y = (0.1 * x + draw.exponential(2, 300) + 0.5).round(1).astype(np.float32)
+    found = fit("robust_l1", x, y, "a")
+
+    def cost(scale, shift):
+        return np.sum(np.abs(scale * x.astype(float) + shift - y) / y)
+
+    least = cost(found.scale, found.shift)
+    grid = [
+        cost(found.scale + a, found.shift + b) for a in np.linspace(-1, 1, 41) for b in np.linspace(-1, 1, 41)
+    ]
+    assert least <= min(grid) + 1e-9
+
+
+def test_median_scaling_by_hand_has_no_shift():
+    found = fit("median", np.array([1.0, 2, 9]), np.array([3.0, 5, 4]), "a")
+    assert (found.scale, found.shift) == (2.0, 0.0)
+
+
+def test_ransac_depends_on_the_name_and_on_nothing_else():
+    draw = np.random.default_rng(6)
+    x, y = draw.uniform(1, 2, (2, 400))
+    np.random.seed(1)  # noqa: NPY002 - what the global generator holds must not count
+    first = fit("ransac", x, y, "a")
+    np.random.seed(2)  # noqa: NPY002
+    assert fit("ransac", x, y, "a") == first
+    assert fit("ransac", x, y, "b") != first
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"none"}))
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6, -3.0])
+def test_a_constant_prediction_gives_finite_numbers_and_is_told(method, value):
+    _, y = line()
+    found = fit(method, np.full_like(y, value), y, "a")
+    assert np.isfinite([found.scale, found.shift]).all()
+    told = value <= 0 if method == "median" else True  # a constant above 0 has a median scale
+    assert found.solvable is not told
+
+
+def test_a_map_of_the_other_quantity_is_inverted_no_nearer_to_zero_than_a_thousandth_of_its_largest():
+    prediction = np.array([0.0, 0.5, 4.0], np.float32)
+    assert in_space(prediction, "disparity", "depth", floor_of(prediction)).tolist() == pytest.approx(
+        [250, 2, 0.25]
+    )
+    assert in_space(prediction, "disparity", "disparity", 1.0) is prediction
+    nothing = np.zeros(3, np.float32)
+    assert in_space(nothing, "disparity", "depth", floor_of(nothing)).tolist() == [0, 0, 0]

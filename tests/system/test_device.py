@@ -1,0 +1,36 @@
+"""Device and number format are what was asked for, or refused."""
+
+import pytest
+import torch
+
+from depthany.system.device import choose_amp, choose_device, multiplies_bf16
+
+CPU = torch.device("cpu")
+
+
+def test_named_formats_and_auto_follows_the_hardware() -> None:
+    assert choose_amp("fp32", CPU) is None
+    assert choose_amp("bf16", CPU) is torch.bfloat16
+    assert choose_amp("auto", CPU) is (torch.bfloat16 if multiplies_bf16(CPU) else None)
+    assert choose_amp("fp16", torch.device("cuda")) is torch.float16
+
+
+def test_bf16_on_a_cpu_counts_as_native_only_with_its_matrix_instructions() -> None:
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = set(file.read().split())
+    except OSError:
+        pytest.skip("no /proc/cpuinfo")
+    if not flags & {"avx2", "avx512f"}:
+        pytest.skip("not x86")
+    assert multiplies_bf16(CPU) == bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
+def test_what_cannot_be_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match="'fp8'; choose from auto, bf16, fp16, fp32"):
+        choose_amp("fp8", CPU)
+    with pytest.raises(ValueError, match="fp16 needs a CUDA device, this is cpu: use precision=bf16"):
+        choose_amp("fp16", CPU)
+    with pytest.raises(ValueError, match=r"device=abacus cannot be used: .*; try device=auto"):
+        choose_device("abacus")
+    assert choose_device("cpu") == CPU

@@ -1,0 +1,58 @@
+"""A file is whole or not there."""
+
+from pathlib import Path
+
+import pytest
+
+from depthany.system.files import write_atomically
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def half(partial: Path) -> None:
+        partial.write_text("ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ValueError, match=rf"cannot write {path}: No space left on device; .* is whole"):
+        write_atomically(path, half)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_succeeds_replaces_the_file_and_makes_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.txt"
+    for text in ("first", "second"):
+        write_atomically(path, lambda partial, text=text: partial.write_text(text))
+        assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_until_it_is_whole_the_file_is_not_seen(tmp_path: Path) -> None:
+    path, seen = tmp_path / "a.txt", []
+
+    def write(partial: Path) -> None:
+        partial.write_text("half")
+        seen.append(path.exists())
+
+    write_atomically(path, write)
+    assert seen == [False]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=f"cannot write {tmp_path / 'file' / 'a'}"):
+        write_atomically(tmp_path / "file" / "a", lambda partial: partial.touch())
+
+
+def test_a_written_file_can_be_read_by_whom_the_umask_lets_even_if_the_writer_made_it_private(
+    tmp_path: Path,
+) -> None:
+    def private(path: Path) -> None:
+        path.unlink()
+        path.touch(0o600)
+
+    write_atomically(tmp_path / "a", private)
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode

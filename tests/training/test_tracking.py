@@ -1,0 +1,208 @@
+"""What a run tells: the curves, the pictures and the warning."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from depthany.data.dataset import Batch
+from depthany.display.pictures import colour, comparison_row
+from depthany.training.stages.stages import StageOutput
+from depthany.training.tracking import Meter, Tracker, log_scalars
+
+COMMON = {
+    "loss/total",
+    "loss/labeled",
+    "zero_outputs",
+    "learning_rate/encoder",
+    "learning_rate/decoder",
+    "gradient_norm",
+    "speed/images_per_second",
+    "speed/share_waiting_for_data",
+    "memory_gb",
+    "val/mine/abs_rel",
+    "val/mine/delta1",
+}
+OF_STUDENT = {"loss/unlabeled", "loss/feature", "feature_tokens_kept"}
+
+
+def events(run_dir: Path) -> EventAccumulator:
+    return EventAccumulator(str(run_dir), size_guidance={"images": 0, "scalars": 0, "tensors": 0}).Reload()
+
+
+def lines(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("run, names", [("teacher_run", COMMON), ("student_run", COMMON | OF_STUDENT)])
+def test_tensorboard_and_metrics_jsonl_hold_the_same_numbers(
+    request: pytest.FixtureRequest, run: str, names: set[str]
+) -> None:
+    run_dir = request.getfixturevalue(run)
+    board, written = events(run_dir), lines(run_dir)
+    assert set(board.Tags()["scalars"]) == names
+    for name in names:
+        of_board = [(event.step, event.value) for event in board.Scalars(name)]
+        of_file = [(line["step"], np.float32(line[name])) for line in written if name in line]
+        assert of_board == of_file
+        assert len(of_file) == (2 if name.startswith("val/") else 6)
+
+
+def test_the_settings_stand_in_tensorboard_as_text(student_run: Path) -> None:
+    board = events(student_run)
+    text = board.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "batch_size: 6" in text
+    assert "frozen_input: perturbed" in text
+
+
+def test_pictures_show_each_kind_of_image_at_the_steps_asked_for(student_run: Path) -> None:
+    board = events(student_run)
+    columns = {
+        "labeled: image | target | prediction | error": 4,
+        "unlabeled: image | perturbed view | pseudo-label | prediction | error": 5,
+    }
+    assert set(board.Tags()["images"]) == columns.keys()
+    for (tag, tiles), rows in zip(columns.items(), (2, 4)):  # 2 labeled and 4 unlabeled images to a batch
+        pictures = board.Images(tag)
+        assert [picture.step for picture in pictures] == [3, 6]
+        shown = cv2.imdecode(np.frombuffer(pictures[-1].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+        assert shown.shape == (rows * 28, tiles * 28, 3)
+        for tile in np.split(shown, tiles, axis=1):
+            assert tile.std() > 1, "no column is a blank"
+
+
+def test_total_is_the_weighted_sum_of_the_logged_terms(student_run: Path) -> None:
+    for line in lines(student_run):
+        if "loss/total" in line:
+            terms = [line[f"loss/{name}"] for name in ("labeled", "unlabeled", "feature")]
+            assert line["loss/total"] == pytest.approx(sum(terms) / 3, rel=1e-5)
+
+
+def test_the_learning_rates_are_the_ones_that_were_used(teacher_run: Path) -> None:
+    rates = [line["learning_rate/encoder"] for line in lines(teacher_run) if "learning_rate/encoder" in line]
+    assert rates == pytest.approx([1e-3 * (1 - step / 6) for step in range(6)])
+
+
+def output(loss: float, zero_outputs: float = 0.0) -> StageOutput:
+    return StageOutput(torch.tensor(loss), {"zero_outputs": torch.tensor(zero_outputs)}, {})
+
+
+def test_the_meter_averages_over_the_steps_since_the_last_line_and_their_micro_batches() -> None:
+    meter = Meter()
+    for loss in (1.0, 3.0):  # one step of two micro-batches: 2
+        meter.add(output(loss), images=4, micro_batches=2)
+    meter.add(output(5.0), images=4, micro_batches=1)  # the last step, of one: 5
+    assert meter.means()["loss/total"] == 3.5
+    assert meter.images == 12
+    meter.restart()
+    meter.add(output(7.0), images=4, micro_batches=1)
+    assert meter.means()["loss/total"] == 7.0
+
+
+def test_a_mean_is_over_the_micro_batches_that_have_the_scalar() -> None:
+    meter = Meter()
+    meter.add(output(2.0, zero_outputs=0.5), images=4, micro_batches=2)
+    meter.add(StageOutput(torch.tensor(0.0), {}, {}), images=0, micro_batches=2)  # all left out
+    meter.add(StageOutput(torch.tensor(8.0), {}, {}), images=2, micro_batches=1)
+    means = meter.means()
+    assert means["loss/total"] == 6.0  # (2 / 2 + 8) / 1.5
+    assert means["zero_outputs"] == 0.5
+
+
+def test_steps_without_any_image_are_logged_without_a_loss(tmp_path: Path, capsys) -> None:
+    tracker, meter = Tracker(tmp_path, 0, 10, ""), Meter()
+    meter.add(StageOutput(torch.tensor(0.0), {}, {}), images=0, micro_batches=1)
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "name": "encoder"}], lr=1.0)
+    log_scalars(tracker, 3, meter, optimizer, torch.tensor(0.0), torch.device("cpu"))
+    tracker.close()
+    assert "step 3/10  loss nan  0.0 images/s" in capsys.readouterr().out
+    (line,) = lines(tmp_path)
+    assert line["step"] == 3
+    assert not any(name.startswith("loss/") for name in line)
+
+
+def test_the_share_of_waiting_is_that_of_the_time_outside_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("depthany.training.tracking.time.perf_counter", lambda: now[0])
+
+    def slow_batches():
+        while True:
+            now[0] += 1.0
+            yield Batch(*(torch.zeros(1) for _ in range(4)))
+
+    meter = Meter()
+    meter.wait_for(slow_batches())
+    now[0] += 3.0
+    with meter.paused():
+        now[0] += 100.0
+    meter.add(output(1.0), images=8, micro_batches=1)
+    assert meter.means()["speed/share_waiting_for_data"] == 0.25
+    assert meter.means()["speed/images_per_second"] == 2.0
+
+
+@pytest.mark.parametrize("zeros, warned", [(1.0, True), (0.95, True), (0.5, False)])
+def test_a_dead_output_relu_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture, zeros: float, warned: bool
+) -> None:
+    tracker, meter = Tracker(tmp_path, 0, 10, ""), Meter()
+    meter.add(output(1.0, zeros), images=1, micro_batches=1)
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "name": "encoder"}], lr=1.0)
+    log_scalars(tracker, 3, meter, optimizer, torch.tensor(0.0), torch.device("cpu"))
+    tracker.close()
+    printed = capsys.readouterr().out
+    assert ("warning: dead output ReLU" in printed) is warned
+    assert "at step 3" in printed or not warned
+
+
+def test_after_a_resume_no_step_is_double_in_the_file_nor_in_tensorboard(tmp_path: Path) -> None:
+    for start, last in ((0, 7), (4, 9)):  # killed after step 7, the last checkpoint at 4
+        tracker = Tracker(tmp_path, start, 9, "")
+        for step in range(start + 1, last + 1):
+            tracker.scalars(step, {"loss/total": 10.0 * start + step})
+        tracker.close()
+    expected = [(step, step if step <= 4 else 40 + step) for step in range(1, 10)]
+    assert [(line["step"], line["loss/total"]) for line in lines(tmp_path)] == expected
+    assert [(event.step, event.value) for event in events(tmp_path).Scalars("loss/total")] == expected
+
+
+def test_a_run_killed_before_its_first_checkpoint_leaves_no_curves_behind(tmp_path: Path) -> None:
+    for last in (5, 3):
+        tracker = Tracker(tmp_path, 0, 9, "")
+        for step in range(1, last + 1):
+            tracker.scalars(step, {"loss/total": float(step * last)})
+        tracker.close()
+    expected = [(1, 3.0), (2, 6.0), (3, 9.0)]
+    assert [(line["step"], line["loss/total"]) for line in lines(tmp_path)] == expected
+    assert [(event.step, event.value) for event in events(tmp_path).Scalars("loss/total")] == expected
+
+
+def test_near_is_bright_and_pixels_without_value_are_gray() -> None:
+    values = np.array([[0.0, 0.5, 1.0, 0.7]])
+    mask = np.array([[True, True, True, False]])
+    shades = colour(values, 0.0, 1.0, mask)
+    brightness = shades.astype(float).sum(2)[0]
+    assert brightness[0] < brightness[1] < brightness[2]
+    assert shades[0, 3].tolist() == [128, 128, 128]
+    bgr = cv2.applyColorMap(np.uint8([[255]]), cv2.COLORMAP_INFERNO)[0, 0]
+    assert shades[0, 2].tolist() == bgr[::-1].tolist(), "RGB, not OpenCV's BGR"
+
+
+def test_a_prediction_right_up_to_scale_and_shift_looks_like_its_target_and_has_no_error() -> None:
+    target = np.random.default_rng(0).random((8, 10)).astype(np.float32)
+    mask = target > 0.1
+    image = np.zeros((8, 10, 3), np.uint8)
+    row = comparison_row([image], target, 5 * target - 3, mask)
+    _, shown, predicted, error = np.split(row, 4, axis=1)
+    assert np.abs(shown[mask].astype(int) - predicted[mask]).max() <= 2
+    assert error[mask].max() <= colour(np.zeros((1, 1)), 0, 1).max() + 2
+
+
+def test_a_target_without_any_valid_pixel_can_still_be_shown() -> None:
+    zeros, nothing = np.zeros((4, 4), np.float32), np.zeros((4, 4), bool)
+    row = comparison_row([np.zeros((4, 4, 3), np.uint8)], zeros, zeros, nothing)
+    assert (row[:, 4:8] == 128).all()

@@ -1,0 +1,424 @@
+"""End to end through the entry point: what a run writes, when it is refused, and that it learns."""
+
+import hashlib
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from depthany.data.dataset import Batch
+from depthany.data.labeled import FolderDepth
+from depthany.models.files.loading import load_model
+from depthany.models.model import DepthModel
+from depthany.training import run_dir as runs
+from depthany.training.checkpoints.state import Parts
+from depthany.training.checkpoints.writer import CheckpointWriter
+from depthany.training.loop import Loop, draw_generator, train, update
+from depthany.training.optim import build_optimizer
+from depthany.training.stages.stages import StageOutput
+from depthany.training.tracking import Tracker
+from depthany.training.validation import evaluate
+
+pytestmark = pytest.mark.usefixtures("micro")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hash of every file below a folder, by its path there."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def metrics(run_dir: Path, name: str) -> list[float]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+@pytest.mark.parametrize("run", ["teacher_run", "student_run"])
+def test_a_run_writes_model_results_curves_and_the_last_two_and_best_checkpoints(
+    request: pytest.FixtureRequest, run: str
+) -> None:
+    names = set(contents(request.getfixturevalue(run)))
+    events = {name for name in names if name.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    assert names - events == {
+        "model.safetensors",
+        "config.json",
+        "results.json",
+        "metrics.jsonl",
+        "settings.yaml",
+        ".lock",
+        "checkpoints/step_00000004.pt",
+        "checkpoints/step_00000006.pt",
+        "checkpoints/best.pt",
+    }
+
+
+def test_the_saved_model_scores_exactly_as_the_run_said(tiny_world, student_run: Path) -> None:
+    model = load_model(student_run).to(memory_format=torch.channels_last)  # as in training; else 1e-9 apart
+    val = {"mine": FolderDepth(str(tiny_world.root / "val"))}
+    scores = evaluate(model, val, 28, torch.device("cpu"))
+    results = json.loads((student_run / "results.json").read_text())
+    assert results["step"] == 6
+    assert results["scores"]["student"] == scores
+    assert metrics(student_run, "val/mine/abs_rel")[-1] == scores["mine"]["abs_rel"]
+
+
+def test_the_best_checkpoint_is_that_of_the_smallest_abs_rel(teacher_run: Path) -> None:
+    found = metrics(teacher_run, "val/mine/abs_rel")  # after steps 3 and 6
+    best = torch.load(teacher_run / "checkpoints/best.pt", weights_only=True)["state"]
+    assert best == {"step": 3 * (1 + found.index(min(found))), "best_abs_rel": min(found)}
+
+
+def test_a_student_shows_its_teachers_row_with_the_teachers_own_scores(
+    student_run: Path, teacher_run: Path
+) -> None:
+    student, teacher = (
+        json.loads((run / "results.json").read_text())["scores"] for run in (student_run, teacher_run)
+    )
+    assert student["teacher"] == teacher["teacher"]
+    assert student["student"] != student["teacher"]
+    printed = (student_run.parent / "out.txt").read_text()
+    for name in ("student", "teacher"):
+        assert re.search(rf"{name} .* {student[name]['mine']['abs_rel']:.4f} ", printed)
+
+
+def test_a_student_starts_from_weights_of_its_own(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    for stage, run in (("teacher", "a"), ("student", "b")):
+        more = ("steps=1", "optimizer.lr=0", f"stage.teacher={teacher_run}")[: 3 if stage == "student" else 2]
+        assert start(tiny_world.settings(stage, tmp_path / run, *more)).code == 0
+    assert not torch.equal(
+        load_model(tmp_path / "a").encoder.pos_embed, load_model(tmp_path / "b").encoder.pos_embed
+    )
+
+
+@pytest.mark.parametrize("run", ["teacher_run", "student_run"])
+def test_every_parameter_moves_those_of_the_encoder_too(request: pytest.FixtureRequest, run: str) -> None:
+    folder = request.getfixturevalue(run) / "checkpoints"
+    earlier, later = (torch.load(folder / f"step_0000000{k}.pt", weights_only=True)["model"] for k in (4, 6))
+    assert [name for name, tensor in later.items() if torch.equal(tensor, earlier[name])] == []
+
+
+class NotesSeeds(nn.Module):
+    """A stage that learns nothing and notes what the perturbations would be drawn from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds: list[int] = []
+
+    def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
+        self.seeds.append(generator.initial_seed())
+        return StageOutput(0 * model.decoder.conv3.bias.sum(), {"zero_outputs": torch.tensor(0.0)}, {})
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_every_micro_batch_has_perturbations_of_its_own_however_many_make_a_step(
+    micro: str, tmp_path: Path, accumulate: int
+) -> None:
+    loop = Loop(6, accumulate, 0, 0, 1.0, None, log_every=0, image_every=0, eval_every=0, save_every=0)
+    model, stage = DepthModel(micro), NotesSeeds()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    parts = Parts(model, stage, build_optimizer(model, [], 1e-3, 1, 0.0, (0.9, 0.999)), scaler)
+    batch = Batch(*(torch.zeros(1) for _ in range(4)))
+    tracker = Tracker(tmp_path, 0, loop.total_steps, "")
+    with CheckpointWriter(tmp_path / "checkpoints", 1, "stop", tracker.say) as saves:
+        train(parts, iter([batch] * 6), tracker, dict, saves, loop, torch.device("cpu"), None)
+    tracker.close()
+    assert parts.state.step == -(-6 // accumulate)
+    assert stage.seeds == [draw_generator(0, k).initial_seed() for k in range(6)]
+    assert len(set(stage.seeds)) == 6
+
+
+def test_the_teacher_is_not_in_the_students_checkpoint(student_run: Path) -> None:
+    payload = torch.load(student_run / "checkpoints/step_00000006.pt", weights_only=True)
+    assert payload["stage"] == {}
+    model = load_model(student_run)
+    assert sum(len(group["params"]) for group in payload["optimizer"]["param_groups"]) == len(
+        list(model.parameters())
+    )
+    assert payload["model"].keys() == model.state_dict().keys()
+
+
+def test_config_json_tells_how_the_model_was_trained(teacher_run: Path) -> None:
+    config = json.loads((teacher_run / "config.json").read_text())
+    assert config["model"]["encoder"] == "micro"
+    assert config["training"]["step"] == 6
+    assert config["training"]["settings"] == yaml.safe_load((teacher_run / "settings.yaml").read_text())
+
+
+def test_a_finished_run_started_again_says_so_and_changes_no_file(
+    start, tiny_world, teacher_run: Path
+) -> None:
+    before = contents(teacher_run)
+    ended = start(tiny_world.settings("teacher", teacher_run, "seed=5"))
+    assert ended.code == 0
+    assert "finished run" in ended.out
+    assert "overwrite=true" in ended.out
+    assert contents(teacher_run) == before
+
+
+def test_overwrite_trains_anew_and_keeps_what_is_not_the_runs(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(teacher_run, tmp_path / "run")
+    (tmp_path / "run/notes.txt").write_text("mine")
+    (tmp_path / "run/checkpoints/mine.txt").write_text("mine")
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", "seed=5", "overwrite=true"))
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "run/notes.txt").read_text() == "mine"
+    assert (tmp_path / "run/checkpoints/mine.txt").read_text() == "mine"
+    weights = [load_model(run).decoder.conv3.weight for run in (teacher_run, tmp_path / "run")]
+    assert not torch.equal(*weights)
+    assert len(metrics(tmp_path / "run", "loss/total")) == 6
+    assert len(list((tmp_path / "run").glob("events.*"))) == 1
+
+
+def test_overwrite_deletes_nothing_when_the_new_run_cannot_begin(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(teacher_run, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    mistake = "data.labeled.mine.root=/no/such"
+    assert start(tiny_world.settings("teacher", tmp_path / "run", "overwrite=true", mistake)).code == 2
+    assert contents(tmp_path / "run") == before
+
+
+def test_two_runs_cannot_train_into_one_folder(
+    start, tiny_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "LOCK_TIMEOUT_S", 0.01)
+    run_dir = tmp_path / "run"
+    with runs.locked(run_dir):
+        ended = start(tiny_world.settings("teacher", run_dir))
+    assert ended.code == 2
+    assert "another process trains into" in ended.err
+    assert {path.name for path in run_dir.iterdir()} <= {".lock"}
+    assert start(tiny_world.settings("teacher", run_dir)).code == 0
+
+
+def test_a_killed_loader_process_ends_the_run_in_one_line(
+    start_elsewhere, tiny_world, tmp_path: Path
+) -> None:
+    killed = """
+import os, signal
+from depthany.data.dataset import TrainingSet
+TrainingSet.__getitem__ = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ended = start_elsewhere(tiny_world.settings("teacher", tmp_path / "run", "workers=1"), killed)
+    assert ended.code == 2, ended.err
+    assert "a loader process was killed" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_an_interrupted_run_is_refused_with_other_settings_each_of_them_named(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(teacher_run, run_dir)
+    (run_dir / "model.safetensors").unlink()
+    settings = yaml.safe_load((run_dir / "settings.yaml").read_text())
+    (run_dir / "settings.yaml").write_text(yaml.safe_dump(settings | {"run_dir": str(run_dir)}))
+    before = contents(run_dir)
+    ended = start(
+        tiny_world.settings("teacher", run_dir, "seed=5", "optimizer.weight_decay=0.5", "log_every=2")
+    )
+    assert ended.code == 2
+    assert "seed=0 is now 5" in ended.err
+    assert "optimizer.weight_decay=0.01 is now 0.5" in ended.err
+    assert "log_every" not in ended.err, "what does not change the result may change"
+    assert contents(run_dir) == before
+
+
+def test_an_interrupted_run_is_refused_where_its_sets_have_other_numbers_of_images(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(teacher_run, run_dir)
+    (run_dir / "model.safetensors").unlink()
+    settings = yaml.safe_load((run_dir / "settings.yaml").read_text()) | {"run_dir": str(run_dir)}
+    assert settings["images_found"] == {"labeled": 4, "unlabeled": 0}
+    settings["images_found"]["labeled"] = 5
+    (run_dir / "settings.yaml").write_text(yaml.safe_dump(settings))
+    ended = start(tiny_world.settings("teacher", run_dir))
+    assert ended.code == 2
+    assert "(images_found.labeled=5 is now 4): start it with its own to continue" in ended.err
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another(
+    start, tiny_world, student_run: Path, teacher_run: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        settings = tiny_world.settings(
+            "student", tmp_path / f"{seed}", f"stage.teacher={teacher_run}", f"seed={seed}"
+        )
+        assert start(settings).code == 0
+    assert metrics(tmp_path / "0", "loss/total") == metrics(student_run, "loss/total")
+    weights = [
+        (run / "model.safetensors").read_bytes() for run in (student_run, tmp_path / "0", tmp_path / "1")
+    ]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_loader_processes_do_not_change_the_run(start, tiny_world, teacher_run: Path, tmp_path: Path) -> None:
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", "workers=2"))
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (
+        teacher_run / "model.safetensors"
+    ).read_bytes()
+
+
+def test_accumulation_equals_the_large_batch_but_for_rounding(start, tiny_world, tmp_path: Path) -> None:
+    for k in (1, 3):  # per image, since a mean over pixels weighs the micro-batches by their valid pixels
+        more = (f"accumulate={k}", "loss.reduction=image", "steps=3", "optimizer.warmup_steps=0")
+        assert start(tiny_world.settings("teacher", tmp_path / f"{k}", *more)).code == 0
+    for name in ("loss/total", "gradient_norm"):  # of the loss alone Adam would not notice another scale
+        at_once, in_parts = (metrics(tmp_path / f"{k}", name) for k in (1, 3))
+        assert in_parts == pytest.approx(at_once, rel=2e-3)
+
+
+def test_the_teacher_learns_four_images_by_heart(start, tiny_world, tmp_path: Path) -> None:
+    more = (
+        "steps=60",
+        "batch_size=4",
+        "optimizer.lr=3e-3",
+        "eval_every=0",
+        "save_every=0",
+        "data.val.mine.root=null",
+    )
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", *more))
+    assert ended.code == 0, ended.err
+    losses = metrics(tmp_path / "run", "loss/total")
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:3]) * 10 / 3
+    assert json.loads((tmp_path / "run/results.json").read_text())["scores"] == {"teacher": {}}
+
+
+def test_one_pass_has_as_many_steps_as_the_unlabeled_set_has_batches(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    more = ("steps=null", "passes=1", "batch_size=6", f"stage.teacher={teacher_run}")
+    assert start(tiny_world.settings("student", tmp_path / "run", *more)).code == 0
+    assert len(metrics(tmp_path / "run", "loss/total")) == 2  # 6 images, 4 a step
+    more = ("steps=null", "epochs=3", "batch_size=5")
+    assert start(tiny_world.settings("teacher", tmp_path / "epochs", *more)).code == 0
+    assert len(metrics(tmp_path / "epochs", "loss/total")) == 3  # 12 images, 5 a step
+
+
+def test_feature_weight_0_runs_without_frozen_encoder(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    more = ("stage.weights.feature=0", f"stage.teacher={teacher_run}", "steps=1")
+    assert start(tiny_world.settings("student", tmp_path / "run", *more)).code == 0
+    assert metrics(tmp_path / "run", "loss/unlabeled")
+    assert not metrics(tmp_path / "run", "loss/feature")
+
+
+def test_unreadable_unlabeled_images_are_refused_by_default_and_counted_where_skipped(
+    start, own_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    bad = own_world.root / "unlabeled/street_3.jpg"
+    bad.write_bytes(b"")
+    more = ("steps=3", f"stage.teacher={teacher_run}")
+    ended = start(own_world.settings("student", tmp_path / "a", *more))
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert str(bad) in ended.err
+    ended = start(own_world.settings("student", tmp_path / "b", *more, "data.unreadable=skip"))
+    assert ended.code == 0
+    assert "1 unlabeled images were left out (1 empty)" in ended.out
+    assert str(bad) in (tmp_path / "b/unreadable.txt").read_text()
+
+
+def empty_the_image(labeled: Path) -> Path:
+    bad = labeled / "images/room_1.png"
+    bad.write_bytes(b"")
+    return bad
+
+
+def swap_in_a_depth_of_another_size(labeled: Path) -> Path:
+    return shutil.copy(labeled / "depth/room_3.png", labeled / "depth/room_1.png")
+
+
+def make_all_depth_invalid(labeled: Path) -> Path:
+    bad = labeled / "depth/room_1.png"
+    Image.new("I;16", (42, 56)).save(bad)
+    return bad
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [empty_the_image, swap_in_a_depth_of_another_size, make_all_depth_invalid],
+    ids=lambda f: f.__name__,
+)
+def test_a_bad_labeled_pair_ends_the_run_in_one_line_that_names_the_file(
+    start, own_world, tmp_path: Path, damage
+) -> None:
+    bad = damage(own_world.root / "labeled")
+    ended = start(own_world.settings("teacher", tmp_path / "run"))
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert str(bad) in ended.err
+    assert "data.unreadable=skip" in ended.err
+
+
+def test_a_teacher_takes_every_step_though_all_images_of_some_are_left_out(
+    start, own_world, tmp_path: Path
+) -> None:
+    count = len(list((own_world.root / "labeled/images").iterdir()))
+    empty_the_image(own_world.root / "labeled")
+    more = ("batch_size=1", "epochs=1", "steps=null", "log_every=1", "data.unreadable=skip")
+    ended = start(own_world.settings("teacher", tmp_path / "run", *more))
+    assert ended.code == 0
+    assert "1 labeled images were left out (1 empty)" in ended.out
+    speeds = metrics(tmp_path / "run", "speed/images_per_second")
+    assert len(speeds) == count
+    assert speeds.count(0) == 1
+    losses = metrics(tmp_path / "run", "loss/total")
+    assert len(losses) == count - 1
+    assert all(map(math.isfinite, losses))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_names_the_part_and_leaves_the_checkpoints_alone(
+    start, tiny_world, teacher_run: Path, student_run: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    newest = run_dir / "checkpoints/step_00000004.pt"
+    newest.parent.mkdir(parents=True)
+    payload = torch.load(student_run / "checkpoints" / newest.name, weights_only=True)
+    payload["model"]["decoder.conv3.bias"].fill_(torch.nan)
+    torch.save(payload, newest)
+    before = contents(newest.parent)
+    ended = start(tiny_world.settings("student", run_dir, f"stage.teacher={teacher_run}"))
+    assert ended.code == 2
+    assert ended.err.startswith("error: loss/labeled, loss/unlabeled is not finite at step 4 ")
+    assert ended.err.count("\n") == 1
+    assert contents(newest.parent) == before
+    assert not (run_dir / "model.safetensors").exists()
+
+
+def test_a_learning_rate_that_blows_up_ends_in_one_line(start, tiny_world, tmp_path: Path) -> None:
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", "optimizer.lr=1e30"))
+    assert ended.code == 2
+    assert re.fullmatch(r"error: loss/labeled is not finite at step \d .*lower optimizer.lr.*\n", ended.err)
+
+
+def test_a_gradient_that_is_no_number_under_a_finite_loss_stops_before_the_step() -> None:
+    model = DepthModel("micro")
+    optimizer = build_optimizer(model, [], lr=1e-3, decoder_lr_factor=1, weight_decay=0, betas=(0.9, 0.999))
+    bias = model.decoder.conv3.bias
+    before = bias.detach().clone()
+    bias.grad = torch.full_like(before, torch.nan)
+    parts = Parts(model, nn.Identity(), optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    with pytest.raises(ValueError, match="the gradient is not finite at step 0"):
+        update(parts, clip_norm=None)
+    assert torch.equal(bias, before)

@@ -1,0 +1,144 @@
+"""Scores: what they are blind to, what they leave out, and the numbers by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from depthany.data.samples import DepthSample
+from depthany.models.model import DepthModel
+from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from depthany.training.validation import evaluate
+
+CPU = torch.device("cpu")
+
+
+class Samples:
+    """A labeled set of samples in memory."""
+
+    min_depth, max_depth = 0.5, 20.0
+
+    def __init__(self, samples: list[DepthSample]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def name(self, index: int) -> str:
+        return self.samples[index].name
+
+    def read(self, index: int, convert_images: bool = False) -> DepthSample:
+        return self.samples[index]
+
+
+class RedIsDisparity(nn.Module):
+    """Reads the disparity off the image's red, with a scale and shift of its own."""
+
+    def __init__(self, scale: float = 3.0, shift: float = 7.0) -> None:
+        super().__init__()
+        self.scale, self.shift = scale, shift
+
+    def forward(self, image: Tensor) -> Tensor:
+        red = image[:, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
+        return self.scale * red + self.shift
+
+
+def smooth(height: int, width: int, seed: int = 0) -> DepthSample:
+    """Disparity 0.1 to 0.6 in the red of a slanted plane; its size is the model's own."""
+    rows, columns = np.mgrid[:height, :width]
+    red = (40 + 150 * (rows / height + (seed % 3 + 1) * columns / width) / (seed % 3 + 2)).astype(np.uint8)
+    image = np.repeat(red[:, :, None], 3, axis=2)
+    disparity = (0.05 + 0.5 * red / 255).astype(np.float32)
+    return DepthSample(f"{seed}", image, disparity, np.ones((height, width), bool))
+
+
+def scores(model: nn.Module, samples: list[DepthSample], **options) -> dict[str, float]:
+    return evaluate(model, {"set": Samples(samples)}, 28, CPU, **options)["set"]
+
+
+@pytest.mark.parametrize("scale, shift", [(1.0, 0.0), (3.0, 7.0), (0.01, 5.0)])
+def test_the_truth_scaled_and_shifted_is_a_perfect_prediction(scale: float, shift: float) -> None:
+    found = scores(RedIsDisparity(scale, shift), [smooth(28, 42, seed) for seed in range(3)])
+    assert found["abs_rel"] < 1e-3
+    assert found["delta1"] == 1.0
+    assert found["images"] == 3
+
+
+def test_scores_do_not_depend_on_how_many_images_go_through_together(micro: str) -> None:
+    torch.manual_seed(0)
+    model = DepthModel(micro)
+    samples = [
+        smooth(*size, seed) for seed, size in enumerate([(28, 42), (42, 28), (28, 42), (30, 44), (28, 42)])
+    ]
+    one, three, all_of_them = (scores(model, samples, batch_size=n) for n in (1, 3, 8))
+    for other in (three, all_of_them):
+        assert other == pytest.approx(one, rel=1e-5)
+    assert one["images"] == 5
+
+
+def test_every_image_counts_the_same_however_large_it_is() -> None:
+    poor = smooth(56, 84)
+    poor = DepthSample("poor", poor.image[:, ::-1].copy(), poor.disparity, poor.mask)
+    alone = scores(RedIsDisparity(), [poor])["abs_rel"]
+    both = scores(RedIsDisparity(), [poor, smooth(28, 42)])["abs_rel"]
+    assert alone > 0.05
+    assert both == pytest.approx(alone / 2, rel=0.05)
+
+
+def test_sky_counts_in_neither_fit_nor_score() -> None:
+    clear = smooth(28, 42)
+    disparity = clear.disparity.copy()
+    disparity[:9] = 0  # sky: valid, infinitely far; nothing of the kind is in the image
+    with_sky = DepthSample("sky", clear.image, disparity, clear.mask)
+    without = DepthSample("none", clear.image, clear.disparity, disparity > 0)
+    assert scores(RedIsDisparity(), [with_sky]) == scores(RedIsDisparity(), [without])
+
+
+def test_images_of_sky_alone_are_left_out_of_the_mean_and_of_the_count() -> None:
+    clear = smooth(28, 42)
+    sky = DepthSample("sky", clear.image, np.zeros_like(clear.disparity), clear.mask)
+    assert scores(RedIsDisparity(), [clear, sky])["images"] == 1
+    with pytest.raises(ValueError, match="none of 2 images has a valid depth"):
+        scores(RedIsDisparity(), [sky, sky])
+
+
+class Fixed(nn.Module):
+    """Predicts one map whatever it sees."""
+
+    def __init__(self, disparity: Tensor) -> None:
+        super().__init__()
+        self.disparity = disparity
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.disparity.expand(len(image), -1, -1)
+
+
+def test_scores_by_hand_with_the_clamp_to_the_sets_range() -> None:
+    # The line nearest to (0.1, 0.5, 0.5, 1.3) at (0, 1, 2, 3) is 0.36 x + 0.06.
+    truth = np.array([[0.1, 0.5, 0.5, 1.3]], np.float32)
+    sample = DepthSample("a", np.zeros((1, 4, 3), np.uint8), truth, np.ones((1, 4), bool))
+    dataset = Samples([sample])
+    dataset.min_depth, dataset.max_depth = (
+        1.0,
+        10.0,
+    )  # what the set calls valid counts, though nearer than 1 m
+    found = evaluate(Fixed(torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])), {"set": dataset}, 14, CPU)["set"]
+    expected_depth = np.array([10.0, 1 / 0.42, 1 / 0.78, 1.0])  # 0.06 -> 0.1, 1.14 -> 1 by the clamp
+    true_depth = 1 / np.array([0.1, 0.5, 0.5, 1.3])
+    assert found["abs_rel"] == pytest.approx(
+        np.mean(np.abs(expected_depth - true_depth) / true_depth), rel=1e-5
+    )
+    assert found["delta1"] == 0.5  # ratios 1, 1.19, 1.56, 1.3
+
+
+def test_training_mode_is_given_back(micro: str) -> None:
+    for training in (True, False):
+        model = DepthModel(micro).train(training)
+        scores(model, [smooth(28, 42)])
+        assert model.training is training
+
+
+def test_sides_that_are_no_multiple_of_14_are_scored_at_the_truths_own_size(micro: str) -> None:
+    found = scores(RedIsDisparity(), [smooth(43, 61), smooth(100, 31), smooth(9, 13)])
+    assert found["images"] == 3
+    assert found["abs_rel"] < 0.03
