@@ -30,7 +30,7 @@ import benchmark_train
 from depthany import DepthModel, load_model
 from depthany.data.images import read_image
 from depthany.models.fast import prepare_for_inference
-from depthany.models.files.formats import save_huggingface
+from depthany.models.files.huggingface import save_huggingface
 from depthany.models.files.onnx import relative_difference, smooth_image
 from depthany.models.preprocess import preprocess
 

@@ -26,7 +26,7 @@ from depthany.system.files import write_atomically
 from depthany.training.checkpoints.state import Parts, TrainState
 from depthany.training.checkpoints.writer import CheckpointWriter, HostCopy
 from depthany.training.optim import build_optimizer
-from depthany.training.stages.stages import TeacherStage
+from depthany.training.stages.teacher import TeacherStage
 
 
 def main() -> None:

@@ -31,7 +31,8 @@ from pathlib import Path
 
 import torch
 
-from depthany.data.dataset import Batch, TrainingSet
+from depthany.data.batch import Batch
+from depthany.data.dataset import TrainingSet
 from depthany.data.labeled import FolderDepth
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches

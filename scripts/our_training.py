@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from depthany.data.dataset import Batch
+from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
 from depthany.models.model import DepthModel
 from depthany.training.checkpoints.state import Parts

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from depthany.data.dataset import Batch
+from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb, cutmix_boxes
-from depthany.losses.losses import affine_invariant_loss, cutmix_affine_invariant_loss, feature_alignment_loss
-from depthany.models.files.formats import save_huggingface
+from depthany.losses.affine_invariant import affine_invariant_loss, cutmix_affine_invariant_loss
+from depthany.losses.features import feature_alignment_loss
+from depthany.models.files.huggingface import save_huggingface
 from depthany.models.model import DepthModel
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from depthany.training.stages.stages import to_unit_range
+from depthany.training.stages.student import to_unit_range
 
 
 class PlainTraining:

@@ -1,11 +1,28 @@
-"""Imports point one way: entries -> stages -> losses, models, data."""
+"""Imports point one way: commands -> training -> evaluation -> inference -> models, data -> the rest."""
 
 import ast
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "depthany"
-PARTS = ("losses", "models", "data", "evaluation")
-LEAF = ["depthany", "files"]  # below everything: how to write a file whole
+COMMANDS = {"train", "evaluate", "predict", "pseudo_label", "check_data", "index", "export", "app"}
+BELOW = {  # room -> the rooms that it may import, besides itself
+    "system": set(),
+    "losses": set(),
+    "metrics": set(),
+    "display": {"system"},
+    "models": {"system"},
+    "data": {"system"},
+    "checking": {"data", "display", "system"},
+    "config": {"system"},
+    "inference": {"models", "data", "metrics", "display", "system"},
+    "evaluation": {"inference", "models", "data", "metrics", "display", "system", "config"},
+    "training": {
+        *("evaluation", "inference", "models", "data", "losses", "metrics", "display", "system", "config")
+    },
+}
+SEE_THE_CONFIGURATION = {"config/entry", "training/build", "training/checks", "evaluation/protocol_files"}
 
 
 def imported(path: Path) -> set[str]:
@@ -15,63 +32,45 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: imports are absolute"
             names.add(node.module or "")
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return {name for name in names if name.split(".")[0] == "depthany"}
 
 
-def files_of(part: str) -> list[Path]:
-    files = [PACKAGE / f"{part}.py"] if part == "losses" else sorted((PACKAGE / part).rglob("*.py"))
-    assert all(path.is_file() for path in files)
-    assert files
-    return files
+def module_of(path: Path) -> str:
+    """Such as training/loop."""
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
 
 
-def test_losses_models_data_and_evaluation_know_nothing_of_each_other_nor_of_what_is_above() -> None:
-    for part in PARTS:
-        for path in files_of(part):
-            foreign = {
-                name for name in imported(path) if name.split(".")[:2] not in (["depthany", part], LEAF)
-            }
-            assert not foreign, f"{path.relative_to(PACKAGE)} imports {foreign}"
+def test_package_holds_commands_and_rooms() -> None:
+    found = {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert found == {"__init__", *COMMANDS, *BELOW}
 
 
-def test_what_all_may_import_imports_none_of_ours() -> None:
-    for name in ("files", "distributed"):
-        assert not imported(PACKAGE / f"{name}.py")
+@pytest.mark.parametrize("room", BELOW)
+def test_room_imports_only_rooms_below(room: str) -> None:
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        rooms = {name.split(".")[1] for name in imported(path)}
+        assert rooms <= BELOW[room] | {room}, module_of(path)
 
 
-def test_only_the_wiring_and_the_entries_see_the_configuration() -> None:
+def test_only_build_and_commands_see_the_configuration() -> None:
     seeing = {
-        path.stem
+        module_of(path)
         for path in PACKAGE.rglob("*.py")
         if any(word in path.read_text() for word in ("DictConfig", "import hydra", "from hydra"))
     }
-    entries = {"train", "evaluate", "predict", "pseudo_label", "export", "app", "check_data", "index"}
-    assert seeing <= {"wiring", "settings", "protocols", "config", *entries}
+    assert seeing <= SEE_THE_CONFIGURATION | COMMANDS
 
 
-def test_prediction_knows_neither_training_nor_entries() -> None:
-    below = {"models", "data", "evaluation", "prediction", "files", "pictures", "progress"}
-    for path in sorted((PACKAGE / "prediction").rglob("*.py")):
-        assert {name.split(".")[1] for name in imported(path)} <= below, path.name
+def test_configuration_stays_out_of_evaluation() -> None:
+    for path in sorted((PACKAGE / "evaluation").rglob("*.py")):
+        if path.stem != "protocol_files":
+            assert not any(name.startswith("depthany.config") for name in imported(path)), module_of(path)
 
 
-def test_scoring_knows_neither_training_nor_entries() -> None:
-    below = {"models", "data", "evaluation", "prediction", "scoring", "files", "pictures", "progress"}
-    below.add("distributed")  # which imports none of ours: images are shared among processes
-    for path in sorted((PACKAGE / "scoring").rglob("*.py")):
-        assert {name.split(".")[1] for name in imported(path)} <= below, path.name
-
-
-def test_checking_knows_only_data_and_how_to_show_it() -> None:
-    below = {"data", "checking", "files", "pictures"}
-    for path in sorted((PACKAGE / "checking").rglob("*.py")):
-        assert {name.split(".")[1] for name in imported(path)} <= below, path.name
-
-
-def test_stages_know_only_the_parts_and_nothing_below_the_loop_knows_the_loop() -> None:
-    assert {name.split(".")[1] for name in imported(PACKAGE / "stages.py")} <= set(PARTS)
-    for name in ("stages", "optim", "validation", "checkpoint", "tracking", "run_dir", "loop", "wiring"):
-        assert not any(each.startswith("depthany.train") for each in imported(PACKAGE / f"{name}.py"))
+def test_no_two_modules_share_a_name() -> None:
+    names = [path.stem for path in PACKAGE.rglob("*.py") if path.stem != "__init__"]
+    assert {name for name in names if names.count(name) > 1} <= {
+        *("kitti", "nyu", "vkitti2", "layout"),  # a reader for training and one for evaluation
+    }

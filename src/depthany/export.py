@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 
 from depthany.config.entry import require, run_entry, typed
 from depthany.config.schema import ExportSettings
-from depthany.models.files.formats import save_huggingface, save_official
+from depthany.models.files.huggingface import save_huggingface
 from depthany.models.files.loading import load_model
+from depthany.models.files.official import save_official
 from depthany.models.model import DepthModel
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}

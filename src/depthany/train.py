@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from depthany.config.entry import plain, run_entry
-from depthany.data.dataset import Batch
+from depthany.data.batch import Batch
 from depthany.data.left_out import summary
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches

@@ -114,7 +114,8 @@ def _leaves(settings: type) -> set[str]:
 
 def test_every_setting_of_the_schema_is_read_somewhere() -> None:
     code = "".join(
-        (ROOT / "src/depthany" / name).read_text() for name in ("settings.py", "wiring.py", "train.py")
+        (ROOT / "src/depthany" / name).read_text()
+        for name in ("training/checks.py", "training/build.py", "train.py")
     )
     code += "".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))  # such as ${data.index_dir}
     whole_groups = {  # passed on as keyword arguments, whose names Python checks

@@ -10,14 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from depthany.data.dataset import BadFile, Batch, TrainingSet, disparity_range, normalise_disparity
-from depthany.data.folders import optional
+from depthany.data.batch import BadFile, Batch
+from depthany.data.dataset import TrainingSet, disparity_range, normalise_disparity
 from depthany.data.labeled import FolderDepth
 from depthany.data.left_out import ImageReport, Note, summary
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import Draw, MixedBatches
 from depthany.data.unlabeled import FolderImages
 from depthany.system.distributed import ALONE
+from depthany.system.packages import optional
 from depthany.training.parallel import shared_count
 
 SIZE = 28

@@ -12,7 +12,7 @@ import pytest
 from image_sets import contents, folder_of, write_tar
 
 from depthany.data.images import IMAGE_SUFFIXES
-from depthany.data.indexed.build import build_index
+from depthany.data.indexed.build_index import build_index
 from depthany.data.indexed.index_file import ENTRY, WHOLE_FILE, Index, ShardRow, write_index
 from depthany.data.indexed.scan import Scan, scan
 from depthany.data.unlabeled import IndexedImages, index_path
@@ -154,7 +154,7 @@ def test_a_build_that_is_killed_goes_on_where_it_was_and_gives_the_same_bytes(
             file.write(name + b"\n")
         return scan(kind, root, name, suffixes)
 
-    monkeypatch.setattr("depthany.data.indexed.build.scan", slow)
+    monkeypatch.setattr("depthany.data.indexed.build_index.scan", slow)
     for wanted in (5, 12, 20):
         child = os.fork()
         if child == 0:

@@ -22,7 +22,7 @@ from depthany.data.transforms import draw_view
 from depthany.data.unlabeled import FolderImages
 from depthany.models.model import save_model
 from depthany.pseudo_label import run
-from depthany.training.stages.stages import StudentStage
+from depthany.training.stages.student import StudentStage
 
 # Renames of a run: 1 manifest, 2 to 7 three shards with a note each, 8 unreadable.txt, 9 manifest.
 DEATHS = [(1, "after"), (2, "half"), (3, "before"), (7, "after"), (9, "half")]

@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from depthany.losses.losses import (
+from depthany.losses.affine_invariant import (
     NORMALISATIONS,
     REDUCTIONS,
     affine_invariant_loss,
-    alone,
     cutmix_affine_invariant_loss,
-    feature_alignment_loss,
 )
+from depthany.losses.counting import alone
+from depthany.losses.features import feature_alignment_loss
 
 
 def row(*values: float) -> Tensor:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from depthany import DepthModel, load_model
 from depthany.models.encoder import ENCODERS
-from depthany.models.files.formats import save_huggingface, save_official
 from depthany.models.files.hub import DownloadError
+from depthany.models.files.huggingface import save_huggingface
 from depthany.models.files.names import has_swiglu, huggingface_name, official_name
+from depthany.models.files.official import save_official
 
 V2 = "depth_anything_v2_vits.pth"
 

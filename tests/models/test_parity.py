@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from depthany import DepthModel, load_model
 from depthany.models import encoder as encoder_module
 from depthany.models.encoder import ENCODERS, Encoder
-from depthany.models.files.formats import save_huggingface
+from depthany.models.files.huggingface import save_huggingface
 from depthany.models.files.weights import load_encoder_weights
 
 transformers = pytest.importorskip("transformers")

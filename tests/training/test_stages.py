@@ -6,21 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from depthany.data.dataset import Batch
+from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
-from depthany.losses.losses import affine_invariant_loss, feature_alignment_loss
+from depthany.losses.affine_invariant import affine_invariant_loss
+from depthany.losses.features import feature_alignment_loss
 from depthany.models.encoder import ENCODERS, Encoder
 from depthany.models.model import DepthModel
 from depthany.models.preprocess import normalise
 from depthany.training.checkpoints.state import Parts
 from depthany.training.optim import build_optimizer
-from depthany.training.stages.stages import (
-    StudentStage,
-    TeacherStage,
-    to_unit_range,
-    trained_parameters,
-    zero_fraction,
-)
+from depthany.training.stages.base import trained_parameters, zero_fraction
+from depthany.training.stages.student import StudentStage, to_unit_range
+from depthany.training.stages.teacher import TeacherStage
 
 THIRD = 1 / 3
 WEIGHTS = {"labeled": THIRD, "unlabeled": THIRD, "feature": THIRD}

@@ -10,9 +10,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from depthany.data.dataset import Batch
+from depthany.data.batch import Batch
 from depthany.display.pictures import colour, comparison_row
-from depthany.training.stages.stages import StageOutput
+from depthany.training.stages.base import StageOutput
 from depthany.training.tracking import Meter, Tracker, log_scalars
 
 COMMON = {

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from depthany.data.dataset import Batch
+from depthany.data.batch import Batch
 from depthany.data.labeled import FolderDepth
 from depthany.models.files.loading import load_model
 from depthany.models.model import DepthModel
@@ -22,7 +22,7 @@ from depthany.training.checkpoints.state import Parts
 from depthany.training.checkpoints.writer import CheckpointWriter
 from depthany.training.loop import Loop, draw_generator, train, update
 from depthany.training.optim import build_optimizer
-from depthany.training.stages.stages import StageOutput
+from depthany.training.stages.base import StageOutput
 from depthany.training.tracking import Tracker
 from depthany.training.validation import evaluate
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depthany.checking.histogram import DepthHistogram
-from depthany.data.folders import reason
 from depthany.data.images import decode_image
 from depthany.data.labeled import Decoded, Pair, PairedDepth
 from depthany.data.samples import NoValidPixel
+from depthany.system.packages import reason
 
 UNREADABLE_IMAGE, UNREADABLE_DEPTH = "unreadable image", "unreadable depth"
 NO_VALID_PIXEL, SIZES_DIFFER, NO_PARTNER = "no valid pixel", "sizes differ", "no partner"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from depthany.data.depth_png import decode_gray_16
-from depthany.data.folders import optional, reason
 from depthany.data.images import not_an_image
+from depthany.system.packages import optional, reason
 
 DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".h5", ".hdf5", ".pfm", ".exr", ".dpt")
 _DPT_TAG = 202021.25  # "PIEH" as float32: how every .dpt of Sintel begins (sintel_io.py of its SDK)

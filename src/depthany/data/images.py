@@ -11,7 +11,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from depthany.data.folders import reason
+from depthany.system.packages import reason
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _CONVERTIBLE = {"L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "1"}

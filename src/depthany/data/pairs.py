@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 
 from depthany.data import folders as files
-from depthany.data.folders import reason
+from depthany.system.packages import reason
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from depthany.data.folders import list_files
 from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
 from depthany.data.indexed.archives import OpenFiles, read_lmdb
-from depthany.data.indexed.build import build_index
+from depthany.data.indexed.build_index import build_index
 from depthany.data.indexed.index_file import KINDS, WHOLE_FILE, Index
 from depthany.data.indexed.scan import first_shards
 

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depthany.data.folders import reason
 from depthany.data.images import IMAGE_SUFFIXES
 from depthany.evaluation import protocol as protocols
 from depthany.inference.predictor import is_out_of_memory
 from depthany.models.preprocess import preprocess
+from depthany.system.packages import reason
 
 Size = tuple[int, int]  # height, width
 QUANTITIES = ("disparity", "depth")

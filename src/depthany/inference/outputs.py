@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from depthany.data.folders import optional
 from depthany.display.pictures import COLOUR_MAPS, colour, steps
 from depthany.inference.points import depth_between, focal_px_of, points_m
 from depthany.system.files import write_atomically
+from depthany.system.packages import optional
 
 _LARGEST = 65535  # of 16 bits
 

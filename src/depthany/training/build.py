@@ -26,7 +26,9 @@ from depthany.training.checks import ONLINE, per_micro_batch, rooted
 from depthany.training.loop import Loop
 from depthany.training.optim import build_optimizer
 from depthany.training.parallel import is_sharded, shard_weights, shards_weights
-from depthany.training.stages.stages import StudentStage, TeacherStage, trained_parameters
+from depthany.training.stages.base import trained_parameters
+from depthany.training.stages.student import StudentStage
+from depthany.training.stages.teacher import TeacherStage
 
 
 def build_parts(

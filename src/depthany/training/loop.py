@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depthany.data.dataset import Batch
+from depthany.data.batch import Batch
 from depthany.system.distributed import ALONE, Processes, full
 from depthany.system.signals import stop_signals
 from depthany.training.checkpoints.state import Parts
 from depthany.training.checkpoints.writer import CheckpointWriter, NoWriter
 from depthany.training.optim import schedule, set_learning_rate
 from depthany.training.parallel import Whole, averaging, exchanged
-from depthany.training.stages.stages import StageOutput, trained_parameters
+from depthany.training.stages.base import StageOutput, trained_parameters
 from depthany.training.tracking import Meter, Silent, Tracker, log_scalars
 from depthany.training.validation import Scores
 

@@ -16,12 +16,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from depthany.data.dataset import Batch
+from depthany.data.batch import Batch
 from depthany.data.left_out import ImageReport
 from depthany.data.sampler import MixedBatches
 from depthany.models.model import DepthModel
 from depthany.system.distributed import Processes, full
-from depthany.training.stages.stages import StageOutput, trained_parameters
+from depthany.training.stages.base import StageOutput, trained_parameters
 
 PARALLELS = ("auto", "ddp", "fsdp")
 

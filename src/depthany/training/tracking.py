@@ -15,12 +15,12 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from depthany.data.dataset import Batch
+from depthany.data.batch import Batch
 from depthany.display.pictures import comparison_row
 from depthany.display.progress import columns, minutes
 from depthany.system.distributed import ALONE, Processes
 from depthany.training.log_files import LogFiles
-from depthany.training.stages.stages import StageOutput, View
+from depthany.training.stages.base import StageOutput, View
 
 PICTURES_PER_KIND = 4
 

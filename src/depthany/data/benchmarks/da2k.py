@@ -5,9 +5,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from depthany.data.benchmarks.layout import require_files, telling
-from depthany.data.folders import reason
 from depthany.data.images import read_image
 from depthany.data.samples import OrdinalSample, Point
+from depthany.system.packages import reason
 
 ANNOTATIONS = "annotations.json"
 _LAYOUT = (

@@ -9,10 +9,10 @@ from PIL import Image
 
 from depthany.data.benchmarks.layout import BenchmarkDepth, first_file, subfolder
 from depthany.data.depth_files import read_raw_float
-from depthany.data.folders import reason
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
 from depthany.data.samples import DepthSample
+from depthany.system.packages import reason
 
 
 class Eth3d(BenchmarkDepth):

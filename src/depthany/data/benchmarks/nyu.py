@@ -8,11 +8,11 @@ import numpy as np
 
 from depthany.data.benchmarks.layout import WIDE_RANGE_M, BenchmarkDepth, require_files, telling
 from depthany.data.depth_files import read_depth
-from depthany.data.folders import reason
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
 from depthany.data.samples import DepthSample, LabeledSet
 from depthany.data.sets.nyu import NYUv2Labeled
+from depthany.system.packages import reason
 
 MAT, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 _DEPTHS = {"raw": ("rawDepths", "depth"), "filled": ("depths", "filled")}  # in the .mat, in PNG names

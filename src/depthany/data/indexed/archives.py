@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
-from depthany.data.folders import optional, reason
+from depthany.system.packages import optional, reason
 
 _OPEN_FILES = 64  # per process and set; far below the usual limit of 1024
 _OPEN_ENVIRONMENTS = 16

@@ -12,9 +12,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.folders import links_up, optional, reason, walk
+from depthany.data.folders import links_up, walk
 from depthany.data.indexed.archives import open_lmdb
 from depthany.data.indexed.index_file import ENTRY, NOT_BROKEN, WHOLE_FILE, shard_path
+from depthany.system.packages import optional, reason
 
 _BLOCK = tarfile.BLOCKSIZE  # 512 bytes; a tar ends with two blocks of zeros (POSIX.1-1988, ustar)
 

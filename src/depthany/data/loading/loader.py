@@ -7,7 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from depthany.data.dataset import BadFile, Batch, TrainingSet
+from depthany.data.batch import BadFile, Batch
+from depthany.data.dataset import TrainingSet
 from depthany.data.loading.watch import POLL_S, Loaders, ReadNotes, begin_loader, deaths_raise_nothing
 from depthany.data.sampler import MixedBatches
 

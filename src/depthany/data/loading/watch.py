@@ -14,7 +14,8 @@ from typing import Any
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils import signal_handling
 
-from depthany.data.dataset import BadFile, Batch, Read, TrainingSet
+from depthany.data.batch import BadFile, Batch
+from depthany.data.dataset import Read, TrainingSet
 from depthany.system.processes import watch_parent
 
 POLL_S = 1.0  # `timeout` of the DataLoader, whose waits are to be repeated until there is a fault

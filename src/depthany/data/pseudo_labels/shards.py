@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.folders import reason
 from depthany.data.pseudo_labels.codec import CodedLabel, decode_label
+from depthany.system.packages import reason
 
 SHARD_FORMAT, SHARD_VERSION = "depthany pseudo-labels", 1
 _COLUMNS = ("index", "slot", "size", "image_size", "offset", "step")

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.folders import reason
 from depthany.data.pseudo_labels.shards import SHARD_FORMAT, SHARD_VERSION, Label, NewLabel, Shard, shard_file
 from depthany.system.files import write_atomically
+from depthany.system.packages import reason
 
 FORMAT, VERSION = SHARD_FORMAT, SHARD_VERSION
 MANIFEST, UNREADABLE = "manifest.json", "unreadable.txt"

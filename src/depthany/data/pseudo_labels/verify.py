@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from depthany.data.folders import reason
 from depthany.data.pseudo_labels.shards import Shard
 from depthany.data.pseudo_labels.store import (
     MANIFEST,
@@ -16,6 +15,7 @@ from depthany.data.pseudo_labels.store import (
     read_manifest,
     read_note,
 )
+from depthany.system.packages import reason
 
 
 @dataclass(frozen=True)

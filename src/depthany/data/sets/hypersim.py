@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthany.data.depth_files import read_depth
-from depthany.data.folders import reason
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Layout, Pair
 from depthany.data.sets.layout import ANYWHERE, LayoutDepth, require_choice
+from depthany.system.packages import reason
 
 SPLITS = ("train", "val", "test", "all")
 FOCAL_PX, WIDTH, HEIGHT = 886.81, 1024, 768  # ml-hypersim#9

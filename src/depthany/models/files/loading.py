@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from depthany.models.encoder import ENCODERS
-from depthany.models.files.formats import PREPROCESSOR_NAME, arguments_from_huggingface, encoder_of_width
+from depthany.models.files.exchange import encoder_of_width
 from depthany.models.files.hub import hub_file
+from depthany.models.files.huggingface import PREPROCESSOR_NAME, arguments_from_huggingface
 from depthany.models.files.names import (
     HF_UNUSED,
     OFFICIAL_UNUSED,

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from depthany.models.model import DepthModel
 from depthany.system.files import write_atomically
-from depthany.training.stages.stages import trained_state
+from depthany.training.stages.base import trained_state
 
 BEST_FILE = "best.pt"
 FILE_SUFFIX, SHARDED_SUFFIX = ".pt", ".dcp"  # of a file; of a folder, see sharded_checkpoint.py

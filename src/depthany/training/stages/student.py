@@ -1,89 +1,24 @@
-"""What differs between the stages of training: how a batch becomes a loss."""
+"""Stage 2: the student learns from labeled and pseudo-labeled images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from depthany.data.dataset import Batch
+from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
-from depthany.losses.losses import (
-    Across,
-    MeanOver,
+from depthany.losses.affine_invariant import (
     Normalisation,
     Reduction,
     affine_invariant_loss,
-    alone,
     cutmix_affine_invariant_loss,
-    feature_alignment_loss,
 )
+from depthany.losses.counting import Across, alone
+from depthany.losses.features import MeanOver, feature_alignment_loss
 from depthany.models.encoder import Encoder
 from depthany.models.model import DepthModel
 from depthany.models.preprocess import normalise
-
-
-@dataclass(frozen=True)
-class View:
-    """What a stage saw and predicted, for the pictures in TensorBoard.
-
-    clean, seen: [b 3 h w] uint8, before and after perturbation. target, prediction: [b h w] disparity. mask:
-        [b h w].
-    """
-
-    clean: Tensor
-    seen: Tensor
-    target: Tensor
-    mask: Tensor
-    prediction: Tensor
-
-
-@dataclass(frozen=True)
-class StageOutput:
-    """What a micro-batch gives.
-
-    loss: [] to go backward from; a kind of image of which the micro-batch has none adds 0 and no gradient.
-    parts: named scalars [] for the log, those of the kinds that are there.
-    views: by kind of image, those of this process.
-
-    Where processes share the micro-batch, the means over them of loss, gradients and parts are those of the
-    whole.
-    """
-
-    loss: Tensor
-    parts: dict[str, Tensor]
-    views: dict[str, View]
-
-
-class TeacherStage(nn.Module):
-    """Stage 1: affine-invariant loss on labeled images (paper, section 3.1).
-
-    Args:
-        normalisation, reduction, across: see `affine_invariant_loss`.
-    """
-
-    def __init__(self, normalisation: Normalisation, reduction: Reduction, across: Across = alone) -> None:
-        super().__init__()
-        self.normalisation, self.reduction, self.across = normalisation, reduction, across
-
-    def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
-        """`generator` is not drawn from: labeled images are not perturbed."""
-        count = len(batch.labeled_image)
-        prediction = model(normalise(at_least_one(batch.labeled_image)))[:count]  # [l h w]
-        loss = affine_invariant_loss(
-            prediction,
-            batch.disparity,
-            batch.mask,
-            normalisation=self.normalisation,
-            reduction=self.reduction,
-            across=self.across,
-        )
-        view = View(
-            batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, prediction.detach()
-        )
-        parts = {"loss/labeled": loss, "zero_outputs": zero_fraction(prediction, self.across)}
-        parts = parts if batch.all_counts[0] else {}
-        return StageOutput(loss, parts, {"labeled": view})
+from depthany.training.stages.base import StageOutput, View, at_least_one, freeze, zero_fraction
 
 
 class StudentStage(nn.Module):
@@ -217,38 +152,7 @@ class StudentStage(nn.Module):
         return batch.pseudo_label
 
 
-def at_least_one(image: Tensor) -> Tensor:
-    """The images [b 3 h w], or a black one in place of none, of whose output nothing is to be taken.
-
-    So the loss of an empty micro-batch has a gradient, 0 everywhere, as the step and fp16's scaler need it,
-    and no attention kernel has to cope with an empty batch.
-    """
-    return image if len(image) else image.new_zeros(1, *image.shape[1:])
-
-
 def to_unit_range(disparity: Tensor) -> Tensor:
     """Each map [b h w] min-max normalised to [0, 1], as the labels are."""
     low, high = disparity.float().flatten(1).aminmax(dim=1)  # [b]
     return (disparity - low[:, None, None]) / (high - low).clamp(min=1e-6)[:, None, None]
-
-
-def freeze(network: nn.Module) -> nn.Module:
-    """The same network without gradients and in eval mode; `StudentStage.train` keeps the mode pinned."""
-    return network.requires_grad_(False).eval()
-
-
-def zero_fraction(disparity: Tensor, across: Across = alone) -> Tensor:
-    """Share [] of pixels that are exactly 0: near 1 the output ReLU is dead and no gradient flows."""
-    zero = disparity.detach() == 0
-    return zero.sum() / across(torch.ones_like(zero).sum()).clamp(min=1e-6)
-
-
-def trained_parameters(stage: nn.Module) -> list[nn.Parameter]:
-    """Parameters of a stage that learn: those of the projection, where there is one."""
-    return [parameter for parameter in stage.parameters() if parameter.requires_grad]
-
-
-def trained_state(stage: nn.Module) -> dict[str, Tensor]:
-    """What of a stage belongs into a checkpoint: what it trains, nothing frozen."""
-    trained = {name for name, parameter in stage.named_parameters() if parameter.requires_grad}
-    return {name: tensor for name, tensor in stage.state_dict().items() if name in trained}

@@ -1,22 +1,19 @@
-"""The formats of others: what a Hugging Face configuration says, and files that their codes load."""
+"""Hugging Face folders of Depth Anything: what their configuration says, and writing one."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from depthany.models.dpt import HEAD_CHANNELS
 from depthany.models.encoder import ENCODERS, PATCH, EncoderSpec
+from depthany.models.files.exchange import encoder_of_width, plain_state, unused_weights
 from depthany.models.files.names import (
     HF_UNUSED,
-    OFFICIAL_UNUSED,
     has_swiglu,
     huggingface_name,
-    official_name,
     split_qkv,
 )
 from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME, DepthModel
@@ -24,19 +21,15 @@ from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from depthany.system.files import write_atomically
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
-OFFICIAL_ENCODERS = ("vits", "vitb", "vitl", "vitg")
+
+
 REASSEMBLE_FACTORS = [4, 2, 1, 0.5]
+
+
 _VITS = {"hidden_size": 384, "num_attention_heads": 6, "out_indices": [9, 10, 11, 12]}  # where none is named
+
+
 _PILLOW_BICUBIC = 3
-
-
-def encoder_of_width(width: int, where: str) -> str:
-    """The encoder whose tokens are this wide, or a ValueError that lists the widths."""
-    for name, spec in ENCODERS.items():
-        if spec.embed_dim == width:
-            return name
-    widths = ", ".join(f"{name} {spec.embed_dim}" for name, spec in ENCODERS.items())
-    raise ValueError(f"{where}: tokens are {width} wide, expected one of {widths}; it is no Depth Anything")
 
 
 def arguments_from_huggingface(
@@ -123,52 +116,17 @@ def save_huggingface(model: DepthModel, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     swiglu = has_swiglu(model.encoder.spec)
-    state = {huggingface_name(name, swiglu): tensor for name, tensor in _plain_state(model).items()}
-    state = split_qkv(state) | _unused(HF_UNUSED, model)
+    state = {huggingface_name(name, swiglu): tensor for name, tensor in plain_state(model).items()}
+    state = split_qkv(state) | unused_weights(HF_UNUSED, model)
     _write_json(folder / CONFIG_NAME, _huggingface_config(model))
     _write_json(folder / PREPROCESSOR_NAME, _preprocessor_config(model))
     write_atomically(folder / WEIGHTS_NAME, lambda partial: save_file(state, partial, {"format": "pt"}))
     return folder
 
 
-def save_official(model: DepthModel, path: str | Path) -> Path:
-    """Write the `.pth` state dict that the released code of the model's generation loads.
-
-    Give it the released file's name: for V2 `depth_anything_v2_vits.pth`, metric
-    `depth_anything_v2_metric_hypersim_vits.pth` (its `run.py` takes --max-depth), for V1
-    `depth_anything_vits14.pth`. Positions are interpolated there as by pos_interpolation "official".
-
-    Raises:
-        ValueError: it cannot be written, or the encoder is none of vits, vitb, vitl and vitg.
-    """
-    path = Path(path)
-    encoder = model.config["encoder"]
-    if encoder not in OFFICIAL_ENCODERS:
-        raise ValueError(
-            f"the official code has no {encoder}: only {', '.join(OFFICIAL_ENCODERS)}; "
-            "save it as a Hugging Face model or ONNX instead"
-        )
-    swiglu = has_swiglu(model.encoder.spec)
-    state = {official_name(name, swiglu): tensor for name, tensor in _plain_state(model).items()}
-    state |= _unused(OFFICIAL_UNUSED, model)
-    write_atomically(path, lambda partial: torch.save(state, partial))
-    return path
-
-
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=2) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text))
-
-
-def _plain_state(model: DepthModel) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().float().contiguous() for name, tensor in model.state_dict().items()}
-
-
-def _unused(names: tuple[str, ...], model: DepthModel) -> dict[str, Tensor]:
-    """Zeros for what the released files have and no output depends on."""
-    width, features = model.encoder.spec.embed_dim, model.encoder.spec.dpt_features
-    shapes = {"mask_token": (1, width), "weight": (features, features, 3, 3), "bias": (features,)}
-    return {name: torch.zeros(shapes[name.rsplit(".", 1)[1]]) for name in names}
 
 
 def _huggingface_config(model: DepthModel) -> dict[str, Any]:

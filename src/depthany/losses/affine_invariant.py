@@ -1,29 +1,26 @@
-"""The losses of Depth Anything as pure functions of (prediction, target, mask).
+"""The affine-invariant loss of Depth Anything as a pure function of (prediction, target, mask).
 
 Everything is vectorised over the batch, free of host syncs, and computed in at least float32 whatever
 autocast is on. Legend: `b` images, `h w` pixels, `n` pixels of an image in a row or tokens, `c` channels.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from depthany.losses.counting import Across, alone, full_precision, or_one
+
 Normalisation = Literal["median_mad", "least_squares"]
+
+
 Reduction = Literal["batch", "image"]
-MeanOver = Literal["kept", "all"]
-Across = Callable[[Tensor], Tensor]  # of a number [], its mean over the processes that share the batch
+
 
 NORMALISATIONS = ("median_mad", "least_squares")
+
+
 REDUCTIONS = ("batch", "image")
-MEANS_OVER = ("kept", "all")
-
-
-def alone(number: Tensor) -> Tensor:
-    """`Across` where the whole batch is here."""
-    return number
 
 
 def affine_invariant_loss(
@@ -124,48 +121,6 @@ def cutmix_affine_invariant_loss(
     return _reduce(error, used_inside | used_outside, reduction, trim, across)
 
 
-def feature_alignment_loss(
-    student_tokens: Tensor,
-    frozen_tokens: Tensor,
-    *,
-    alpha: float = 0.15,
-    mean_over: MeanOver = "kept",
-    across: Across = alone,
-) -> tuple[Tensor, Tensor]:
-    """Pull the student's features towards the frozen encoder's, except where they are near already.
-
-    Source: Yang et al. 2024 (arXiv 2401.10891) eq. 9. Tokens with 1 - cos < alpha are left out, so that the
-    student may tell apart parts of an object that the frozen encoder holds for the same.
-
-    Args:
-        student_tokens: [b n c] final patch tokens of the student's encoder.
-        frozen_tokens: [b n c] those of the frozen encoder; no gradient flows into them.
-        alpha: margin in cosine distance; 0.15 is the paper's cosine of 0.85.
-        mean_over: divide by the number of "kept" tokens or of "all" tokens; the paper does not say which.
-        across: as for `affine_invariant_loss`.
-
-    Returns:
-        [] mean cosine distance, 0 with zero gradient if no token is kept; and [] the share of tokens kept,
-        whose mean over the processes is that of the whole batch.
-    """
-    if student_tokens.shape != frozen_tokens.shape:
-        raise ValueError(
-            f"student tokens are {tuple(student_tokens.shape)}, frozen ones {tuple(frozen_tokens.shape)}; "
-            "both encoders must be of one size and see the image at one resolution"
-        )
-    if mean_over not in MEANS_OVER:
-        raise ValueError(f"unknown mean_over {mean_over!r}; choose from {', '.join(MEANS_OVER)}")
-    similarity = F.cosine_similarity(
-        _full_precision(student_tokens), _full_precision(frozen_tokens.detach()), dim=-1
-    )
-    distance = 1 - similarity  # [b n] in 0..2
-    kept = ~(distance < alpha)  # NaN is kept, so that it shows
-    tokens = across(torch.ones_like(kept).sum())
-    counted = across(kept.sum()) if mean_over == "kept" else tokens
-    loss = torch.where(kept, distance, 0).sum() / _or_one(counted)
-    return loss, kept.to(distance.dtype).sum() / _or_one(tokens)  # 0, not NaN, of an empty batch
-
-
 def _normalised_error(
     prediction: Tensor, target: Tensor, mask: Tensor, normalisation: Normalisation, eps: float
 ) -> tuple[Tensor, Tensor]:
@@ -219,8 +174,8 @@ def _reduce(error: Tensor, used: Tensor, reduction: Reduction, trim: float, acro
     total = torch.where(used, error, 0).sum(1)  # [b]
     pixels = used.sum(1)
     if reduction == "batch":
-        return total.sum() / _or_one(across(pixels.sum()))
-    return (total / pixels.clamp(min=1)).sum() / _or_one(across((pixels > 0).sum()))
+        return total.sum() / or_one(across(pixels.sum()))
+    return (total / pixels.clamp(min=1)).sum() / or_one(across((pixels > 0).sum()))
 
 
 def _largest_kept(error: Tensor, used: Tensor, trim: float) -> Tensor:
@@ -238,11 +193,6 @@ def _largest_kept(error: Tensor, used: Tensor, trim: float) -> Tensor:
     return torch.where(used, error.detach(), filler).kthvalue(kept_of_full_row, 1, keepdim=True).values
 
 
-def _or_one(count: Tensor) -> Tensor:
-    """The count [], or 1 in place of 0; over several processes a mean count may lie between."""
-    return torch.where(count > 0, count, 1)
-
-
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the mask: [b n] -> [b 1], 0 where the mask is empty."""
     return torch.where(mask, values, 0).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
@@ -251,13 +201,9 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def _pixel_rows(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[b h w] -> [b n] in full precision, with 0 for whatever stands off the mask."""
     mask = mask.flatten(1)
-    prediction = torch.where(mask, _full_precision(prediction).flatten(1), 0)
-    target = torch.where(mask, _full_precision(target).flatten(1), 0)
+    prediction = torch.where(mask, full_precision(prediction).flatten(1), 0)
+    target = torch.where(mask, full_precision(target).flatten(1), 0)
     return prediction, target, mask
-
-
-def _full_precision(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _check(
