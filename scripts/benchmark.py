@@ -27,12 +27,13 @@ import benchmark_data
 import benchmark_labels
 import benchmark_scaling
 import benchmark_train
-from depthany import DepthModel, load_model
+from depthany import load_model
 from depthany.data.images import read_image
 from depthany.models.fast import prepare_for_inference
 from depthany.models.files.huggingface import save_huggingface
 from depthany.models.files.onnx import relative_difference, smooth_image
-from depthany.models.preprocess import preprocess
+from depthany.models.model import DenseModel, depth_anything
+from depthany.models.preprocess import Preprocessing
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Contestants = dict[str, Callable[[Tensor], Tensor]]
@@ -72,18 +73,18 @@ def main() -> None:
     model = (
         load_model(arguments.checkpoint)
         if arguments.checkpoint
-        else DepthModel(arguments.encoder, "v2").eval()
+        else depth_anything(arguments.encoder, "v2").eval()
     )
     image = square(arguments.image, arguments.size)  # [1 3 s s]
     run_inference(model, image, arguments.batches, arguments.rounds)
 
 
 @torch.inference_mode()
-def run_inference(model: DepthModel, image: Tensor, batches: list[int], rounds: int) -> None:
+def run_inference(model: DenseModel, image: Tensor, batches: list[int], rounds: int) -> None:
     """Print machine, agreement, accuracy and, for each batch size, times and ratios."""
     contestants = build(model)
     print(machine())
-    print(f"{model.config['encoder']} at {image.shape[3]} x {image.shape[2]}")
+    print(f"{model.encoder.label} at {image.shape[3]} x {image.shape[2]}")
     print_accuracy(contestants, image)
     for batch in batches:
         times = interleave(contestants, image.repeat(batch, 1, 1, 1), rounds)
@@ -100,7 +101,7 @@ def run_inference(model: DepthModel, image: Tensor, batches: list[int], rounds: 
             print(f"  {slow} : {fast} = {spread(ratios, 2)}")
 
 
-def build(model: DepthModel) -> Contestants:
+def build(model: DenseModel) -> Contestants:
     """Both codes in both dtypes, from the same weights; each takes [b 3 h w] float32 and gives [b h w]."""
     from transformers import DepthAnythingForDepthEstimation
 
@@ -153,7 +154,7 @@ def square(path: str | None, size: int) -> Tensor:
     photo = read_image(Path(path), convert=True)
     side = min(photo.shape[:2])
     top, left = ((extent - side) // 2 for extent in photo.shape[:2])
-    return preprocess(photo[top : top + side, left : left + side], size)[None]
+    return Preprocessing().prepare(photo[top : top + side, left : left + side], size)[None]
 
 
 def spread(values: list[float], digits: int) -> str:

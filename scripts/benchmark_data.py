@@ -31,7 +31,7 @@ from depthany.data.labeled import FolderDepth
 from depthany.data.sampler import Draw
 from depthany.data.transforms import shorter_side_to
 from depthany.data.unlabeled import FolderImages
-from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalise
+from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/sample/labeled/train"
 Contestants = dict[str, Callable[[int], tuple[Tensor, ...]]]  # seed to image and perhaps depth and mask
@@ -111,8 +111,8 @@ def ours(dataset: TrainingSet, count: int, depth: bool, seed: int) -> tuple[Tens
     """A micro-batch as the loader gives it, normalised as the stage does it."""
     batch = dataset[[Draw(depth, i, seed * count + i) for i in range(count)]]
     if depth:
-        return normalise(batch.labeled_image), batch.disparity, batch.mask
-    return (normalise(batch.unlabeled_image),)
+        return Preprocessing().normalise(batch.labeled_image), batch.disparity, batch.mask
+    return (Preprocessing().normalise(batch.unlabeled_image),)
 
 
 def stack(

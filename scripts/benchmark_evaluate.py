@@ -24,7 +24,7 @@ from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary, uncertainty
 from depthany.evaluation.run import score_set
 from depthany.models.fast import prepare_for_inference
-from depthany.models.model import DepthModel
+from depthany.models.model import depth_anything
 from depthany.system.device import keep_freed_memory
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     keep_freed_memory()
     torch.manual_seed(0)
-    timed = Timed(prepare_for_inference(DepthModel(arguments.model)))
+    timed = Timed(prepare_for_inference(depth_anything(arguments.model)))
     predictor = ModelPredictor(timed, arguments.input_size, torch.device("cpu"))
     protocol = Protocol("benchmark", crop="eigen_nyu" if tuple(arguments.size) == (480, 640) else "none")
     with tempfile.TemporaryDirectory() as folder:

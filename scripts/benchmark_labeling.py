@@ -22,8 +22,8 @@ from depthany.data.pseudo_labels.store import StoreHeader, begin_store, finish_s
 from depthany.data.unlabeled import FolderImages
 from depthany.inference.labeling import Claims, Labeler, Reading, Tally
 from depthany.models.fast import prepare_for_inference
-from depthany.models.model import DepthModel
-from depthany.models.preprocess import input_shape, normalise
+from depthany.models.model import DenseModel, depth_anything
+from depthany.models.preprocess import Preprocessing
 from depthany.system.device import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -46,7 +46,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     keep_freed_memory()
     torch.manual_seed(0)
-    model = prepare_for_inference(DepthModel(arguments.encoder), DTYPES[arguments.dtype])
+    model = prepare_for_inference(depth_anything(arguments.encoder), DTYPES[arguments.dtype])
     with tempfile.TemporaryDirectory() as folder:
         draw_photos(Path(folder) / "images", arguments.images)
         measure(model, Path(folder), arguments)
@@ -64,16 +64,16 @@ def draw_photos(folder: Path, count: int) -> None:
         cv2.imwrite(str(folder / f"{i:05d}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
-def measure(model: DepthModel, folder: Path, arguments: argparse.Namespace) -> None:
+def measure(model: DenseModel, folder: Path, arguments: argparse.Namespace) -> None:
     """Alternate between both."""
-    shape = (arguments.batch, 3, *input_shape(750, 1000, arguments.size))
+    shape = (arguments.batch, 3, *Preprocessing().input_shape(750, 1000, arguments.size))
     batch = torch.randint(0, 256, shape, dtype=torch.uint8)
     images, rounds = FolderImages(str(folder / "images")), list[tuple[float, float]]()
 
     def bare() -> None:
         with torch.inference_mode():
             for _ in range(arguments.images // arguments.batch):
-                model(normalise(batch).to(next(model.parameters()).dtype)).float().numpy()
+                model(Preprocessing().normalise(batch).to(next(model.parameters()).dtype)).map.float().numpy()
 
     stores = iter(range(10**6))
 
@@ -92,7 +92,7 @@ def measure(model: DepthModel, folder: Path, arguments: argparse.Namespace) -> N
     print(f"median: {statistics.median(walls):.1%}, by CPU time {statistics.median(cpus):.1%}")
 
 
-def label(model: DepthModel, images: FolderImages, store: Path, arguments: argparse.Namespace) -> Tally:
+def label(model: DenseModel, images: FolderImages, store: Path, arguments: argparse.Namespace) -> Tally:
     """A new store of all images, its end included."""
     header = StoreHeader({}, {}, 500, {"photos": {"images": len(images), "identity": images.identity()}})
     begin_store(store, header)

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from depthany import load_model
 from depthany.data.images import read_image
 from depthany.data.pseudo_labels.codec import decode_codes, encode_codes, quantise
-from depthany.models.preprocess import preprocess
+from depthany.models.preprocess import Preprocessing
 
 Codes = NDArray[np.uint16]
 Contestant = tuple[Callable[[Codes], bytes], Callable[[bytes], Codes]]
@@ -88,7 +88,7 @@ def predict(teacher: str, images: Sequence[str], size: int, bf16: bool) -> list[
         top, left = ((extent - side) // 2 for extent in photo.shape[:2])
         square = np.ascontiguousarray(photo[top : top + side, left : left + side])
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            disparity = model(preprocess(square, size)[None])[0]
+            disparity = model(Preprocessing().prepare(square, size)[None]).map[0]
         labels.append(quantise(disparity.float().numpy())[0])
     return labels
 

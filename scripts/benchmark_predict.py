@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from depthany import DepthModel
 from depthany.display.progress import Bar
 from depthany.inference.outputs import Meaning
 from depthany.inference.photos import predict_stills, still_job
@@ -34,6 +33,7 @@ from depthany.inference.predictor import Predictor
 from depthany.inference.sources import Source
 from depthany.inference.tally import Tally
 from depthany.models.fast import prepare_for_inference
+from depthany.models.model import depth_anything
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
 
 
@@ -131,7 +131,7 @@ def build_predictor(arguments: argparse.Namespace) -> Predictor:
     device = choose_device(arguments.device)
     torch.manual_seed(0)
     dtype = choose_amp(arguments.precision, device) or torch.float32
-    model = prepare_for_inference(DepthModel(arguments.encoder).to(device), dtype)
+    model = prepare_for_inference(depth_anything(arguments.encoder).to(device), dtype)
     return Predictor(model, arguments.input_size)
 
 

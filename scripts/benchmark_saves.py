@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from depthany.models.model import DepthModel
+from depthany.models.model import depth_anything
 from depthany.system.device import keep_freed_memory
 from depthany.system.files import write_atomically
 from depthany.training.checkpoints.state import Parts, TrainState
@@ -48,7 +48,7 @@ def main() -> None:
 
 def state_after_a_step(encoder: str) -> Parts:
     """A model with the moments of its optimizer, from gradients that are all zero."""
-    model = DepthModel(encoder)
+    model = depth_anything(encoder)
     optimizer = build_optimizer(model, [], 1e-3, 1, 0.01, (0.9, 0.999))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

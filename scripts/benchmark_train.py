@@ -37,7 +37,7 @@ from depthany.data.labeled import FolderDepth
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.data.unlabeled import FolderImages
-from depthany.models.model import DepthModel
+from depthany.models.model import depth_anything
 from depthany.system.device import choose_amp, keep_freed_memory
 from our_training import OurTraining, Shares
 from transformers_training import PlainTraining
@@ -117,7 +117,7 @@ def contestant(name: str, arguments: argparse.Namespace, stage: str, size: int) 
     """A contestant in this process; its batches are read before."""
     batches = list(read(arguments, stage, size, arguments.rounds + 1, workers=0))
     torch.manual_seed(0)
-    model, student = DepthModel(arguments.encoder, input_size=size), stage == "student"
+    model, student = depth_anything(arguments.encoder, input_size=size), stage == "student"
     if name == "ours":
         step = OurTraining(
             model, student, choose_amp("auto", torch.device("cpu")), arguments.checkpointing
@@ -198,7 +198,7 @@ def print_shares(arguments: argparse.Namespace, stage: str, size: int) -> None:
     """Where the time of our step goes, with the real loader and one process that reads."""
     torch.manual_seed(0)
     keep_freed_memory()
-    model = DepthModel(arguments.encoder, input_size=size)
+    model = depth_anything(arguments.encoder, input_size=size)
     amp = choose_amp("auto", torch.device("cpu"))
     ours = OurTraining(model, stage == "student", amp, arguments.checkpointing)
     batches = read(arguments, stage, size, 2 + min(5, arguments.rounds), workers=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 from depthany.training.checkpoints.state import Parts
 from depthany.training.loop import draw_generator, require_finite, update
 from depthany.training.optim import build_optimizer
@@ -25,7 +25,7 @@ class OurTraining:
     """All parts of a run, from a model that is trained, and the body of the loop of train.py."""
 
     def __init__(
-        self, model: DepthModel, student: bool, amp: torch.dtype | None, checkpointing: bool
+        self, model: DenseModel, student: bool, amp: torch.dtype | None, checkpointing: bool
     ) -> None:
         loss: Any = {"normalisation": "median_mad", "reduction": "batch"}
         self.amp, self.student, stage = amp, student, stages.TeacherStage(**loss)

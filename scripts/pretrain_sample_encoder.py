@@ -24,8 +24,8 @@ from timm.layers import set_fused_attn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depthany.models.encoder import PATCH, Encoder
-from depthany.models.preprocess import normalise
+from depthany.models.dinov2 import PATCH, Dinov2
+from depthany.models.preprocess import Preprocessing
 from depthany.system.files import write_atomically
 
 ROOTS = ("data/sample/labeled/train/images", "data/sample/unlabeled/train/images")
@@ -41,7 +41,7 @@ class MaskedAutoencoder(nn.Module):
 
     def __init__(self, width: int = 128, depth: int = 2, heads: int = 4) -> None:
         super().__init__()
-        self.encoder = Encoder("vitt")
+        self.encoder = Dinov2("vitt")
         self.narrow = nn.Linear(self.encoder.spec.embed_dim, width)
         self.decoder = MaskedVisionTransformerDecoderTIMM(
             num_patches=PATCHES, embed_dim=width, depth=depth, num_heads=heads, num_prefix_tokens=0
@@ -103,7 +103,7 @@ def batches(images: list[np.ndarray], size: int, seed: int) -> Iterator[Tensor]:
             order.extend(draw.permutation(len(images)).tolist())
         picked, order = order[:size], order[size:]
         crops = np.stack([random_crop(images[index], draw) for index in picked])
-        yield normalise(torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous())
+        yield Preprocessing().normalise(torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous())
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -124,7 +124,7 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
 
 
-def save_encoder(encoder: Encoder, path: Path, facts: dict[str, str]) -> None:
+def save_encoder(encoder: Dinov2, path: Path, facts: dict[str, str]) -> None:
     """Write the encoder as float16 safetensors, whole or not at all, with its training in the header."""
     state = {name: tensor.detach().half().contiguous() for name, tensor in encoder.state_dict().items()}
     write_atomically(path, lambda partial: save_file(state, partial, metadata=facts))
@@ -189,7 +189,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(args.seed)
-    set_fused_attn(False)  # bfloat16 on a CPU: plain matrix products are faster, see Encoder
+    set_fused_attn(False)  # bfloat16 on a CPU: plain matrix products are faster, see Dinov2
     images = load_images(args.roots)
     model = MaskedAutoencoder()
     print(f"{len(images)} images, {sum(p.numel() for p in model.encoder.parameters()) / 1e6:.2f}M parameters")

@@ -19,7 +19,7 @@ from depthany.data.perturb import Perturb, cutmix_boxes
 from depthany.losses.affine_invariant import affine_invariant_loss, cutmix_affine_invariant_loss
 from depthany.losses.features import feature_alignment_loss
 from depthany.models.files.huggingface import save_huggingface
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from depthany.training.stages.student import to_unit_range
 
@@ -33,7 +33,7 @@ class PlainTraining:
         amp: dtype of autocast, None for float32.
     """
 
-    def __init__(self, model: DepthModel, student: bool, amp: torch.dtype | None) -> None:
+    def __init__(self, model: DenseModel, student: bool, amp: torch.dtype | None) -> None:
         self.net, self.amp, self.student = from_transformers(model).train(), amp, student
         perturb = Perturb()
         if student:
@@ -92,7 +92,7 @@ def normalised(image: Tensor) -> Tensor:
     return (image / 255.0 - mean) / std
 
 
-def from_transformers(model: DepthModel) -> Any:
+def from_transformers(model: DenseModel) -> Any:
     """The same model as `DepthAnythingForDepthEstimation` in float32."""
     from transformers import DepthAnythingForDepthEstimation
 

@@ -16,18 +16,18 @@ import torch
 from PIL import Image
 
 from depthany.config.entry import run_entry
-from depthany.models.encoder import ENCODERS, EncoderSpec
+from depthany.models.dinov2 import SIZES, Size
 from depthany.train import run
 from nursery import Ended, Nursery
 
 torch.set_num_threads(1)
 
 # An encoder of 58k parameters as one more row of the table of sizes; `vitt`, the smallest there, has 6M.
-MICRO = EncoderSpec("vit_small_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
+MICRO = Size("vit_small_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
 NURSERY = Nursery(repr(MICRO))
 KNOWS_MICRO = f"""
-from depthany.models.encoder import ENCODERS, EncoderSpec
-ENCODERS["micro"] = {MICRO!r}
+from depthany.models.dinov2 import SIZES, Size
+SIZES["micro"] = {MICRO!r}
 """
 LABELED_SIZES = [(56, 42), (42, 56), (56, 42), (64, 48)]  # width, height
 UNLABELED_SIZES = [(56, 42), (42, 56), (50, 70), (30, 40), (56, 42), (90, 60)]
@@ -55,7 +55,7 @@ class World:
             f"stage={stage}",
             "experiment=none",
             "model=vitt",
-            "model.encoder=micro",
+            "model.encoder.size=micro",
             "model.pretrained=false",
             "data=folder",
             f"data.labeled.mine.root={self.root / 'labeled'}",
@@ -81,9 +81,9 @@ class World:
 
 @contextlib.contextmanager
 def micro_encoder() -> Iterator[None]:
-    """model.encoder=micro can be chosen inside."""
+    """model.encoder.size=micro can be chosen inside."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENCODERS, "micro", MICRO)
+        patch.setitem(SIZES, "micro", MICRO)
         yield
 
 

@@ -22,7 +22,7 @@ import json, os, select, sys
 import torch
 torch.set_num_threads(1)
 import depthany.pseudo_label, depthany.train
-from depthany.models.encoder import ENCODERS, EncoderSpec
+from depthany.models.dinov2 import SIZES, Size
 children, pending = set(), b""
 while True:
     ready = select.select([0], [], [], 0.005 if children else None)[0]
@@ -55,7 +55,7 @@ for number, path in enumerate((os.devnull, order["out"], order["err"])):
 if order["cwd"]:
     os.chdir(order["cwd"])
 sys.argv = [order["module"], *order["argv"]]
-ENCODERS["micro"] = eval(order["encoder"])
+SIZES["micro"] = eval(order["encoder"])
 exec(order["before"], {"__name__": "__before__"})
 sys.modules["depthany." + order["module"]].main()
 """

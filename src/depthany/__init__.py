@@ -4,18 +4,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from depthany.models.files.loading import load_model
-    from depthany.models.model import DepthModel
+    from depthany.models.model import DenseModel
 
-__all__ = ["DepthModel", "load_model"]
+__all__ = ["DenseModel", "load_model"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """The models come with timm, whose import takes seconds: only once they are asked for."""
-    if name == "DepthModel":
-        from depthany.models.model import DepthModel
+    if name == "DenseModel":
+        from depthany.models.model import DenseModel
 
-        return DepthModel
+        return DenseModel
     if name == "load_model":
         from depthany.models.files.loading import load_model
 

@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from depthany.config.entry import require, run_entry, typed
 from depthany.config.schema import AppSettings
-from depthany.models.encoder import PATCH
 from depthany.models.fast import prepare_for_inference
 from depthany.models.files.loading import load_model
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
@@ -22,8 +21,6 @@ def check(cfg: DictConfig) -> DictConfig:
     """The configuration with its types checked; finds what the user can mend before a model is loaded."""
     cfg = typed(cfg, AppSettings)
     require(cfg)
-    if cfg.input_size is not None and cfg.input_size < PATCH:
-        raise ValueError(f"input_size={cfg.input_size}: expected {PATCH} pixels or more")
     for key in ("threads", "max_upload_mb", "max_megapixels"):
         if cfg[key] is not None and cfg[key] <= 0:
             raise ValueError(f"{key}={cfg[key]}: expected more than 0")
@@ -48,6 +45,8 @@ def start(cfg: DictConfig) -> Any:
         torch.set_num_threads(cfg.threads)
     keep_freed_memory()
     model = prepare_for_inference(load_model(cfg.checkpoint, device, cfg.taps, cfg.max_depth), dtype)
+    if cfg.input_size is not None:
+        model.preprocessing.require_input_size(cfg.input_size)
 
     from depthany.inference.page import Page, build, theme
 

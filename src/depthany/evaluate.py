@@ -224,7 +224,7 @@ def build_model_predictor(
 ) -> ModelPredictor:
     """A model, ready; its quantity is its own: metres if it has a largest depth, else disparity."""
     model = load_model(path, device, cfg.taps, cfg.max_depth)
-    quantity = "disparity" if model.max_depth is None else "depth"
+    quantity = "disparity" if model.quantity.larger_is_nearer else "depth"
     about = {"source": path, "quantity": quantity, "model": model.config}
     about["weights_sha256"] = weights_sha256(model)
     model = prepare_for_inference(model, dtype)

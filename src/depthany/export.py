@@ -16,7 +16,7 @@ from depthany.config.schema import ExportSettings
 from depthany.models.files.huggingface import save_huggingface
 from depthany.models.files.loading import load_model
 from depthany.models.files.official import save_official
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # Largest difference to PyTorch's float32 map, as a share of its range, with which a graph is kept.
@@ -25,7 +25,7 @@ ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 HUGGINGFACE_FILES = {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
-def write_onnx(model: DepthModel, path: Path, dtype: str) -> None:
+def write_onnx(model: DenseModel, path: Path, dtype: str) -> None:
     """Graph for any batch, height and width, kept only if onnxruntime computes with it what PyTorch does."""
     from depthany.models.files.onnx import drift, save_onnx
 
@@ -50,19 +50,21 @@ def write_onnx(model: DepthModel, path: Path, dtype: str) -> None:
         )
 
 
-def write_huggingface(model: DepthModel, folder: Path, dtype: str) -> None:
+def write_huggingface(model: DenseModel, folder: Path, dtype: str) -> None:
     """Folder for `AutoModelForDepthEstimation.from_pretrained` and `pipeline("depth-estimation", ...)`."""
     save_huggingface(model, folder)
     _require_equal(model, load_model(folder))
 
 
-def write_official(model: DepthModel, path: Path, dtype: str) -> None:
+def write_official(model: DenseModel, path: Path, dtype: str) -> None:
     """File that the released `run.py` loads."""
     save_official(model, path)
-    _require_equal(model, load_model(path, taps=str(model.config["taps"]), max_depth=model.max_depth))
+    _require_equal(
+        model, load_model(path, taps=model.config["encoder"]["taps"], max_depth_m=model.quantity.max_depth_m)
+    )
 
 
-FORMATS: dict[str, Callable[[DepthModel, Path, str], None]] = {
+FORMATS: dict[str, Callable[[DenseModel, Path, str], None]] = {
     "onnx": write_onnx,
     "huggingface": write_huggingface,
     "official": write_official,
@@ -72,7 +74,7 @@ READERS = {"huggingface": ("transformers", "size"), "official": ("the released c
 SUFFIXES = {"onnx": ".onnx", "huggingface": "", "official": ".pth"}  # "": a folder
 
 
-def _require_equal(model: DepthModel, loaded: DepthModel) -> None:
+def _require_equal(model: DenseModel, loaded: DenseModel) -> None:
     found, expected = loaded.state_dict(), model.state_dict()
     different = [
         name for name in expected if name not in found or not torch.equal(found[name], expected[name])
@@ -151,11 +153,12 @@ def main() -> None:
 def run(cfg: DictConfig) -> int:
     """Load the model, write it, compare, put it in place; the exit code."""
     cfg = check(cfg)
-    model = load_model(cfg.checkpoint, taps=cfg.taps, max_depth=cfg.max_depth)
+    model = load_model(cfg.checkpoint, taps=cfg.taps, max_depth_m=cfg.max_depth)
     with staged(Path(cfg.out)) as place:
         FORMATS[cfg.format](model, place, cfg.dtype)
-    print(f"{cfg.format} of {model.config['encoder']} {model.config['taps']}: {cfg.out}")
-    if cfg.format in READERS and READERS[cfg.format][1] != model.config["pos_interpolation"]:
+    encoder = model.config["encoder"]
+    print(f"{cfg.format} of {model.encoder.label} ({model.quantity.describe()}): {cfg.out}")
+    if cfg.format in READERS and READERS[cfg.format][1] != encoder["pos_interpolation"]:
         print(
             f"{READERS[cfg.format][0]} resamples position embeddings in another way than this model: equal "
             "maps for square images at the size of the stored embeddings, close ones elsewhere"

@@ -25,7 +25,7 @@ from depthany.inference.video_out import (
     video_targets,
 )
 from depthany.models.fast import prepare_for_inference
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
 from depthany.system.files import require_writable
 
@@ -139,25 +139,26 @@ def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
         )
 
 
-def build_predictor(cfg: DictConfig, model: DepthModel) -> Predictor:
+def build_predictor(cfg: DictConfig, model: DenseModel) -> Predictor:
     """The model with its input size and views."""
     size = model.input_size if cfg.input_size is None else cfg.input_size
     return Predictor(model, size, tuple(cfg.scales), cfg.flip)
 
 
-def build_meaning(cfg: DictConfig, model: DepthModel) -> Meaning:
+def build_meaning(cfg: DictConfig, model: DenseModel) -> Meaning:
     """What the model's numbers mean, and how they are to be shown."""
     range_m = None if cfg.near_m is None else (cfg.near_m, cfg.far_m)
-    return Meaning(model.max_depth, cfg.colormap, range_m, cfg.focal_px, cfg.fov_deg)
+    return Meaning(model.quantity.max_depth_m, cfg.colormap, range_m, cfg.focal_px, cfg.fov_deg)
 
 
 def describe(cfg: DictConfig, predictor: Predictor, count: int, device: torch.device) -> str:
     """One line on what is about to happen."""
-    number_format = str(next(predictor.model.parameters()).dtype).removeprefix("torch.")
-    gives = "disparity" if predictor.max_depth_m is None else "depth in metres"
+    model = predictor.model
+    number_format = str(next(model.parameters()).dtype).removeprefix("torch.")
+    files = f"{count} {'file' if count == 1 else 'files'}"
     return (
-        f"{predictor.model.config['encoder']} ({gives}) at input_size={predictor.input_size} on {count} "
-        f"{'file' if count == 1 else 'files'}, {device.type} in {number_format}, colours of {cfg.colormap}"
+        f"{model.encoder.label} ({model.quantity.describe()}) at input_size={predictor.input_size} "
+        f"on {files}, {device.type} in {number_format}, colours of {cfg.colormap}"
     )
 
 

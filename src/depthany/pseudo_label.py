@@ -33,7 +33,7 @@ from depthany.display.progress import Bar, bar_of_all
 from depthany.evaluation.predictors import weights_sha256
 from depthany.inference.labeling import RESOLUTIONS, Claims, Labeler, Reading, Tally
 from depthany.models.fast import prepare_for_inference
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
 from depthany.system.distributed import Processes, joined, launched
 from depthany.system.files import require_writable
@@ -94,8 +94,7 @@ def label(cfg: DictConfig, processes: Processes, device: torch.device) -> int:
     keep_freed_memory()
 
     teacher = load_model(cfg.teacher, device)
-    if teacher.max_depth is not None:
-        raise ValueError(f"teacher={cfg.teacher} gives metres; pseudo-labels are disparity: pass another one")
+    teacher.quantity.require("disparity", f"teacher={cfg.teacher}", "pass a relative model")
     sets = open_sets(cfg)
     size = teacher.input_size if cfg.input_size is None else cfg.input_size
     claims = begin(out, build_header(cfg, teacher, size, dtype, sets), processes)
@@ -160,7 +159,7 @@ def open_sets(cfg: DictConfig) -> dict[str, Any]:
 
 
 def build_header(
-    cfg: DictConfig, teacher: DepthModel, size: int, dtype: torch.dtype, sets: dict[str, Any]
+    cfg: DictConfig, teacher: DenseModel, size: int, dtype: torch.dtype, sets: dict[str, Any]
 ) -> StoreHeader:
     """All that the labels depend on."""
     preprocessing = {
@@ -177,13 +176,13 @@ def build_header(
 
 
 def describe(
-    teacher: DepthModel, size: int, images: int, done: int, device: torch.device, dtype: torch.dtype
+    teacher: DenseModel, size: int, images: int, done: int, device: torch.device, dtype: torch.dtype
 ) -> str:
     """One line on what is about to happen."""
     number_format = str(dtype).removeprefix("torch.")
     before = f" ({done} of them are in shards that are done)" if done else ""
     return (
-        f"{teacher.config['encoder']} labels {images} images{before} at input_size={size}, {device.type} in "
+        f"{teacher.encoder.label} labels {images} images{before} at input_size={size}, {device.type} in "
         f"{number_format}"
     )
 

@@ -20,7 +20,7 @@ from depthany.data.left_out import summary
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.models.files.loading import load_model
-from depthany.models.model import DepthModel, save_model
+from depthany.models.model import DenseModel, save_model
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
 from depthany.system.distributed import Processes, joined, launched
 from depthany.system.files import write_atomically
@@ -81,7 +81,7 @@ def run_together(cfg: DictConfig, processes: Processes, device: torch.device) ->
         pin, timeout_s = device.type == "cuda", cfg.data.read_timeout or None
         batches = read_batches(dataset, sampler, cfg.workers, pin, count, timeout_s)
 
-        def score(network: DepthModel) -> Scored:
+        def score(network: DenseModel) -> Scored:
             size, convert = cfg.crop_size, cfg.data.convert_images
             return evaluate(network, val_sets, size, device, amp, convert_images=convert, processes=processes)
 
@@ -128,7 +128,7 @@ def train_run(
     parts: Parts,
     batches: Iterator[Batch],
     tracker: Tracker | Silent,
-    score: Callable[[DepthModel], Scored],
+    score: Callable[[DenseModel], Scored],
     device: torch.device,
     amp: torch.dtype | None,
     processes: Processes,
@@ -163,7 +163,7 @@ def open_writer(
 
 def finish(
     run_dir: Path,
-    model: DepthModel,
+    model: DenseModel,
     step: int,
     scores: dict[str, Scored],
     settings: dict[str, Any],

@@ -122,6 +122,7 @@ def test_every_setting_of_the_schema_is_read_somewhere() -> None:
         *_leaves(schema.LossSettings),
         *_leaves(schema.PerturbSettings),
         *_leaves(schema.TermWeights),
+        *_leaves(schema.ModelSettings),
     }
     for name in (_leaves(schema.TrainSettings) | _leaves(schema.StudentSettings)) - whole_groups:
         assert re.search(rf"(cfg|alignment|optimizer|stage|data|model_cfg)\.{name}\b", code), (
@@ -156,8 +157,8 @@ TEACHER_MISTAKES = {
     "precision=fp8": "choose from auto, bf16, fp16, fp32",
     "precision=fp16": "precision=fp16 needs a CUDA device",
     "device=abacus": "device=abacus cannot be used",
-    "model.encoder=vitx": "unknown encoder 'vitx'; choose from vitt, vits",
-    "model.taps=v9": "unknown taps 'v9'",
+    "model.encoder.size=vitx": "unknown size of DINOv2 'vitx'; choose from vitt, vits",
+    "model.encoder.taps=v9": "unknown taps 'v9'",
     "data.unreadable=ignore": "choose from error, skip",
     "data.max_unreadable_share=-1": "data.max_unreadable_share=-1.0: expected 0 or more",
     "data.min_side=0": "data.min_side=0: expected 1 or more",
@@ -224,7 +225,9 @@ def test_offline_without_encoder_weights_ends_in_one_line(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-    settings = tiny_world.settings("teacher", tmp_path / "run", "model.pretrained=true", "model.encoder=vits")
+    settings = tiny_world.settings(
+        "teacher", tmp_path / "run", "model.pretrained=true", "model.encoder.size=vits"
+    )
     _assert_one_line(start(settings), tmp_path / "run", "model.weights=/path/to/dinov2_vits14_pretrain.pth")
 
 

@@ -15,7 +15,7 @@ from depthany.config.entry import run_entry
 from depthany.data.labeled import FolderDepth
 from depthany.evaluate import ALIASES, LITERAL, run
 from depthany.models.files.loading import load_model
-from depthany.models.model import DepthModel, save_model
+from depthany.models.model import depth_anything, save_model
 from depthany.training.validation import evaluate
 
 IMAGES = 22
@@ -42,7 +42,7 @@ def garden(tmp_path: Path, micro: str) -> Path:
     (tmp_path / "near.yaml").write_text(dataset)
     (tmp_path / "walk.yaml").write_text(f"{dataset}align_per: sequence\n")
     torch.manual_seed(0)
-    save_model(DepthModel("micro", input_size=28), tmp_path / "model")
+    save_model(depth_anything("micro", input_size=28), tmp_path / "model")
     return tmp_path
 
 

@@ -68,7 +68,7 @@ class Job:
 @pytest.fixture
 def arguments(tiny_world, tmp_path: Path) -> list[str]:
     """A run of the smallest real encoder, with a name by which its processes are found."""
-    more = ("model.encoder=vitt", "steps=15", "save_every=1000", "eval_every=0", "optimizer.lr=1e-4")
+    more = ("model.encoder.size=vitt", "steps=15", "save_every=1000", "eval_every=0", "optimizer.lr=1e-4")
     return tiny_world.settings("teacher", tmp_path / "run", *more)
 
 

@@ -19,7 +19,7 @@ from depthany.evaluate import ALIASES, LITERAL, labels_of, run
 from depthany.evaluation import run as loop
 from depthany.evaluation.protocol_files import protocol_names
 from depthany.models.files.loading import load_model
-from depthany.models.model import DepthModel, save_model
+from depthany.models.model import depth_anything, save_model
 from depthany.training.validation import evaluate
 
 pytestmark = pytest.mark.usefixtures("micro")
@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, with_micro) -> Path:
     with with_micro():
         for seed, (name, max_depth) in enumerate({"a": None, "b": None, "metric": 10.0}.items()):
             torch.manual_seed(seed)
-            save_model(DepthModel("micro", max_depth=max_depth, input_size=28), folder / name)
+            save_model(depth_anything("micro", max_depth_m=max_depth, input_size=28), folder / name)
     return folder
 
 

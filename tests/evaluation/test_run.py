@@ -16,7 +16,7 @@ from depthany.evaluation.results import ProtocolResult, difference, statistic, s
 from depthany.evaluation.run import score_set
 from depthany.evaluation.score import Row
 from depthany.metrics.depth import depth_metrics
-from depthany.models.model import DepthModel
+from depthany.models.model import depth_anything
 from depthany.system.distributed import Processes
 
 METRES = Protocol("p", align="none", max_depth=20)
@@ -78,7 +78,7 @@ def flat(rows: list[Row]) -> dict[str, dict[str, float]]:
 )
 def test_scores_depend_on_neither_batch_size_nor_threads_nor_order(micro: str, protocol: Protocol) -> None:
     torch.manual_seed(0)
-    predictor = ModelPredictor(DepthModel(micro).eval(), 28, torch.device("cpu"))
+    predictor = ModelPredictor(depth_anything(micro).eval(), 28, torch.device("cpu"))
     dataset, expected = room_set(), None
     for batch_size, workers, step in [(1, 1, 1), (3, 4, 1), (8, 2, -1)]:
         rows = score_set(predictor, dataset, protocol, range(7)[::step], batch_size, workers).rows

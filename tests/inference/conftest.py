@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from depthany import predict as entry
-from depthany.models.model import DepthModel, save_model
+from depthany.models.model import DenseModel, depth_anything, save_model
 
 
 @dataclass
@@ -24,31 +24,31 @@ class Ended:
 Predict = Callable[..., Ended]
 
 
-def random_model(encoder: str, max_depth: float | None = None) -> DepthModel:
+def random_model(encoder: str, max_depth: float | None = None) -> DenseModel:
     torch.manual_seed(0)
-    return DepthModel(encoder, max_depth=max_depth, input_size=28).eval()
+    return depth_anything(encoder, max_depth_m=max_depth, input_size=28).eval()
 
 
 @pytest.fixture
-def model(micro: str) -> DepthModel:
+def model(micro: str) -> DenseModel:
     """Disparity, with random weights."""
     return random_model(micro)
 
 
 @pytest.fixture
-def metric_model(micro: str) -> DepthModel:
+def metric_model(micro: str) -> DenseModel:
     """Metres, up to 80, with random weights."""
     return random_model(micro, 80.0)
 
 
 @pytest.fixture
-def checkpoint(model: DepthModel, tmp_path: Path) -> Path:
+def checkpoint(model: DenseModel, tmp_path: Path) -> Path:
     save_model(model, tmp_path / "model")
     return tmp_path / "model"
 
 
 @pytest.fixture
-def metric_checkpoint(metric_model: DepthModel, tmp_path: Path) -> Path:
+def metric_checkpoint(metric_model: DenseModel, tmp_path: Path) -> Path:
     save_model(metric_model, tmp_path / "metric")
     return tmp_path / "metric"
 
@@ -59,7 +59,7 @@ def interrupted_at(batch: int) -> Iterator[list[int]]:
     calls: list[int] = []
 
     def interrupt(module: torch.nn.Module, *_: object) -> None:
-        if isinstance(module, DepthModel):
+        if isinstance(module, DenseModel):
             calls.append(1)
             if len(calls) == batch:
                 signal.raise_signal(signal.SIGINT)

@@ -16,7 +16,7 @@ from PIL import Image
 from depthany import load_model
 from depthany.app import check, run, start
 from depthany.config.entry import run_entry
-from depthany.models.model import DepthModel, save_model
+from depthany.models.model import depth_anything, save_model
 
 pytest.importorskip("gradio", reason="needs the extra app")
 pytest.importorskip("trimesh", reason="needs the extra app")
@@ -43,7 +43,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name, max_depth in (("relative", None), ("metric", 20.0)):
         torch.manual_seed(0)
-        save_model(DepthModel("micro", max_depth=max_depth, input_size=56), folder / name)
+        save_model(depth_anything("micro", max_depth_m=max_depth, input_size=56), folder / name)
     return folder
 
 
@@ -248,7 +248,7 @@ MISTAKES = {
     "checkpoint=no/such": "no/such",
     "checkpoint=???": "these settings need a value: checkpoint=...",
     "port=70000": "port=70000: expected 1 to 65535",
-    "input_size=5": "input_size=5: expected 14 pixels or more",
+    "input_size=5": "input_size=5: expected a whole number of pixels, 14 or more",
     "max_upload_mb=0": "max_upload_mb=0.0: expected more than 0",
     "max_megapixel=5": "unknown setting 'max_megapixel'; did you mean max_megapixels?",
     "precision=int8": "unknown precision 'int8'",

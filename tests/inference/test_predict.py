@@ -11,9 +11,9 @@ import pytest
 from media import pixels
 from PIL import Image
 
-from depthany.config.entry import schema
+from depthany.config import schema
 from depthany.inference.predictor import Predictor
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_mirrored_and_each_map_is_that_of_infer(
-    predict, photos: Path, model: DepthModel, tmp_path: Path
+    predict, photos: Path, model: DenseModel, tmp_path: Path
 ) -> None:
     ended = predict(f"images={photos}", "save=npy", "batch_size=2")
     assert (ended.code, ended.err) == (0, "")
@@ -113,7 +113,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_photo_is_read_with_alpha_dropped_and_16_bits_made_8(
-    kind: str, predict, model: DepthModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, predict, model: DenseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, convert, options = KINDS[kind]
     rgb = np.asarray(Image.fromarray(pixels(4, 5)).resize((50, 40), Image.Resampling.BICUBIC))
@@ -158,7 +158,7 @@ def test_a_strip_that_is_too_long_is_named_with_the_ways_out_while_others_are_do
     assert ended.code == 1
     assert "6 predicted, 1 unreadable" in ended.out
     assert ended.err.startswith(f"error: {photos / 'strip.png'}: image is (1, 12000)")
-    assert "pass a smaller input_size, or cut the image" in ended.err
+    assert "pass a smaller input_size, or crop the image" in ended.err
 
 
 def test_names_may_have_spaces_brackets_and_any_letters(predict, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_names_may_have_spaces_brackets_and_any_letters(predict, tmp_path: Path)
     assert results(tmp_path / "выход, 1") == sorted(f"{name}{end}" for end in (".exr", ".npy", "_side.png"))
 
 
-def test_settings_of_the_model_reach_it(predict, photos: Path, tmp_path: Path, model: DepthModel) -> None:
+def test_settings_of_the_model_reach_it(predict, photos: Path, tmp_path: Path, model: DenseModel) -> None:
     image = np.asarray(Image.open(photos / "0.png"))
 
     def written(*words: str) -> np.ndarray:

@@ -6,7 +6,7 @@ import torch
 from media import pixels
 
 from depthany.inference.predictor import Predictor, average
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 
 
 def predicted(predictor: Predictor, *images: np.ndarray) -> list[np.ndarray]:
@@ -15,12 +15,12 @@ def predicted(predictor: Predictor, *images: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("size", [(40, 50), (1, 1), (28, 28), (61, 33)])
-def test_one_view_is_what_infer_gives(model: DepthModel, size: tuple[int, int]) -> None:
+def test_one_view_is_what_infer_gives(model: DenseModel, size: tuple[int, int]) -> None:
     image = pixels(*size)
     assert np.array_equal(predicted(Predictor(model, 28), image)[0], model.infer(image, 28))
 
 
-def test_a_batch_is_what_its_images_are_alone(model: DepthModel) -> None:
+def test_a_batch_is_what_its_images_are_alone(model: DenseModel) -> None:
     predictor = Predictor(model, 42, scales=(1.0, 1.4), flip=True)
     images = [pixels(50, 60, seed) for seed in range(3)]
     for together, image in zip(predicted(predictor, *images), images):
@@ -28,7 +28,7 @@ def test_a_batch_is_what_its_images_are_alone(model: DepthModel) -> None:
         assert np.abs(together - alone).max() <= 1e-6 * alone.max()
 
 
-def test_with_flip_the_mirrored_metric_image_has_the_mirrored_depth(metric_model: DepthModel) -> None:
+def test_with_flip_the_mirrored_metric_image_has_the_mirrored_depth(metric_model: DenseModel) -> None:
     predictor = Predictor(metric_model, 28, flip=True)
     image = pixels(42, 56)
     (depth_m,) = predicted(predictor, image)
@@ -65,26 +65,26 @@ def test_a_view_without_contrast_does_no_harm() -> None:
 
 @pytest.mark.parametrize("size, scales", [(0, (1.0,)), (-5, (1.0,)), (28, (1.0, 0.2))])
 def test_an_input_size_that_cannot_be_is_refused_at_once(
-    model: DepthModel, size: int, scales: tuple[float, ...]
+    model: DenseModel, size: int, scales: tuple[float, ...]
 ) -> None:
     with pytest.raises(ValueError, match="14 or more"):
         Predictor(model, size, scales)
 
 
-def test_a_prediction_that_is_not_finite_is_told(model: DepthModel) -> None:
+def test_a_prediction_that_is_not_finite_is_told(model: DenseModel) -> None:
     predictor = Predictor(model, 28)
     with pytest.raises(ValueError, match="not finite: try precision=fp32"):
         predictor.predict([[torch.full((3, 28, 28), torch.nan)]])
 
 
 def test_memory_that_is_not_enough_is_told_with_the_way_out(
-    model: DepthModel, monkeypatch: pytest.MonkeyPatch
+    model: DenseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried ..."
 
     def forward(*_: object) -> None:
         raise RuntimeError(message)
 
-    monkeypatch.setattr(DepthModel, "forward", forward)
+    monkeypatch.setattr(DenseModel, "forward", forward)
     with pytest.raises(ValueError, match="batch_size=1 with input_size=28: lower one of them"):
         predicted(Predictor(model, 28), pixels(28, 28))

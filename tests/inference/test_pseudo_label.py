@@ -215,7 +215,7 @@ def test_a_store_of_another_teacher_size_or_set_is_refused_and_the_difference_na
 ) -> None:
     model = load_model(teacher_run)
     with torch.no_grad():
-        model.decoder.conv3.bias.add_(1e-3)
+        model.head.conv3.bias.add_(1e-3)
     save_model(model, tmp_path / "other")
     other = start(student(tiny_world, tmp_path / "a", tmp_path / "other", whole))
     assert other.code == 2 and "teacher.weights_sha256: the store has" in other.err

@@ -16,19 +16,21 @@ from depthany.inference.outputs import Meaning
 from depthany.inference.predictor import Predictor
 from depthany.inference.video_in import look_at
 from depthany.inference.video_out import predict_video
+from depthany.models.output import Prediction, Quantity
+from depthany.models.preprocess import Preprocessing
 
 
 class BrightnessIsDisparity(torch.nn.Module):
     """A network whose answer can be told by hand."""
 
-    max_depth, input_size = None, 28
+    preprocessing, quantity, input_size = Preprocessing(), Quantity("disparity"), 28
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(()))
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return image.mean(1)
+    def forward(self, image: torch.Tensor) -> Prediction:
+        return Prediction(image.mean(1))
 
 
 def ramps(count: int, height: int = 28, width: int = 42) -> list[np.ndarray]:

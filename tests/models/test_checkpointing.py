@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel, depth_anything
 
 IMAGE = torch.randn(2, 3, 28, 42, generator=torch.Generator().manual_seed(0))
 
 
-def build(encoder: str, checkpointing: bool) -> DepthModel:
+def build(encoder: str, checkpointing: bool) -> DenseModel:
     torch.manual_seed(0)
-    model = DepthModel(encoder)
+    model = depth_anything(encoder)
     for block in model.encoder.blocks:
         nn.init.uniform_(block.ls1.gamma, 0.2, 2)
     model.encoder.activation_checkpointing = checkpointing
@@ -28,7 +28,7 @@ def build(encoder: str, checkpointing: bool) -> DepthModel:
 def gradients(model: nn.Module, amp: torch.dtype | None = None) -> dict[str, Tensor]:
     """Of a loss on the map and on the features, so that all four taps and the last tokens take part."""
     with torch.autocast("cpu", amp, enabled=amp is not None):
-        disparity, tokens = model(IMAGE, return_features=True)
+        disparity, tokens, _ = model(IMAGE, with_features=True)
     (disparity.square().mean() + tokens.float().sin().mean()).backward()
     return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
 
@@ -70,7 +70,7 @@ def test_blocks_run_twice_in_training_only_and_their_hooks_with_them(
     for block in model.encoder.blocks:
         block.register_forward_pre_hook(lambda module, _: seen.append(module))
     with torch.set_grad_enabled(grad):
-        disparity = model(IMAGE)
+        disparity = model(IMAGE).map
     if grad:
         disparity.sum().backward()
     assert len(seen) == calls
@@ -85,7 +85,7 @@ def test_a_run_with_the_setting_recomputes_every_block_and_ends_with_the_same_we
         calls.append(block)
         return checkpoint(block, *arguments, **settings)
 
-    monkeypatch.setattr("depthany.models.encoder.checkpoint", counted)
+    monkeypatch.setattr("depthany.models.dinov2.checkpoint", counted)
     run_dir = tmp_path / "teacher"
     ended = start(tiny_world.settings("teacher", run_dir, "activation_checkpointing=true"))
     assert ended.code == 0, ended.err
@@ -99,11 +99,11 @@ import sys, torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from depthany.models.encoder import ENCODERS, EncoderSpec
+from depthany.models.dinov2 import SIZES, Size
 from test_checkpointing import build, gradients
 
 taps, name = {"v1": (0, 1, 2, 3)}, "vit_small_patch14_dinov2"
-ENCODERS["micro"] = EncoderSpec(name, 24, 4, 2, 28, 8, (8, 8, 8, 8), taps)
+SIZES["micro"] = Size(name, 24, 4, 2, 28, 8, (8, 8, 8, 8), taps)
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
 expected = gradients(build("micro", False))

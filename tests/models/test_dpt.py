@@ -1,23 +1,37 @@
-"""DPT decoder: shapes of the released head, and an output that stays alive when trained from scratch."""
+"""DPT decoder with the relative head: shapes as released, and an output that stays alive from scratch."""
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from depthany.models.dpt import DPT, Fusion, ResidualUnit
+from depthany.models.heads.relative import RelativeHead
 
 WIDTHS = (12, 24, 48, 96)
 
 
-def decoder(seed: int = 0) -> DPT:
+class Decoder(nn.Module):
+    """DPT on patches of 14 pixels, with the relative head on top."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dpt = DPT(widths=(96,) * 4, strides=(14,) * 4, features=16, out_channels=WIDTHS)
+        self.head = RelativeHead(16)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        p, q = levels[0].shape[-2:]
+        return self.head(self.dpt(levels), (14 * p, 14 * q)).map
+
+
+def decoder(seed: int = 0) -> Decoder:
     torch.manual_seed(seed)
-    return DPT(in_channels=96, features=16, out_channels=WIDTHS)
+    return Decoder()
 
 
-def tokens(p: int, q: int, b: int = 2) -> list[Tensor]:
+def grids(p: int, q: int, b: int = 2) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(b, p * q, 96, generator=generator) for _ in range(4)]
+    return [torch.randn(b, 96, p, q, generator=generator) for _ in range(4)]
 
 
 def affine_invariant(prediction: Tensor, target: Tensor) -> Tensor:
@@ -33,14 +47,14 @@ def affine_invariant(prediction: Tensor, target: Tensor) -> Tensor:
 @pytest.mark.parametrize(("p", "q"), [(9, 9), (3, 5), (1, 2), (4, 7)])
 def test_output_has_14_pixels_per_patch_for_odd_and_even_grids(p: int, q: int) -> None:
     with torch.no_grad():
-        disparity = decoder()(tokens(p, q), p, q)
+        disparity = decoder()(grids(p, q))
     assert disparity.shape == (2, 14 * p, 14 * q)
     assert disparity.dtype == torch.float32
     assert disparity.min() >= 0
 
 
 def test_levels_have_4_2_1_and_half_a_cell_per_patch_side() -> None:
-    levels = decoder().levels(tokens(5, 6), 5, 6)
+    levels = decoder().dpt.reassemble(grids(5, 6))
     assert [tuple(level.shape[1:]) for level in levels] == [
         (16, 20, 24),
         (16, 10, 12),
@@ -50,11 +64,11 @@ def test_levels_have_4_2_1_and_half_a_cell_per_patch_side() -> None:
 
 
 def test_a_patch_lands_at_its_own_row_and_column() -> None:
-    net = decoder()
-    grids = tokens(6, 8, b=1)
-    moved = [level.clone() for level in grids]
-    moved[0][:, 2 * 8 + 5] += 5  # row 2, column 5, in the finest level only
-    change = (net.levels(moved, 6, 8)[0] - net.levels(grids, 6, 8)[0]).abs().sum(1)[0]  # [4p 4q]
+    dpt = decoder().dpt
+    levels = grids(6, 8, b=1)
+    moved = [level.clone() for level in levels]
+    moved[0][:, :, 2, 5] += 5  # in the finest level only
+    change = (dpt.reassemble(moved)[0] - dpt.reassemble(levels)[0]).abs().sum(1)[0]  # [4p 4q]
     rows, columns = change.gt(1e-4).nonzero().T
     assert (rows.min(), rows.max()) == (
         4 * 2 - 1,
@@ -82,7 +96,7 @@ def test_residual_unit_keeps_its_input_even_where_it_is_negative() -> None:
 
 def test_every_parameter_of_the_decoder_gets_a_gradient() -> None:
     net = decoder()
-    net(tokens(3, 3), 3, 3).square().mean().backward()
+    net(grids(3, 3)).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
@@ -91,13 +105,13 @@ def test_a_fresh_decoder_stays_alive_in_training(seed: int) -> None:
     net = decoder(seed)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     target = torch.rand(4, 42, 42, generator=torch.Generator().manual_seed(seed))
-    features = tokens(3, 3, b=4)
+    features = grids(3, 3, b=4)
     for _ in range(30):
-        loss = affine_invariant(net(features, 3, 3), target)
+        loss = affine_invariant(net(features), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    zeros = (net(features, 3, 3) == 0).float().flatten(1).mean(1)
+    zeros = (net(features) == 0).float().flatten(1).mean(1)
     assert zeros.max() < 0.5
     assert loss.item() != pytest.approx(1.0, abs=1e-4)
 
@@ -105,9 +119,9 @@ def test_a_fresh_decoder_stays_alive_in_training(seed: int) -> None:
 def test_bfloat16_output_is_not_rounded_to_bfloat16() -> None:
     net = decoder()
     with torch.no_grad():
-        exact = net(tokens(4, 4), 4, 4)
+        exact = net(grids(4, 4))
         with torch.autocast("cpu", torch.bfloat16):
-            rough = net(tokens(4, 4), 4, 4)
+            rough = net(grids(4, 4))
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, rough.bfloat16().float())
     spread = (exact - exact.median()).abs().mean()
@@ -117,6 +131,6 @@ def test_bfloat16_output_is_not_rounded_to_bfloat16() -> None:
 def test_channels_last_weights_change_nothing() -> None:
     net = decoder()
     with torch.no_grad():
-        before = net(tokens(4, 4), 4, 4)
-        after = net.to(memory_format=torch.channels_last)(tokens(4, 4), 4, 4)
+        before = net(grids(4, 4))
+        after = net.to(memory_format=torch.channels_last)(grids(4, 4))
     torch.testing.assert_close(before, after)

@@ -5,45 +5,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from depthany.models import encoder as encoder_module
-from depthany.models.encoder import ENCODERS, Encoder, build_vit, resize_pos_embed
+from depthany.models import dinov2 as encoder_module
+from depthany.models.dinov2 import SIZES, Dinov2, build_vit, resize_pos_embed
+from depthany.models.encoder import patch_tokens
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
+def encoder() -> Dinov2:
     torch.manual_seed(0)
-    return Encoder("vitt").eval()
+    return Dinov2("vitt").eval()
 
 
 def images(h: int, w: int, b: int = 2) -> Tensor:
     return torch.randn(b, 3, h, w, generator=torch.Generator().manual_seed(1))
 
 
-def test_tokens_at_the_native_size_are_those_of_timm(encoder: Encoder) -> None:
-    vit = build_vit(ENCODERS["vitt"]).eval()
+def test_tokens_at_the_native_size_are_those_of_timm(encoder: Dinov2) -> None:
+    vit = build_vit(SIZES["vitt"]).eval()
     left_over = vit.load_state_dict(encoder.state_dict())
     assert not left_over.missing_keys
     image = images(126, 126)
     with torch.no_grad():
         expected = vit.forward_features(image)[:, 1:]
         taps = vit.get_intermediate_layers(image, n=4, norm=True)
-        tokens = encoder(image)
+        tokens = [patch_tokens(level) for level in encoder(image)]
     torch.testing.assert_close(tokens[-1], expected)
     for ours, theirs in zip(tokens, taps, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
 def test_v1_taps_the_last_four_blocks_of_every_size_and_v2_spreads_them() -> None:
-    assert ENCODERS["vits"].taps["v1"] == (8, 9, 10, 11)
-    assert ENCODERS["vitl"].taps["v1"] == (20, 21, 22, 23)
-    assert ENCODERS["vitg"].taps["v1"] == (36, 37, 38, 39)
-    assert ENCODERS["vitb"].taps["v2"] == (2, 5, 8, 11)
-    assert ENCODERS["vitl"].taps["v2"] == (4, 11, 17, 23)
-    assert ENCODERS["vitg"].taps["v2"] == (9, 19, 29, 39)
+    assert SIZES["vits"].taps["v1"] == (8, 9, 10, 11)
+    assert SIZES["vitl"].taps["v1"] == (20, 21, 22, 23)
+    assert SIZES["vitg"].taps["v1"] == (36, 37, 38, 39)
+    assert SIZES["vitb"].taps["v2"] == (2, 5, 8, 11)
+    assert SIZES["vitl"].taps["v2"] == (4, 11, 17, 23)
+    assert SIZES["vitg"].taps["v2"] == (9, 19, 29, 39)
 
 
-def test_both_generations_end_with_the_final_block(encoder: Encoder) -> None:
-    spread = Encoder("vitt", taps="v2").eval()
+def test_both_generations_end_with_the_final_block(encoder: Dinov2) -> None:
+    spread = Dinov2("vitt", taps="v2").eval()
     spread.load_state_dict(encoder.state_dict())
     image = images(70, 70)
     with torch.no_grad():
@@ -51,15 +52,16 @@ def test_both_generations_end_with_the_final_block(encoder: Encoder) -> None:
         assert not torch.equal(encoder(image)[0], spread(image)[0])
 
 
-def test_each_tap_is_layer_normalised_so_its_channels_have_mean_0_and_variance_1(encoder: Encoder) -> None:
+def test_each_tap_is_layer_normalised_so_its_channels_have_mean_0_and_variance_1(encoder: Dinov2) -> None:
     with torch.no_grad():
-        for tokens in encoder(images(70, 98)):
-            assert tokens.shape == (2, 5 * 7, 192)
+        for level in encoder(images(70, 98)):
+            assert level.shape == (2, 192, 5, 7)
+            tokens = patch_tokens(level)
             torch.testing.assert_close(tokens.mean(-1), torch.zeros(2, 35), atol=1e-5, rtol=0)
             torch.testing.assert_close(tokens.var(-1, unbiased=False), torch.ones(2, 35), atol=1e-3, rtol=0)
 
 
-def test_tokens_run_row_by_row(encoder: Encoder) -> None:
+def test_tokens_run_row_by_row(encoder: Dinov2) -> None:
     image = images(42, 70, b=1)
     changed = image.clone()
     changed[..., 14:28, 42:56] += 1  # patch row 1, column 3 of a 3 x 5 grid
@@ -69,7 +71,7 @@ def test_tokens_run_row_by_row(encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize("size", [(500, 333), (126, 130), (13, 14)])
-def test_a_side_that_is_no_multiple_of_14_is_refused(encoder: Encoder, size: tuple[int, int]) -> None:
+def test_a_side_that_is_no_multiple_of_14_is_refused(encoder: Dinov2, size: tuple[int, int]) -> None:
     h, w = size
     with pytest.raises(
         ValueError, match=rf"image is \({h}, {w}\); each side must be a multiple of 14: resize"
@@ -111,11 +113,11 @@ def test_half_precision_positions_are_resampled_in_float32() -> None:
     assert torch.equal(ours, resize_pos_embed(pos_embed.float(), 5, 7).bfloat16())
 
 
-def test_layer_scale_starts_at_one_so_that_a_start_from_scratch_learns(encoder: Encoder) -> None:
+def test_layer_scale_starts_at_one_so_that_a_start_from_scratch_learns(encoder: Dinov2) -> None:
     assert (encoder.blocks[0].ls1.gamma == 1).all()
 
 
-def test_attention_choice_changes_speed_not_tokens(encoder: Encoder) -> None:
+def test_attention_choice_changes_speed_not_tokens(encoder: Dinov2) -> None:
     image = images(70, 70)
     with torch.no_grad():
         exact = encoder(image)[-1]
@@ -128,7 +130,7 @@ def test_attention_choice_changes_speed_not_tokens(encoder: Encoder) -> None:
 
 
 def test_a_panorama_does_not_hold_the_scores_of_all_pairs_of_tokens(
-    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+    encoder: Dinov2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder_module, "MAX_SCORES", 2 * 3 * 26**2)  # 2 images, 3 heads, 25 patches and CLS
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -141,11 +143,11 @@ def test_a_panorama_does_not_hold_the_scores_of_all_pairs_of_tokens(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("vitx",), "unknown encoder 'vitx'; choose from vitt, vits, vitb, vitl, vitg"),
+        (("vitx",), "unknown size of DINOv2 'vitx'; choose from vitt, vits, vitb, vitl, vitg"),
         (("vitt", "v3"), "unknown taps 'v3'; choose from v1, v2"),
         (("vitt", "v1", "nearest"), "unknown pos_interpolation 'nearest'; choose from official, size"),
     ],
 )
 def test_an_unknown_choice_lists_the_choices(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Encoder(*arguments)
+        Dinov2(*arguments)

@@ -17,13 +17,13 @@ import torch
 from depthany import load_model
 from depthany.config.entry import run_entry
 from depthany.export import run, staged
-from depthany.models.encoder import Encoder, resize_pos_embed
+from depthany.models.dinov2 import Dinov2, resize_pos_embed
 from depthany.models.files.onnx import OFFSET, positions_in_graph, relative_difference
-from depthany.models.model import DepthModel, save_model
+from depthany.models.model import depth_anything, save_model
 
 KINDS = {
     "disparity": {"pos_interpolation": "official"},
-    "metric": {"pos_interpolation": "size", "max_depth": 20.0},
+    "metric": {"pos_interpolation": "size", "max_depth_m": 20.0},
 }
 
 
@@ -58,7 +58,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name, arguments in KINDS.items():
         torch.manual_seed(0)
-        model = DepthModel("micro", **arguments)
+        model = depth_anything("micro", **arguments)
         torch.nn.init.normal_(model.encoder.pos_embed)  # large enough to matter
         save_model(model, folder / name)
     return folder
@@ -87,9 +87,9 @@ def test_positions_computed_in_a_graph_are_those_of_the_encoder_on_every_grid(in
 
 def test_every_interpolation_of_the_encoder_has_its_offset(micro: str) -> None:
     for interpolation in OFFSET:
-        Encoder(micro, "v1", interpolation)
+        Dinov2(micro, "v1", interpolation)
     with pytest.raises(ValueError, match=", ".join(OFFSET)):
-        Encoder(micro, "v1", "none of them")
+        Dinov2(micro, "v1", "none of them")
 
 
 def test_a_graph_takes_batches_and_sizes_that_it_was_not_exported_with(graphs, checkpoints: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_graph_takes_batches_and_sizes_that_it_was_not_exported_with(graphs, c
     for batch, height, width in ((1, 28, 28), (1, 14, 14), (4, 42, 98), (3, 126, 14)):
         image = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height))
         with torch.inference_mode():
-            expected = model(image).numpy()
+            expected = model(image).map.numpy()
         (found,) = session.run(["disparity"], {"image": image.numpy()})
         assert relative_difference(found, expected)["max"] < 1e-4, (batch, height, width)
 
@@ -138,12 +138,12 @@ def test_a_graph_says_what_its_numbers_are_and_what_preprocessing_must_do(graphs
     graph = onnx.load(graphs["metric"][0])
     assert [output.name for output in graph.graph.output] == ["depth_m"]
     told = {each.key: json.loads(each.value) for each in graph.metadata_props if each.key[:9] == "depthany."}
-    assert told["depthany.max_depth"] == 20.0
+    assert told["depthany.max_depth_m"] == 20.0
     assert told["depthany.mean"] == [0.485, 0.456, 0.406]
 
 
 def test_a_graph_that_disagrees_is_not_kept(graphs, tmp_path: Path, monkeypatch) -> None:
-    save_model(DepthModel("micro"), tmp_path / "another")
+    save_model(depth_anything("micro"), tmp_path / "another")
     wrong = graphs["disparity"][0].read_bytes()
     monkeypatch.setattr(
         "depthany.models.files.onnx.save_onnx", lambda model, path, dtype: path.write_bytes(wrong)
@@ -171,14 +171,14 @@ def test_transformers_computes_our_map_from_an_exported_folder(checkpoints: Path
         ours = load_model(checkpoints / name)
         image = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))  # the stored grid
         with torch.inference_mode():
-            expected = ours(image).numpy()
+            expected = ours(image).map.numpy()
             found = theirs(pixel_values=image).predicted_depth.numpy()
         assert relative_difference(found, expected)["max"] < 1e-4
 
 
 def test_an_official_file_comes_back_as_the_same_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = DepthModel("vits", "v2").eval()
+    model = depth_anything("vits", "v2").eval()
     save_model(model, tmp_path / "run")
     out = tmp_path / "depth_anything_v2_vits.pth"
     ended = export(f"checkpoint={tmp_path / 'run'}", "format=official", f"out={out}")
@@ -186,7 +186,7 @@ def test_an_official_file_comes_back_as_the_same_model(tmp_path: Path) -> None:
     assert {"pretrained.cls_token", "depth_head.scratch.output_conv1.weight"} <= torch.load(out).keys()
     image = torch.randn(1, 3, 28, 42)
     with torch.inference_mode():
-        assert torch.equal(load_model(out)(image), model(image))
+        assert torch.equal(load_model(out)(image).map, model(image).map)
 
 
 def test_what_exists_is_replaced_only_if_asked_and_a_foreign_folder_never(

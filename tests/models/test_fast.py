@@ -5,18 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from depthany.models.encoder import ENCODERS, EncoderSpec
+from depthany.models.dinov2 import SIZES, Size
 from depthany.models.fast import BlockedAttention, FusedLinear, prepare_for_inference
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel, depth_anything
 
-GATED = EncoderSpec("vit_giant_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
+GATED = Size("vit_giant_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
 IMAGE = torch.randn(2, 3, 28, 56, generator=torch.Generator().manual_seed(0))
 
 
-def build(encoder: str, max_depth: float | None = None) -> DepthModel:
+def build(encoder: str, max_depth: float | None = None) -> DenseModel:
     """A random model whose LayerScale is not 1."""
     torch.manual_seed(0)
-    model = DepthModel(encoder, max_depth=max_depth).eval()
+    model = depth_anything(encoder, max_depth_m=max_depth).eval()
     for block in model.encoder.blocks:
         nn.init.uniform_(block.ls1.gamma, 0.2, 2)
         nn.init.uniform_(block.ls2.gamma, 0.2, 2)
@@ -27,15 +27,15 @@ def drift(dtype: torch.dtype, encoder: str, max_depth: float | None = None) -> t
     """Largest difference as a share of the map's range, and the prepared model's map."""
     model = build(encoder, max_depth)
     with torch.inference_mode():
-        expected = model(IMAGE)
-        found = prepare_for_inference(model, dtype)(IMAGE.to(dtype))
+        expected = model(IMAGE).map
+        found = prepare_for_inference(model, dtype)(IMAGE.to(dtype)).map
     return float((found - expected).abs().max() / (expected.max() - expected.min())), found
 
 
 @pytest.fixture(params=["mlp", "gated"])
 def encoder(request: pytest.FixtureRequest, micro: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A tiny encoder with plain blocks, and one with the gated blocks of vitg."""
-    monkeypatch.setitem(ENCODERS, "gated", GATED)
+    monkeypatch.setitem(SIZES, "gated", GATED)
     return micro if request.param == "mlp" else "gated"
 
 

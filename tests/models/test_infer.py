@@ -7,24 +7,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depthany import DepthModel
 from depthany.models.infer import infer_batch, infer_prepared
-from depthany.models.preprocess import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    MAX_PATCHES,
-    input_shape,
-    normalise,
-    preprocess,
-)
+from depthany.models.model import DenseModel, depth_anything
+from depthany.models.output import Prediction
+from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, Preprocessing
 
 Image = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
-def model() -> DepthModel:
+def model() -> DenseModel:
     torch.manual_seed(0)
-    return DepthModel("vitt", input_size=126).eval()
+    return depth_anything("vitt", input_size=126).eval()
 
 
 def photo(height: int, width: int, seed: int = 0) -> Image:
@@ -42,9 +36,9 @@ class CountsPasses(nn.Module):
         self.one = nn.Parameter(torch.ones(()))
         self.shapes: list[tuple[int, ...]] = []
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Prediction:
         self.shapes.append(tuple(image.shape))
-        return image[:, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
+        return Prediction(image[:, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0])
 
 
 @pytest.mark.parametrize(
@@ -65,14 +59,14 @@ class CountsPasses(nn.Module):
 def test_the_model_sees_the_official_size(
     height: int, width: int, input_size: int, expected: tuple[int, int]
 ) -> None:
-    assert input_shape(height, width, input_size) == expected
+    assert Preprocessing().input_shape(height, width, input_size) == expected
 
 
 def test_the_input_is_the_official_one_in_single_precision() -> None:
     image = photo(100, 160)
     exact = cv2.resize(image / 255.0, (202 // 14 * 14, 126), interpolation=cv2.INTER_CUBIC)
     exact = (exact - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
-    ours = preprocess(image, 126)
+    ours = Preprocessing().prepare(image, 126)
     assert ours.dtype == torch.float32
     assert ours.shape == (3, 126, 196)
     np.testing.assert_allclose(ours.permute(1, 2, 0).numpy(), exact, atol=5e-5)
@@ -82,29 +76,31 @@ def test_the_input_is_the_official_one_in_single_precision() -> None:
 def test_an_image_of_the_models_size_is_normalised_and_nothing_else() -> None:
     image = photo(126, 140)
     as_batch = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
-    torch.testing.assert_close(preprocess(image, 126), normalise(as_batch)[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        Preprocessing().prepare(image, 126), Preprocessing().normalise(as_batch)[0], atol=1e-6, rtol=0
+    )
 
 
 def test_overshoot_of_the_cubic_kernel_is_kept_as_in_the_released_code() -> None:
     step = np.zeros((30, 30, 3), np.uint8)
     step[:, 15:] = 255
-    red = preprocess(step, 126)[0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
+    red = Preprocessing().prepare(step, 126)[0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
     assert red.min() < -0.01
     assert red.max() > 1.01
 
 
 @pytest.mark.parametrize("size", [(100, 150), (333, 126), (126, 126), (1, 1), (3, 40)])
-def test_a_map_has_the_size_of_its_image(model: DepthModel, size: tuple[int, int]) -> None:
+def test_a_map_has_the_size_of_its_image(model: DenseModel, size: tuple[int, int]) -> None:
     disparity = model.infer(photo(*size))
     assert disparity.shape == size
     assert disparity.dtype == np.float32
     assert np.isfinite(disparity).all()
 
 
-def test_the_map_is_the_forward_pass_resized_with_aligned_corners(model: DepthModel) -> None:
+def test_the_map_is_the_forward_pass_resized_with_aligned_corners(model: DenseModel) -> None:
     image = photo(200, 300)
     with torch.no_grad():
-        inner = model(preprocess(image, 126)[None])[0].numpy()
+        inner = model(Preprocessing().prepare(image, 126)[None]).map[0].numpy()
     found = model.infer(image)
     assert inner.shape == (126, 196)  # 189 / 14 = 13.5 rounds to the even 14
     corners = np.ix_((0, -1), (0, -1))
@@ -117,7 +113,7 @@ def test_the_map_is_the_forward_pass_resized_with_aligned_corners(model: DepthMo
     assert found[77, 41] == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_a_batch_equals_one_by_one_within_rounding(model: DepthModel) -> None:
+def test_a_batch_equals_one_by_one_within_rounding(model: DenseModel) -> None:
     sizes = [(100, 150), (150, 100), (200, 300), (126, 126), (50, 75), (90, 91), (100, 150)]
     images = [photo(*size, seed) for seed, size in enumerate(sizes)]
     together = model.infer_batch(images, batch_size=3)
@@ -132,23 +128,23 @@ def test_images_that_become_equal_inputs_share_passes_of_at_most_batch_size() ->
     network = CountsPasses()
     sizes = [(100, 150), (150, 100), (200, 300), (300, 200), (10, 15), (20, 30)]
     images = [np.full((*size, 3), 10 * i, np.uint8) for i, size in enumerate(sizes)]
-    found = infer_batch(network, images, 28, batch_size=3)
+    found = infer_batch(network, Preprocessing(), images, 28, batch_size=3)
     assert network.shapes == [(3, 3, 28, 42), (1, 3, 28, 42), (2, 3, 42, 28)]
     for i, each in enumerate(found):
         np.testing.assert_allclose(each, np.full(sizes[i], 10 * i / 255, np.float32), atol=1e-6)
 
 
-def test_no_image_gives_no_map(model: DepthModel) -> None:
+def test_no_image_gives_no_map(model: DenseModel) -> None:
     assert model.infer_batch([]) == []
 
 
-def test_the_training_size_is_the_default_input_size(model: DepthModel) -> None:
+def test_the_training_size_is_the_default_input_size(model: DenseModel) -> None:
     image = photo(100, 150)
     assert np.array_equal(model.infer(image), model.infer(image, 126))
     assert not np.array_equal(model.infer(image), model.infer(image, 252))
 
 
-def test_float32_stays_exact_inside_a_callers_autocast(model: DepthModel) -> None:
+def test_float32_stays_exact_inside_a_callers_autocast(model: DenseModel) -> None:
     image = photo(100, 150)
     exact = model.infer(image)
     with torch.autocast("cpu", torch.bfloat16):
@@ -167,23 +163,23 @@ def test_weights_in_half_precision_take_a_float32_input() -> None:
 
 def test_a_metric_model_gives_metres_within_its_range() -> None:
     torch.manual_seed(0)
-    depth_m = DepthModel("vitt", max_depth=20.0).infer(photo(60, 80), 70)
+    depth_m = depth_anything("vitt", max_depth_m=20.0).infer(photo(60, 80), 70)
     assert 0 < depth_m.min() < depth_m.max() < 20
     assert 5 < depth_m.mean() < 15  # a fresh head starts near the middle, not at an end
 
 
-def test_a_panorama_of_12000_pixels_gives_a_map(model: DepthModel) -> None:
+def test_a_panorama_of_12000_pixels_gives_a_map(model: DenseModel) -> None:
     assert model.infer(photo(600, 12_000)).shape == (600, 12_000)  # 126 x 2520 for the model
 
 
-def test_an_image_too_long_for_the_model_is_refused_before_any_memory_is_taken(model: DepthModel) -> None:
+def test_an_image_too_long_for_the_model_is_refused_before_any_memory_is_taken(model: DenseModel) -> None:
     image = np.zeros((1, 12_000, 3), np.uint8)
     with pytest.raises(ValueError, match=r"image is \(1, 12000\) and would be \(126, 1512000\)"):
         model.infer(image)
     with pytest.raises(ValueError, match="million pixels"):
         model.infer_batch([photo(20, 20), image])
-    side = int(MAX_PATCHES**0.5) * 14
-    assert input_shape(10, 10, side) == (side, side)
+    side = int(MAX_PIXELS**0.5)
+    assert Preprocessing().input_shape(10, 10, side) == (side, side)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +192,7 @@ def test_an_image_too_long_for_the_model_is_refused_before_any_memory_is_taken(m
         (torch.zeros(20, 20, 3, dtype=torch.uint8), "image is a Tensor; expected a NumPy array"),
     ],
 )
-def test_what_is_no_rgb_image_is_explained(model: DepthModel, image: Image, message: str) -> None:
+def test_what_is_no_rgb_image_is_explained(model: DenseModel, image: Image, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.infer(image)
     with pytest.raises(ValueError, match=message):
@@ -204,19 +200,19 @@ def test_what_is_no_rgb_image_is_explained(model: DepthModel, image: Image, mess
 
 
 @pytest.mark.parametrize("input_size", [0, 13, -518, 51.8, "518", True])
-def test_an_impossible_input_size_is_explained(model: DepthModel, input_size: int) -> None:
+def test_an_impossible_input_size_is_explained(model: DenseModel, input_size: int) -> None:
     with pytest.raises(ValueError, match=r"input_size=.*expected a whole number of pixels, 14 or more"):
         model.infer(photo(20, 20), input_size)
     with pytest.raises(ValueError, match=r"input_size=.*expected a whole number of pixels, 14 or more"):
-        DepthModel("vitt", input_size=input_size)
+        depth_anything("vitt", input_size=input_size)
 
 
 @pytest.mark.parametrize("max_depth", [0, -1.0, float("nan"), float("inf"), "20", True])
 def test_an_impossible_max_depth_is_explained(max_depth: float) -> None:
-    with pytest.raises(ValueError, match=r"max_depth=.*expected metres above 0"):
-        DepthModel("vitt", max_depth=max_depth)
+    with pytest.raises(ValueError, match=r"max_depth_m=.*expected metres above 0"):
+        depth_anything("vitt", max_depth_m=max_depth)
 
 
-def test_an_impossible_batch_size_is_explained(model: DepthModel) -> None:
+def test_an_impossible_batch_size_is_explained(model: DenseModel) -> None:
     with pytest.raises(ValueError, match="batch_size=0: expected 1 or more"):
         model.infer_batch([photo(20, 20)], batch_size=0)

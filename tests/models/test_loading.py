@@ -3,6 +3,7 @@
 import json
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -10,36 +11,38 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from depthany import DepthModel, load_model
-from depthany.models.encoder import ENCODERS
+from depthany import load_model
+from depthany.models.dinov2 import SIZES
 from depthany.models.files.hub import DownloadError
 from depthany.models.files.huggingface import save_huggingface
-from depthany.models.files.names import has_swiglu, huggingface_name, official_name
+from depthany.models.files.names import has_swiglu, huggingface_name, official_name, version_1_name
 from depthany.models.files.official import save_official
+from depthany.models.model import DenseModel, depth_anything, save_model
+from depthany.models.output import Quantity
 
 V2 = "depth_anything_v2_vits.pth"
 
 
 @pytest.fixture(scope="module")
-def vits() -> DepthModel:
+def vits() -> DenseModel:
     torch.manual_seed(0)
-    return DepthModel("vits", "v2").eval()
+    return depth_anything("vits", "v2").eval()
 
 
 @pytest.fixture(scope="module")
-def official(vits: DepthModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def official(vits: DenseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_official(vits, tmp_path_factory.mktemp("official") / V2)
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> tuple[DepthModel, dict[str, Tensor]]:
+def tiny(tmp_path: Path) -> tuple[DenseModel, dict[str, Tensor]]:
     """A vitt and its weights under official names."""
     torch.manual_seed(0)
-    model = DepthModel("vitt", "v2").eval()
+    model = depth_anything("vitt", "v2").eval()
     return model, {official_name(name): tensor for name, tensor in model.state_dict().items()}
 
 
-def same_weights(a: DepthModel, b: DepthModel) -> bool:
+def same_weights(a: DenseModel, b: DenseModel) -> bool:
     ours, theirs = a.state_dict(), b.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -90,7 +93,7 @@ def test_an_official_file_has_the_names_and_shapes_of_the_released_code(official
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == official_keys()
 
 
-def test_what_is_written_officially_comes_back_bit_for_bit(vits: DepthModel, official: Path) -> None:
+def test_what_is_written_officially_comes_back_bit_for_bit(vits: DenseModel, official: Path) -> None:
     loaded = load_model(official)
     assert same_weights(loaded, vits)
     assert loaded.config == vits.config
@@ -107,16 +110,17 @@ def test_what_is_written_officially_comes_back_bit_for_bit(vits: DepthModel, off
     ],
 )
 def test_the_official_name_tells_generation_and_range(
-    tiny: tuple[DepthModel, dict[str, Tensor]], tmp_path: Path, name: str, taps: str, max_depth: float | None
+    tiny: tuple[DenseModel, dict[str, Tensor]], tmp_path: Path, name: str, taps: str, max_depth: float | None
 ) -> None:
     torch.save(tiny[1], tmp_path / name)
-    config = load_model(tmp_path / name).config
-    assert (config["encoder"], config["taps"], config["max_depth"]) == ("vitt", taps, max_depth)
-    assert config["pos_interpolation"] == "official"
+    loaded = load_model(tmp_path / name)
+    encoder = {"name": "dinov2", "size": "vitt", "taps": taps, "pos_interpolation": "official"}
+    assert loaded.config["encoder"] == encoder
+    assert loaded.quantity == (Quantity("disparity") if max_depth is None else Quantity("depth_m", max_depth))
 
 
 def test_another_name_needs_to_be_told_the_generation(
-    tiny: tuple[DepthModel, dict[str, Tensor]], tmp_path: Path
+    tiny: tuple[DenseModel, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     torch.save(tiny[1], tmp_path / "mine.pth")
     with pytest.raises(ValueError, match=r"V1 and V2 files look alike inside: pass taps=v1 or taps=v2"):
@@ -124,20 +128,20 @@ def test_another_name_needs_to_be_told_the_generation(
     v1, v2 = (load_model(tmp_path / "mine.pth", taps=taps) for taps in ("v1", "v2"))
     assert same_weights(v1, v2)
     assert (v1.encoder.taps, v2.encoder.taps) == ((8, 9, 10, 11), (2, 5, 8, 11))
-    assert load_model(tmp_path / "mine.pth", taps="v2", max_depth=10.0).max_depth == 10.0
+    assert load_model(tmp_path / "mine.pth", taps="v2", max_depth_m=10.0).quantity.max_depth_m == 10.0
 
 
 def test_a_name_and_a_told_generation_that_contradict_are_refused(official: Path) -> None:
     with pytest.raises(ValueError, match=r"v2_vits.pth is a model with taps=v2, not v1: leave taps out"):
         load_model(official, taps="v1")
     with pytest.raises(ValueError, match=r"max_depth=None, not 20"):
-        load_model(official, max_depth=20.0)
+        load_model(official, max_depth_m=20.0)
 
 
 @pytest.mark.parametrize("wrapper", ["model", "state_dict", None])
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "model.module."])
 def test_wrapped_official_weights_are_unwrapped(
-    tiny: tuple[DepthModel, dict[str, Tensor]], tmp_path: Path, wrapper: str | None, prefix: str
+    tiny: tuple[DenseModel, dict[str, Tensor]], tmp_path: Path, wrapper: str | None, prefix: str
 ) -> None:
     model, weights = tiny
     state = OrderedDict((prefix + name, tensor) for name, tensor in weights.items())
@@ -147,7 +151,7 @@ def test_wrapped_official_weights_are_unwrapped(
 
 
 def test_what_official_files_carry_without_effect_is_dropped_and_nothing_else(
-    tiny: tuple[DepthModel, dict[str, Tensor]], tmp_path: Path
+    tiny: tuple[DenseModel, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     model, state = tiny
     unused = {"pretrained.mask_token": torch.ones(1, 192)}
@@ -165,7 +169,7 @@ def test_what_official_files_carry_without_effect_is_dropped_and_nothing_else(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_named(
-    tiny: tuple[DepthModel, dict[str, Tensor]], tmp_path: Path, value: float
+    tiny: tuple[DenseModel, dict[str, Tensor]], tmp_path: Path, value: float
 ) -> None:
     tiny[1]["pretrained.blocks.3.attn.proj.bias"][5] = value
     torch.save(tiny[1], tmp_path / V2)
@@ -203,7 +207,7 @@ def test_a_truncated_official_file_ends_in_one_line(official: Path, tmp_path: Pa
 
 def test_the_official_format_has_no_sample_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"official code has no vitt: only vits, vitb, vitl, vitg"):
-        save_official(DepthModel("vitt"), tmp_path / "a.pth")
+        save_official(depth_anything("vitt"), tmp_path / "a.pth")
     assert not list(tmp_path.iterdir())
 
 
@@ -212,15 +216,15 @@ def test_the_official_format_has_no_sample_model(tmp_path: Path) -> None:
 def test_a_huggingface_folder_comes_back_bit_for_bit(
     tmp_path: Path, taps: str, max_depth: float | None
 ) -> None:
-    model = DepthModel("vitt", taps, "size", max_depth, input_size=140)
+    model = depth_anything("vitt", taps, "size", max_depth, input_size=140)
     loaded = load_model(save_huggingface(model, tmp_path / "folder"))
     assert same_weights(loaded, model)
     assert loaded.config == model.config
 
 
 def test_huggingface_takes_whole_metres_alone(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"max_depth=7.5: transformers takes whole metres only"):
-        save_huggingface(DepthModel("vitt", max_depth=7.5), tmp_path / "folder")
+    with pytest.raises(ValueError, match=r"max_depth_m=7.5: transformers takes whole metres only"):
+        save_huggingface(depth_anything("vitt", max_depth_m=7.5), tmp_path / "folder")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +247,7 @@ def test_huggingface_takes_whole_metres_alone(tmp_path: Path) -> None:
 def test_a_huggingface_network_that_is_no_depth_anything_is_refused(
     tmp_path: Path, part: str | None, key: str, value: object, message: str
 ) -> None:
-    folder = save_huggingface(DepthModel("vitt"), tmp_path / "folder")
+    folder = save_huggingface(depth_anything("vitt"), tmp_path / "folder")
     config = json.loads((folder / "config.json").read_text())
     (config[part] if part else config)[key] = value
     (folder / "config.json").write_text(json.dumps(config))
@@ -252,15 +256,15 @@ def test_a_huggingface_network_that_is_no_depth_anything_is_refused(
 
 
 def test_out_features_tell_the_taps_where_out_indices_do_not(tmp_path: Path) -> None:
-    folder = save_huggingface(DepthModel("vitt", "v2"), tmp_path / "folder")
+    folder = save_huggingface(depth_anything("vitt", "v2"), tmp_path / "folder")
     config = json.loads((folder / "config.json").read_text())
     del config["backbone_config"]["out_indices"]
     (folder / "config.json").write_text(json.dumps(config))
-    assert load_model(folder).config["taps"] == "v2"
+    assert load_model(folder).config["encoder"]["taps"] == "v2"
 
 
 def test_a_missing_query_is_named_as_the_file_would_have_it(tmp_path: Path) -> None:
-    folder = save_huggingface(DepthModel("vitt"), tmp_path / "folder")
+    folder = save_huggingface(depth_anything("vitt"), tmp_path / "folder")
     state = load_file(folder / "model.safetensors")
     del state["backbone.encoder.layer.2.attention.attention.key.bias"]
     save_file(state, folder / "model.safetensors")
@@ -271,7 +275,7 @@ def test_a_missing_query_is_named_as_the_file_would_have_it(tmp_path: Path) -> N
 
 
 def test_a_hub_id_is_fetched_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = DepthModel("vitt", "v2", "size")
+    model = depth_anything("vitt", "v2", "size")
     folder = save_huggingface(model, tmp_path / "snapshot")
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, name: str(folder / name))
     assert same_weights(load_model("an-organisation/a-model"), model)
@@ -294,30 +298,65 @@ def test_a_missing_path_is_not_looked_for_on_the_hub(source: str) -> None:
         load_model(source)
 
 
-def test_half_precision_becomes_float32(tiny: tuple[DepthModel, dict[str, Tensor]], tmp_path: Path) -> None:
+def test_half_precision_becomes_float32(tiny: tuple[DenseModel, dict[str, Tensor]], tmp_path: Path) -> None:
     torch.save({name: tensor.half() for name, tensor in tiny[1].items()}, tmp_path / V2)
     loaded = load_model(tmp_path / V2)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
 
 
-def test_an_older_config_without_the_new_keys_loads(tmp_path: Path) -> None:
-    model = DepthModel("vitt")
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, tmp_path / "model.safetensors")
-    arguments = {"encoder": "vitt", "taps": "v1", "pos_interpolation": "official"}
+def write_version_1(model: DenseModel, folder: Path, arguments: dict[str, Any]) -> None:
+    """Writes a run's model as version 1 did: the output convolutions belonged to the decoder."""
+    weights = {version_1_name(name): t.contiguous() for name, t in model.state_dict().items()}
+    assert "decoder.conv3.weight" in weights
+    save_file(weights, folder / "model.safetensors")
     config = {"format": "depthany", "version": 1, "model": arguments}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("max_depth", [None, 20.0])
+def test_version_1_loads_with_equal_maps(tmp_path: Path, max_depth: float | None) -> None:
+    model = depth_anything("vitt", "v2", "size", max_depth, input_size=126).eval()
+    arguments = {"encoder": "vitt", "taps": "v2", "pos_interpolation": "size", "max_depth": max_depth}
+    write_version_1(model, tmp_path, {**arguments, "input_size": 126})
+    loaded = load_model(tmp_path)
+    assert loaded.config == model.config
+    assert loaded.quantity == model.quantity
+    image = torch.randn(1, 3, 70, 98)
+    with torch.no_grad():
+        assert torch.equal(loaded(image).map, model(image).map)
+
+
+def test_version_1_checkpoint_loads(tmp_path: Path) -> None:
+    model = depth_anything("vitt")
+    state = {version_1_name(name): t for name, t in model.state_dict().items()}
+    torch.save({"model": state, "model_config": {"encoder": "vitt", "taps": "v1"}}, tmp_path / "step_1.pt")
+    loaded = load_model(tmp_path / "step_1.pt")
+    assert all(torch.equal(loaded.state_dict()[name], t) for name, t in model.state_dict().items())
+
+
+def test_contradicting_quantity_is_refused(tmp_path: Path) -> None:
+    save_model(depth_anything("vitt"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantity"] = Quantity("depth_m", 20.0).to_config()
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert load_model(tmp_path).config == {**arguments, "max_depth": None, "input_size": 518}
+    with pytest.raises(ValueError, match=r"predicts depth in metres up to 20 m, but its head"):
+        load_model(tmp_path)
+
+
+def test_an_older_config_without_the_new_keys_loads(tmp_path: Path) -> None:
+    model = depth_anything("vitt")
+    write_version_1(model, tmp_path, {"encoder": "vitt", "taps": "v1", "pos_interpolation": "official"})
+    assert load_model(tmp_path).config == model.config
 
 
 def test_every_width_names_one_encoder() -> None:
-    assert len({spec.embed_dim for spec in ENCODERS.values()}) == len(ENCODERS)
+    assert len({spec.embed_dim for spec in SIZES.values()}) == len(SIZES)
 
 
-@pytest.mark.parametrize("encoder", list(ENCODERS))
+@pytest.mark.parametrize("encoder", list(SIZES))
 def test_no_two_weights_share_a_name_in_either_format(encoder: str) -> None:
     with torch.device("meta"):
-        names = list(DepthModel(encoder).state_dict())
+        names = list(depth_anything(encoder).state_dict())
     swiglu = encoder == "vitg"
     for rename in (official_name, huggingface_name):
         assert len({rename(name, swiglu) for name in names}) == len(names)
@@ -332,4 +371,4 @@ def test_the_giant_has_the_names_of_its_swiglu_in_each_format() -> None:
 
 
 def test_only_the_giant_has_swiglu() -> None:
-    assert [name for name, spec in ENCODERS.items() if has_swiglu(spec)] == ["vitg"]
+    assert [name for name, spec in SIZES.items() if has_swiglu(spec)] == ["vitg"]

@@ -13,26 +13,26 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from depthany import DepthModel, load_model
-from depthany.models import encoder as encoder_module
-from depthany.models.encoder import ENCODERS, Encoder
+from depthany import load_model
+from depthany.models import dinov2 as encoder_module
+from depthany.models.dinov2 import SIZES, Dinov2
+from depthany.models.encoder import patch_tokens
 from depthany.models.files.huggingface import save_huggingface
 from depthany.models.files.weights import load_encoder_weights
+from depthany.models.model import depth_anything
 
 transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 1e-4
 REDUCED_TAPS = {"v1": (1, 2, 3, 4), "v2": (0, 1, 3, 4)}  # of a depth of 5 blocks
-SIZES = [(518, 518), (70, 154), (126, 98)]
+IMAGE_SIZES = [(518, 518), (70, 154), (126, 98)]
 
 
 @pytest.fixture
 def reduced(monkeypatch: pytest.MonkeyPatch) -> None:
     """All sizes have 5 blocks of their full width, and every head its full width."""
-    for name, spec in list(ENCODERS.items()):
-        monkeypatch.setitem(
-            encoder_module.ENCODERS, name, dataclasses.replace(spec, depth=5, taps=REDUCED_TAPS)
-        )
+    for name, spec in list(SIZES.items()):
+        monkeypatch.setitem(encoder_module.SIZES, name, dataclasses.replace(spec, depth=5, taps=REDUCED_TAPS))
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def center(model: nn.Module, last: nn.Module) -> None:
 
 def hf_model(encoder: str, taps: str, **head) -> nn.Module:
     """A random `DepthAnythingForDepthEstimation` of this size, from our table alone."""
-    spec = ENCODERS[encoder]
+    spec = SIZES[encoder]
     backbone = transformers.Dinov2Config(
         hidden_size=spec.embed_dim,
         num_hidden_layers=spec.depth,
@@ -98,14 +98,14 @@ def difference(ours: nn.Module, theirs: nn.Module, image: Tensor) -> float:
     assert spread > 1e-2
     assert (expected > 0).float().mean() > 0.1
     assert expected.std() > 0.02 * spread
-    return (ours(image) - expected).abs().max().item() / spread
+    return (ours(image).map - expected).abs().max().item() / spread
 
 
 def check_parity(folder: Path, encoder: str, taps: str, sizes: list[tuple[int, int]], **head) -> None:
     theirs = hf_model(encoder, taps, **head)
     theirs.save_pretrained(folder)
     ours = load_model(folder)
-    assert (ours.config["encoder"], ours.config["taps"]) == (encoder, taps)
+    assert (ours.encoder.label, ours.config["encoder"]["taps"]) == (encoder, taps)
     for size in sizes:
         found = difference(ours, theirs, images(*size))
         print(f"parity {encoder} {taps} {head} {size}: {found:.1e}")
@@ -117,32 +117,32 @@ def check_parity(folder: Path, encoder: str, taps: str, sizes: list[tuple[int, i
     [("vitt", "v1"), ("vitt", "v2"), ("vits", "v2"), pytest.param("vits", "v1", marks=pytest.mark.slow)],
 )
 def test_small_sizes_equal_transformers_at_every_tap(tmp_path: Path, encoder: str, taps: str) -> None:
-    check_parity(tmp_path, encoder, taps, SIZES)
+    check_parity(tmp_path, encoder, taps, IMAGE_SIZES)
 
 
 @pytest.mark.slow
 def test_vitb_equals_transformers(tmp_path: Path) -> None:
-    check_parity(tmp_path, "vitb", "v2", SIZES[1:])
+    check_parity(tmp_path, "vitb", "v2", IMAGE_SIZES[1:])
 
 
 @pytest.mark.usefixtures("reduced")
 @pytest.mark.parametrize("encoder, taps", [("vitl", "v1"), ("vitg", "v2")])
 def test_large_widths_and_heads_equal_transformers(tmp_path: Path, encoder: str, taps: str) -> None:
-    check_parity(tmp_path, encoder, taps, SIZES[1:])
+    check_parity(tmp_path, encoder, taps, IMAGE_SIZES[1:])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder, taps", [("vitb", "v1"), ("vitl", "v1"), ("vitl", "v2")])
 def test_full_depths_equal_transformers(tmp_path: Path, encoder: str, taps: str) -> None:
-    check_parity(tmp_path, encoder, taps, SIZES)
+    check_parity(tmp_path, encoder, taps, IMAGE_SIZES)
 
 
 def test_a_metric_model_equals_transformers_in_metres(tmp_path: Path) -> None:
-    check_parity(tmp_path, "vitt", "v2", SIZES[1:], depth_estimation_type="metric", max_depth=20)
+    check_parity(tmp_path, "vitt", "v2", IMAGE_SIZES[1:], depth_estimation_type="metric", max_depth=20)
     ours = load_model(tmp_path)
     with torch.no_grad():
-        depth_m = ours(images(70, 70))
-    assert ours.max_depth == 20.0
+        depth_m = ours(images(70, 70)).map
+    assert ours.quantity.max_depth_m == 20.0
     assert 0 <= depth_m.min() < depth_m.max() <= 20
     assert depth_m.max() > 10
 
@@ -179,14 +179,14 @@ def officially_interpolated(pos_embed: Tensor, p: int, q: int) -> Tensor:
 def test_official_positions_equal_the_released_interpolation(tmp_path: Path, taps: str) -> None:
     theirs = hf_model("vitt", taps)
     theirs.save_pretrained(tmp_path)
-    ours = DepthModel("vitt", taps, "official").eval()
+    ours = depth_anything("vitt", taps, "official").eval()
     ours.load_state_dict(load_model(tmp_path).state_dict())
     embeddings = theirs.backbone.embeddings
-    by_size = [difference(ours, theirs, images(*size)) for size in SIZES]
+    by_size = [difference(ours, theirs, images(*size)) for size in IMAGE_SIZES]
     embeddings.interpolate_pos_encoding = lambda _, h, w: officially_interpolated(
         embeddings.position_embeddings, h // 14, w // 14
     )
-    officially = [difference(ours, theirs, images(*size)) for size in SIZES]
+    officially = [difference(ours, theirs, images(*size)) for size in IMAGE_SIZES]
     print(f"parity official {taps}: {officially}, with positions by size: {by_size}")
     assert max(officially) < TOLERANCE
     assert min(by_size) > TOLERANCE  # the trap is one
@@ -194,13 +194,13 @@ def test_official_positions_equal_the_released_interpolation(tmp_path: Path, tap
 
 def test_a_saved_folder_gives_transformers_our_output(tmp_path: Path) -> None:
     for max_depth in (None, 80.0):
-        ours = DepthModel("vitt", "v2", "size", max_depth, input_size=126).eval()
+        ours = depth_anything("vitt", "v2", "size", max_depth, input_size=126).eval()
         enliven(ours)
-        center(ours, ours.decoder.conv3)
+        center(ours, ours.head.conv3)
         theirs = transformers.AutoModelForDepthEstimation.from_pretrained(
             save_huggingface(ours, tmp_path / f"{max_depth}")
         ).eval()
-        assert all(difference(ours, theirs, images(*size)) < TOLERANCE for size in SIZES)
+        assert all(difference(ours, theirs, images(*size)) < TOLERANCE for size in IMAGE_SIZES)
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -212,9 +212,9 @@ def photo(height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(126, 182), (300, 400)])
 def test_the_pipeline_gives_our_map_but_for_its_resampling(tmp_path: Path, size: tuple[int, int]) -> None:
-    ours = DepthModel("vitt", "v2", "size", input_size=126).eval()
+    ours = depth_anything("vitt", "v2", "size", input_size=126).eval()
     enliven(ours)
-    center(ours, ours.decoder.conv3)
+    center(ours, ours.head.conv3)
     folder = str(save_huggingface(ours, tmp_path))
     estimate = transformers.pipeline("depth-estimation", folder, image_processor=folder, device="cpu")
     image = photo(*size)
@@ -234,9 +234,9 @@ def test_an_encoder_starts_from_a_dinov2_folder(
 ) -> None:
     width, heads = (96, 3) if encoder == "vitg" else (192, 3)
     spec = dataclasses.replace(
-        ENCODERS[encoder], embed_dim=width, depth=5, heads=heads, taps=REDUCED_TAPS, image_size=42
+        SIZES[encoder], embed_dim=width, depth=5, heads=heads, taps=REDUCED_TAPS, image_size=42
     )
-    monkeypatch.setitem(encoder_module.ENCODERS, encoder, spec)
+    monkeypatch.setitem(encoder_module.SIZES, encoder, spec)
     config = transformers.Dinov2Config(
         hidden_size=width,
         num_hidden_layers=5,
@@ -250,7 +250,7 @@ def test_an_encoder_starts_from_a_dinov2_folder(
     with_classifier = transformers.Dinov2ForImageClassification(config)
     with_classifier.dinov2.load_state_dict(theirs.state_dict())
     with_classifier.save_pretrained(tmp_path / "classifier")
-    ours = Encoder(encoder, pos_interpolation="size").eval()
+    ours = Dinov2(encoder, pos_interpolation="size").eval()
     load_encoder_weights(ours, tmp_path / "classifier")
     cls_token = ours.cls_token.clone()
     load_encoder_weights(ours, tmp_path / "encoder" / "model.safetensors")
@@ -259,5 +259,5 @@ def test_an_encoder_starts_from_a_dinov2_folder(
     with torch.no_grad():
         for size in ((42, 42), (28, 70)):
             expected = theirs(images(*size)).last_hidden_state[:, 1:]
-            torch.testing.assert_close(ours(images(*size))[-1], expected, atol=1e-4, rtol=0)
+            torch.testing.assert_close(patch_tokens(ours(images(*size))[-1]), expected, atol=1e-4, rtol=0)
             assert expected.std() > 0.5

@@ -12,38 +12,38 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from depthany.models import encoder as encoder_module
-from depthany.models.encoder import ENCODERS, Encoder, resize_pos_embed
-from depthany.models.files.weights import load_encoder_weights, load_pretrained_encoder, read_tensors
+from depthany.models import dinov2 as encoder_module
+from depthany.models.dinov2 import SIZES, Dinov2, resize_pos_embed
+from depthany.models.files.weights import load_encoder_weights, read_tensors
 
-GIANT = ENCODERS["vitg"]
+GIANT = SIZES["vitg"]
 
 
 @pytest.fixture
-def narrow_giant(monkeypatch: pytest.MonkeyPatch) -> Encoder:
+def narrow_giant(monkeypatch: pytest.MonkeyPatch) -> Dinov2:
     """A vitg with its SwiGLU and 40 blocks, but 96 wide."""
     narrow = dataclasses.replace(GIANT, embed_dim=96, heads=3, image_size=42)
-    monkeypatch.setitem(encoder_module.ENCODERS, "vitg", narrow)
-    return Encoder("vitg")
+    monkeypatch.setitem(encoder_module.SIZES, "vitg", narrow)
+    return Dinov2("vitg")
 
 
 @pytest.fixture(scope="module")
-def source() -> Encoder:
+def source() -> Dinov2:
     torch.manual_seed(0)
-    return Encoder("vitt").eval()
+    return Dinov2("vitt").eval()
 
 
-def tokens(encoder: Encoder) -> Tensor:
+def tokens(encoder: Dinov2) -> Tensor:
     with torch.no_grad():
         return encoder.eval()(torch.ones(1, 3, 126, 126))[-1]
 
 
-def fresh() -> Encoder:
+def fresh() -> Dinov2:
     torch.manual_seed(1)
-    return Encoder("vitt")
+    return Dinov2("vitt")
 
 
-def test_an_official_file_loads_and_its_mask_token_is_dropped(source: Encoder, tmp_path: Path) -> None:
+def test_an_official_file_loads_and_its_mask_token_is_dropped(source: Dinov2, tmp_path: Path) -> None:
     path = tmp_path / "dinov2.pth"
     torch.save({"mask_token": torch.zeros(1, 192), **source.state_dict()}, path)
     encoder = fresh()
@@ -52,7 +52,7 @@ def test_an_official_file_loads_and_its_mask_token_is_dropped(source: Encoder, t
     assert torch.equal(tokens(encoder), tokens(source))
 
 
-def test_half_precision_safetensors_become_float32(source: Encoder, tmp_path: Path) -> None:
+def test_half_precision_safetensors_become_float32(source: Dinov2, tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
     save_file({name: tensor.half() for name, tensor in source.state_dict().items()}, path)
     encoder = fresh()
@@ -73,7 +73,7 @@ def test_half_precision_safetensors_become_float32(source: Encoder, tmp_path: Pa
     ],
 )
 def test_known_wrappers_and_prefixes_are_removed(
-    source: Encoder, tmp_path: Path, wrapper: str | None, prefix: str
+    source: Dinov2, tmp_path: Path, wrapper: str | None, prefix: str
 ) -> None:
     state = {prefix + name: tensor for name, tensor in source.state_dict().items()}
     if prefix:
@@ -86,14 +86,14 @@ def test_known_wrappers_and_prefixes_are_removed(
 
 
 def test_the_giants_swiglu_gates_with_its_first_half_under_both_names(
-    narrow_giant: Encoder, tmp_path: Path
+    narrow_giant: Dinov2, tmp_path: Path
 ) -> None:
     official = {
         name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): tensor
         for name, tensor in narrow_giant.state_dict().items()
     }
     torch.save(official, tmp_path / "g.pth")
-    loaded = Encoder("vitg")
+    loaded = Dinov2("vitg")
     load_encoder_weights(loaded, tmp_path / "g.pth")
     w12, w3 = (official[f"blocks.3.mlp.{name}.weight"] for name in ("w12", "w3"))
     b12, b3 = (official[f"blocks.3.mlp.{name}.bias"] for name in ("w12", "w3"))
@@ -109,7 +109,7 @@ def test_the_giant_has_the_hidden_width_of_the_release() -> None:
 
 
 def test_positions_of_another_grid_are_resampled_and_the_log_says_so(
-    source: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    source: Dinov2, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = source.state_dict()
     wide = resize_pos_embed(state["pos_embed"], 16, 16, "size")
@@ -121,17 +121,17 @@ def test_positions_of_another_grid_are_resampled_and_the_log_says_so(
     torch.testing.assert_close(encoder.pos_embed, resize_pos_embed(wide, 9, 9, "size"))
 
 
-def test_weights_of_another_size_are_named(narrow_giant: Encoder, source: Encoder, tmp_path: Path) -> None:
+def test_weights_of_another_size_are_named(narrow_giant: Dinov2, source: Dinov2, tmp_path: Path) -> None:
     torch.save(source.state_dict(), tmp_path / "t.pth")
     with pytest.raises(ValueError, match=r"192 wide and seems to be vitt; vitg is 96 wide"):
         load_encoder_weights(narrow_giant, tmp_path / "t.pth")
 
 
-def test_a_missing_block_is_named(source: Encoder, tmp_path: Path) -> None:
+def test_a_missing_block_is_named(source: Dinov2, tmp_path: Path) -> None:
     state = {name: t for name, t in source.state_dict().items() if not name.startswith("blocks.11.")}
     torch.save(state, tmp_path / "short.pth")
     with pytest.raises(
-        ValueError, match=r"short.pth does not fit Encoder; 14 missing: blocks.11.norm1.weight"
+        ValueError, match=r"short.pth does not fit Dinov2; 14 missing: blocks.11.norm1.weight"
     ):
         load_encoder_weights(fresh(), tmp_path / "short.pth")
 
@@ -142,7 +142,7 @@ def test_a_file_without_an_encoder_shows_what_it_has(tmp_path: Path) -> None:
         load_encoder_weights(fresh(), tmp_path / "resnet.pth")
 
 
-def test_dinov2_with_registers_is_refused(source: Encoder, tmp_path: Path) -> None:
+def test_dinov2_with_registers_is_refused(source: Dinov2, tmp_path: Path) -> None:
     torch.save({**source.state_dict(), "register_tokens": torch.zeros(1, 4, 192)}, tmp_path / "reg.pth")
     with pytest.raises(ValueError, match="with registers"):
         load_encoder_weights(fresh(), tmp_path / "reg.pth")
@@ -150,14 +150,14 @@ def test_dinov2_with_registers_is_refused(source: Encoder, tmp_path: Path) -> No
 
 def test_the_sample_encoder_has_nothing_to_download() -> None:
     with pytest.raises(ValueError, match=r"vitt has no published weights; pass a local file"):
-        load_pretrained_encoder("vitt")
+        load_encoder_weights(Dinov2("vitt"), None)
 
 
 def test_offline_a_download_ends_in_one_line_that_tells_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     with pytest.raises(RuntimeError) as failure:
-        load_pretrained_encoder("vits")
+        load_encoder_weights(Dinov2("vits"), None)
     assert "\n" not in str(failure.value)
     assert "could not download the weights of vits" in str(failure.value)
     assert "model.weights=/path/to/dinov2_vits14_pretrain.pth" in str(failure.value)
@@ -170,7 +170,7 @@ def test_an_unreachable_host_is_found_out_within_seconds(monkeypatch: pytest.Mon
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(RuntimeError, match="ConnectionRefusedError"):
-        load_pretrained_encoder("vits")
+        load_encoder_weights(Dinov2("vits"), None)
 
 
 def test_a_git_lfs_pointer_in_place_of_the_weights_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from depthany.models.output import Quantity
 from depthany.training.checkpoints.resume import load_latest
 from depthany.training.checkpoints.state import Parts, TrainState, read_checkpoint, write_checkpoint
 from depthany.training.checkpoints.writer import CheckpointWriter, HostCopy
@@ -19,7 +20,7 @@ class Tiny(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config = {"encoder": "tiny"}
+        self.config, self.quantity = {"encoder": "tiny"}, Quantity("disparity")
         self.layers = nn.Sequential(nn.Linear(3, 4), nn.Conv2d(4, 2, 3).to(memory_format=torch.channels_last))
 
 

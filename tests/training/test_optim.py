@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from depthany.models.model import DepthModel
+from depthany.models.model import depth_anything
 from depthany.training.optim import build_optimizer, schedule, set_learning_rate
 
 
 @pytest.mark.parametrize("bridged", [False, True])
 def test_every_parameter_is_in_exactly_one_group(micro: str, bridged: bool) -> None:
-    model = DepthModel(micro)
+    model = depth_anything(micro)
     projection = nn.Linear(24, 192) if bridged else nn.Identity()
     optimizer = build_optimizer(model, list(projection.parameters()), 1e-4, 10, 0.01, (0.9, 0.999))
     grouped = Counter(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
@@ -21,7 +21,7 @@ def test_every_parameter_is_in_exactly_one_group(micro: str, bridged: bool) -> N
 
 
 def test_decoder_learns_ten_times_as_fast_as_the_encoder_at_every_step(micro: str) -> None:
-    model = DepthModel(micro)
+    model = depth_anything(micro)
     optimizer = build_optimizer(
         model, [], lr=5e-6, decoder_lr_factor=10, weight_decay=0.01, betas=(0.9, 0.99)
     )
@@ -37,7 +37,7 @@ def test_decoder_learns_ten_times_as_fast_as_the_encoder_at_every_step(micro: st
 
 def test_an_update_moves_each_parameter_by_its_own_rate(micro: str) -> None:
     torch.manual_seed(0)
-    model = DepthModel(micro)
+    model = depth_anything(micro)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = build_optimizer(
         model, [], lr=1e-4, decoder_lr_factor=10, weight_decay=0.0, betas=(0.9, 0.999)

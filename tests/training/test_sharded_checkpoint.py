@@ -10,7 +10,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 
-from depthany.models.model import DepthModel
+from depthany.models.model import depth_anything
 from depthany.training.checkpoints.sharded import Reader, begin_optimizer, crc32, fault_of, remove_incomplete
 from depthany.training.checkpoints.state import Parts
 from depthany.training.optim import build_optimizer
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.usefixtures("micro"), pytest.mark.filterwarnings("igno
 
 
 def new_parts() -> Parts:
-    model = DepthModel("micro")
+    model = depth_anything("micro")
     optimizer = build_optimizer(model, [], 1e-3, 10, 0.01, (0.9, 0.999))
     return Parts(model, nn.Identity(), optimizer, torch.amp.GradScaler("cpu", enabled=False))
 

@@ -10,9 +10,10 @@ from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
 from depthany.losses.affine_invariant import affine_invariant_loss
 from depthany.losses.features import feature_alignment_loss
-from depthany.models.encoder import ENCODERS, Encoder
-from depthany.models.model import DepthModel
-from depthany.models.preprocess import normalise
+from depthany.models.dinov2 import SIZES, Dinov2
+from depthany.models.encoder import patch_tokens
+from depthany.models.model import DenseModel, depth_anything
+from depthany.models.preprocess import Preprocessing
 from depthany.training.checkpoints.state import Parts
 from depthany.training.optim import build_optimizer
 from depthany.training.stages.base import trained_parameters, zero_fraction
@@ -37,12 +38,12 @@ def make_batch(labeled: int = 2, unlabeled: int = 4, size: int = 28) -> Batch:
     return Batch(image[:labeled], disparity, mask, image[labeled:])
 
 
-def network(seed: int) -> DepthModel:
+def network(seed: int) -> DenseModel:
     torch.manual_seed(seed)
-    return DepthModel("micro")
+    return depth_anything("micro")
 
 
-def student_stage(perturb: Perturb = STRONG, frozen: Encoder | None = None, **changed) -> StudentStage:
+def student_stage(perturb: Perturb = STRONG, frozen: Dinov2 | None = None, **changed) -> StudentStage:
     options = {
         "student_width": 24,
         "weights": WEIGHTS,
@@ -61,10 +62,10 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def far_encoder() -> Encoder:
+def far_encoder() -> Dinov2:
     """An encoder whose tokens are nowhere near the student's, so that alpha leaves none out."""
     torch.manual_seed(7)
-    encoder = Encoder("micro")
+    encoder = Dinov2("micro")
     nn.init.normal_(encoder.norm.bias, std=3.0)
     return encoder
 
@@ -72,7 +73,7 @@ def far_encoder() -> Encoder:
 def test_teacher_loss_is_the_affine_invariant_loss_of_the_labeled_images_alone() -> None:
     batch, model = make_batch(), network(2)
     output = TeacherStage("median_mad", "batch")(model, batch, generator())
-    prediction = model(normalise(batch.labeled_image))
+    prediction = model(Preprocessing().normalise(batch.labeled_image)).map
     torch.testing.assert_close(output.loss, affine_invariant_loss(prediction, batch.disparity, batch.mask))
     assert output.views["labeled"].seen is batch.labeled_image
 
@@ -88,8 +89,12 @@ def test_student_loss_is_a_third_of_each_term_recomputed_from_the_views() -> Non
     output = student_stage(COLOURS, frozen)(model, batch, generator())
     labeled, unlabeled = output.views["labeled"], output.views["unlabeled"]
     with torch.no_grad():
-        tokens = model(normalise(torch.cat([labeled.seen, unlabeled.seen])), return_features=True)[1][2:]
-        feature, kept = feature_alignment_loss(tokens, frozen(normalise(unlabeled.seen))[-1])
+        tokens = model(
+            Preprocessing().normalise(torch.cat([labeled.seen, unlabeled.seen])), with_features=True
+        )[1][2:]
+        feature, kept = feature_alignment_loss(
+            tokens, patch_tokens(frozen(Preprocessing().normalise(unlabeled.seen))[-1])
+        )
     by_hand = {
         "loss/labeled": affine_invariant_loss(labeled.prediction, batch.disparity, batch.mask),
         "loss/unlabeled": affine_invariant_loss(unlabeled.prediction, unlabeled.target, unlabeled.mask),
@@ -115,7 +120,8 @@ def test_pseudo_label_is_the_teachers_answer_to_the_clean_image_though_the_stude
     view = stage(network(2), batch, generator()).views["unlabeled"]
     with torch.no_grad():
         of_clean, of_seen = (
-            to_unit_range(stage.teacher(normalise(i))) for i in (batch.unlabeled_image, view.seen)
+            to_unit_range(stage.teacher(Preprocessing().normalise(i)).map)
+            for i in (batch.unlabeled_image, view.seen)
         )
     torch.testing.assert_close(view.target, of_clean)
     assert (view.seen != view.clean).float().mean() > 0.5
@@ -128,7 +134,7 @@ def test_cutmix_pastes_the_partners_pseudo_label_where_it_pastes_its_pixels() ->
     pasted = (view.seen != view.clean).any(1)
     assert 0.01 < pasted.float().mean() < 0.5
     with torch.no_grad():
-        clean_label = to_unit_range(stage.teacher(normalise(batch.unlabeled_image)))
+        clean_label = to_unit_range(stage.teacher(Preprocessing().normalise(batch.unlabeled_image)).map)
     torch.testing.assert_close(view.target[~pasted], clean_label[~pasted])
     torch.testing.assert_close(view.target[pasted], clean_label.flip(0)[pasted])
     assert torch.equal(view.seen.movedim(1, 3)[pasted], view.clean.flip(0).movedim(1, 3)[pasted])
@@ -180,7 +186,7 @@ def test_weight_decay_and_steps_leave_the_frozen_networks_as_they_were() -> None
 
 def test_an_encoder_equal_to_the_students_start_asks_for_nothing_of_the_same_view() -> None:
     model = network(2)
-    twin = Encoder("micro")
+    twin = Dinov2("micro")
     twin.load_state_dict(model.encoder.state_dict())
     stage = student_stage(COLOURS, twin, alpha=0.0)
     assert stage(model, make_batch(), generator()).parts["loss/feature"].abs() < 1e-5
@@ -205,8 +211,8 @@ def test_tokens_of_labeled_images_are_not_aligned() -> None:
 def test_another_width_is_bridged_by_a_layer_that_learns_and_is_saved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(ENCODERS, "wide", replace(ENCODERS["micro"], embed_dim=36))
-    stage, model = student_stage(frozen=Encoder("wide")), network(2)
+    monkeypatch.setitem(SIZES, "wide", replace(SIZES["micro"], embed_dim=36))
+    stage, model = student_stage(frozen=Dinov2("wide")), network(2)
     optimizer = build_optimizer(model, trained_parameters(stage), 1e-3, 10, 0.0, (0.9, 0.999))
     before = stage.projection.weight.detach().clone()
     stage(model, make_batch(), generator()).loss.backward()
@@ -215,7 +221,7 @@ def test_another_width_is_bridged_by_a_layer_that_learns_and_is_saved(
     assert not torch.equal(stage.projection.weight, before)
     payload = Parts(model, stage, optimizer, torch.amp.GradScaler("cpu", enabled=False)).payload()
     assert payload["stage"].keys() == {"projection.weight", "projection.bias"}
-    fresh = student_stage(frozen=Encoder("wide"))
+    fresh = student_stage(frozen=Dinov2("wide"))
     target = Parts(
         network(5),
         fresh,

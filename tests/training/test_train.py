@@ -16,7 +16,7 @@ from torch import nn
 from depthany.data.batch import Batch
 from depthany.data.labeled import FolderDepth
 from depthany.models.files.loading import load_model
-from depthany.models.model import DepthModel
+from depthany.models.model import depth_anything
 from depthany.training import run_dir as runs
 from depthany.training.checkpoints.state import Parts
 from depthany.training.checkpoints.writer import CheckpointWriter
@@ -119,7 +119,7 @@ class NotesSeeds(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
         self.seeds.append(generator.initial_seed())
-        return StageOutput(0 * model.decoder.conv3.bias.sum(), {"zero_outputs": torch.tensor(0.0)}, {})
+        return StageOutput(0 * model.head.conv3.bias.sum(), {"zero_outputs": torch.tensor(0.0)}, {})
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
@@ -127,7 +127,7 @@ def test_every_micro_batch_has_perturbations_of_its_own_however_many_make_a_step
     micro: str, tmp_path: Path, accumulate: int
 ) -> None:
     loop = Loop(6, accumulate, 0, 0, 1.0, None, log_every=0, image_every=0, eval_every=0, save_every=0)
-    model, stage = DepthModel(micro), NotesSeeds()
+    model, stage = depth_anything(micro), NotesSeeds()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     parts = Parts(model, stage, build_optimizer(model, [], 1e-3, 1, 0.0, (0.9, 0.999)), scaler)
     batch = Batch(*(torch.zeros(1) for _ in range(4)))
@@ -152,7 +152,7 @@ def test_the_teacher_is_not_in_the_students_checkpoint(student_run: Path) -> Non
 
 def test_config_json_tells_how_the_model_was_trained(teacher_run: Path) -> None:
     config = json.loads((teacher_run / "config.json").read_text())
-    assert config["model"]["encoder"] == "micro"
+    assert config["model"]["encoder"]["size"] == "micro"
     assert config["training"]["step"] == 6
     assert config["training"]["settings"] == yaml.safe_load((teacher_run / "settings.yaml").read_text())
 
@@ -178,7 +178,7 @@ def test_overwrite_trains_anew_and_keeps_what_is_not_the_runs(
     assert ended.code == 0, ended.err
     assert (tmp_path / "run/notes.txt").read_text() == "mine"
     assert (tmp_path / "run/checkpoints/mine.txt").read_text() == "mine"
-    weights = [load_model(run).decoder.conv3.weight for run in (teacher_run, tmp_path / "run")]
+    weights = [load_model(run).head.conv3.weight for run in (teacher_run, tmp_path / "run")]
     assert not torch.equal(*weights)
     assert len(metrics(tmp_path / "run", "loss/total")) == 6
     assert len(list((tmp_path / "run").glob("events.*"))) == 1
@@ -395,7 +395,7 @@ def test_a_loss_that_is_no_number_stops_the_run_names_the_part_and_leaves_the_ch
     newest = run_dir / "checkpoints/step_00000004.pt"
     newest.parent.mkdir(parents=True)
     payload = torch.load(student_run / "checkpoints" / newest.name, weights_only=True)
-    payload["model"]["decoder.conv3.bias"].fill_(torch.nan)
+    payload["model"]["head.conv3.bias"].fill_(torch.nan)
     torch.save(payload, newest)
     before = contents(newest.parent)
     ended = start(tiny_world.settings("student", run_dir, f"stage.teacher={teacher_run}"))
@@ -413,9 +413,9 @@ def test_a_learning_rate_that_blows_up_ends_in_one_line(start, tiny_world, tmp_p
 
 
 def test_a_gradient_that_is_no_number_under_a_finite_loss_stops_before_the_step() -> None:
-    model = DepthModel("micro")
+    model = depth_anything("micro")
     optimizer = build_optimizer(model, [], lr=1e-3, decoder_lr_factor=1, weight_decay=0, betas=(0.9, 0.999))
-    bias = model.decoder.conv3.bias
+    bias = model.head.conv3.bias
     before = bias.detach().clone()
     bias.grad = torch.full_like(before, torch.nan)
     parts = Parts(model, nn.Identity(), optimizer, torch.amp.GradScaler("cpu", enabled=False))

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from depthany.data.samples import DepthSample
-from depthany.models.model import DepthModel
-from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from depthany.models.model import depth_anything
+from depthany.models.output import Prediction, Quantity
+from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from depthany.training.validation import evaluate
 
 CPU = torch.device("cpu")
@@ -34,13 +35,15 @@ class Samples:
 class RedIsDisparity(nn.Module):
     """Reads the disparity off the image's red, with a scale and shift of its own."""
 
+    preprocessing, quantity = Preprocessing(), Quantity("disparity")
+
     def __init__(self, scale: float = 3.0, shift: float = 7.0) -> None:
         super().__init__()
         self.scale, self.shift = scale, shift
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Prediction:
         red = image[:, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
-        return self.scale * red + self.shift
+        return Prediction(self.scale * red + self.shift)
 
 
 def smooth(height: int, width: int, seed: int = 0) -> DepthSample:
@@ -66,7 +69,7 @@ def test_the_truth_scaled_and_shifted_is_a_perfect_prediction(scale: float, shif
 
 def test_scores_do_not_depend_on_how_many_images_go_through_together(micro: str) -> None:
     torch.manual_seed(0)
-    model = DepthModel(micro)
+    model = depth_anything(micro)
     samples = [
         smooth(*size, seed) for seed, size in enumerate([(28, 42), (42, 28), (28, 42), (30, 44), (28, 42)])
     ]
@@ -105,12 +108,14 @@ def test_images_of_sky_alone_are_left_out_of_the_mean_and_of_the_count() -> None
 class Fixed(nn.Module):
     """Predicts one map whatever it sees."""
 
+    preprocessing, quantity = Preprocessing(), Quantity("disparity")
+
     def __init__(self, disparity: Tensor) -> None:
         super().__init__()
         self.disparity = disparity
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.disparity.expand(len(image), -1, -1)
+    def forward(self, image: Tensor) -> Prediction:
+        return Prediction(self.disparity.expand(len(image), -1, -1))
 
 
 def test_scores_by_hand_with_the_clamp_to_the_sets_range() -> None:
@@ -133,7 +138,7 @@ def test_scores_by_hand_with_the_clamp_to_the_sets_range() -> None:
 
 def test_training_mode_is_given_back(micro: str) -> None:
     for training in (True, False):
-        model = DepthModel(micro).train(training)
+        model = depth_anything(micro).train(training)
         scores(model, [smooth(28, 42)])
         assert model.training is training
 

@@ -27,8 +27,9 @@ class LossSettings:
 
 @dataclass
 class ModelSettings:
-    encoder: str = MISSING
-    taps: str = MISSING
+    encoder: dict[str, Any] = MISSING
+    decoder: dict[str, Any] = MISSING
+    head: dict[str, Any] = MISSING
     pretrained: bool = MISSING
     weights: str | None = None
 

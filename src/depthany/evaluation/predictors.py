@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from depthany.data.images import IMAGE_SUFFIXES
 from depthany.evaluation import protocol as protocols
 from depthany.inference.predictor import is_out_of_memory
-from depthany.models.preprocess import preprocess
+from depthany.models.model import DenseModel
 from depthany.system.packages import reason
 
 Size = tuple[int, int]  # height, width
@@ -53,7 +53,7 @@ class ModelPredictor:
         amp: dtype of autocast; None computes in the type of the weights.
     """
 
-    model: nn.Module
+    model: DenseModel
     input_size: int
     device: torch.device
     quantity: str = "disparity"
@@ -64,7 +64,7 @@ class ModelPredictor:
     def prepare(self, name: str, image: NDArray[np.uint8], protocol: protocols.Protocol) -> Tensor:
         """Model input [3 h w]; raises a `ValueError` where the image is too long for the size."""
         try:
-            return preprocess(image, protocol.input_size or self.input_size)
+            return self.model.preprocessing.prepare(image, protocol.input_size or self.input_size)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
@@ -78,7 +78,8 @@ class ModelPredictor:
         try:
             batch = torch.stack(list(prepared)).to(self.device, weights.dtype)  # [b 3 h w]
             with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-                return self.model(batch).float()
+                values: Tensor = self.model(batch).map
+                return values.float()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

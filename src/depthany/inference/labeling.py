@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from depthany.data.images import decode_image
@@ -28,7 +28,7 @@ from depthany.data.pseudo_labels.shards import NewLabel
 from depthany.data.pseudo_labels.store import ShardRange, StoreHeader, write_shard
 from depthany.data.samples import UnlabeledSet
 from depthany.inference.pipeline import Behind, batches_of_equal, map_ahead
-from depthany.models.preprocess import input_shape, normalise
+from depthany.models.model import DenseModel
 
 RESOLUTIONS = ("full", "half")
 
@@ -173,7 +173,7 @@ class Labeler:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: DenseModel,
         sets: Mapping[str, UnlabeledSet],
         reading: Reading,
         halve: bool,
@@ -269,7 +269,7 @@ class Labeler:
             return Ready(shard, index, None, fault=fault, message=str(error))
         height, width = stored.shape[:2]
         try:
-            h, w = input_shape(height, width, size)
+            h, w = self.model.preprocessing.input_shape(height, width, size)
         except ValueError as error:
             return Ready(shard, index, None, fault="too long", message=f"{name}: {error}")
         if (h, w) != (height, width):
@@ -287,7 +287,8 @@ class Labeler:
         began = time.monotonic()
         batch = torch.stack([photo.image for photo in photos if photo.image is not None])  # [b 3 h w] uint8
         weights = next(self.model.parameters())
-        disparity = self.model(normalise(batch.to(weights.device)).to(weights.dtype)).float()  # [b h w]
+        image = self.model.preprocessing.normalise(batch.to(weights.device))
+        disparity: Tensor = self.model(image.to(weights.dtype)).map.float()  # [b h w]
         if self.halve:
             disparity = F.avg_pool2d(disparity[:, None], 2)[:, 0]
         maps = disparity.cpu().numpy()

@@ -16,8 +16,7 @@ from PIL import Image
 from depthany.data.images import IMAGE_SUFFIXES, read_image
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.inference.outputs import Meaning, picture, write_ply, write_png16
-from depthany.models.encoder import PATCH
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # Pillow's names; its other decoders are not let near a file
 SHOWN_PIXELS = 1600  # longer side of what the browser is sent
@@ -53,9 +52,9 @@ class Page:
         max_megapixels: a larger photo is refused before it is decoded.
     """
 
-    def __init__(self, model: DepthModel, max_megapixels: float) -> None:
+    def __init__(self, model: DenseModel, max_megapixels: float) -> None:
         self.model, self.max_megapixels = model, max_megapixels
-        self.max_depth_m = model.max_depth
+        self.max_depth_m = model.quantity.max_depth_m
         self._downloads = tempfile.TemporaryDirectory(prefix="depthany-page-")
 
     def predict(self, path: str | None, input_size: float, colour_map: str) -> list[Any]:
@@ -137,20 +136,20 @@ class Page:
 
 def build(page: Page, input_size_at_first: int) -> gr.Blocks:
     """Lay out the page and connect its controls."""
-    config, is_metric = page.model.config, page.max_depth_m is not None
+    is_metric = page.model.quantity.is_metric
     with gr.Blocks(
         analytics_enabled=False, title="depthany", fill_width=True, delete_cache=(600, 3600)
     ) as blocks:
         prediction = gr.State(None, time_to_live=3600)
-        gr.Markdown(f"# depthany\nThe depth of a photo, by {config['encoder']} ({config['taps']}).")
+        gr.Markdown(f"# depthany\nThe depth of a photo, by {page.model.encoder.label}.")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 photo = gr.File(label="Photo", file_types=list(IMAGE_SUFFIXES), height=140)
                 colour_map = gr.Dropdown(list(COLOUR_MAPS), value="spectral_r", label="Colour map")
                 input_size = gr.Slider(
-                    *_sizes(input_size_at_first),
+                    *_sizes(input_size_at_first, page.model.preprocessing.multiple),
                     value=input_size_at_first,
-                    step=PATCH,
+                    step=page.model.preprocessing.multiple,
                     label="Input size (pixels)",
                     info="Shorter side as the model sees it. Larger is finer and slower.",
                 )
@@ -190,9 +189,9 @@ def theme() -> gr.themes.Base:
     return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
-def _sizes(default: int) -> tuple[int, int]:
+def _sizes(default: int, multiple: int) -> tuple[int, int]:
     """Smallest and largest input size offered."""
-    return min(default, 10 * PATCH), 2 * default
+    return min(default, 10 * multiple), 2 * default
 
 
 def _no_download() -> Any:

@@ -11,15 +11,14 @@ from torch.nn import functional as F
 
 from depthany.metrics.align import align_least_squares
 from depthany.models.infer import resize_map
-from depthany.models.model import DepthModel
-from depthany.models.preprocess import input_shape, preprocess
+from depthany.models.model import DenseModel
 
 Size = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predicts as `DepthModel.infer` does, in three steps that can overlap: prepare, predict, resize.
+    """Predicts as `DenseModel.infer` does, in three steps that can overlap: prepare, predict, resize.
 
     Args:
         model: in eval mode, on its device; it computes in the type of its weights.
@@ -28,19 +27,19 @@ class Predictor:
         flip: predict the mirrored image too.
     """
 
-    model: DepthModel
+    model: DenseModel
     input_size: int
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
 
     def __post_init__(self) -> None:
         for size in self._sizes():
-            input_shape(1, 1, size)  # refuses a size that cannot be, before anything is read
+            self.model.preprocessing.require_input_size(size)  # before anything is read
 
     @property
     def max_depth_m(self) -> float | None:
         """Largest depth of a metric model; None: it predicts disparity, known up to scale and shift."""
-        return self.model.max_depth
+        return self.model.quantity.max_depth_m
 
     def prepare(self, image: NDArray[np.uint8]) -> list[Tensor]:
         """The model's inputs [3 h w], one for each scale, of an image [height width 3] uint8 RGB.
@@ -48,7 +47,7 @@ class Predictor:
         Raises:
             ValueError: the image is too long to be predicted at this size.
         """
-        return [preprocess(image, size) for size in self._sizes()]
+        return [self.model.preprocessing.prepare(image, size) for size in self._sizes()]
 
     @torch.inference_mode()
     def predict(self, prepared: Sequence[list[Tensor]]) -> Tensor:
@@ -86,7 +85,8 @@ class Predictor:
 
     def _forward(self, batch: Tensor) -> Tensor:
         weights = next(self.model.parameters())
-        return self.model(batch.to(weights)).float()
+        values: Tensor = self.model(batch.to(weights)).map
+        return values.float()
 
 
 def average(views: Sequence[Tensor], align: bool) -> Tensor:

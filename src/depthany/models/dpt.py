@@ -1,103 +1,100 @@
-"""The decoder: a dense prediction transformer (DPT) that turns four levels of patch tokens into a map.
+"""The decoder: a dense prediction transformer (DPT) that fuses four levels of features into a pyramid.
 
 Source: Ranftl et al. 2021, Vision Transformers for Dense Prediction (arXiv 2103.13413) 3.1, in the form of
 Depth Anything (arXiv 2401.10891 and 2406.09414): no batch norm, no readout of the CLS token. Layer for layer
 the weights are those of the released `depth_head`: projects, resize_layers, reduce = layer{1-4}_rn, fuse =
-refinenet{1-4}, conv1 = output_conv1, conv2 and conv3 = output_conv2.{0,2}.
+refinenet{1-4}. Its output convolutions belong to the heads (`depthany.models.heads`).
 """
 
-import torch
+from typing import Any, NamedTuple
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depthany.models.encoder import PATCH
+from depthany.models.encoder import Four
 
-HEAD_CHANNELS = 32  # width of the last hidden layer at full resolution, the same for every size
-LAST_BIAS = 1.0  # see DPT; after 40 steps of vitt a bias of 0 gave 2-16 % zeros, 0.5 to 5 gave 0-3 %
+
+class Pyramid(NamedTuple):
+    """What a head builds on.
+
+    Attributes:
+        bottleneck: [b F h w] the coarsest level before fusion.
+        fused: four fused maps [b F h w], finest first; each has the size of the next finer level, the finest
+            one twice the size of the finest level.
+    """
+
+    bottleneck: Tensor
+    fused: tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class DPT(nn.Module):
-    """DPT decoder; the finest of its four levels has 4 x 4 cells per patch.
+    """DPT decoder: resamples four levels to 1/4, 1/2, 1 and 2 times the third one's stride, then fuses them.
+
+    A vision transformer has four levels of one stride, which are resampled; those of a CNN have these strides
+    already.
 
     Args:
-        in_channels: width c of the encoder's tokens.
+        widths: channels of the encoder's levels.
+        strides: pixels per cell of the encoder's levels.
         features: channels F of the fusion path.
         out_channels: channels of the four levels before they are brought to F, finest first.
-        max_depth: None for disparity, ReLU at the end; metres for depth, sigmoid times max_depth at the end
-            (the metric models of arXiv 2406.09414).
 
-    Departure from the released code: the bias of the last convolution starts at `LAST_BIAS`. With the default
-    start near 0 the final ReLU can cut off the whole map within a few steps; the affine-invariant loss of a
-    constant map is exactly 1.000 and has no gradient, so such a run never comes back. The loss is blind to
-    the shift itself. A metric head starts at 0, the middle of its range.
+    Attributes:
+        config: the last two arguments as plain values; the encoder sets the others.
+
+    Raises:
+        ValueError: a level would have to be resampled by a factor that is no power of two.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        features: int,
-        out_channels: tuple[int, ...],
-        max_depth: float | None = None,
-    ) -> None:
+    def __init__(self, widths: Four, strides: Four, features: int, out_channels: Four) -> None:
         super().__init__()
-        self.max_depth = max_depth
-        c1, c2, c3, c4 = out_channels
-        self.projects = nn.ModuleList(nn.Conv2d(in_channels, c, 1) for c in out_channels)
+        self.config: dict[str, Any] = {"features": features, "out_channels": list(out_channels)}
+        self.features = features
+        targets = [strides[2] * step for step in (0.25, 0.5, 1, 2)]
+        self.projects = nn.ModuleList(nn.Conv2d(width, c, 1) for width, c in zip(widths, out_channels))
         self.resize_layers = nn.ModuleList(
-            [
-                nn.ConvTranspose2d(c1, c1, 4, stride=4),
-                nn.ConvTranspose2d(c2, c2, 2, stride=2),
-                nn.Identity(),
-                nn.Conv2d(c4, c4, 3, stride=2, padding=1),
-            ]
+            _resample(c, stride / target) for c, stride, target in zip(out_channels, strides, targets)
         )
-        self.reduce = nn.ModuleList(
-            nn.Conv2d(c, features, 3, padding=1, bias=False) for c in (c1, c2, c3, c4)
-        )
+        self.reduce = nn.ModuleList(nn.Conv2d(c, features, 3, padding=1, bias=False) for c in out_channels)
         self.fuse = nn.ModuleList(Fusion(features, has_skip=level < 3) for level in range(4))
-        self.conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
-        self.conv2 = nn.Conv2d(features // 2, HEAD_CHANNELS, 3, padding=1)
-        self.conv3 = nn.Conv2d(HEAD_CHANNELS, 1, 1)
-        assert self.conv3.bias is not None
-        nn.init.constant_(self.conv3.bias, LAST_BIAS if max_depth is None else 0.0)
 
-    def forward(self, tokens: list[Tensor], p: int, q: int) -> Tensor:
-        """Map [b 14*p 14*q] float32: disparity >= 0 up to scale and shift, or depth_m in 0..max_depth.
+    def forward(self, levels: list[Tensor]) -> Pyramid:
+        """Fuses four levels [b c p q] of an encoder, shallowest first."""
+        l1, l2, l3, l4 = self.reassemble(levels)
+        h, w = l1.shape[-2:]
+        path4 = self.fuse[3](l4, None, l3.shape[-2:])
+        path3 = self.fuse[2](path4, l3, l2.shape[-2:])
+        path2 = self.fuse[1](path3, l2, (h, w))
+        path1 = self.fuse[0](path2, l1, (2 * h, 2 * w))
+        return Pyramid(l4, (path1, path2, path3, path4))
 
-        Args:
-            tokens: four tensors [b p*q c], normalised patch tokens, shallowest block first.
-            p, q: patches per column and per row.
+    def reassemble(self, levels: list[Tensor]) -> list[Tensor]:
+        """Returns four maps [b F h w], finest first.
+
+        Of a vision transformer's p x q patches: 4p x 4q, 2p x 2q, p x q and p/2 x q/2 (rounded up) cells.
         """
-        levels = self.levels(tokens, p, q)
-        path = self.fuse[3](levels[3], None, levels[2].shape[-2:])
-        path = self.fuse[2](path, levels[2], levels[1].shape[-2:])
-        path = self.fuse[1](path, levels[1], levels[0].shape[-2:])
-        path = self.fuse[0](path, levels[0], (8 * p, 8 * q))
-        return self.head(path, (PATCH * p, PATCH * q))
+        return [
+            reduce(resize(project(level)))
+            for level, project, resize, reduce in zip(levels, self.projects, self.resize_layers, self.reduce)
+        ]
 
-    def levels(self, tokens: list[Tensor], p: int, q: int) -> list[Tensor]:
-        """Four maps of F channels, finest first: 4p x 4q, 2p x 2q, p x q and p/2 x q/2 (rounded up) cells."""
-        levels = []
-        for level, project, resize, reduce in zip(tokens, self.projects, self.resize_layers, self.reduce):
-            grid = level.transpose(1, 2).unflatten(2, (p, q))  # [b c p q], channels-last in memory
-            levels.append(reduce(resize(project(grid))))
-        return levels
 
-    def head(self, path: Tensor, size: tuple[int, int]) -> Tensor:
-        """Disparity or depth_m [b h w] of the fused map [b F 8p 8q].
-
-        The last, cheap layer leaves autocast: bfloat16 has steps of 0.4 %, which after the loss has removed
-        the shift and divided by the spread would be a visible staircase.
-        """
-        hidden = F.interpolate(self.conv1(path), size, mode="bilinear", align_corners=True)
-        hidden = F.relu(self.conv2(hidden), inplace=True)  # [b 32 h w]
-        with torch.autocast(hidden.device.type, enabled=False):
-            last = self.conv3(hidden.float()).squeeze(1)
-            return F.relu(last) if self.max_depth is None else torch.sigmoid(last) * self.max_depth
+def _resample(channels: int, factor: float) -> nn.Module:
+    """Returns a layer that makes a map [b c h w] `factor` times as large: 4, 2, 1 or 1/2."""
+    if factor == 1:
+        return nn.Identity()
+    if factor in (2, 4):
+        return nn.ConvTranspose2d(channels, channels, int(factor), stride=int(factor))
+    if factor == 0.5:
+        return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+    raise ValueError(
+        f"DPT cannot resample a level by {factor:g}: expected levels of one stride, or strides that "
+        "double from level to level"
+    )
 
 
 class Fusion(nn.Module):
-    """RefineNet fusion: add a level to the coarser path, refine, go up to the next level's size.
+    """RefineNet fusion: adds a level to the coarser path, refines, and resizes to the next level's size.
 
     The coarsest fusion has no path to add to, hence no skip unit; the released checkpoints carry an unused
     one.
@@ -110,10 +107,10 @@ class Fusion(nn.Module):
         self.out_conv = nn.Conv2d(features, features, 1)
 
     def forward(self, path: Tensor, level: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """Refined path [b F *size] from a path and a level, both [b F h w].
+        """Returns the refined path [b F *size] of a path and a level, both [b F h w].
 
-        The released code interpolates first; a 1x1 convolution and an interpolation commute (the weights of
-        each interpolated cell sum to 1), and this way round the convolution has a quarter of the cells.
+        The released code interpolates first. A 1x1 convolution and an interpolation commute (the weights of
+        each interpolated cell sum to 1), and in this order the convolution has a quarter of the cells.
         """
         if self.skip_unit is not None:
             assert level is not None
@@ -131,5 +128,5 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[b F h w] to the same."""
+        """[b F h w] to the same shape."""
         return x + self.conv2(F.relu(self.conv1(F.relu(x)), inplace=True))

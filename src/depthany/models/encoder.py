@@ -1,225 +1,47 @@
-"""The encoder: a DINOv2 vision transformer that gives four levels of normalised patch tokens.
+"""The contract of an encoder: four levels of features from an image."""
 
-Source: Oquab et al. 2023, DINOv2 (arXiv 2304.07193); Yang et al. 2024, Depth Anything (arXiv 2401.10891) 3.3
-and 4. The transformer itself is timm's; here is what Depth Anything needs around it: the table of sizes, the
-taps, and position embeddings for any image size.
-"""
+from collections.abc import Iterable
+from typing import Any
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, cast
-
-import timm
-import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-PATCH = 14  # pixels per side of a patch, the same for every DINOv2 size
-POS_INTERPOLATIONS = ("official", "size")
-MAX_SCORES = 2**30  # 2 GB in bfloat16
+from depthany.models.preprocess import Preprocessing
 
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """One encoder size, and the decoder widths that Depth Anything pairs with it.
-
-    Attributes:
-        timm_name: the timm model that it is built from.
-        image_size: pixels per side of the image whose patch grid the stored position embedding has.
-        dpt_features: channels F of the decoder's fusion path.
-        out_channels: channels of the four decoder levels before they are brought to F, finest first.
-        taps: generation -> the four blocks (0-based) whose output goes to the decoder, shallowest first.
-    """
-
-    timm_name: str
-    embed_dim: int
-    depth: int
-    heads: int
-    image_size: int
-    dpt_features: int
-    out_channels: tuple[int, int, int, int]
-    taps: Mapping[str, tuple[int, int, int, int]]
-
-
-def _spec(timm_name: str, width: tuple[int, int, int], image_size: int, dpt: tuple[int, ...]) -> EncoderSpec:
-    """Spec of (embed_dim, depth, heads) and (F, four out_channels); V1 taps the last four blocks.
-
-    That V1 taps the last four was unintentional and made no difference to quality, say its authors; V2
-    spreads them.
-    """
-    embed_dim, depth, heads = width
-    spread = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}[depth]
-    taps = {"v1": (depth - 4, depth - 3, depth - 2, depth - 1), "v2": spread}
-    features, c1, c2, c3, c4 = dpt
-    return EncoderSpec(timm_name, embed_dim, depth, heads, image_size, features, (c1, c2, c3, c4), taps)
-
-
-# vits to vitg: the sizes of Depth Anything V1 and V2. vitt is ours, for the bundled sample only: a DINOv2 of
-# 5.5M parameters that trains on a laptop, its position grid 9 x 9 because the sample trains on crops of 126
-# pixels.
-ENCODERS: dict[str, EncoderSpec] = {
-    "vitt": _spec("vit_small_patch14_dinov2", (192, 12, 3), 126, (32, 24, 48, 96, 192)),
-    "vits": _spec("vit_small_patch14_dinov2", (384, 12, 6), 518, (64, 48, 96, 192, 384)),
-    "vitb": _spec("vit_base_patch14_dinov2", (768, 12, 12), 518, (128, 96, 192, 384, 768)),
-    "vitl": _spec("vit_large_patch14_dinov2", (1024, 24, 16), 518, (256, 256, 512, 1024, 1024)),
-    "vitg": _spec("vit_giant_patch14_dinov2", (1536, 40, 24), 518, (384, 1536, 1536, 1536, 1536)),
-}
+Four = tuple[int, int, int, int]
 
 
 class Encoder(nn.Module):
-    """A DINOv2 transformer without registers; its parameters have timm's names (`blocks.0.attn.qkv.weight`).
+    """Base class of the encoders. `forward(image)` returns four levels [b c p q], shallowest first.
 
-    Args:
-        name: a size of `ENCODERS`.
-        taps: "v1" (the last four blocks) or "v2" (spread over the depth).
-        pos_interpolation: how position embeddings meet an image of another size, see `resize_pos_embed`.
+    The last level is the one that feature alignment compares (`patch_tokens`). A subclass sets the attributes
+    below, stores its constructor arguments in `config`, and is a row of `depthany.models.tables.ENCODERS`.
 
     Attributes:
-        activation_checkpointing: keep only the input of each block for the backward pass and compute the rest
-            of it again there: the same gradients, less memory, more time. In eval mode, or without gradients,
-            nothing is kept anyway and it does nothing.
+        label: short name for messages, such as "vits".
+        config: constructor arguments as plain values.
+        widths: channels of the four levels.
+        strides: pixels per cell of the four levels: (14, 14, 14, 14) for DINOv2, (4, 8, 16, 32) for a CNN.
+        preprocessing: the image size and normalisation that the encoder expects.
+        dpt_widths: default widths of a DPT decoder: channels of the fusion path, and of the four levels.
+        blocks: modules that FSDP shards one by one.
+        activation_checkpointing: keep only the input of each block for the backward pass and recompute the
+            rest there: the same gradients, less memory, more time.
     """
 
-    cls_token: nn.Parameter  # [1 1 c]
-    pos_embed: nn.Parameter  # [1 1+g*g c]
-    blocks: Any  # nn.Sequential of timm blocks
-
-    def __init__(self, name: str = "vits", taps: str = "v1", pos_interpolation: str = "official") -> None:
-        super().__init__()
-        spec = encoder_spec(name)
-        if taps not in spec.taps:
-            raise ValueError(f"unknown taps {taps!r}; choose from {', '.join(spec.taps)}")
-        _check_pos_interpolation(pos_interpolation)
-        self.name, self.spec = name, spec
-        self.taps = spec.taps[taps]
-        self.pos_interpolation = pos_interpolation
-        vit = build_vit(spec)
-        assert vit.cls_token is not None
-        assert vit.pos_embed is not None
-        self.cls_token, self.pos_embed = vit.cls_token, vit.pos_embed
-        self.patch_embed, self.blocks, self.norm = vit.patch_embed, vit.blocks, vit.norm
-        self.activation_checkpointing = False
-        self._fused_attention = self.blocks[0].attn.fused_attn  # timm's choice
+    label: str
+    config: dict[str, Any]
+    widths: Four
+    strides: Four
+    preprocessing: Preprocessing
+    dpt_widths: tuple[int, Four]
+    blocks: Iterable[nn.Module]
+    activation_checkpointing: bool
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalised patch tokens of the four tapped blocks, CLS dropped, shallowest first.
-
-        The last one is always the final block's: the "final features" that feature alignment compares.
-        The final LayerNorm is applied to every tap, as the DINOv2 reference does for intermediate layers.
-
-        Args:
-            image: [b 3 h w] ImageNet-normalised, h and w multiples of 14.
-
-        Returns:
-            Four tensors [b p*q c], p = h / 14, q = w / 14, row by row.
-        """
-        return self.transform(self.embed(image))
-
-    def transform(self, tokens: Tensor) -> list[Tensor]:
-        """Normalised tokens [b n c] of the four taps from input tokens [b 1+n c], any n patches after CLS."""
-        self._choose_attention(tokens)
-        again = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        tapped = []
-        for index, block in enumerate(self.blocks):
-            # A block draws no random numbers (no dropout), so there is no state of a generator to preserve.
-            # The whole module is called, both times: hooks on it (FSDP's) run again for the backward pass.
-            if again:
-                tokens = checkpoint(block, tokens, use_reentrant=False, preserve_rng_state=False)
-            else:
-                tokens = block(tokens)
-            if index in self.taps:
-                tapped.append(self.norm(tokens[:, 1:]))
-        return tapped
-
-    def embed(self, image: Tensor) -> Tensor:
-        """Input tokens [b 1+p*q c] of an image [b 3 h w]: CLS and patches, with position embeddings added."""
-        p, q = patch_grid(image)
-        patches = self.patch_embed.proj(image).flatten(2).transpose(1, 2)  # [b p*q c]
-        tokens = torch.cat([self.cls_token.expand(image.shape[0], -1, -1), patches], dim=1)
-        return tokens + self.positions(p, q)
-
-    def positions(self, p: int, q: int) -> Tensor:
-        """Position embeddings [1 1+p*q c] for a grid of p x q patches."""
-        return resize_pos_embed(self.pos_embed, p, q, self.pos_interpolation)
-
-    def _choose_attention(self, tokens: Tensor) -> None:
-        """Plain matrix products, not fused attention, for bfloat16 on a CPU: there 1.6 to 3 times faster.
-
-        Measured forward and backward with 82 and 1370 tokens, torch 2.14 on AVX-512; in float32 fused is as
-        good. Plain products hold the scores of all pairs of tokens: of a panorama those would not fit.
-        """
-        scores = tokens.shape[0] * self.spec.heads * tokens.shape[1] ** 2
-        slow = tokens.device.type == "cpu" and torch.is_autocast_enabled("cpu") and scores <= MAX_SCORES
-        for block in self.blocks:
-            block.attn.fused_attn = self._fused_attention and not slow
+        """Returns four levels [b c p q] of a normalised image [b 3 h w], shallowest first."""
+        raise NotImplementedError(f"{type(self).__name__}.forward")
 
 
-def encoder_spec(name: str) -> EncoderSpec:
-    """The row of `ENCODERS`, or a ValueError that lists them."""
-    if name not in ENCODERS:
-        raise ValueError(f"unknown encoder {name!r}; choose from {', '.join(ENCODERS)}")
-    return ENCODERS[name]
-
-
-def build_vit(spec: EncoderSpec) -> VisionTransformer:
-    """timm's transformer of this size, without classifier.
-
-    LayerScale starts at 1.0 as in the DINOv2 release code, not at timm's 1e-5: only a start from scratch
-    notices.
-    """
-    vit = timm.create_model(
-        spec.timm_name,
-        pretrained=False,
-        num_classes=0,
-        img_size=spec.image_size,
-        embed_dim=spec.embed_dim,
-        depth=spec.depth,
-        num_heads=spec.heads,
-        init_values=1.0,
-    )
-    return cast(VisionTransformer, vit)
-
-
-def patch_grid(image: Tensor) -> tuple[int, int]:
-    """Patches (p, q) per column and row of an image [b 3 h w]; refuses sides that are no multiple of 14."""
-    h, w = image.shape[-2:]
-    if h % PATCH or w % PATCH or not h or not w:
-        raise ValueError(f"image is ({h}, {w}); each side must be a multiple of {PATCH}: resize first")
-    return h // PATCH, w // PATCH
-
-
-def resize_pos_embed(pos_embed: Tensor, p: int, q: int, interpolation: str = "official") -> Tensor:
-    """Position embeddings for a grid of p x q patches, bicubic in float32, no antialiasing.
-
-    "official" resamples by the scale factor (p + 0.1) / g, as the DINOv2 release does and as Depth Anything
-    was trained; the 0.1 shifts every sample point a little. "size" resamples to the size p x q, as the
-    Hugging Face port does. The stored grid itself is returned untouched by both.
-
-    Args:
-        pos_embed: [1 1+g*g c], CLS first, then a square grid row by row.
-
-    Returns:
-        [1 1+p*q c] in the type of `pos_embed`.
-    """
-    _check_pos_interpolation(interpolation)
-    grid = math.isqrt(pos_embed.shape[1] - 1)
-    if (p, q) == (grid, grid):
-        return pos_embed
-    cls, patches = pos_embed[:, :1], pos_embed[:, 1:].float()
-    patches = patches.transpose(1, 2).unflatten(2, (grid, grid))  # [1 c g g]
-    if interpolation == "official":
-        scale = ((p + 0.1) / grid, (q + 0.1) / grid)
-        patches = F.interpolate(patches, scale_factor=scale, mode="bicubic")
-    else:
-        patches = F.interpolate(patches, size=(p, q), mode="bicubic", align_corners=False)
-    assert patches.shape[-2:] == (p, q)
-    return torch.cat([cls, patches.flatten(2).transpose(1, 2).to(cls.dtype)], dim=1)
-
-
-def _check_pos_interpolation(interpolation: str) -> None:
-    if interpolation not in POS_INTERPOLATIONS:
-        choices = ", ".join(POS_INTERPOLATIONS)
-        raise ValueError(f"unknown pos_interpolation {interpolation!r}; choose from {choices}")
+def patch_tokens(level: Tensor) -> Tensor:
+    """Returns a level [b c p q] as tokens [b p*q c], row by row."""
+    return level.flatten(2).transpose(1, 2)

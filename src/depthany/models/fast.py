@@ -1,5 +1,4 @@
-"""A trained model made ready to be used only: the same function in fewer passes over memory, and smaller
-numbers.
+"""Prepares a trained model for inference: the same function in fewer passes over memory, and smaller numbers.
 
 Measured with `scripts/benchmark.py inference`. What is done, and why it is left to inference:
 
@@ -17,37 +16,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthany.models.model import DepthModel
+from depthany.models.dinov2 import Dinov2
+from depthany.models.model import DenseModel
 
 BLOCK_SCORES = 2**20  # scores of a block of rows, all heads: 2 MB in bfloat16
 
 
-def prepare_for_inference(model: DepthModel, dtype: torch.dtype = torch.float32) -> DepthModel:
-    """The model itself, changed for good: in eval mode, without gradients, no longer to be trained or saved.
+def prepare_for_inference(model: DenseModel, dtype: torch.dtype = torch.float32) -> DenseModel:
+    """Changes a model for good: eval mode, no gradients, no longer to be trained or saved. Returns the model.
 
     Args:
-        dtype: of weights and activations; torch.float32 changes the maps by rounding alone. The last layer
-            stays float32, so that the map has no steps.
+        dtype: of weights and activations; torch.float32 changes the maps by rounding alone. The head's
+            `float32_layers` stay float32, so that the map has no steps.
     """
     model.eval().requires_grad_(False)
-    for block in model.encoder.blocks:
-        _fold_layer_scale(block.ls1, block.attn.proj)
-        _fold_layer_scale(block.ls2, block.mlp.fc2)
-        block.ls1 = block.ls2 = nn.Identity()
+    encoder = model.encoder
+    if isinstance(encoder, Dinov2):
+        for block in encoder.blocks:
+            _fold_layer_scale(block.ls1, block.attn.proj)
+            _fold_layer_scale(block.ls2, block.mlp.fc2)
+            block.ls1 = block.ls2 = nn.Identity()
     cast_weights(model, dtype)
-    if _can_fuse(model.encoder.cls_token):
-        for block in model.encoder.blocks:
+    if isinstance(encoder, Dinov2) and _can_fuse(encoder.cls_token):
+        for block in encoder.blocks:
             _fuse(block, everywhere=dtype == torch.bfloat16)
             if dtype == torch.bfloat16:
                 block.attn = BlockedAttention(block.attn)
     return model.to(memory_format=torch.channels_last)
 
 
-def cast_weights(model: DepthModel, dtype: torch.dtype) -> DepthModel:
-    """The model itself with weights of another type, but for the last layer of the decoder."""
-    last = model.decoder.conv3
+def cast_weights(model: DenseModel, dtype: torch.dtype) -> DenseModel:
+    """Casts all weights but those of the head's `float32_layers`. Returns the model itself."""
     model.to(dtype)
-    last.float()
+    for layer in model.head.float32_layers():
+        layer.float()
     return model
 
 

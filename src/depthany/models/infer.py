@@ -9,19 +9,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depthany.models.preprocess import check_image, input_shape, preprocess
+from depthany.models.preprocess import Preprocessing, check_image
 
 Size = tuple[int, int]  # height, width
 
 
 def infer_batch(
     model: nn.Module,
+    preprocessing: Preprocessing,
     images: Sequence[NDArray[np.uint8]],
     input_size: int,
     batch_size: int = 8,
     amp: torch.dtype | None = None,
 ) -> list[NDArray[np.float32]]:
-    """The model's map [h w] float32 of each image, in the order and at the sizes of the images.
+    """Predicts the map [h w] float32 of each image, in the order and at the sizes of the images.
 
     Args:
         images: uint8 RGB, [h w 3] each.
@@ -33,8 +34,8 @@ def infer_batch(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected 1 or more")
     results: dict[int, NDArray[np.float32]] = {}
-    for members in _equal_inputs(images, input_size, batch_size):
-        inputs = torch.stack([preprocess(images[i], input_size) for i in members])
+    for members in _equal_inputs(preprocessing, images, input_size, batch_size):
+        inputs = torch.stack([preprocessing.prepare(images[i], input_size) for i in members])
         sizes = [images[i].shape[:2] for i in members]
         results.update(zip(members, infer_prepared(model, inputs, sizes, amp), strict=True))
     return [results[i] for i in range(len(images))]
@@ -44,34 +45,35 @@ def infer_batch(
 def infer_prepared(
     model: nn.Module, inputs: Tensor, sizes: Iterable[Size], amp: torch.dtype | None = None
 ) -> list[NDArray[np.float32]]:
-    """Maps [height width] float32 at the given sizes, bilinear with aligned corners as in the released code.
+    """Predicts maps [height width] float32, resized to the given sizes as in the released code: bilinear with
+    aligned corners.
 
     Args:
-        inputs: [b 3 h w] as `preprocess` gives them, on any device.
+        inputs: [b 3 h w] as `Preprocessing.prepare` returns them, on any device.
         sizes: (height, width) of each original image.
         amp: dtype of autocast, or None.
     """
     weights = next(model.parameters())
     with torch.autocast(weights.device.type, amp, enabled=amp is not None):
-        maps = model(inputs.to(weights))  # [b h w]
+        maps: Tensor = model(inputs.to(weights)).map  # [b h w]
     return [resize_map(single, size).cpu().numpy() for single, size in zip(maps.float(), sizes, strict=True)]
 
 
 def resize_map(values: Tensor, size: Size) -> Tensor:
-    """A map [h w] float32 resampled to [height width], bilinear with aligned corners."""
+    """Resizes a map [h w] float32 to [height width], bilinear with aligned corners."""
     if tuple(values.shape) == tuple(size):
         return values
     return F.interpolate(values[None, None], size, mode="bilinear", align_corners=True)[0, 0]
 
 
 def _equal_inputs(
-    images: Sequence[NDArray[np.uint8]], input_size: int, batch_size: int
+    preprocessing: Preprocessing, images: Sequence[NDArray[np.uint8]], input_size: int, batch_size: int
 ) -> Iterator[list[int]]:
-    """Positions of at most `batch_size` images that have one model-input shape."""
+    """Yields positions of at most `batch_size` images of one model-input shape."""
     groups: dict[Size, list[int]] = defaultdict(list)
     for i, image in enumerate(images):
         check_image(image)
-        groups[input_shape(image.shape[0], image.shape[1], input_size)].append(i)
+        groups[preprocessing.input_shape(image.shape[0], image.shape[1], input_size)].append(i)
     for members in groups.values():
         for start in range(0, len(members), batch_size):
             yield members[start : start + batch_size]

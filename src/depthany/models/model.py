@@ -1,8 +1,8 @@
-"""The depth model: encoder and decoder in one module that can be saved, and used on images of any size."""
+"""The model: encoder, decoder and head in one module that can be saved, and used on images of any size."""
 
+import inspect
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,82 +12,73 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from depthany.models.dpt import DPT
-from depthany.models.encoder import PATCH, Encoder, patch_grid
+from depthany.models.encoder import Encoder, patch_tokens
+from depthany.models.heads.head import Head
 from depthany.models.infer import infer_batch
+from depthany.models.output import Prediction, Quantity
+from depthany.models.preprocess import Preprocessing
+from depthany.models.tables import DECODERS, ENCODERS, HEADS
 from depthany.system.files import write_atomically
 
-FORMAT, FORMAT_VERSION = "depthany", 1
+FORMAT, FORMAT_VERSION = "depthany", 2
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
 
 
-class DepthModel(nn.Module):
-    """Depth Anything: a DINOv2 encoder and a DPT decoder.
-
-    Without `max_depth` it predicts disparity, known up to scale and shift; with it, depth in metres.
-
-    Source: Yang et al. 2024 (arXiv 2401.10891) and 2024 (arXiv 2406.09414).
+class DenseModel(nn.Module):
+    """A model that predicts a map of the size of its image. `build_model` builds one from plain values.
 
     Args:
-        encoder: vitt, vits, vitb, vitl or vitg (see `depthany.models.encoder.ENCODERS`).
-        taps: "v1" or "v2", the blocks that feed the decoder.
-        pos_interpolation: "official" or "size", see `depthany.models.encoder.resize_pos_embed`.
-        max_depth: metres at the far end of a metric model (20 indoors, 80 outdoors in the released ones), or
-            None.
-        input_size: pixels of the shorter side that it was trained at, which `infer` takes by default.
+        encoder, decoder, head: its parts, by the names in `depthany.models.tables`.
+        config: {"encoder": {"name": ..., arguments}, "decoder": ..., "head": ..., "input_size": ...};
+            `build_model(**config)` builds the same model.
 
     Attributes:
-        config: the arguments above as plain values; `DepthModel(**config)` builds the same model.
+        quantity: what the map holds: disparity, depth in metres or classes.
+        preprocessing: the image size and normalisation that the encoder expects.
+        input_size: pixels of the shorter side in training, the default of `infer`.
     """
 
-    def __init__(
-        self,
-        encoder: str = "vits",
-        taps: str = "v1",
-        pos_interpolation: str = "official",
-        max_depth: float | None = None,
-        input_size: int = 518,
-    ) -> None:
+    def __init__(self, encoder: Encoder, decoder: nn.Module, head: Head, config: Mapping[str, Any]) -> None:
         super().__init__()
-        _check_max_depth(max_depth)
-        if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size < PATCH:
-            raise ValueError(f"input_size={input_size!r}: expected a whole number of pixels, {PATCH} or more")
-        self.config = {
-            "encoder": encoder,
-            "taps": taps,
-            "pos_interpolation": pos_interpolation,
-            "max_depth": max_depth,
-            "input_size": input_size,
-        }
-        self.max_depth, self.input_size = max_depth, input_size
-        self.encoder = Encoder(encoder, taps, pos_interpolation)
-        spec = self.encoder.spec
-        self.decoder = DPT(spec.embed_dim, spec.dpt_features, spec.out_channels, max_depth)
+        self.encoder, self.decoder, self.head = encoder, decoder, head
+        self.config = dict(config)
+        self.input_size: int = self.config["input_size"]
+        self.preprocessing.require_input_size(self.input_size)
 
-    def forward(self, image: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Map [b h w] float32: disparity >= 0, larger is nearer, or with `max_depth` depth_m in 0..max_depth.
+    @property
+    def quantity(self) -> Quantity:
+        """What the map holds."""
+        return self.head.quantity
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The image size and normalisation that the encoder expects."""
+        return self.encoder.preprocessing
+
+    def forward(self, image: Tensor, with_features: bool = False) -> Prediction:
+        """Predicts a map [b h w] float32, or [b k h w] class logits; see `quantity`.
 
         Args:
-            image: [b 3 h w] ImageNet-normalised RGB, h and w multiples of 14.
-            return_features: also give the encoder's final normalised patch tokens [b p*q c] of the same pass.
+            image: [b 3 h w] RGB as `preprocessing` returns it.
+            with_features: also return the encoder's last level as patch tokens [b p*q c], of the same pass.
         """
-        tokens = self.encoder(image)
-        output = self.decoder(tokens, *patch_grid(image))
-        return (output, tokens[-1]) if return_features else output
+        levels = self.encoder(image)
+        prediction: Prediction = self.head(self.decoder(levels), (image.shape[-2], image.shape[-1]))
+        return prediction._replace(features=patch_tokens(levels[-1])) if with_features else prediction
 
     def infer(
         self, image: NDArray[np.uint8], input_size: int | None = None, amp: torch.dtype | None = None
     ) -> NDArray[np.float32]:
-        """Disparity, or with `max_depth` depth in metres, [h w] float32 of one image at its own size.
+        """Predicts the map [h w] float32 of one image, at the image's own size; see `quantity`.
 
         Args:
             image: [h w 3] uint8 RGB.
-            input_size: pixels of the shorter side as the model sees it, 14 or more; None: as in training.
+            input_size: pixels of the shorter side as the model sees it; None: as in training.
             amp: dtype of autocast (torch.bfloat16 is the fast choice); None computes in the type of the
                 weights.
 
         Raises:
-            ValueError: the image has another shape or type, or would be larger than the model can take.
+            ValueError: the image has another shape or type, or its input would be too large.
         """
         return self.infer_batch([image], input_size, 1, amp)[0]
 
@@ -98,7 +89,7 @@ class DepthModel(nn.Module):
         batch_size: int = 8,
         amp: torch.dtype | None = None,
     ) -> list[NDArray[np.float32]]:
-        """What `infer` gives for each image; those of equal model-input shape share a pass.
+        """Predicts the maps of several images; images of one input shape share a pass. See `infer`.
 
         Args:
             images: [h w 3] uint8 RGB of any sizes.
@@ -106,20 +97,107 @@ class DepthModel(nn.Module):
                 1e-5 of their range.
         """
         size = self.input_size if input_size is None else input_size
-        return infer_batch(self, images, size, batch_size, amp)
+        return infer_batch(self, self.preprocessing, images, size, batch_size, amp)
 
 
-def _check_max_depth(max_depth: float | None) -> None:
-    if max_depth is None:
-        return
-    if isinstance(max_depth, bool) or not isinstance(max_depth, int | float) or not 0 < max_depth < math.inf:
-        raise ValueError(f"max_depth={max_depth!r}: expected metres above 0, or None for disparity")
+def build_model(
+    encoder: Mapping[str, Any],
+    decoder: Mapping[str, Any] | None = None,
+    head: Mapping[str, Any] | None = None,
+    input_size: int = 518,
+) -> DenseModel:
+    """Builds a model with random weights.
+
+    Args:
+        encoder, decoder, head: {"name": a row of `depthany.models.tables`, and its arguments}. The decoder
+            defaults to DPT with the widths that go with the encoder, the head to relative disparity.
+        input_size: pixels of the shorter side in training.
+
+    Raises:
+        ValueError: a name or an argument is unknown, or a value is out of range.
+    """
+    built_encoder = _build("encoder", ENCODERS, encoder)
+    features, out_channels = built_encoder.dpt_widths
+    wanted = {"name": "dpt", **(decoder or {})}
+    if wanted["name"] == "dpt":
+        wanted = {"features": features, "out_channels": out_channels, **wanted}
+    levels = {"widths": built_encoder.widths, "strides": built_encoder.strides}
+    built_decoder = _build("decoder", DECODERS, wanted, **levels)
+    named_head = {"name": "relative", **(head or {})}
+    built_head = _build("head", HEADS, named_head, features=built_decoder.features)
+    config = {
+        "encoder": {"name": encoder["name"], **built_encoder.config},
+        "decoder": {"name": wanted["name"], **built_decoder.config},
+        "head": {"name": named_head["name"], **built_head.config},
+        "input_size": input_size,
+    }
+    return DenseModel(built_encoder, built_decoder, built_head, config)
 
 
-def save_model(model: DepthModel, folder: str | Path, extra: Mapping[str, Any] | None = None) -> Path:
-    """Write `model.safetensors` and `config.json` to a folder; give the path of the weights.
+def depth_anything(
+    size: str = "vits",
+    taps: str = "v1",
+    pos_interpolation: str = "official",
+    max_depth_m: float | None = None,
+    input_size: int = 518,
+) -> DenseModel:
+    """Builds a Depth Anything model as released: DINOv2, DPT, relative or metric head; random weights.
 
-    Both appear whole or not at all, the weights last: a folder with `model.safetensors` is a finished model.
+    Source: Yang et al. 2024 (arXiv 2401.10891) and 2024 (arXiv 2406.09414).
+
+    Args:
+        size, taps, pos_interpolation: see `depthany.models.dinov2.Dinov2`.
+        max_depth_m: metres at the far end of a metric model; None for relative disparity.
+        input_size: pixels of the shorter side in training.
+    """
+    return build_model(**depth_anything_config(size, taps, pos_interpolation, max_depth_m, input_size))
+
+
+def depth_anything_config(
+    size: str,
+    taps: str,
+    pos_interpolation: str = "official",
+    max_depth_m: float | None = None,
+    input_size: int = 518,
+) -> dict[str, Any]:
+    """Returns the arguments of `build_model` for `depth_anything` with the same arguments."""
+    metric = {"name": "metric_sigmoid", "max_depth_m": max_depth_m}
+    return {
+        "encoder": {"name": "dinov2", "size": size, "taps": taps, "pos_interpolation": pos_interpolation},
+        "head": {"name": "relative"} if max_depth_m is None else metric,
+        "input_size": input_size,
+    }
+
+
+def build_encoder(config: Mapping[str, Any]) -> Encoder:
+    """Builds an encoder alone, with random weights; see `build_model`."""
+    encoder: Encoder = _build("encoder", ENCODERS, config)
+    return encoder
+
+
+def _build(
+    part: str, table: Mapping[str, Callable[..., Any]], config: Mapping[str, Any], **given: Any
+) -> Any:
+    arguments = dict(config)
+    name = arguments.pop("name", None)
+    if name not in table:
+        raise ValueError(f"unknown {part} {name!r}; choose from {', '.join(table)}")
+    parameters = [p for p in inspect.signature(table[name]).parameters.values() if p.name not in given]
+    known = [p.name for p in parameters]
+    if unknown := [key for key in arguments if key not in known]:
+        raise ValueError(
+            f"{part} {name} has no argument {unknown[0]!r}; it takes {', '.join(known) or 'none'}"
+        )
+    if missing := [p.name for p in parameters if p.default is p.empty and p.name not in arguments]:
+        raise ValueError(f"{part} {name} needs {missing[0]}: pass model.{part}.{missing[0]}=...")
+    return table[name](**given, **arguments)
+
+
+def save_model(model: DenseModel, folder: str | Path, extra: Mapping[str, Any] | None = None) -> Path:
+    """Writes `model.safetensors` and `config.json` to a folder; returns the path of the weights.
+
+    Both files appear whole or not at all, the weights last: a folder with `model.safetensors` is a finished
+    model.
 
     Args:
         extra: JSON-able entries for the top level of `config.json`, for example how the model was trained.
@@ -127,6 +205,7 @@ def save_model(model: DepthModel, folder: str | Path, extra: Mapping[str, Any] |
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     own = {"format": FORMAT, "version": FORMAT_VERSION, "model": model.config}
+    own["quantity"] = model.quantity.to_config()
     text = json.dumps({**own, **(extra or {}), **own}, indent=2) + "\n"
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(folder / CONFIG_NAME, lambda temporary: temporary.write_text(text))

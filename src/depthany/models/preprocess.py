@@ -5,6 +5,7 @@ aspect ratio kept, shorter side at least the input size, sides multiples of 14, 
 """
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -12,15 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depthany.models.encoder import PATCH
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_PATCHES = 40_000  # 8 million pixels: 2800 x 2800, or a strip of 518 x 15,000
+MAX_PIXELS = 40_000 * 14**2  # 8 million: 2800 x 2800, or a strip of 518 x 15,000
 
 
 def check_image(image: NDArray[np.uint8]) -> None:
-    """Refuse, with a ValueError, what is no RGB uint8 array [h w 3] of at least one pixel."""
+    """Raises a `ValueError` unless `image` is an RGB uint8 array [h w 3] of at least one pixel."""
     if not isinstance(image, np.ndarray):
         raise ValueError(
             f"image is a {type(image).__name__}; expected a NumPy array [h w 3] of uint8 RGB: "
@@ -32,52 +31,72 @@ def check_image(image: NDArray[np.uint8]) -> None:
         raise ValueError(f"image is {image.dtype}; expected uint8 with values 0 to 255: convert it first")
 
 
-def input_shape(height: int, width: int, input_size: int) -> tuple[int, int]:
-    """Height and width that the model sees of an image [height width].
+@dataclass(frozen=True)
+class Preprocessing:
+    """From images to the input of an encoder.
 
-    The image is scaled so that its shorter side is `input_size`, then each side is rounded to the nearest
-    multiple of 14, or up where the nearest would be below `input_size`.
-
-    Raises:
-        ValueError: `input_size` is no whole number of at least 14, or the image is so long that the model
-            would see more than `MAX_PATCHES` patches.
+    Attributes:
+        multiple: both sides of an input are multiples of this number of pixels: the patch size of a vision
+            transformer, the largest stride of a CNN.
+        mean, std: of the normalisation, RGB in 0..1.
     """
-    if not isinstance(input_size, int | np.integer) or input_size < PATCH:
-        raise ValueError(f"input_size={input_size!r}: expected a whole number of pixels, {PATCH} or more")
-    scale = input_size / min(height, width)
-    shape = _multiple(scale * height, input_size), _multiple(scale * width, input_size)
-    if shape[0] * shape[1] > MAX_PATCHES * PATCH**2:
-        raise ValueError(
-            f"image is ({height}, {width}) and would be {shape} with input_size={input_size}, more than "
-            f"{MAX_PATCHES * PATCH**2 / 1e6:.1f} million pixels: pass a smaller input_size, or cut the image"
-        )
-    return shape
 
+    multiple: int = 14
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
-def _multiple(side: float, least: int) -> int:
-    nearest = round(side / PATCH) * PATCH
-    return nearest if nearest >= least else math.ceil(side / PATCH) * PATCH
+    def input_shape(self, height: int, width: int, input_size: int) -> tuple[int, int]:
+        """Returns height and width of the model input for an image [height width].
 
+        The image is scaled so that its shorter side is `input_size`. Then each side is rounded to the nearest
+        multiple of `multiple`, or up if the nearest one is below `input_size`.
 
-def preprocess(image: NDArray[np.uint8], input_size: int) -> Tensor:
-    """Model input [3 h w] float32 of an image [height width 3] uint8 RGB, with (h, w) of `input_shape`.
+        Raises:
+            ValueError: `input_size` is no whole number of at least `multiple`, or the input would have more
+                than `MAX_PIXELS` pixels.
+        """
+        self.require_input_size(input_size)
+        scale = input_size / min(height, width)
+        shape = self._rounded(scale * height, input_size), self._rounded(scale * width, input_size)
+        if shape[0] * shape[1] > MAX_PIXELS:
+            raise ValueError(
+                f"image is ({height}, {width}) and would be {shape} with input_size={input_size}, more than "
+                f"{MAX_PIXELS / 1e6:.1f} million pixels: pass a smaller input_size, or crop the image"
+            )
+        return shape
 
-    Resized by OpenCV's bicubic kernel on floats (values may leave 0..1 at edges, as in the released code),
-    ImageNet-normalised. Departure: float32 where the released code has float64, 4 times faster; with random
-    weights of vits at 720 x 1280 it moved the output by 3e-6 of its range on a smooth image, 5e-5 on noise.
-    """
-    check_image(image)
-    h, w = input_shape(image.shape[0], image.shape[1], input_size)
-    resized = image.astype(np.float32) / np.float32(255.0)
-    if resized.shape[:2] != (h, w):
-        resized = cv2.resize(resized, (w, h), interpolation=cv2.INTER_CUBIC)
-    resized = (resized - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+    def require_input_size(self, input_size: object) -> None:
+        """Raises a `ValueError` unless `input_size` is a whole number of at least `multiple` pixels."""
+        is_whole = isinstance(input_size, int | np.integer) and not isinstance(input_size, bool)
+        if not is_whole or input_size < self.multiple:  # type: ignore[operator]
+            raise ValueError(
+                f"input_size={input_size!r}: expected a whole number of pixels, {self.multiple} or more"
+            )
 
+    def prepare(self, image: NDArray[np.uint8], input_size: int) -> Tensor:
+        """Returns the model input [3 h w] float32 of an image [height width 3] uint8 RGB, (h, w) from
+        `input_shape`.
 
-def normalise(image: Tensor) -> Tensor:
-    """ImageNet-normalised float32 [b 3 h w] of RGB uint8 [b 3 h w]."""
-    mean = torch.tensor(IMAGENET_MEAN, device=image.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=image.device).view(3, 1, 1)
-    copy = image.to(torch.float32, copy=True)  # in place from here on: a quarter of the memory
-    return copy.div_(255.0).sub_(mean).div_(std)
+        The image is resized by OpenCV's bicubic kernel on floats (values may leave 0..1 at edges, as in the
+        released code) and normalised. Departure: float32 where the released code has float64, 4 times faster;
+        with random weights of vits at 720 x 1280 it moved the output by 3e-6 of its range on a smooth image,
+        5e-5 on noise.
+        """
+        check_image(image)
+        h, w = self.input_shape(image.shape[0], image.shape[1], input_size)
+        resized = image.astype(np.float32) / np.float32(255.0)
+        if resized.shape[:2] != (h, w):
+            resized = cv2.resize(resized, (w, h), interpolation=cv2.INTER_CUBIC)
+        resized = (resized - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Returns normalised float32 [b 3 h w] of RGB uint8 [b 3 h w]."""
+        mean = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=image.device).view(3, 1, 1)
+        copy = image.to(torch.float32, copy=True)  # in place from here on: a quarter of the memory
+        return copy.div_(255.0).sub_(mean).div_(std)
+
+    def _rounded(self, side: float, least: int) -> int:
+        nearest = round(side / self.multiple) * self.multiple
+        return nearest if nearest >= least else math.ceil(side / self.multiple) * self.multiple

@@ -10,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from depthany.config.entry import plain
 from depthany.data.counts import count_warnings, left_out_notes
 from depthany.data.dataset import TrainingSet
 from depthany.data.perturb import Perturb
@@ -17,9 +18,9 @@ from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_set
 from depthany.data.sampler import MixedBatches, ShardOrder
 from depthany.data.samples import UnlabeledSet
 from depthany.evaluation.predictors import weights_sha256
-from depthany.models.encoder import Encoder
+from depthany.models import model as models
 from depthany.models.files.weights import load_encoder_weights
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 from depthany.system.distributed import Processes
 from depthany.training.checkpoints.state import Parts
 from depthany.training.checks import ONLINE, per_micro_batch, rooted
@@ -33,7 +34,7 @@ from depthany.training.stages.teacher import TeacherStage
 
 def build_parts(
     cfg: DictConfig,
-    teacher: DepthModel | None,
+    teacher: DenseModel | None,
     device: torch.device,
     amp: torch.dtype | None,
     processes: Processes,
@@ -50,7 +51,7 @@ def build_parts(
     )
     for network in (model, stage):
         network.to(device)
-    if shards_weights(cfg.parallel, cfg.model.encoder, processes):
+    if shards_weights(cfg.parallel, model.encoder.label, processes):
         shard_weights(model, stage, processes, device)  # of contiguous weights alone
     elif cfg.channels_last:
         for network in (model, stage):
@@ -67,16 +68,17 @@ def build_parts(
     return Parts(model, stage.train(), optimizer, scaler)
 
 
-def build_model(model_cfg: DictConfig, input_size: int) -> DepthModel:
-    """Model with a random decoder and, where asked, pre-trained encoder; it remembers its training size."""
-    model = DepthModel(model_cfg.encoder, model_cfg.taps, input_size=input_size)
+def build_model(model_cfg: DictConfig, input_size: int) -> DenseModel:
+    """Builds the model with random weights or, if the settings say so, with a pre-trained encoder."""
+    parts = {name: plain(model_cfg[name]) for name in ("encoder", "decoder", "head")}
+    model = models.build_model(**parts, input_size=input_size)
     if model_cfg.pretrained:
         load_encoder_weights(model.encoder, model_cfg.weights)
     return model
 
 
 def build_student_stage(
-    cfg: DictConfig, model: DepthModel, teacher: DepthModel | None, processes: Processes
+    cfg: DictConfig, model: DenseModel, teacher: DenseModel | None, processes: Processes
 ) -> StudentStage:
     """Stage with its frozen networks; the frozen encoder is the student's own start or the one named."""
     alignment, frozen = cfg.stage.feature_alignment, None
@@ -84,12 +86,12 @@ def build_student_stage(
         if alignment.encoder is None:
             frozen = deepcopy(model.encoder)
         else:
-            frozen = Encoder(alignment.encoder)
+            frozen = models.build_encoder({"name": "dinov2", "size": alignment.encoder})
             load_encoder_weights(frozen, alignment.weights)
     return StudentStage(
         teacher,
         frozen,
-        student_width=model.encoder.spec.embed_dim,
+        student_width=model.encoder.widths[-1],
         perturb=Perturb(**_plain(cfg.perturb)),
         weights=_plain(cfg.stage.weights),
         trim=cfg.stage.trim,
@@ -121,7 +123,7 @@ def dataset_notes(cfg: DictConfig, dataset: TrainingSet) -> list[str]:
 
 
 def open_pseudo_labels(
-    cfg: DictConfig, teacher: DepthModel, unlabeled: Mapping[str, UnlabeledSet]
+    cfg: DictConfig, teacher: DenseModel, unlabeled: Mapping[str, UnlabeledSet]
 ) -> PseudoLabels | None:
     """The store that the student learns from, None where the teacher labels during training.
 
@@ -157,7 +159,7 @@ def open_pseudo_labels(
     return PseudoLabels(store, list(unlabeled))
 
 
-def build_training_set(cfg: DictConfig, teacher: DepthModel | None = None) -> TrainingSet:
+def build_training_set(cfg: DictConfig, teacher: DenseModel | None = None) -> TrainingSet:
     """All labeled sets and, for the student, all unlabeled ones, with stored labels of `teacher`, if any."""
     unlabeled = build_sets(cfg.data.unlabeled) if cfg.stage.name == "student" else {}
     labeled = build_sets(cfg.data.labeled)
@@ -225,7 +227,7 @@ def describe(
     processes: int,
 ) -> str:
     """One line on what is about to happen."""
-    config, step = parts.model.config, parts.state.step
+    step = parts.state.step
     images = f"{dataset.labeled_count} labeled"
     images += f" + {dataset.unlabeled_count} unlabeled" if dataset.unlabeled_count else ""
     number_format = str(amp or torch.float32).removeprefix("torch.")
@@ -233,7 +235,7 @@ def describe(
     where = f"{device.type} in {number_format}"
     if processes > 1:
         where += f", {processes} processes ({'FSDP' if is_sharded(parts.model) else 'DDP'})"
-    return f"{config['encoder']} on {images} images, {begun}, {where}"
+    return f"{parts.model.encoder.label} on {images} images, {begun}, {where}"
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from depthany.config.schema import STAGES, TrainSettings
 from depthany.data.sampler import ORDERS
 from depthany.losses.affine_invariant import NORMALISATIONS, REDUCTIONS
 from depthany.losses.features import MEANS_OVER
-from depthany.models.encoder import PATCH
+from depthany.models.dinov2 import PATCH
 from depthany.system.distributed import Processes
 from depthany.training.checkpoints.writer import IF_SAVE_FAILS
 from depthany.training.parallel import PARALLELS, shards_weights
@@ -125,7 +125,7 @@ def per_micro_batch(cfg: DictConfig) -> tuple[int, int]:
 def check_processes(cfg: DictConfig, processes: Processes) -> None:
     """Raise a `ValueError` where a run cannot be shared by so many processes."""
     size, (labeled, unlabeled) = processes.size, per_micro_batch(cfg)
-    if cfg.precision == "fp16" and shards_weights(cfg.parallel, cfg.model.encoder, processes):
+    if cfg.precision == "fp16" and shards_weights(cfg.parallel, cfg.model.encoder.get("size", ""), processes):
         raise ValueError("precision=fp16 is not for parallel=fsdp: use bf16, or parallel=ddp")
     if labeled + -(-unlabeled // 2) < size:  # unlabeled images come in pairs
         raise ValueError(

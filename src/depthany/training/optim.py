@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 
 
 def build_optimizer(
-    model: DepthModel,
+    model: DenseModel,
     extra: Sequence[nn.Parameter],
     lr: float,
     decoder_lr_factor: float,
@@ -23,7 +23,7 @@ def build_optimizer(
         extra: further trained parameters (a stage's projection), learnt at the decoder's rate.
     """
     encoder = list(model.encoder.parameters())
-    rest = [*model.decoder.parameters(), *extra]
+    rest = [*model.decoder.parameters(), *model.head.parameters(), *extra]
     trained = {id(parameter) for parameter in [*encoder, *rest]}
     assert trained >= {id(parameter) for parameter in model.parameters()}, "a parameter is in no group"
     groups = [

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from depthany.data.batch import Batch
 from depthany.data.left_out import ImageReport
 from depthany.data.sampler import MixedBatches
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel, build_model
 from depthany.system.distributed import Processes, full
 from depthany.training.stages.base import StageOutput, trained_parameters
 
@@ -38,7 +38,7 @@ def shards_weights(parallel: str, encoder: str, processes: Processes) -> bool:
     return parallel == "fsdp" or encoder == "vitg"
 
 
-def shard_weights(model: DepthModel, stage: nn.Module, processes: Processes, device: torch.device) -> None:
+def shard_weights(model: DenseModel, stage: nn.Module, processes: Processes, device: torch.device) -> None:
     """Split every network of a run block by block among the processes; the optimizer is built after it.
 
     A block is put together for its forward and backward pass and given up again. The frozen networks are
@@ -48,7 +48,7 @@ def shard_weights(model: DepthModel, stage: nn.Module, processes: Processes, dev
     frozen = [getattr(stage, name, None) for name in ("teacher", "frozen_encoder")]
     networks: list[Any] = [model, *(each for each in frozen if each is not None)]
     for network in networks:
-        encoder = network.encoder if isinstance(network, DepthModel) else network
+        encoder = network.encoder if isinstance(network, DenseModel) else network
         for block in encoder.blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(network, mesh=mesh, reshard_after_forward=None if network is model else True)
@@ -61,7 +61,7 @@ def is_sharded(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
-def whole_model(model: DepthModel) -> DepthModel:
+def whole_model(model: DenseModel) -> DenseModel:
     """A model that can be used, scored and saved by one process: itself, or a copy with all of its weights.
 
     All processes must come here together where it is sharded.
@@ -69,7 +69,7 @@ def whole_model(model: DepthModel) -> DepthModel:
     if not is_sharded(model):
         return model
     config: dict[str, Any] = model.config
-    copy = DepthModel(**config)
+    copy = build_model(**config)
     copy.load_state_dict({name: full(tensor) for name, tensor in model.state_dict().items()})
     return copy.to(full(next(model.parameters())).device)
 

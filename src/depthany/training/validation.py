@@ -8,7 +8,7 @@ from depthany.data.samples import LabeledSet
 from depthany.evaluation.predictors import ModelPredictor
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.run import score_set
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes
 
 Scores = dict[str, float]
@@ -16,7 +16,7 @@ Scores = dict[str, float]
 
 @torch.no_grad()
 def evaluate(
-    model: DepthModel,
+    model: DenseModel,
     sets: Mapping[str, LabeledSet],
     input_size: int,
     device: torch.device,

@@ -7,16 +7,21 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from depthany.models.dpt import HEAD_CHANNELS
-from depthany.models.encoder import ENCODERS, PATCH, EncoderSpec
-from depthany.models.files.exchange import encoder_of_width, plain_state, unused_weights
+from depthany.models.dinov2 import PATCH, SIZES, Dinov2, Size
 from depthany.models.files.names import (
     HF_UNUSED,
     has_swiglu,
     huggingface_name,
     split_qkv,
 )
-from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME, DepthModel
+from depthany.models.files.released import (
+    plain_state,
+    require_depth_anything,
+    size_of_width,
+    unused_weights,
+)
+from depthany.models.heads.head import HIDDEN_CHANNELS
+from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME, DenseModel
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from depthany.system.files import write_atomically
 
@@ -35,30 +40,30 @@ _PILLOW_BICUBIC = 3
 def arguments_from_huggingface(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    """Arguments of `DepthModel` from a `DepthAnythingForDepthEstimation` configuration.
+    """Returns arguments of `depth_anything` for a `DepthAnythingForDepthEstimation` configuration.
 
     Args:
         preprocessor: content of `preprocessor_config.json`, empty where there is none.
 
     Raises:
-        ValueError: it describes a network that `DepthModel` is not.
+        ValueError: it describes a network that is no Depth Anything.
     """
     backbone: Mapping[str, Any] = config.get("backbone_config") or _VITS
-    encoder = encoder_of_width(backbone.get("hidden_size", 768), where)
-    spec = ENCODERS[encoder]
+    size = size_of_width(backbone.get("hidden_size", 768), where)
+    spec = SIZES[size]
     _check_architecture(config, backbone, spec, where)
-    size = preprocessor.get("size") or {}
+    sides = preprocessor.get("size") or {}
     return {
-        "encoder": encoder,
+        "size": size,
         "taps": _generation(backbone, spec, where),
         "pos_interpolation": "size",
-        "max_depth": _max_depth(config, where),
-        "input_size": min(size.get("height", 518), size.get("width", 518)),
+        "max_depth_m": _max_depth_m(config, where),
+        "input_size": min(sides.get("height", 518), sides.get("width", 518)),
     }
 
 
 def _check_architecture(
-    config: Mapping[str, Any], backbone: Mapping[str, Any], spec: EncoderSpec, where: str
+    config: Mapping[str, Any], backbone: Mapping[str, Any], spec: Size, where: str
 ) -> None:
     """Refuse what differs from Depth Anything where the shapes of the weights would not show it."""
     expected_backbone = {
@@ -76,7 +81,7 @@ def _check_architecture(
                 raise ValueError(f"{where}: {key}={part.get(key, default)!r}, expected {wanted!r}")
 
 
-def _generation(backbone: Mapping[str, Any], spec: EncoderSpec, where: str) -> str:
+def _generation(backbone: Mapping[str, Any], spec: Size, where: str) -> str:
     """ "v1" or "v2": whose taps the backbone's stages are; stage n is the output of block n - 1."""
     stages = backbone.get("out_indices") or [
         int(str(name).removeprefix("stage")) for name in backbone.get("out_features") or ()
@@ -89,7 +94,7 @@ def _generation(backbone: Mapping[str, Any], spec: EncoderSpec, where: str) -> s
     raise ValueError(f"{where}: out_indices={list(stages)}, expected {expected}")
 
 
-def _max_depth(config: Mapping[str, Any], where: str) -> float | None:
+def _max_depth_m(config: Mapping[str, Any], where: str) -> float | None:
     kind, max_depth = config.get("depth_estimation_type", "relative"), config.get("max_depth")
     if kind == "metric":
         return 1.0 if max_depth is None else float(max_depth)
@@ -101,8 +106,8 @@ def _max_depth(config: Mapping[str, Any], where: str) -> float | None:
     return None
 
 
-def save_huggingface(model: DepthModel, folder: str | Path) -> Path:
-    """Write a folder for `AutoModelForDepthEstimation.from_pretrained` and `pipeline("depth-estimation")`.
+def save_huggingface(model: DenseModel, folder: str | Path) -> Path:
+    """Writes a folder for `AutoModelForDepthEstimation.from_pretrained` and `pipeline("depth-estimation")`.
 
     The network there gives our output within 1e-4 of its range on the same input tensor if the model has
     pos_interpolation "size", or the image is square at the size of the position embeddings (518 pixels;
@@ -111,14 +116,15 @@ def save_huggingface(model: DepthModel, folder: str | Path) -> Path:
     the same map where the image has the input's size already, a similar one elsewhere.
 
     Raises:
-        ValueError: it cannot be written, or max_depth is not a whole number of metres, which transformers
-            demands.
+        ValueError: it cannot be written, or max_depth_m is not a whole number of metres, which
+            transformers requires.
     """
     folder = Path(folder)
-    swiglu = has_swiglu(model.encoder.spec)
+    encoder = require_depth_anything(model, "huggingface")
+    swiglu = has_swiglu(encoder.spec)
     state = {huggingface_name(name, swiglu): tensor for name, tensor in plain_state(model).items()}
-    state = split_qkv(state) | unused_weights(HF_UNUSED, model)
-    _write_json(folder / CONFIG_NAME, _huggingface_config(model))
+    state = split_qkv(state) | unused_weights(HF_UNUSED, encoder)
+    _write_json(folder / CONFIG_NAME, _huggingface_config(model, encoder))
     _write_json(folder / PREPROCESSOR_NAME, _preprocessor_config(model))
     write_atomically(folder / WEIGHTS_NAME, lambda partial: save_file(state, partial, {"format": "pt"}))
     return folder
@@ -129,12 +135,14 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, lambda partial: partial.write_text(text))
 
 
-def _huggingface_config(model: DepthModel) -> dict[str, Any]:
-    spec = model.encoder.spec
-    stages = [tap + 1 for tap in model.encoder.taps]
-    max_depth = 1 if model.max_depth is None else model.max_depth
-    if max_depth != int(max_depth):
-        raise ValueError(f"max_depth={max_depth}: transformers takes whole metres only; use another format")
+def _huggingface_config(model: DenseModel, encoder: Dinov2) -> dict[str, Any]:
+    spec = encoder.spec
+    stages = [tap + 1 for tap in encoder.taps]
+    max_depth_m = model.quantity.max_depth_m or 1
+    if max_depth_m != int(max_depth_m):
+        raise ValueError(
+            f"max_depth_m={max_depth_m}: transformers takes whole metres only; use another format"
+        )
     return {
         "architectures": ["DepthAnythingForDepthEstimation"],
         "model_type": "depth_anything",
@@ -156,14 +164,14 @@ def _huggingface_config(model: DepthModel) -> dict[str, Any]:
         "reassemble_factors": REASSEMBLE_FACTORS,
         "neck_hidden_sizes": list(spec.out_channels),
         "fusion_hidden_size": spec.dpt_features,
-        "head_hidden_size": HEAD_CHANNELS,
+        "head_hidden_size": HIDDEN_CHANNELS,
         "head_in_index": -1,
-        "depth_estimation_type": "relative" if model.max_depth is None else "metric",
-        "max_depth": int(max_depth),
+        "depth_estimation_type": "metric" if model.quantity.is_metric else "relative",
+        "max_depth": int(max_depth_m),
     }
 
 
-def _preprocessor_config(model: DepthModel) -> dict[str, Any]:
+def _preprocessor_config(model: DenseModel) -> dict[str, Any]:
     return {
         "image_processor_type": "DPTImageProcessor",
         "do_resize": True,

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depthany.models.encoder import ENCODERS
-from depthany.models.files.exchange import encoder_of_width
+from depthany.models.dinov2 import SIZES
 from depthany.models.files.hub import hub_file
 from depthany.models.files.huggingface import PREPROCESSOR_NAME, arguments_from_huggingface
 from depthany.models.files.names import (
@@ -22,9 +21,20 @@ from depthany.models.files.names import (
     huggingface_name,
     join_qkv,
     official_name,
+    version_1_name,
 )
+from depthany.models.files.released import size_of_width
 from depthany.models.files.weights import listed, load_strictly, read_tensors, unwrap, weights_file
-from depthany.models.model import CONFIG_NAME, FORMAT, FORMAT_VERSION, WEIGHTS_NAME, DepthModel
+from depthany.models.model import (
+    CONFIG_NAME,
+    FORMAT,
+    FORMAT_VERSION,
+    WEIGHTS_NAME,
+    DenseModel,
+    build_model,
+    depth_anything_config,
+)
+from depthany.models.output import Quantity
 
 # V1 and V2, relative and metric files are alike inside; only the name of the file tells which it is.
 OFFICIAL_FILES: tuple[tuple[str, str, float | None], ...] = (
@@ -38,75 +48,106 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds: arguments of `DepthModel`, and weights under the names that `name_of` gives."""
+    """What a source holds: arguments of `build_model`, and weights.
+
+    Attributes:
+        where: path of the weights.
+        config: arguments of `build_model`.
+        state: weights by their names in the file.
+        name_of: returns the name in the file of a weight of `DenseModel`.
+        quantity: what the file says that its map holds; None if it does not say so.
+    """
 
     where: Path
-    arguments: Mapping[str, Any]
+    config: Mapping[str, Any]
     state: Mapping[str, Tensor]
     name_of: Callable[[str], str] = str
+    quantity: Mapping[str, Any] | None = None
 
 
 def load_model(
     source: str | Path,
     device: str | torch.device = "cpu",
     taps: str | None = None,
-    max_depth: float | None = None,
-) -> DepthModel:
-    """The model of a file, a folder or a hub repository, in eval mode, float32.
+    max_depth_m: float | None = None,
+) -> DenseModel:
+    """Loads the model of a file, a folder or a hub repository, in eval mode, float32.
 
     Args:
         source: a run directory of ours, its `model.safetensors`, or a training checkpoint `.pt`; an official
             Depth Anything V1 or V2 `.pth`, relative or metric; a Hugging Face folder of
             `DepthAnythingForDepthEstimation`, or its id on the hub ("organisation/name").
-        taps: "v1" or "v2", for an official file whose name does not tell its generation.
-        max_depth: metres, for an official metric file whose name does not tell them.
+        taps: "v1" or "v2", for an official file whose name does not say its generation.
+        max_depth_m: metres, for an official metric file whose name does not say them.
 
     Raises:
         FileNotFoundError: there is no such source.
         DownloadError: the source is not local, and the hub cannot be reached or has no such model.
-        ValueError: it is damaged, could run code, is no Depth Anything, holds NaN or infinity, has names or
-            shapes that do not fit, or contradicts `taps` or `max_depth`.
+        ValueError: the source is damaged, could run code, is no model, holds NaN or infinity, has names or
+            shapes that do not fit, or contradicts `taps` or `max_depth_m`.
     """
-    found = _read(_locate(source), taps, max_depth)
-    for key, told in (("taps", taps), ("max_depth", max_depth)):
-        if told is not None and told != found.arguments.get(key):
-            raise ValueError(
-                f"{found.where} is a model with {key}={found.arguments.get(key)}, not {told}: leave {key} out"
-            )
-    with torch.device("meta"):  # no time spent on random weights that are replaced at once
-        model = _build(found)
-    model.to_empty(device=device)
+    found = find_model(source, taps, max_depth_m)
+    model = _build(found)
+    model.to(device)
     load_strictly(model, found.state, str(found.where), found.name_of)
     return model.eval()
 
 
-def _read(path: Path, taps: str | None, max_depth: float | None) -> Found:
+def find_model(source: str | Path, taps: str | None = None, max_depth_m: float | None = None) -> Found:
+    """Reads a source without building its model; see `load_model`."""
+    found = _read(_locate(source), taps, max_depth_m)
+    encoder, head = found.config["encoder"], found.config.get("head", {})
+    known = {"taps": encoder.get("taps"), "max_depth": head.get("max_depth_m")}
+    for key, given in (("taps", taps), ("max_depth", max_depth_m)):
+        if given is not None and given != known[key]:
+            raise ValueError(
+                f"{found.where} is a model with {key}={known[key]}, not {given}: leave {key} out"
+            )
+    return found
+
+
+def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
     if path.is_dir() and not _is_huggingface(path / CONFIG_NAME):
         path = _finished(path)
     path = weights_file(path)
     content, config_path = read_tensors(path), path.with_name(CONFIG_NAME)
     state = unwrap(content)
     if {"model", "model_config"} <= content.keys():
-        return Found(path, content["model_config"], state)
+        return _own(path, content["model_config"], state, content.get("quantity"))
     if all(any(name.startswith(part) for name in state) for part in ("pretrained.", "depth_head.")):
-        return _official(path, state, taps, max_depth)
+        return _official(path, state, taps, max_depth_m)
     if _is_huggingface(config_path):
         return _huggingface(path, state)
     if path.suffix == ".safetensors":
-        return Found(path, _own_arguments(config_path), state)
+        config = _own_config(config_path)
+        return _own(path, config["model"], state, config.get("quantity"))
     raise ValueError(
         f"{path} is no depth model: expected entries 'model' and 'model_config' (a checkpoint of ours) or "
         f"weights pretrained.* and depth_head.* (official); it has: {listed([str(key) for key in content])}"
     )
 
 
-def _official(path: Path, state: Mapping[str, Tensor], taps: str | None, max_depth: float | None) -> Found:
+def _own(
+    path: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], quantity: Mapping[str, Any] | None
+) -> Found:
+    """Returns what a file of ours holds, of version 2 or 1."""
+    if isinstance(config.get("encoder"), Mapping):
+        return Found(path, config, state, quantity=quantity)
+    renamed = {"encoder": "size", "max_depth": "max_depth_m"}  # version 1: Depth Anything alone, in one row
+    arguments = {"taps": "v1", **{renamed.get(key, key): value for key, value in config.items()}}
+    try:
+        return Found(path, depth_anything_config(**arguments), state, version_1_name)
+    except TypeError as error:
+        raise ValueError(f"{path}: the model's settings {dict(config)} are not known: {error}") from None
+
+
+def _official(path: Path, state: Mapping[str, Tensor], taps: str | None, max_depth_m: float | None) -> Found:
     if "pretrained.cls_token" not in state:
         raise ValueError(f"{path} has no pretrained.cls_token: expected a whole official Depth Anything file")
-    encoder = encoder_of_width(state["pretrained.cls_token"].shape[-1], str(path))
+    size = size_of_width(state["pretrained.cls_token"].shape[-1], str(path))
     for pattern, generation, metres in OFFICIAL_FILES:
         if re.fullmatch(pattern, path.stem):
-            taps, max_depth = generation, metres
+            taps, max_depth_m = generation, metres
     if taps is None:
         raise ValueError(
             f"{path}: its name is none of the official ones (as depth_anything_vits14.pth, "
@@ -114,9 +155,9 @@ def _official(path: Path, state: Mapping[str, Tensor], taps: str | None, max_dep
         )
     return Found(
         path,
-        {"encoder": encoder, "taps": taps, "max_depth": max_depth},
+        depth_anything_config(size, taps, max_depth_m=max_depth_m),
         {name: tensor for name, tensor in state.items() if name not in OFFICIAL_UNUSED},
-        partial(official_name, swiglu=has_swiglu(ENCODERS[encoder])),
+        partial(official_name, swiglu=has_swiglu(SIZES[size])),
     )
 
 
@@ -127,12 +168,14 @@ def _huggingface(path: Path, state: Mapping[str, Tensor]) -> Found:
         _read_json(config_path), _read_json(preprocessor) if preprocessor.is_file() else {}, str(config_path)
     )
     used = {name: tensor for name, tensor in state.items() if name not in HF_UNUSED}
-    swiglu = has_swiglu(ENCODERS[arguments["encoder"]])
-    return Found(path, arguments, join_qkv(used), partial(huggingface_name, swiglu=swiglu))
+    swiglu = has_swiglu(SIZES[arguments["size"]])
+    return Found(
+        path, depth_anything_config(**arguments), join_qkv(used), partial(huggingface_name, swiglu=swiglu)
+    )
 
 
 def _locate(source: str | Path) -> Path:
-    """The local path of a source; what has the form of a hub id and is not local is downloaded."""
+    """Returns the local path of a source; a hub id that is no local path is downloaded."""
     path = Path(source)
     if path.exists():
         return path
@@ -152,7 +195,7 @@ def _locate(source: str | Path) -> Path:
 
 
 def _finished(folder: Path) -> Path:
-    """The weights in a run directory; one without a finished model is explained."""
+    """Returns the weights in a run directory; the error for an unfinished run lists its checkpoints."""
     if (folder / WEIGHTS_NAME).is_file():
         return folder / WEIGHTS_NAME
     checkpoints = sorted(str(path) for path in folder.rglob("*.pt"))
@@ -170,18 +213,18 @@ def _is_huggingface(config_path: Path) -> bool:
     return config_path.is_file() and _read_json(config_path).get("model_type") == "depth_anything"
 
 
-def _own_arguments(path: Path) -> dict[str, Any]:
-    """Arguments of DepthModel from a `config.json` of ours."""
+def _own_config(path: Path) -> dict[str, Any]:
+    """Returns a `config.json` of ours, checked."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; keep {CONFIG_NAME} beside {WEIGHTS_NAME}")
     config = _read_json(path)
     if config.get("format") != FORMAT or "model" not in config:
         raise ValueError(f"{path} is not a depthany model: expected format {FORMAT!r} and an entry 'model'")
-    if config.get("version") != FORMAT_VERSION:
+    if config.get("version") not in (1, FORMAT_VERSION):
         raise ValueError(
-            f"{path} has version {config.get('version')!r}, expected {FORMAT_VERSION}: update depthany"
+            f"{path} has version {config.get('version')!r}, expected {FORMAT_VERSION} or 1: update depthany"
         )
-    return config["model"]
+    return config
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -196,10 +239,21 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _build(found: Found) -> DepthModel:
+def _build(found: Found) -> DenseModel:
+    """Builds the model of a source, without weights where none have to be computed."""
     try:
-        return DepthModel(**found.arguments)
-    except TypeError as error:
+        with torch.device("meta"):  # spends no time on random weights that are replaced at once
+            model = build_model(**found.config)
+        names = model.state_dict().keys()
+        if any(name not in names for name, _ in model.named_buffers()):
+            model = build_model(**found.config)  # buffers that no file holds are computed by the constructor
+        else:
+            model.to_empty(device="cpu")
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{found.where} cannot be built: {error}") from None
+    if found.quantity is not None and Quantity.from_config(found.quantity) != model.quantity:
         raise ValueError(
-            f"{found.where} has model arguments that DepthModel does not take: {error}"
-        ) from None
+            f"{found.where} predicts {Quantity.from_config(found.quantity).describe()}, but its head "
+            f"{found.config['head']} predicts {model.quantity.describe()} here: use the code that trained it"
+        )
+    return model

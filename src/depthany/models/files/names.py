@@ -1,6 +1,6 @@
 """Names of the weights: ours, those of the released Depth Anything and DINOv2 files, and Hugging Face's.
 
-    ours      encoder.<timm's name>                 decoder.<name in dpt.py>
+    ours      encoder.<timm's name>                 decoder.<name in dpt.py>, head.<name in heads/head.py>
     official  pretrained.<DINOv2's name>            depth_head.<...>
     HF        backbone.<Dinov2's name>              neck.<...>, head.<...>
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from depthany.models.encoder import EncoderSpec
+from depthany.models.dinov2 import Size
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -76,13 +76,13 @@ HF_UNUSED = (
 )
 
 
-def has_swiglu(spec: EncoderSpec) -> bool:
+def has_swiglu(spec: Size) -> bool:
     """Whether the blocks end in SwiGLU instead of GELU layers: ViT-g alone."""
     return spec.timm_name.startswith("vit_giant")
 
 
 def official_name(name: str, swiglu: bool = False) -> str:
-    """Name in an official Depth Anything file of one of a `DepthModel`'s."""
+    """Returns the name in an official Depth Anything file of a weight of `DenseModel`."""
     part, rest = name.split(".", 1)
     if part == "encoder":
         return f"pretrained.{dinov2_name(rest, swiglu)}"
@@ -90,21 +90,26 @@ def official_name(name: str, swiglu: bool = False) -> str:
 
 
 def huggingface_name(name: str, swiglu: bool = False) -> str:
-    """Name in a `DepthAnythingForDepthEstimation`, with joined qkv, of one of a `DepthModel`'s."""
+    """Returns the name in a `DepthAnythingForDepthEstimation` (joined qkv) of a weight of `DenseModel`."""
     part, rest = name.split(".", 1)
     if part == "encoder":
         return f"backbone.{hf_dinov2_name(rest, swiglu)}"
     return _translate(rest, HF_DECODER)
 
 
+def version_1_name(name: str) -> str:
+    """Returns the name in one of our files of version 1, where the output convolutions were the decoder's."""
+    return f"decoder.{name.removeprefix('head.')}" if name.startswith("head.") else name
+
+
 def dinov2_name(name: str, swiglu: bool = False) -> str:
-    """Name in an official DINOv2 file of one of an `Encoder`'s."""
+    """Returns the name in an official DINOv2 file of a weight of `Dinov2`."""
     block, rest = _split_block(name)
     return f"blocks.{block}.{_translate(rest, DINOV2_SWIGLU)}" if swiglu and block else name
 
 
 def hf_dinov2_name(name: str, swiglu: bool = False) -> str:
-    """Name in a Hugging Face `Dinov2Model`, with joined qkv, of one of an `Encoder`'s."""
+    """Returns the name in a Hugging Face `Dinov2Model`, with joined qkv, of a weight of `Dinov2`."""
     block, rest = _split_block(name)
     if not block:
         return _translate(name, HF_ENCODER)

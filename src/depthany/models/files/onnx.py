@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depthany.models.encoder import PATCH
+from depthany.models.dinov2 import Dinov2
 from depthany.models.fast import cast_weights
-from depthany.models.model import DepthModel
-from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from depthany.models.model import DenseModel
 
 OPSET = 18
 CUBIC = -0.75  # the free parameter of torch's bicubic kernel
@@ -29,17 +28,19 @@ class GraphModel(nn.Module):
         dtype: of weights and activations.
     """
 
-    def __init__(self, model: DepthModel, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: DenseModel, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.dtype = dtype
         self.model = cast_weights(copy.deepcopy(model), dtype).eval()
         encoder = self.model.encoder
-        offset = OFFSET[encoder.pos_interpolation]
-        setattr(encoder, "positions", lambda p, q: positions_in_graph(encoder.pos_embed, p, q, offset))  # noqa: B010
+        if isinstance(encoder, Dinov2):
+            pos_embed, offset = encoder.pos_embed, OFFSET[encoder.pos_interpolation]
+            setattr(encoder, "positions", lambda p, q: positions_in_graph(pos_embed, p, q, offset))  # noqa: B010
 
     def forward(self, image: Tensor) -> Tensor:
         """[b h w] float32 of [b 3 h w] ImageNet-normalised float32."""
-        return self.model(image.to(self.dtype))
+        prediction: Tensor = self.model(image.to(self.dtype)).map
+        return prediction
 
 
 def positions_in_graph(pos_embed: Tensor, p: int, q: int, offset: float) -> Tensor:
@@ -81,22 +82,23 @@ def _keys(distance: Tensor) -> Tensor:
     return torch.where(distance <= 1, near, far)
 
 
-def save_onnx(model: DepthModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_onnx(model: DenseModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write the graph: `image` [batch 3 14*p 14*q] float32, ImageNet-normalised, to a map [batch 14*p 14*q].
 
     The output is called `disparity`, or `depth_m` for a metric model. What preprocessing has to know stands
     in the metadata. Weights beyond 2 GB, which one ONNX file cannot hold, go to `<name>.data` beside it.
     """
+    multiple = model.preprocessing.multiple
     batch, p, q = (torch.export.Dim(name, min=1) for name in ("batch", "p", "q"))
-    example = torch.zeros(2, 3, 3 * PATCH, 4 * PATCH)
+    example = torch.zeros(2, 3, 3 * multiple, 4 * multiple)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about its own parts
         program = torch.onnx.export(
             GraphModel(model, dtype),
             (example,),
             input_names=["image"],
-            output_names=["disparity" if model.config["max_depth"] is None else "depth_m"],
-            dynamic_shapes=({0: batch, 2: PATCH * p, 3: PATCH * q},),
+            output_names=[model.quantity.kind],
+            dynamic_shapes=({0: batch, 2: multiple * p, 3: multiple * q},),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -106,19 +108,29 @@ def save_onnx(model: DepthModel, path: Path, dtype: torch.dtype = torch.float32)
     program.save(path)
 
 
-def _metadata(model: DepthModel) -> dict[str, str]:
-    described = {**model.config, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "channels": "RGB in 0..1"}
+def _metadata(model: DenseModel) -> dict[str, str]:
+    preprocessing, max_depth_m = model.preprocessing, model.quantity.max_depth_m
+    described = {
+        **model.config,
+        "quantity": model.quantity.kind,
+        "max_depth_m": max_depth_m,
+        "multiple": preprocessing.multiple,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "channels": "RGB in 0..1",
+    }
     return {f"depthany.{name}": json.dumps(value) for name, value in described.items()}
 
 
-def check_sizes(model: DepthModel) -> list[tuple[int, int, int]]:
+def check_sizes(model: DenseModel) -> list[tuple[int, int, int]]:
     """Three (batch, height, width) at which graph and model are compared: the stored grid, a tall, a wide."""
-    grid = math.isqrt(model.encoder.pos_embed.shape[1] - 1)
+    encoder, multiple = model.encoder, model.preprocessing.multiple
+    grid = math.isqrt(encoder.pos_embed.shape[1] - 1) if isinstance(encoder, Dinov2) else 4
     shapes = [(1, grid, grid), (2, grid // 2 + 1, max(1, grid // 3)), (1, max(1, grid // 2), grid + 3)]
-    return [(batch, PATCH * p, PATCH * q) for batch, p, q in shapes]
+    return [(batch, multiple * p, multiple * q) for batch, p, q in shapes]
 
 
-def drift(model: DepthModel, path: Path) -> list[dict[str, Any]]:
+def drift(model: DenseModel, path: Path) -> list[dict[str, Any]]:
     """How far onnxruntime's maps are from PyTorch's in float32, for each of `check_sizes`.
 
     Returns:
@@ -132,7 +144,7 @@ def drift(model: DepthModel, path: Path) -> list[dict[str, Any]]:
     for batch, height, width in check_sizes(model):
         image = smooth_image(batch, height, width)
         with torch.inference_mode():
-            expected = model(image).numpy()
+            expected = model(image).map.numpy()
         found = session.run(None, {"image": image.numpy()})[0]
         rows.append({"shape": (batch, height, width), **relative_difference(found, expected)})
     return rows

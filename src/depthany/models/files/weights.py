@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from depthany.models.encoder import ENCODERS, Encoder, encoder_spec, resize_pos_embed
+from depthany.models.dinov2 import SIZES, Dinov2, resize_pos_embed, size_of
+from depthany.models.encoder import Encoder
 from depthany.models.files.hub import hub_file
 from depthany.models.files.names import MASK_TOKENS, dinov2_name, hf_dinov2_name, join_qkv
 
@@ -26,27 +27,22 @@ PREFIXES = ("module.", "model.", "_orig_mod.")  # put before every name by DDP, 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder
 
 
-def load_pretrained_encoder(
-    name: str, path: str | Path | None = None, taps: str = "v1", pos_interpolation: str = "official"
-) -> Encoder:
-    """An encoder with DINOv2 weights from a local file or, where `path` is None, downloaded through timm."""
-    encoder = Encoder(name, taps, pos_interpolation)
-    load_encoder_weights(encoder, path)
-    return encoder
-
-
 def load_encoder_weights(encoder: Encoder, path: str | Path | None) -> None:
-    """Load DINOv2 weights into an encoder, strictly.
+    """Loads pre-trained weights into an encoder, strictly.
 
     Args:
+        encoder: a `Dinov2`.
         path: an official DINOv2 `.pth`, the same with timm's names (`.pth` or `.safetensors`), a Hugging Face
             `Dinov2Model` folder or its file; float16 or float32, bare or as part of a larger checkpoint; or
             None to download the official weights through timm.
 
     Raises:
-        ValueError: the file is damaged, of another size or architecture, or holds NaN.
+        ValueError: the file is damaged, of another size or architecture, or holds NaN; or no rule is known
+            for the encoder.
     """
-    path = _download(encoder.name) if path is None else weights_file(Path(path))
+    if not isinstance(encoder, Dinov2):
+        raise ValueError(f"no pre-trained weights are known for {encoder.label}: pass model.pretrained=false")
+    path = _download(encoder.label) if path is None else weights_file(Path(path))
     state = join_qkv(_encoder_part(unwrap(read_tensors(path)), path))
     state = {name: tensor for name, tensor in state.items() if name not in MASK_TOKENS}
     name_of = _naming(state)
@@ -170,17 +166,17 @@ def _naming(state: Mapping[str, Tensor]) -> Callable[[str], str]:
 
 
 def _check_size(
-    state: Mapping[str, Tensor], name_of: Callable[[str], str], encoder: Encoder, path: str | Path
+    state: Mapping[str, Tensor], name_of: Callable[[str], str], encoder: Dinov2, path: str | Path
 ) -> None:
     """Refuse, by name, the weights of another size and those with register tokens."""
     if any(name.endswith(("register_tokens", "reg_token")) for name in state):
         raise ValueError(f"{path} is a DINOv2 with registers; Depth Anything needs the one without")
     width = state[name_of("cls_token")].shape[-1]
     if width != encoder.spec.embed_dim:
-        names = [name for name, spec in ENCODERS.items() if spec.embed_dim == width]
+        names = [name for name, spec in SIZES.items() if spec.embed_dim == width]
         seems = f"seems to be {names[0]}" if names else "is no known size"
         raise ValueError(
-            f"{path} is {width} wide and {seems}; {encoder.name} is {encoder.spec.embed_dim} wide: "
+            f"{path} is {width} wide and {seems}; {encoder.label} is {encoder.spec.embed_dim} wide: "
             f"set the encoder to the file's size or pass another file"
         )
     if name_of("pos_embed") not in state:
@@ -194,7 +190,7 @@ def _grid(pos_embed: Tensor) -> int:
 
 def _download(name: str) -> Path:
     """Local path of the official DINOv2 weights from timm's hub repository, downloaded at the first call."""
-    spec = encoder_spec(name)
+    spec = size_of(name)
     if name not in OFFICIAL_FILES:
         raise ValueError(f"{name} has no published weights; pass a local file with model.weights=PATH")
     config = timm.get_pretrained_cfg(spec.timm_name)

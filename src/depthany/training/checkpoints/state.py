@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from depthany.models.model import DepthModel
+from depthany.models.model import DenseModel
 from depthany.system.files import write_atomically
 from depthany.training.stages.base import trained_state
 
@@ -39,7 +39,7 @@ class TrainState:
 class Parts:
     """All that training changes, and exactly what a checkpoint holds; of the stage, what it trains."""
 
-    model: DepthModel
+    model: DenseModel
     stage: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -50,6 +50,7 @@ class Parts:
         return {
             "model": self.model.state_dict(),
             "model_config": self.model.config,
+            "quantity": self.model.quantity.to_config(),
             "stage": trained_state(self.stage),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

@@ -15,9 +15,8 @@ from depthany.losses.affine_invariant import (
 )
 from depthany.losses.counting import Across, alone
 from depthany.losses.features import MeanOver, feature_alignment_loss
-from depthany.models.encoder import Encoder
-from depthany.models.model import DepthModel
-from depthany.models.preprocess import normalise
+from depthany.models.encoder import Encoder, patch_tokens
+from depthany.models.model import DenseModel
 from depthany.training.stages.base import StageOutput, View, at_least_one, freeze, zero_fraction
 
 
@@ -40,7 +39,7 @@ class StudentStage(nn.Module):
 
     def __init__(
         self,
-        teacher: DepthModel | None,
+        teacher: DenseModel | None,
         frozen_encoder: Encoder | None,
         student_width: int,
         perturb: Perturb,
@@ -56,12 +55,15 @@ class StudentStage(nn.Module):
         super().__init__()
         if frozen_input not in ("perturbed", "clean"):
             raise ValueError(f"unknown frozen_input {frozen_input!r}; choose from perturbed, clean")
-        self.teacher = freeze(teacher) if teacher is not None else None
-        self.frozen_encoder: nn.Module | None = None
+        self.teacher = teacher
+        if teacher is not None:
+            freeze(teacher)
+        self.frozen_encoder: Encoder | None = None
         self.projection: nn.Module = nn.Identity()
         if frozen_encoder is not None:
-            self.frozen_encoder = freeze(frozen_encoder)
-            frozen_width = frozen_encoder.spec.embed_dim
+            freeze(frozen_encoder)
+            self.frozen_encoder = frozen_encoder
+            frozen_width = frozen_encoder.widths[-1]
             if frozen_width != student_width:
                 self.projection = nn.Linear(student_width, frozen_width)
         self.perturb, self.weights, self.trim = perturb, dict(weights), trim
@@ -76,13 +78,13 @@ class StudentStage(nn.Module):
                 frozen.eval()
         return self
 
-    def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
+    def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
         """`generator` (CPU) decides the perturbations."""
         clean = batch.unlabeled_image  # [u 3 h w] uint8
         seen, pseudo, everywhere, box_mask = self._perturbed(batch, generator)
         known, u = len(batch.labeled_image), len(clean)
-        both = normalise(at_least_one(torch.cat([batch.labeled_image, seen])))
-        disparity, tokens = model(both, return_features=True)  # [l+u h w], [l+u n c]
+        both = model.preprocessing.normalise(at_least_one(torch.cat([batch.labeled_image, seen])))
+        disparity, tokens, _ = model(both, with_features=True)  # [l+u h w], [l+u n c]
         labeled, unlabeled = disparity[:known], disparity[known : known + u]
 
         losses = {
@@ -111,7 +113,8 @@ class StudentStage(nn.Module):
         if self.frozen_encoder is not None:
             frozen_image = seen if self.frozen_input == "perturbed" else clean
             with torch.no_grad():
-                frozen_tokens = self.frozen_encoder(normalise(at_least_one(frozen_image)))[-1][:u]  # [u n c]
+                normalised = self.frozen_encoder.preprocessing.normalise(at_least_one(frozen_image))
+                frozen_tokens = patch_tokens(self.frozen_encoder(normalised)[-1])[:u]  # [u n c]
             # of unlabeled images only: on labeled ones it gains nothing (paper, section 7)
             losses["feature"], kept = feature_alignment_loss(
                 self.projection(tokens[known : known + u]),
@@ -147,7 +150,9 @@ class StudentStage(nn.Module):
     def _label(self, batch: Batch) -> Tensor:
         """[u h w] disparity of the clean views, from the teacher or as it was stored."""
         if self.teacher is not None:
-            return self.teacher(normalise(at_least_one(batch.unlabeled_image)))[: len(batch.unlabeled_image)]
+            image = self.teacher.preprocessing.normalise(at_least_one(batch.unlabeled_image))
+            disparity: Tensor = self.teacher(image).map
+            return disparity[: len(batch.unlabeled_image)]
         assert batch.pseudo_label is not None
         return batch.pseudo_label
 

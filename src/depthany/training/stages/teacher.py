@@ -6,7 +6,7 @@ from torch import nn
 from depthany.data.batch import Batch
 from depthany.losses.affine_invariant import Normalisation, Reduction, affine_invariant_loss
 from depthany.losses.counting import Across, alone
-from depthany.models.preprocess import normalise
+from depthany.models.model import DenseModel
 from depthany.training.stages.base import StageOutput, View, at_least_one, zero_fraction
 
 
@@ -21,10 +21,11 @@ class TeacherStage(nn.Module):
         super().__init__()
         self.normalisation, self.reduction, self.across = normalisation, reduction, across
 
-    def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
+    def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
         """`generator` is not drawn from: labeled images are not perturbed."""
         count = len(batch.labeled_image)
-        prediction = model(normalise(at_least_one(batch.labeled_image)))[:count]  # [l h w]
+        image = model.preprocessing.normalise(at_least_one(batch.labeled_image))
+        prediction = model(image).map[:count]  # [l h w]
         loss = affine_invariant_loss(
             prediction,
             batch.disparity,

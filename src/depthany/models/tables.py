@@ -1,0 +1,15 @@
+"""The parts that a model can be built from. A plug-in adds rows to these tables."""
+
+from collections.abc import Callable
+from typing import Any
+
+from depthany.models.dinov2 import Dinov2
+from depthany.models.dpt import DPT
+from depthany.models.heads.metric_sigmoid import MetricSigmoidHead
+from depthany.models.heads.relative import RelativeHead
+
+# name -> class. An encoder takes its own arguments; before theirs, a decoder takes the encoder's `widths` and
+# `strides`, and a head the decoder's `features`.
+ENCODERS: dict[str, Callable[..., Any]] = {"dinov2": Dinov2}
+DECODERS: dict[str, Callable[..., Any]] = {"dpt": DPT}
+HEADS: dict[str, Callable[..., Any]] = {"relative": RelativeHead, "metric_sigmoid": MetricSigmoidHead}
