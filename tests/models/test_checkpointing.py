@@ -63,7 +63,7 @@ def test_of_the_blocks_only_their_inputs_are_kept(micro: str) -> None:
 
 
 @pytest.mark.parametrize(("training", "grad", "calls"), [(True, True, 8), (False, True, 4), (True, False, 4)])
-def test_blocks_run_twice_in_training_only_and_their_hooks_with_them(
+def test_training_runs_blocks_and_their_hooks_twice(
     micro: str, training: bool, grad: bool, calls: int
 ) -> None:
     model, seen = build(micro, True).train(training), list[nn.Module]()
@@ -76,7 +76,7 @@ def test_blocks_run_twice_in_training_only_and_their_hooks_with_them(
     assert len(seen) == calls
 
 
-def test_a_run_with_the_setting_recomputes_every_block_and_ends_with_the_same_weights(
+def test_recomputing_run_ends_with_the_same_weights(
     start, tiny_world, teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = list[nn.Module]()
@@ -123,7 +123,7 @@ print("equal", len(found))
 
 
 @pytest.mark.slow  # two processes that import torch and timm
-def test_two_processes_that_see_the_same_image_get_the_gradients_of_one_with_ddp_and_with_fsdp(
+def test_two_processes_get_the_gradients_of_one(
     tmp_path: Path,
 ) -> None:
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])

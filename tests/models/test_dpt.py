@@ -45,7 +45,7 @@ def affine_invariant(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("p", "q"), [(9, 9), (3, 5), (1, 2), (4, 7)])
-def test_output_has_14_pixels_per_patch_for_odd_and_even_grids(p: int, q: int) -> None:
+def test_output_has_14_pixels_per_patch(p: int, q: int) -> None:
     with torch.no_grad():
         disparity = decoder()(grids(p, q))
     assert disparity.shape == (2, 14 * p, 14 * q)
@@ -53,7 +53,7 @@ def test_output_has_14_pixels_per_patch_for_odd_and_even_grids(p: int, q: int) -
     assert disparity.min() >= 0
 
 
-def test_levels_have_4_2_1_and_half_a_cell_per_patch_side() -> None:
+def test_levels_have_4_2_1_and_half_cells() -> None:
     levels = decoder().dpt.reassemble(grids(5, 6))
     assert [tuple(level.shape[1:]) for level in levels] == [
         (16, 20, 24),
@@ -63,7 +63,7 @@ def test_levels_have_4_2_1_and_half_a_cell_per_patch_side() -> None:
     ]
 
 
-def test_a_patch_lands_at_its_own_row_and_column() -> None:
+def test_patch_lands_at_its_row_and_column() -> None:
     dpt = decoder().dpt
     levels = grids(6, 8, b=1)
     moved = [level.clone() for level in levels]
@@ -86,7 +86,7 @@ def test_fusion_equals_interpolating_before_its_1x1_convolution() -> None:
     torch.testing.assert_close(fusion(path, level, (9, 13)), expected)
 
 
-def test_residual_unit_keeps_its_input_even_where_it_is_negative() -> None:
+def test_residual_unit_keeps_negative_input() -> None:
     unit = ResidualUnit(4)
     for parameter in unit.parameters():
         torch.nn.init.zeros_(parameter)

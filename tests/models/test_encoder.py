@@ -20,7 +20,7 @@ def images(h: int, w: int, b: int = 2) -> Tensor:
     return torch.randn(b, 3, h, w, generator=torch.Generator().manual_seed(1))
 
 
-def test_tokens_at_the_native_size_are_those_of_timm(encoder: Dinov2) -> None:
+def test_tokens_at_native_size_equal_timm(encoder: Dinov2) -> None:
     vit = build_vit(SIZES["vitt"]).eval()
     left_over = vit.load_state_dict(encoder.state_dict())
     assert not left_over.missing_keys
@@ -34,7 +34,7 @@ def test_tokens_at_the_native_size_are_those_of_timm(encoder: Dinov2) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_v1_taps_the_last_four_blocks_of_every_size_and_v2_spreads_them() -> None:
+def test_v1_taps_last_blocks_and_v2_spreads_them() -> None:
     assert SIZES["vits"].taps["v1"] == (8, 9, 10, 11)
     assert SIZES["vitl"].taps["v1"] == (20, 21, 22, 23)
     assert SIZES["vitg"].taps["v1"] == (36, 37, 38, 39)
@@ -52,7 +52,7 @@ def test_both_generations_end_with_the_final_block(encoder: Dinov2) -> None:
         assert not torch.equal(encoder(image)[0], spread(image)[0])
 
 
-def test_each_tap_is_layer_normalised_so_its_channels_have_mean_0_and_variance_1(encoder: Dinov2) -> None:
+def test_every_tap_is_layer_normalised(encoder: Dinov2) -> None:
     with torch.no_grad():
         for level in encoder(images(70, 98)):
             assert level.shape == (2, 192, 5, 7)
@@ -71,7 +71,7 @@ def test_tokens_run_row_by_row(encoder: Dinov2) -> None:
 
 
 @pytest.mark.parametrize("size", [(500, 333), (126, 130), (13, 14)])
-def test_a_side_that_is_no_multiple_of_14_is_refused(encoder: Dinov2, size: tuple[int, int]) -> None:
+def test_sides_must_be_multiples_of_14(encoder: Dinov2, size: tuple[int, int]) -> None:
     h, w = size
     with pytest.raises(
         ValueError, match=rf"image is \({h}, {w}\); each side must be a multiple of 14: resize"
@@ -81,7 +81,7 @@ def test_a_side_that_is_no_multiple_of_14_is_refused(encoder: Dinov2, size: tupl
 
 @pytest.mark.parametrize(("p", "q"), [(37, 37), (37, 49), (9, 12), (1, 1), (50, 20)])
 @pytest.mark.parametrize("grid", [9, 37])
-def test_official_positions_are_resampled_by_scale_factors_with_an_offset(grid: int, p: int, q: int) -> None:
+def test_official_positions_use_offset_scale_factors(grid: int, p: int, q: int) -> None:
     pos_embed = torch.randn(1, 1 + grid * grid, 8, generator=torch.Generator().manual_seed(0))
     ours = resize_pos_embed(pos_embed, p, q)
     assert ours.shape == (1, 1 + p * q, 8)
@@ -95,7 +95,7 @@ def test_official_positions_are_resampled_by_scale_factors_with_an_offset(grid: 
     torch.testing.assert_close(ours[:, 1:], expected.permute(0, 2, 3, 1).reshape(1, p * q, 8), atol=0, rtol=0)
 
 
-def test_positions_by_size_differ_from_the_official_ones_by_a_small_shift() -> None:
+def test_positions_by_size_differ_by_a_shift() -> None:
     ramp = torch.linspace(0, 1, 37).expand(37, 37).reshape(1, -1, 1)  # value = column / 36
     pos_embed = torch.cat([torch.zeros(1, 1, 1), ramp], dim=1)
     official = resize_pos_embed(pos_embed, 20, 20, "official")[0, 1:, 0].view(20, 20)
@@ -113,7 +113,7 @@ def test_half_precision_positions_are_resampled_in_float32() -> None:
     assert torch.equal(ours, resize_pos_embed(pos_embed.float(), 5, 7).bfloat16())
 
 
-def test_layer_scale_starts_at_one_so_that_a_start_from_scratch_learns(encoder: Dinov2) -> None:
+def test_layer_scale_starts_at_one(encoder: Dinov2) -> None:
     assert (encoder.blocks[0].ls1.gamma == 1).all()
 
 
@@ -129,9 +129,7 @@ def test_attention_choice_changes_speed_not_tokens(encoder: Dinov2) -> None:
     assert F.cosine_similarity(exact, rough.float(), dim=-1).min() > 0.999
 
 
-def test_a_panorama_does_not_hold_the_scores_of_all_pairs_of_tokens(
-    encoder: Dinov2, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_panorama_keeps_fused_attention(encoder: Dinov2, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_module, "MAX_SCORES", 2 * 3 * 26**2)  # 2 images, 3 heads, 25 patches and CLS
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         encoder(images(70, 70))

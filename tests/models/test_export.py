@@ -78,7 +78,7 @@ def graphs(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.mark.parametrize("interpolation", ["official", "size"])
-def test_positions_computed_in_a_graph_are_those_of_the_encoder_on_every_grid(interpolation: str) -> None:
+def test_graph_positions_equal_the_encoders(interpolation: str) -> None:
     pos_embed = torch.randn(1, 1 + 5 * 5, 8, generator=torch.Generator().manual_seed(0))
     for p, q in ((5, 5), (5, 4), (1, 1), (1, 9), (12, 3), (37, 50)):
         found = positions_in_graph(pos_embed, p, q, OFFSET[interpolation])
@@ -92,7 +92,7 @@ def test_every_interpolation_of_the_encoder_has_its_offset(micro: str) -> None:
         Dinov2(micro, "v1", "none of them")
 
 
-def test_a_graph_takes_batches_and_sizes_that_it_was_not_exported_with(graphs, checkpoints: Path) -> None:
+def test_graph_takes_new_batches_and_sizes(graphs, checkpoints: Path) -> None:
     import onnxruntime
 
     model = load_model(checkpoints / "disparity")
@@ -115,7 +115,7 @@ def test_three_sizes_are_checked_and_their_differences_printed(graphs) -> None:
         assert all(0 < float(mean) <= float(largest) <= limit for *_, largest, mean in rows)
 
 
-def test_float16_halves_the_weights_states_a_larger_drift_and_keeps_input_and_output_float32(graphs) -> None:
+def test_float16_graph_keeps_float32_input_and_output(graphs) -> None:
     import onnx
 
     kinds = {}
@@ -132,7 +132,7 @@ def test_float16_halves_the_weights_states_a_larger_drift_and_keeps_input_and_ou
     assert largest["metric"] > 3 * largest["disparity"]
 
 
-def test_a_graph_says_what_its_numbers_are_and_what_preprocessing_must_do(graphs) -> None:
+def test_graph_metadata_names_quantity_and_preprocessing(graphs) -> None:
     import onnx
 
     graph = onnx.load(graphs["metric"][0])
@@ -176,7 +176,7 @@ def test_transformers_computes_our_map_from_an_exported_folder(checkpoints: Path
         assert relative_difference(found, expected)["max"] < 1e-4
 
 
-def test_an_official_file_comes_back_as_the_same_model(tmp_path: Path) -> None:
+def test_official_file_loads_as_the_same_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = depth_anything("vits", "v2").eval()
     save_model(model, tmp_path / "run")
@@ -189,9 +189,7 @@ def test_an_official_file_comes_back_as_the_same_model(tmp_path: Path) -> None:
         assert torch.equal(load_model(out)(image).map, model(image).map)
 
 
-def test_what_exists_is_replaced_only_if_asked_and_a_foreign_folder_never(
-    checkpoints: Path, tmp_path: Path
-) -> None:
+def test_overwrite_never_replaces_a_foreign_folder(checkpoints: Path, tmp_path: Path) -> None:
     command = [f"checkpoint={checkpoints / 'disparity'}", "format=huggingface", f"out={tmp_path / 'hf'}"]
     assert export(*command).code == 0
     assert "pass overwrite=true" in export(*command).err
@@ -218,7 +216,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake, expected", MISTAKES.items(), ids=MISTAKES)
-def test_a_mistake_ends_in_one_line_and_leaves_nothing_behind(
+def test_mistake_ends_in_one_line(
     checkpoints: Path, tmp_path: Path, monkeypatch, mistake: str, expected: str
 ) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -239,7 +237,7 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing_behind(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a_file.txt", "folder.onnx"]
 
 
-def test_of_several_files_the_named_one_takes_its_place_last_and_none_after_a_failure(tmp_path: Path) -> None:
+def test_named_file_is_placed_last(tmp_path: Path) -> None:
     out = tmp_path / "new" / "model.onnx"
     with staged(out) as place:
         place.write_text("graph")

@@ -44,14 +44,14 @@ def test_in_float32_the_map_changes_by_rounding_alone(encoder: str, max_depth: f
     assert drift(torch.float32, encoder, max_depth)[0] < 5e-5
 
 
-def test_in_bfloat16_the_map_is_close_and_still_without_steps(encoder: str) -> None:
+def test_bfloat16_map_is_close_and_has_no_steps(encoder: str) -> None:
     share, found = drift(torch.bfloat16, encoder)
     assert share < 0.1
     assert found.dtype == torch.float32
     assert (found != found.bfloat16().float()).float().mean() > 0.9, "finer than bfloat16 can hold"
 
 
-def test_a_fused_layer_equals_the_two_that_it_replaces() -> None:
+def test_fused_layer_equals_both_it_replaces() -> None:
     linear, x = nn.Linear(24, 96), torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.allclose(FusedLinear(linear, "gelu")(x), nn.functional.gelu(linear(x)), atol=1e-6)
@@ -59,9 +59,7 @@ def test_a_fused_layer_equals_the_two_that_it_replaces() -> None:
 
 
 @pytest.mark.parametrize("amp", [None, torch.bfloat16])
-def test_a_prepared_model_infers_images_of_any_size_in_either_type(
-    micro: str, amp: torch.dtype | None
-) -> None:
+def test_prepared_model_infers_any_size(micro: str, amp: torch.dtype | None) -> None:
     image = np.random.default_rng(0).integers(0, 256, (30, 45, 3), dtype=np.uint8)
     expected = build(micro).infer(image, 28)
     for dtype, share in ((torch.float32, 1e-4 if amp is None else 0.1), (torch.bfloat16, 0.1)):
@@ -77,7 +75,7 @@ def test_a_prepared_model_cannot_be_trained_by_accident(micro: str) -> None:
 
 
 @pytest.mark.parametrize("scores", [2**20, 4 * 16 * 9, 1])
-def test_attention_in_blocks_of_rows_equals_attention_at_once(
+def test_blocked_attention_equals_plain_attention(
     micro: str, monkeypatch: pytest.MonkeyPatch, scores: int
 ) -> None:
     monkeypatch.setattr("depthany.models.fast.BLOCK_SCORES", scores)

@@ -62,7 +62,7 @@ def test_the_model_sees_the_official_size(
     assert Preprocessing().input_shape(height, width, input_size) == expected
 
 
-def test_the_input_is_the_official_one_in_single_precision() -> None:
+def test_input_equals_official_in_single_precision() -> None:
     image = photo(100, 160)
     exact = cv2.resize(image / 255.0, (202 // 14 * 14, 126), interpolation=cv2.INTER_CUBIC)
     exact = (exact - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
@@ -73,7 +73,7 @@ def test_the_input_is_the_official_one_in_single_precision() -> None:
     assert np.ptp(exact) > 4
 
 
-def test_an_image_of_the_models_size_is_normalised_and_nothing_else() -> None:
+def test_image_of_input_size_is_only_normalised() -> None:
     image = photo(126, 140)
     as_batch = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
     torch.testing.assert_close(
@@ -81,7 +81,7 @@ def test_an_image_of_the_models_size_is_normalised_and_nothing_else() -> None:
     )
 
 
-def test_overshoot_of_the_cubic_kernel_is_kept_as_in_the_released_code() -> None:
+def test_cubic_overshoot_is_kept() -> None:
     step = np.zeros((30, 30, 3), np.uint8)
     step[:, 15:] = 255
     red = Preprocessing().prepare(step, 126)[0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
@@ -97,7 +97,7 @@ def test_a_map_has_the_size_of_its_image(model: DenseModel, size: tuple[int, int
     assert np.isfinite(disparity).all()
 
 
-def test_the_map_is_the_forward_pass_resized_with_aligned_corners(model: DenseModel) -> None:
+def test_map_is_resized_with_aligned_corners(model: DenseModel) -> None:
     image = photo(200, 300)
     with torch.no_grad():
         inner = model(Preprocessing().prepare(image, 126)[None]).map[0].numpy()
@@ -124,7 +124,7 @@ def test_a_batch_equals_one_by_one_within_rounding(model: DenseModel) -> None:
         assert np.ptp(alone) > 1e-3
 
 
-def test_images_that_become_equal_inputs_share_passes_of_at_most_batch_size() -> None:
+def test_equal_inputs_share_passes() -> None:
     network = CountsPasses()
     sizes = [(100, 150), (150, 100), (200, 300), (300, 200), (10, 15), (20, 30)]
     images = [np.full((*size, 3), 10 * i, np.uint8) for i, size in enumerate(sizes)]
@@ -172,7 +172,7 @@ def test_a_panorama_of_12000_pixels_gives_a_map(model: DenseModel) -> None:
     assert model.infer(photo(600, 12_000)).shape == (600, 12_000)  # 126 x 2520 for the model
 
 
-def test_an_image_too_long_for_the_model_is_refused_before_any_memory_is_taken(model: DenseModel) -> None:
+def test_too_long_image_is_refused_early(model: DenseModel) -> None:
     image = np.zeros((1, 12_000, 3), np.uint8)
     with pytest.raises(ValueError, match=r"image is \(1, 12000\) and would be \(126, 1512000\)"):
         model.infer(image)

@@ -88,12 +88,12 @@ def official_keys() -> dict[str, tuple[int, ...]]:
     return keys | {f"depth_head.{name}": shape for name, shape in head.items()}
 
 
-def test_an_official_file_has_the_names_and_shapes_of_the_released_code(official: Path) -> None:
+def test_official_file_has_released_names_and_shapes(official: Path) -> None:
     state = torch.load(official, weights_only=True)
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == official_keys()
 
 
-def test_what_is_written_officially_comes_back_bit_for_bit(vits: DenseModel, official: Path) -> None:
+def test_official_file_round_trip_is_exact(vits: DenseModel, official: Path) -> None:
     loaded = load_model(official)
     assert same_weights(loaded, vits)
     assert loaded.config == vits.config
@@ -131,7 +131,7 @@ def test_another_name_needs_to_be_told_the_generation(
     assert load_model(tmp_path / "mine.pth", taps="v2", max_depth_m=10.0).quantity.max_depth_m == 10.0
 
 
-def test_a_name_and_a_told_generation_that_contradict_are_refused(official: Path) -> None:
+def test_contradicting_taps_are_refused(official: Path) -> None:
     with pytest.raises(ValueError, match=r"v2_vits.pth is a model with taps=v2, not v1: leave taps out"):
         load_model(official, taps="v1")
     with pytest.raises(ValueError, match=r"max_depth=None, not 20"):
@@ -150,7 +150,7 @@ def test_wrapped_official_weights_are_unwrapped(
     assert same_weights(load_model(tmp_path / V2), model)
 
 
-def test_what_official_files_carry_without_effect_is_dropped_and_nothing_else(
+def test_only_unused_official_weights_are_dropped(
     tiny: tuple[DenseModel, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     model, state = tiny
@@ -190,7 +190,7 @@ def test_another_architecture_is_refused_with_what_it_has(tmp_path: Path) -> Non
         load_model(tmp_path / "list.pth")
 
 
-def test_an_official_looking_file_of_an_unknown_width_is_refused(tmp_path: Path) -> None:
+def test_official_file_of_unknown_width_is_refused(tmp_path: Path) -> None:
     state = {"pretrained.cls_token": torch.zeros(1, 1, 100), "depth_head.x": torch.zeros(1)}
     torch.save(state, tmp_path / V2)
     with pytest.raises(ValueError, match=r"100 wide, expected one of vitt 192, vits 384"):
@@ -244,7 +244,7 @@ def test_huggingface_takes_whole_metres_alone(tmp_path: Path) -> None:
         (None, "backbone_config", {"hidden_size": 192, "num_attention_heads": 3}, r"out_indices=\[\]"),
     ],
 )
-def test_a_huggingface_network_that_is_no_depth_anything_is_refused(
+def test_other_huggingface_networks_are_refused(
     tmp_path: Path, part: str | None, key: str, value: object, message: str
 ) -> None:
     folder = save_huggingface(depth_anything("vitt"), tmp_path / "folder")
@@ -255,7 +255,7 @@ def test_a_huggingface_network_that_is_no_depth_anything_is_refused(
         load_model(folder)
 
 
-def test_out_features_tell_the_taps_where_out_indices_do_not(tmp_path: Path) -> None:
+def test_out_features_replace_missing_out_indices(tmp_path: Path) -> None:
     folder = save_huggingface(depth_anything("vitt", "v2"), tmp_path / "folder")
     config = json.loads((folder / "config.json").read_text())
     del config["backbone_config"]["out_indices"]
@@ -263,7 +263,7 @@ def test_out_features_tell_the_taps_where_out_indices_do_not(tmp_path: Path) -> 
     assert load_model(folder).config["encoder"]["taps"] == "v2"
 
 
-def test_a_missing_query_is_named_as_the_file_would_have_it(tmp_path: Path) -> None:
+def test_missing_query_is_named_as_in_the_file(tmp_path: Path) -> None:
     folder = save_huggingface(depth_anything("vitt"), tmp_path / "folder")
     state = load_file(folder / "model.safetensors")
     del state["backbone.encoder.layer.2.attention.attention.key.bias"]
@@ -293,7 +293,7 @@ def test_a_hub_id_offline_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("source", ["outputs/teacher.pt", "a/b/c", "nothing"])
-def test_a_missing_path_is_not_looked_for_on_the_hub(source: str) -> None:
+def test_missing_path_is_not_sought_on_hub(source: str) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_model(source)
 
@@ -354,7 +354,7 @@ def test_every_width_names_one_encoder() -> None:
 
 
 @pytest.mark.parametrize("encoder", list(SIZES))
-def test_no_two_weights_share_a_name_in_either_format(encoder: str) -> None:
+def test_no_two_weights_share_a_name(encoder: str) -> None:
     with torch.device("meta"):
         names = list(depth_anything(encoder).state_dict())
     swiglu = encoder == "vitg"
@@ -362,7 +362,7 @@ def test_no_two_weights_share_a_name_in_either_format(encoder: str) -> None:
         assert len({rename(name, swiglu) for name in names}) == len(names)
 
 
-def test_the_giant_has_the_names_of_its_swiglu_in_each_format() -> None:
+def test_giant_has_swiglu_names_in_every_format() -> None:
     ours = "encoder.blocks.10.mlp.fc1.weight"
     assert official_name(ours, swiglu=True) == "pretrained.blocks.10.mlp.w12.weight"
     assert huggingface_name(ours, swiglu=True) == "backbone.encoder.layer.10.mlp.weights_in.weight"

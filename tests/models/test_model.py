@@ -55,14 +55,14 @@ def test_the_sample_model_stays_small() -> None:
         assert sum(p.numel() for p in depth_anything("vitt").encoder.parameters()) < 6e6
 
 
-def test_disparity_has_the_size_of_the_image_and_no_negative_value(model: DenseModel) -> None:
+def test_disparity_has_image_size_and_no_negatives(model: DenseModel) -> None:
     disparity = predict(model)
     assert disparity.shape == (2, 70, 98)
     assert disparity.dtype == torch.float32
     assert disparity.min() >= 0
 
 
-def test_features_are_the_final_tokens_of_the_same_pass(model: DenseModel) -> None:
+def test_features_are_final_tokens_of_the_pass(model: DenseModel) -> None:
     passes = []
     handle = model.encoder.register_forward_hook(lambda *_: passes.append(1))
     with torch.no_grad():
@@ -170,7 +170,7 @@ class Payload:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
     path, trace = tmp_path / "bad.pt", tmp_path / "trace"
     torch.save({"model": {}, "model_config": Payload(trace)}, path)
     with pytest.raises(ValueError, match="could run code"):
@@ -181,7 +181,7 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_weights_that_do_not_fit_are_listed_with_their_number(saved: Path) -> None:
+def test_weights_that_do_not_fit_are_listed(saved: Path) -> None:
     state = load_file(saved / "model.safetensors")
     state["head.conv9.bias"] = state.pop("head.conv3.bias")
     state["head.conv1.bias"] = torch.zeros(3)

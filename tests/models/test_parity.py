@@ -211,7 +211,7 @@ def photo(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(126, 182), (300, 400)])
-def test_the_pipeline_gives_our_map_but_for_its_resampling(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_pipeline_map_differs_by_resampling_alone(tmp_path: Path, size: tuple[int, int]) -> None:
     ours = depth_anything("vitt", "v2", "size", input_size=126).eval()
     enliven(ours)
     center(ours, ours.head.conv3)

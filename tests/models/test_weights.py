@@ -43,7 +43,7 @@ def fresh() -> Dinov2:
     return Dinov2("vitt")
 
 
-def test_an_official_file_loads_and_its_mask_token_is_dropped(source: Dinov2, tmp_path: Path) -> None:
+def test_official_file_loads_without_its_mask_token(source: Dinov2, tmp_path: Path) -> None:
     path = tmp_path / "dinov2.pth"
     torch.save({"mask_token": torch.zeros(1, 192), **source.state_dict()}, path)
     encoder = fresh()
@@ -85,9 +85,7 @@ def test_known_wrappers_and_prefixes_are_removed(
     assert torch.equal(encoder.pos_embed, source.pos_embed)
 
 
-def test_the_giants_swiglu_gates_with_its_first_half_under_both_names(
-    narrow_giant: Dinov2, tmp_path: Path
-) -> None:
+def test_giants_swiglu_gates_with_its_first_half(narrow_giant: Dinov2, tmp_path: Path) -> None:
     official = {
         name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): tensor
         for name, tensor in narrow_giant.state_dict().items()
@@ -102,13 +100,13 @@ def test_the_giants_swiglu_gates_with_its_first_half_under_both_names(
     torch.testing.assert_close(loaded.blocks[3].mlp(x), F.linear(F.silu(gate) * value, w3, b3))
 
 
-def test_the_giant_has_the_hidden_width_of_the_release() -> None:
+def test_giant_has_the_released_hidden_width() -> None:
     with torch.device("meta"):
         vit = encoder_module.build_vit(GIANT)
     assert vit.blocks[0].mlp.fc1.weight.shape == (2 * 4096, 1536)
 
 
-def test_positions_of_another_grid_are_resampled_and_the_log_says_so(
+def test_positions_of_another_grid_are_resampled(
     source: Dinov2, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = source.state_dict()
@@ -136,7 +134,7 @@ def test_a_missing_block_is_named(source: Dinov2, tmp_path: Path) -> None:
         load_encoder_weights(fresh(), tmp_path / "short.pth")
 
 
-def test_a_file_without_an_encoder_shows_what_it_has(tmp_path: Path) -> None:
+def test_file_without_encoder_lists_its_entries(tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1)}, tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match=r"0 `cls_token`s.*conv1.weight, fc.bias"):
         load_encoder_weights(fresh(), tmp_path / "resnet.pth")
@@ -153,7 +151,7 @@ def test_the_sample_encoder_has_nothing_to_download() -> None:
         load_encoder_weights(Dinov2("vitt"), None)
 
 
-def test_offline_a_download_ends_in_one_line_that_tells_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_download_names_the_local_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     with pytest.raises(RuntimeError) as failure:
@@ -173,7 +171,7 @@ def test_an_unreachable_host_is_found_out_within_seconds(monkeypatch: pytest.Mon
         load_encoder_weights(Dinov2("vits"), None)
 
 
-def test_a_git_lfs_pointer_in_place_of_the_weights_is_refused(tmp_path: Path) -> None:
+def test_git_lfs_pointer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "dinov2_vits14_pretrain.pth"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 88283115\n")
     with pytest.raises(ValueError, match="damaged or could run code"):
@@ -182,7 +180,7 @@ def test_a_git_lfs_pointer_in_place_of_the_weights_is_refused(tmp_path: Path) ->
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", ["new.pth", "old.pth", "a.safetensors"])
-def test_a_file_damaged_anywhere_is_refused_in_one_line_or_still_readable(tmp_path: Path, name: str) -> None:
+def test_damaged_file_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     state = {"cls_token": torch.zeros(1, 1, 8), "norm.bias": torch.zeros(5)}
     path = tmp_path / name
     if name.endswith("safetensors"):

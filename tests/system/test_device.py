@@ -15,7 +15,7 @@ def test_named_formats_and_auto_follows_the_hardware() -> None:
     assert choose_amp("fp16", torch.device("cuda")) is torch.float16
 
 
-def test_bf16_on_a_cpu_counts_as_native_only_with_its_matrix_instructions() -> None:
+def test_cpu_bf16_needs_matrix_instructions() -> None:
     try:
         with open("/proc/cpuinfo") as file:
             flags = set(file.read().split())
@@ -26,7 +26,7 @@ def test_bf16_on_a_cpu_counts_as_native_only_with_its_matrix_instructions() -> N
     assert multiplies_bf16(CPU) == bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
-def test_what_cannot_be_is_refused_with_the_way_out() -> None:
+def test_impossible_choice_names_the_remedy() -> None:
     with pytest.raises(ValueError, match="'fp8'; choose from auto, bf16, fp16, fp32"):
         choose_amp("fp8", CPU)
     with pytest.raises(ValueError, match="fp16 needs a CUDA device, this is cpu: use precision=bf16"):

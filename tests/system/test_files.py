@@ -7,7 +7,7 @@ import pytest
 from depthany.system.files import write_atomically
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -21,7 +21,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_write_that_succeeds_replaces_the_file_and_makes_its_folder(tmp_path: Path) -> None:
+def test_write_replaces_file_and_makes_folder(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.txt"
     for text in ("first", "second"):
         write_atomically(path, lambda partial, text=text: partial.write_text(text))
@@ -29,7 +29,7 @@ def test_a_write_that_succeeds_replaces_the_file_and_makes_its_folder(tmp_path: 
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_until_it_is_whole_the_file_is_not_seen(tmp_path: Path) -> None:
+def test_unfinished_file_is_not_visible(tmp_path: Path) -> None:
     path, seen = tmp_path / "a.txt", []
 
     def write(partial: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         write_atomically(tmp_path / "file" / "a", lambda partial: partial.touch())
 
 
-def test_a_written_file_can_be_read_by_whom_the_umask_lets_even_if_the_writer_made_it_private(
+def test_written_file_has_the_umasks_permissions(
     tmp_path: Path,
 ) -> None:
     def private(path: Path) -> None:

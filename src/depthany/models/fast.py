@@ -2,10 +2,10 @@
 
 Measured with `scripts/benchmark.py inference`. What is done, and why it is left to inference:
 
-- LayerScale goes into the layer before it, a product less per branch; as a parameter of its own it trains
+- LayerScale goes into the layer before it, a product less per branch; as a separate parameter it trains
   better.
 - bias and GELU are applied by the matrix product while its result is in the cache (CPU only).
-- convolutions get their weights channels last, the layout in which tokens come.
+- convolutions get channels-last weights, the layout of the tokens.
 - bfloat16 weights, not autocast: autocast converts activations back and forth around every layer.
 - bfloat16 attention on a CPU as plain products over blocks of rows whose scores fit the cache: torch's fused
   kernel does its products in small tiles there. Scores are rounded to bfloat16, which the fused one avoids.
@@ -54,10 +54,10 @@ def cast_weights(model: DenseModel, dtype: torch.dtype) -> DenseModel:
 
 
 class FusedLinear(nn.Module):
-    """A linear layer and what follows it in one call of oneDNN, which `torch.compile` would make of them too.
+    """A linear layer and its activation in one call of oneDNN, as `torch.compile` would fuse them.
 
     Args:
-        linear: whose weights are shared.
+        linear: the layer whose weights are shared.
         activation: "none" or "gelu" (the exact one).
     """
 
@@ -67,13 +67,13 @@ class FusedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[b n c_out] of [b n c_in]."""
-        x = x.to(self.weight.dtype)  # does nothing, but inside autocast, which knows nothing of the call
+        x = x.to(self.weight.dtype)  # needed inside autocast alone, which ignores this call
         fused = torch.ops.mkldnn._linear_pointwise
         return fused(x, self.weight, self.bias, self.activation, [], "none")
 
 
 class BlockedAttention(nn.Module):
-    """Self-attention a block of rows at a time, for use without gradients.
+    """Self-attention computed in blocks of rows, for use without gradients.
 
     Args:
         attention: timm's, without mask, norm, gate or dropout, as DINOv2 has it; its layers are shared.
@@ -108,8 +108,8 @@ def _fold_layer_scale(scale: Any, linear: nn.Linear) -> None:
 
 
 def _can_fuse(weights: Tensor) -> bool:
-    """Whether oneDNN is there and computes in the type of the weights. Its operators are torch's own affair:
-    where a version has none, the plain layers stay.
+    """Whether oneDNN computes in the type of the weights. Its operators are private to torch: a version without
+    them keeps the plain layers.
     """
     if weights.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
@@ -119,7 +119,7 @@ def _can_fuse(weights: Tensor) -> bool:
 
 
 def _fuse(block: Any, everywhere: bool) -> None:
-    """Put fused layers into a block.
+    """Puts fused layers into a block.
 
     For float32 only GELU is worth it: torch's own product (MKL) is up to 8 % faster than oneDNN's; in
     bfloat16 torch copies the bias into the result first, and oneDNN is faster by 15 %.

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: from the local cache, else downloaded, else a quick and clear error."""
+"""Files of the Hugging Face hub: from the local cache, or downloaded; a clear error follows within seconds."""
 
 import socket
 from pathlib import Path
@@ -11,22 +11,24 @@ PROBE_SECONDS = 5.0  # wait for the download host before it counts as unreachabl
 
 
 class DownloadError(ConnectionError, RuntimeError):
-    """Weights could not be downloaded; what the user can mend, hence an OSError too."""
+    """Weights could not be downloaded. Also an OSError, since the user can fix it."""
 
 
 def hub_file(repository: str, file_name: str, what: str, way_out: str) -> Path:
-    """Path of a file of the hub in its local cache; the network is tried only if it is not there.
+    """Returns the path of a file of the hub in its local cache; downloads it if it is not there.
 
     Args:
         what: the file in the user's words, for the error.
-        way_out: what the user can do instead, the end of the error's one line.
+        way_out: what the user can do instead; ends the error message.
 
     Raises:
         DownloadError: the hub cannot be reached, or has no such repository or file.
     """
     try:
         return Path(_cached_or_downloaded(repository, file_name))
-    except Exception as error:  # hub, socket and http errors share no base; each ends here, with its cause
+    except (
+        Exception
+    ) as error:  # hub, socket and http errors share no base; each is re-raised here with its cause
         reason = str(error).strip().split("\n", 1)[0]
         raise DownloadError(
             f"could not download {what} ({type(error).__name__}: {reason}); {way_out}"
@@ -34,7 +36,7 @@ def hub_file(repository: str, file_name: str, what: str, way_out: str) -> Path:
 
 
 def _cached_or_downloaded(repository: str, file_name: str) -> str:
-    """The hub's client repeats a failing request for most of a minute: an unreachable host is found first."""
+    """Probes the host first: the hub's client retries an unreachable one for most of a minute."""
     cached = huggingface_hub.try_to_load_from_cache(repository, file_name)
     if isinstance(cached, str):
         return cached

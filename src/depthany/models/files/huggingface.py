@@ -65,7 +65,7 @@ def arguments_from_huggingface(
 def _check_architecture(
     config: Mapping[str, Any], backbone: Mapping[str, Any], spec: Size, where: str
 ) -> None:
-    """Refuse what differs from Depth Anything where the shapes of the weights would not show it."""
+    """Raises a `ValueError` for differences from Depth Anything that the shapes of the weights would not show."""
     expected_backbone = {
         "model_type": ("dinov2", "dinov2"),  # default of Hugging Face, value for this size
         "num_hidden_layers": (12, spec.depth),
@@ -82,7 +82,7 @@ def _check_architecture(
 
 
 def _generation(backbone: Mapping[str, Any], spec: Size, where: str) -> str:
-    """ "v1" or "v2": whose taps the backbone's stages are; stage n is the output of block n - 1."""
+    """Returns "v1" or "v2", by the backbone's stages; stage n is the output of block n - 1."""
     stages = backbone.get("out_indices") or [
         int(str(name).removeprefix("stage")) for name in backbone.get("out_features") or ()
     ]

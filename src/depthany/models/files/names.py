@@ -4,7 +4,7 @@
     official  pretrained.<DINOv2's name>            depth_head.<...>
     HF        backbone.<Dinov2's name>              neck.<...>, head.<...>
 
-Every function goes from our name to theirs; read backwards, the same tables load their files.
+The functions map our names to theirs; the same tables, read backwards, load their files.
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ HF_UNUSED = (
 
 
 def has_swiglu(spec: Size) -> bool:
-    """Whether the blocks end in SwiGLU instead of GELU layers: ViT-g alone."""
+    """Whether the blocks have SwiGLU instead of GELU layers: ViT-g alone."""
     return spec.timm_name.startswith("vit_giant")
 
 
@@ -117,7 +117,7 @@ def hf_dinov2_name(name: str, swiglu: bool = False) -> str:
 
 
 def join_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face's state dict with each block's query, key and value in one tensor [3c (c)] named `qkv`."""
+    """Joins each block's query, key and value of a Hugging Face state dict in one tensor [3c (c)] `qkv`."""
     joined = dict(state)
     for name in state:
         if ".attention.attention.query." not in name:
@@ -129,7 +129,7 @@ def join_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The reverse of `join_qkv`."""
+    """Reverses `join_qkv`."""
     split: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if ".attention.attention.qkv." in name:
@@ -141,7 +141,7 @@ def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _split_block(name: str) -> tuple[str, str]:
-    """Number and rest of `blocks.7.norm1.bias`; an empty number for a name outside the blocks."""
+    """Returns number and rest of a name such as `blocks.7.norm1.bias`; an empty number outside the blocks."""
     if not name.startswith("blocks."):
         return "", name
     _, block, rest = name.split(".", 2)
@@ -149,7 +149,7 @@ def _split_block(name: str) -> tuple[str, str]:
 
 
 def _translate(name: str, rows: Rows) -> str:
-    """The name with the first matching row's beginning replaced; whole components alone match."""
+    """Replaces the beginning of a name by the first matching row; only whole components match."""
     for ours, theirs in rows:
         if name == ours or name.startswith(f"{ours}."):
             return theirs + name[len(ours) :]

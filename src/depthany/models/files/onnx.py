@@ -1,4 +1,4 @@
-"""A model as an ONNX graph for batches and images of any size, and how far that graph is from the model."""
+"""Writes a model as an ONNX graph for any batch and image size, and measures how far it is from the model."""
 
 import copy
 import json
@@ -38,16 +38,16 @@ class GraphModel(nn.Module):
             setattr(encoder, "positions", lambda p, q: positions_in_graph(pos_embed, p, q, offset))  # noqa: B010
 
     def forward(self, image: Tensor) -> Tensor:
-        """[b h w] float32 of [b 3 h w] ImageNet-normalised float32."""
+        """Returns the map [b h w] float32 of a normalised image [b 3 h w] float32."""
         prediction: Tensor = self.model(image.to(self.dtype)).map
         return prediction
 
 
 def positions_in_graph(pos_embed: Tensor, p: int, q: int, offset: float) -> Tensor:
-    """What `resize_pos_embed` gives, [1 1+p*q c], as matrix products whose entries follow from p and q.
+    """Computes `resize_pos_embed` [1 1+p*q c] by matrix products whose entries depend on p and q.
 
-    The stored grid itself, which `resize_pos_embed` returns untouched, is the case of offset 0: there the
-    kernel is 1 at its centre and 0 at its neighbours.
+    The stored grid itself, which `resize_pos_embed` returns unchanged, is the case of offset 0: the kernel is
+    then 1 at its centre and 0 at its neighbours.
     """
     grid = math.isqrt(pos_embed.shape[1] - 1)
     counts = torch.scalar_tensor(p), torch.scalar_tensor(q)
@@ -61,10 +61,10 @@ def positions_in_graph(pos_embed: Tensor, p: int, q: int, offset: float) -> Tens
 
 
 def cubic_matrix(count: int, grid: int, scale: Tensor) -> Tensor:
-    """[count grid] weights of bicubic resampling along one axis: output i is the sum over j of w[i, j] x[j].
+    """Returns the weights [count grid] of bicubic resampling along one axis: y[i] = sum over j of w[i, j] x[j].
 
     Source: Keys 1981, Cubic convolution interpolation; sample points and border as in torch: output i is
-    taken at (i + 0.5) / scale - 0.5, and what lies outside is the nearest cell.
+    taken at (i + 0.5) / scale - 0.5, and cells outside repeat the border.
     """
     at = (torch.arange(count) + 0.5) / scale - 0.5
     cells = torch.arange(grid)
@@ -83,10 +83,10 @@ def _keys(distance: Tensor) -> Tensor:
 
 
 def save_onnx(model: DenseModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the graph: `image` [batch 3 14*p 14*q] float32, ImageNet-normalised, to a map [batch 14*p 14*q].
+    """Writes the graph: `image` [batch 3 14*p 14*q] float32, ImageNet-normalised, to a map [batch 14*p 14*q].
 
-    The output is called `disparity`, or `depth_m` for a metric model. What preprocessing has to know stands
-    in the metadata. Weights beyond 2 GB, which one ONNX file cannot hold, go to `<name>.data` beside it.
+    The output is called `disparity`, or `depth_m` for a metric model. The metadata says what
+    preprocessing needs. Weights beyond 2 GB, which one ONNX file cannot hold, go to `<name>.data` beside it.
     """
     multiple = model.preprocessing.multiple
     batch, p, q = (torch.export.Dim(name, min=1) for name in ("batch", "p", "q"))
@@ -123,7 +123,7 @@ def _metadata(model: DenseModel) -> dict[str, str]:
 
 
 def check_sizes(model: DenseModel) -> list[tuple[int, int, int]]:
-    """Three (batch, height, width) at which graph and model are compared: the stored grid, a tall, a wide."""
+    """Returns three (batch, height, width) for the comparison: the stored grid, a tall and a wide image."""
     encoder, multiple = model.encoder, model.preprocessing.multiple
     grid = math.isqrt(encoder.pos_embed.shape[1] - 1) if isinstance(encoder, Dinov2) else 4
     shapes = [(1, grid, grid), (2, grid // 2 + 1, max(1, grid // 3)), (1, max(1, grid // 2), grid + 3)]
@@ -131,7 +131,7 @@ def check_sizes(model: DenseModel) -> list[tuple[int, int, int]]:
 
 
 def drift(model: DenseModel, path: Path) -> list[dict[str, Any]]:
-    """How far onnxruntime's maps are from PyTorch's in float32, for each of `check_sizes`.
+    """Measures how far onnxruntime's maps are from PyTorch's in float32, at the `check_sizes`.
 
     Returns:
         Per size: `shape` (batch, height, width), and `max` and `mean` difference as a share of the range of
@@ -151,7 +151,7 @@ def drift(model: DenseModel, path: Path) -> list[dict[str, Any]]:
 
 
 def relative_difference(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """Largest and mean |found - expected| as a share of the range of `expected`; infinite if not a number."""
+    """Returns the largest and mean |found - expected| as a share of the range of `expected`, inf for NaN."""
     span = float(expected.max() - expected.min())
     difference = np.abs(found.astype(np.float64) - expected) / max(span, np.finfo(np.float32).tiny)
     if found.shape != expected.shape or not np.isfinite(difference).all():
@@ -160,6 +160,6 @@ def relative_difference(found: np.ndarray, expected: np.ndarray) -> dict[str, fl
 
 
 def smooth_image(batch: int, height: int, width: int) -> Tensor:
-    """[b 3 h w] coloured clouds in the range of normalised photos, always the same."""
+    """Returns [b 3 h w] coloured clouds in the range of normalised photos, always the same."""
     coarse = torch.randn(batch, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)

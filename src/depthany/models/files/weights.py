@@ -58,7 +58,7 @@ def load_encoder_weights(encoder: Encoder, path: str | Path | None) -> None:
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
-    """Content of a `.safetensors` or torch file; one that could run code or is broken is refused."""
+    """Reads a `.safetensors` or torch file; raises a `ValueError` if it is damaged or could run code."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; pass the path of a .safetensors, .pt or .pth file")
@@ -80,7 +80,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
 
 
 def weights_file(source: Path) -> Path:
-    """The file itself, or the weights in a Hugging Face folder."""
+    """Returns the file itself, or the weights in a Hugging Face folder."""
     if not source.is_dir():
         return source
     for name in WEIGHT_FILES:
@@ -90,7 +90,7 @@ def weights_file(source: Path) -> Path:
 
 
 def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict inside known wrappers, without what is no tensor and without prefixes that all share."""
+    """Returns the state dict inside known wrappers: tensors alone, without a prefix that all names share."""
     for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -106,14 +106,14 @@ def load_strictly(
     source: str,
     name_of: Callable[[str], str] = str,
 ) -> None:
-    """Copy a state dict into a module.
+    """Copies a state dict into a module.
 
     Args:
         source: where the weights are from, for messages.
-        name_of: from the module's names to those of `state`.
+        name_of: returns the name in `state` of a weight of the module.
 
     Raises:
-        ValueError: lists the names and shapes that do not match, or the tensors with NaN or infinity.
+        ValueError: names or shapes do not match, or tensors hold NaN or infinity; all are listed.
     """
     names = {name_of(name): name for name in module.state_dict()}
     own = dict(zip(names, module.state_dict().values(), strict=True))
@@ -139,7 +139,7 @@ def load_strictly(
 
 
 def listed(names: list[str]) -> str:
-    """The first names, for a message of one line."""
+    """Returns the first names, for a message of one line."""
     return ", ".join(names[:LISTED]) + (" ..." if len(names) > LISTED else "")
 
 
@@ -148,7 +148,7 @@ def _shared_prefix(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _encoder_part(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """What shares the prefix of the one `cls_token`, without that prefix."""
+    """Returns the weights that share the prefix of the only `cls_token`, without that prefix."""
     pattern = re.compile(r"(?:^|\.)((?:embeddings\.)?cls_token)$")
     found = [(name, match[1]) for name in state if (match := pattern.search(name))]
     if len(found) != 1:
@@ -159,7 +159,7 @@ def _encoder_part(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Te
 
 
 def _naming(state: Mapping[str, Tensor]) -> Callable[[str], str]:
-    """From an encoder's names to those of a state dict: Hugging Face's, DINOv2's, or timm's and ours."""
+    """Returns a function from our names to those of a state dict: Hugging Face's, DINOv2's or timm's."""
     if "embeddings.cls_token" in state:
         return partial(hf_dinov2_name, swiglu=any(".mlp.weights_in." in name for name in state))
     return partial(dinov2_name, swiglu=any(".mlp.w12." in name for name in state))
@@ -168,7 +168,7 @@ def _naming(state: Mapping[str, Tensor]) -> Callable[[str], str]:
 def _check_size(
     state: Mapping[str, Tensor], name_of: Callable[[str], str], encoder: Dinov2, path: str | Path
 ) -> None:
-    """Refuse, by name, the weights of another size and those with register tokens."""
+    """Raises a `ValueError` for weights of another size, and for those with register tokens."""
     if any(name.endswith(("register_tokens", "reg_token")) for name in state):
         raise ValueError(f"{path} is a DINOv2 with registers; Depth Anything needs the one without")
     width = state[name_of("cls_token")].shape[-1]
@@ -184,12 +184,12 @@ def _check_size(
 
 
 def _grid(pos_embed: Tensor) -> int:
-    """Side g of the square patch grid of a position embedding [1 1+g*g c]."""
+    """Returns the side g of the square patch grid of a position embedding [1 1+g*g c]."""
     return math.isqrt(pos_embed.shape[1] - 1)
 
 
 def _download(name: str) -> Path:
-    """Local path of the official DINOv2 weights from timm's hub repository, downloaded at the first call."""
+    """Returns the local path of the official DINOv2 weights; the first call downloads them from the hub."""
     spec = size_of(name)
     if name not in OFFICIAL_FILES:
         raise ValueError(f"{name} has no published weights; pass a local file with model.weights=PATH")
