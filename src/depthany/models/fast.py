@@ -108,8 +108,8 @@ def _fold_layer_scale(scale: Any, linear: nn.Linear) -> None:
 
 
 def _can_fuse(weights: Tensor) -> bool:
-    """Whether oneDNN computes in the type of the weights. Its operators are private to torch: a version without
-    them keeps the plain layers.
+    """Whether oneDNN computes in the type of the weights. Its operators are private to torch: a version
+    without them keeps the plain layers.
     """
     if weights.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: from the local cache, or downloaded; a clear error follows within seconds."""
+"""Files of the Hugging Face hub: from the local cache, or downloaded, with a clear error within seconds."""
 
 import socket
 from pathlib import Path

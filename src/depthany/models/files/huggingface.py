@@ -65,7 +65,7 @@ def arguments_from_huggingface(
 def _check_architecture(
     config: Mapping[str, Any], backbone: Mapping[str, Any], spec: Size, where: str
 ) -> None:
-    """Raises a `ValueError` for differences from Depth Anything that the shapes of the weights would not show."""
+    """Raises a `ValueError` for differences from Depth Anything that no shape of a weight would show."""
     expected_backbone = {
         "model_type": ("dinov2", "dinov2"),  # default of Hugging Face, value for this size
         "num_hidden_layers": (12, spec.depth),

@@ -61,7 +61,7 @@ def positions_in_graph(pos_embed: Tensor, p: int, q: int, offset: float) -> Tens
 
 
 def cubic_matrix(count: int, grid: int, scale: Tensor) -> Tensor:
-    """Returns the weights [count grid] of bicubic resampling along one axis: y[i] = sum over j of w[i, j] x[j].
+    """Returns weights w [count grid] of bicubic resampling along one axis: y[i] = sum over j of w[i, j] x[j].
 
     Source: Keys 1981, Cubic convolution interpolation; sample points and border as in torch: output i is
     taken at (i + 0.5) / scale - 0.5, and cells outside repeat the border.
