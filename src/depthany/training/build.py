@@ -47,7 +47,7 @@ def build_parts(
     stage = (
         build_student_stage(cfg, model, teacher, processes)
         if is_student
-        else TeacherStage(**cfg.loss, across=processes.mean)
+        else TeacherStage(**cfg.loss, mean_over_ranks=processes.mean)
     )
     for network in (model, stage):
         network.to(device)
@@ -98,7 +98,7 @@ def build_student_stage(
         alpha=alignment.alpha,
         mean_over=alignment.mean_over,
         frozen_input=alignment.frozen_input,
-        across=processes.mean,
+        mean_over_ranks=processes.mean,
         **cfg.loss,
     )
 

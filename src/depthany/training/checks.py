@@ -7,8 +7,9 @@ from omegaconf import DictConfig, OmegaConf
 from depthany.config.entry import require, require_least, typed
 from depthany.config.schema import STAGES, TrainSettings
 from depthany.data.sampler import ORDERS
-from depthany.losses.affine_invariant import NORMALISATIONS, REDUCTIONS
+from depthany.losses.affine_invariant import REDUCTIONS
 from depthany.losses.features import MEANS_OVER
+from depthany.losses.normalise import NORMALISATIONS
 from depthany.models.dinov2 import PATCH
 from depthany.system.distributed import Processes
 from depthany.training.checkpoints.writer import IF_SAVE_FAILS

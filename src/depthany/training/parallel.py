@@ -1,6 +1,7 @@
 """One training run in several processes: gradients are averaged, counts and notes of a batch put together.
 
-A loss divides by the mean over the processes of its count (`losses.Across`), so that the mean gradient of all
+A loss divides by the mean over the ranks of its count (`losses.reduce.MeanOverRanks`), so that the mean
+gradient
 is the gradient of the whole batch: results do not depend on the number of processes, but for rounding.
 """
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from depthany.losses.counting import Across, alone
+from depthany.losses.reduce import MeanOverRanks, on_one_rank
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def freeze(network: nn.Module) -> nn.Module:
     return network.requires_grad_(False).eval()
 
 
-def zero_fraction(disparity: Tensor, across: Across = alone) -> Tensor:
+def zero_fraction(disparity: Tensor, mean_over_ranks: MeanOverRanks = on_one_rank) -> Tensor:
     """Share [] of pixels that are exactly 0: near 1 the output ReLU is dead and no gradient flows."""
     zero = disparity.detach() == 0
-    return zero.sum() / across(torch.ones_like(zero).sum()).clamp(min=1e-6)
+    return zero.sum() / mean_over_ranks(torch.ones_like(zero).sum()).clamp(min=1e-6)
 
 
 def trained_parameters(stage: nn.Module) -> list[nn.Parameter]:

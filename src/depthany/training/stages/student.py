@@ -7,14 +7,9 @@ from torch import Tensor, nn
 
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
-from depthany.losses.affine_invariant import (
-    Normalisation,
-    Reduction,
-    affine_invariant_loss,
-    cutmix_affine_invariant_loss,
-)
-from depthany.losses.counting import Across, alone
-from depthany.losses.features import MeanOver, feature_alignment_loss
+from depthany.losses.affine_invariant import affine_invariant_loss
+from depthany.losses.features import feature_alignment_loss
+from depthany.losses.reduce import MeanOverRanks, on_one_rank
 from depthany.models.encoder import Encoder, patch_tokens
 from depthany.models.model import DenseModel
 from depthany.training.stages.base import StageOutput, View, at_least_one, freeze, zero_fraction
@@ -34,7 +29,7 @@ class StudentStage(nn.Module):
         trim: share of pixels of largest loss left out on pseudo-labels.
         alpha, mean_over: see `feature_alignment_loss`.
         frozen_input: `perturbed` or `clean` view for the frozen encoder.
-        normalisation, reduction, across: see `affine_invariant_loss`.
+        normalisation, reduction, mean_over_ranks: see `affine_invariant_loss`.
     """
 
     def __init__(
@@ -46,11 +41,11 @@ class StudentStage(nn.Module):
         weights: Mapping[str, float],
         trim: float,
         alpha: float,
-        mean_over: MeanOver,
+        mean_over: str,
         frozen_input: str,
-        normalisation: Normalisation,
-        reduction: Reduction,
-        across: Across = alone,
+        normalisation: str,
+        reduction: str,
+        mean_over_ranks: MeanOverRanks = on_one_rank,
     ) -> None:
         super().__init__()
         if frozen_input not in ("perturbed", "clean"):
@@ -68,7 +63,7 @@ class StudentStage(nn.Module):
                 self.projection = nn.Linear(student_width, frozen_width)
         self.perturb, self.weights, self.trim = perturb, dict(weights), trim
         self.alpha, self.mean_over, self.frozen_input = alpha, mean_over, frozen_input
-        self.normalisation, self.reduction, self.across = normalisation, reduction, across
+        self.normalisation, self.reduction, self.mean_over_ranks = normalisation, reduction, mean_over_ranks
 
     def train(self, mode: bool = True) -> "StudentStage":
         """Training mode, except for the frozen networks."""
@@ -94,21 +89,21 @@ class StudentStage(nn.Module):
                 batch.mask,
                 normalisation=self.normalisation,
                 reduction=self.reduction,
-                across=self.across,
+                mean_over_ranks=self.mean_over_ranks,
             ),
-            "unlabeled": cutmix_affine_invariant_loss(
+            "unlabeled": affine_invariant_loss(
                 unlabeled,
                 pseudo,
                 everywhere,
-                box_mask,
+                box_mask=box_mask,
                 normalisation=self.normalisation,
                 reduction=self.reduction,
                 trim=self.trim,
-                across=self.across,
+                mean_over_ranks=self.mean_over_ranks,
             ),
         }
         any_labeled, any_unlabeled = (count > 0 for count in batch.all_counts)
-        zeros = zero_fraction(disparity[: len(batch)], self.across)
+        zeros = zero_fraction(disparity[: len(batch)], self.mean_over_ranks)
         parts = {"zero_outputs": zeros} if any_labeled or any_unlabeled else {}
         if self.frozen_encoder is not None:
             frozen_image = seen if self.frozen_input == "perturbed" else clean
@@ -121,7 +116,7 @@ class StudentStage(nn.Module):
                 frozen_tokens,
                 alpha=self.alpha,
                 mean_over=self.mean_over,
-                across=self.across,
+                mean_over_ranks=self.mean_over_ranks,
             )
             parts |= {"feature_tokens_kept": kept} if any_unlabeled else {}
         total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
