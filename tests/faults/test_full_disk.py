@@ -132,7 +132,7 @@ def assert_only_step_2(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_save_that_fails_stops_the_run_in_one_line_and_it_goes_on_bitwise_equal_when_there_is_room(
+def test_failed_save_stops_run_which_resumes_bitwise(
     start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, stage: str
 ) -> None:
     run_dir = disk / "run"
@@ -152,7 +152,7 @@ def test_a_save_that_fails_stops_the_run_in_one_line_and_it_goes_on_bitwise_equa
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_told_to_continue_it_trains_on_warns_at_each_save_and_fails_at_the_end_without_a_model(
+def test_continue_trains_on_and_fails_without_model(
     start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, stage: str
 ) -> None:
     run_dir = disk / "run"
@@ -176,7 +176,7 @@ def test_told_to_continue_it_trains_on_warns_at_each_save_and_fails_at_the_end_w
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_with_room_again_in_time_a_run_told_to_continue_ends_as_if_nothing_had_been_but_for_lost_lines(
+def test_continue_ends_well_once_there_is_room(
     start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, stage: str
 ) -> None:
     run_dir = disk / "run"
@@ -201,7 +201,7 @@ def until_none_is_half(run_dir: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_log_that_cannot_be_written_stops_the_run_in_one_line(
+def test_unwritable_log_stops_run_in_one_line(
     start, tiny_world, teacher_run: Path, whole, disk: Path, at_step
 ) -> None:
     run_dir = disk / "run"
@@ -218,7 +218,7 @@ def test_a_log_that_cannot_be_written_stops_the_run_in_one_line(
 
 
 @pytest.mark.parametrize("mode, code", [("stop", 2), ("continue", 128 + signal.SIGTERM)])
-def test_a_signal_on_a_full_disk_does_not_say_that_all_is_saved(
+def test_signal_on_full_disk_claims_no_save(
     start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, mode: str, code: int
 ) -> None:
     run_dir = disk / "run"
@@ -239,7 +239,7 @@ def test_a_signal_on_a_full_disk_does_not_say_that_all_is_saved(
 LONG = "x" * 5000  # more than what is left in the last block of a file on a disk that is full
 
 
-def test_lost_lines_are_told_once_and_counted_and_the_lines_after_them_are_whole(disk: Path) -> None:
+def test_lost_lines_are_reported_once_and_counted(disk: Path) -> None:
     told: list[str] = []
     log = LogFiles(disk, 0, "a: 1", goes_on=True, tell=told.append)
     for step in range(1, 10):
@@ -261,7 +261,7 @@ def test_lost_lines_are_told_once_and_counted_and_the_lines_after_them_are_whole
     assert len(list(disk.glob("events*"))) == 2, "no file for each line that was tried"
 
 
-def test_a_log_does_not_begin_on_a_full_disk_however_it_is_to_go_on(disk: Path) -> None:
+def test_log_does_not_begin_on_full_disk(disk: Path) -> None:
     occupy(disk)
     with pytest.raises(ValueError, match=f"cannot write the log in {disk}: No space left on device"):
         LogFiles(disk, 0, LONG, goes_on=True, tell=print)
@@ -269,7 +269,7 @@ def test_a_log_does_not_begin_on_a_full_disk_however_it_is_to_go_on(disk: Path) 
 
 
 @pytest.mark.parametrize("mode", ["stop", "continue"])
-def test_a_file_that_may_not_grow_fails_like_a_full_disk(
+def test_file_size_limit_fails_like_full_disk(
     start, start_elsewhere, tiny_world, teacher_run: Path, whole, tmp_path: Path, mode: str
 ) -> None:
     run_dir = tmp_path / "run"
