@@ -19,7 +19,17 @@ from depthany.training.log_files import LogFiles
 
 FULL, ALMOST_FULL = 0, 100_000  # bytes left; a checkpoint of the tiny model is larger than the second
 STAGES = ("teacher", "student")
-CHANGES = ("speed/", "memory")  # begin the names of what the clock and the process decide
+LONG = "x" * 5000  # a name longer than the rest of a file's last block, which can be written on a full disk
+CHANGES = ("speed/", "memory", LONG)  # begin the names of what the clock, the process and this file decide
+
+
+@pytest.fixture
+def long_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line of the log needs a new block of the disk."""
+    write = LogFiles.scalars
+    monkeypatch.setattr(
+        LogFiles, "scalars", lambda self, step, values: write(self, step, {LONG: 0.0, **values})
+    )
 
 
 @pytest.fixture
@@ -153,7 +163,7 @@ def test_failed_save_stops_run_which_resumes_bitwise(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_continue_trains_on_and_fails_without_model(
-    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, stage: str
+    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, long_lines, stage: str
 ) -> None:
     run_dir = disk / "run"
     settings = arguments(tiny_world, stage, run_dir, teacher_run, "if_save_fails=continue")
@@ -177,7 +187,7 @@ def test_continue_trains_on_and_fails_without_model(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_continue_ends_well_once_there_is_room(
-    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, stage: str
+    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, long_lines, stage: str
 ) -> None:
     run_dir = disk / "run"
     at_step(3, lambda: fill(disk, FULL, run_dir))
@@ -202,7 +212,7 @@ def until_none_is_half(run_dir: Path) -> None:
 
 
 def test_unwritable_log_stops_run_in_one_line(
-    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step
+    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, long_lines
 ) -> None:
     run_dir = disk / "run"
     settings = arguments(tiny_world, "teacher", run_dir, teacher_run)
@@ -234,9 +244,6 @@ def test_signal_on_full_disk_claims_no_save(
     (disk / "filler").unlink()
     assert start(settings).code == 0
     assert_same(run_dir, whole["teacher"])
-
-
-LONG = "x" * 5000  # more than what is left in the last block of a file on a disk that is full
 
 
 def test_lost_lines_are_reported_once_and_counted(disk: Path) -> None:

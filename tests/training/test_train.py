@@ -18,12 +18,17 @@ from depthany.data.labeled import FolderDepth
 from depthany.models.files.loading import load_model
 from depthany.models.model import depth_anything
 from depthany.training import run_dir as runs
-from depthany.training.checkpoints.state import TrainingState, write_checkpoint
+from depthany.training.checkpoints.state import (
+    Progress,
+    TrainingState,
+    read_checkpoint,
+    write_checkpoint,
+)
 from depthany.training.checkpoints.writer import CheckpointWriter
 from depthany.training.loop import LoopSettings, Run, draw_generator, train, update
 from depthany.training.optim import OptimizerSettings, ScheduleSettings, build_optimizer
-from depthany.training.stages.base import Stage, StageOutput
-from depthany.training.tracking import Tracker
+from depthany.training.stages.base import Primary, Stage, StageOutput
+from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import evaluate
 
 pytestmark = pytest.mark.usefixtures("micro")
@@ -131,6 +136,32 @@ def test_every_micro_batch_has_its_own_perturbations(micro: str, tmp_path: Path,
     assert state.progress.step == -(-6 // accumulate)
     assert stage.seeds == [draw_generator(0, k).initial_seed() for k in range(6)]
     assert len(set(stage.seeds)) == 6
+
+
+class HigherIsBetter(NotesSeeds):
+    """A stage whose best checkpoint is that of the largest delta1."""
+
+    primary = Primary("delta1", higher_is_better=True)
+
+
+def test_best_checkpoint_follows_the_primary_metric(micro: str, tmp_path: Path) -> None:
+    settings = LoopSettings(3, 1, 0, ScheduleSettings(), None, 0, 0, eval_every=1, save_every=0)
+    model, stage = DepthModel(micro), HigherIsBetter()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    state = TrainingState(model, stage, build_optimizer(model, [], OptimizerSettings(1e-3)), scaler)
+    batch, delta1 = Batch(*(torch.zeros(1) for _ in range(4))), iter([0.5, 0.75, 0.25])
+    with CheckpointWriter(tmp_path, 1, "stop", print) as writer:
+        scores = lambda _: {"a": {"delta1": next(delta1), "abs_rel": 1.0, "images": 2}}  # noqa: E731
+        tracker = NullTracker()
+        train(Run(state, iter([batch] * 3), scores, settings, tracker, writer, torch.device("cpu")))
+    assert read_checkpoint(tmp_path / "best.pt")["state"] == {"step": 2, "best_score": 0.75}
+
+
+@pytest.mark.parametrize("saved, best", [(0.25, 0.25), (math.inf, None)])
+def test_best_abs_rel_of_old_checkpoints_is_read(saved: float, best: float | None) -> None:
+    progress = Progress()
+    progress.restore({"step": 4, "best_abs_rel": saved})
+    assert progress == Progress(4, best)
 
 
 def test_teacher_is_not_in_student_checkpoint(student_run: Path) -> None:
