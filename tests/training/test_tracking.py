@@ -21,6 +21,7 @@ COMMON = {
     "zero_outputs",
     "learning_rate/encoder",
     "learning_rate/decoder",
+    "learning_rate/head",
     "gradient_norm",
     "speed/images_per_second",
     "speed/share_waiting_for_data",

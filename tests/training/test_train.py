@@ -146,7 +146,7 @@ class HigherIsBetter(NotesSeeds):
 
 def test_best_checkpoint_follows_the_primary_metric(micro: str, tmp_path: Path) -> None:
     settings = LoopSettings(3, 1, 0, ScheduleSettings(), None, 0, 0, eval_every=1, save_every=0)
-    model, stage = DepthModel(micro), HigherIsBetter()
+    model, stage = depth_anything(micro), HigherIsBetter()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = TrainingState(model, stage, build_optimizer(model, [], OptimizerSettings(1e-3)), scaler)
     batch, delta1 = Batch(*(torch.zeros(1) for _ in range(4))), iter([0.5, 0.75, 0.25])
