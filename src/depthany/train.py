@@ -18,7 +18,6 @@ from depthany.config.entry import run_entry
 from depthany.data.left_out import summary
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
-from depthany.models.files.loading import load_model
 from depthany.models.model import DenseModel, save_model
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
 from depthany.system.distributed import Processes, launched, process_group
@@ -32,7 +31,6 @@ from depthany.training.checks import check, check_processes
 from depthany.training.loop import Run, SetScores, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
-from depthany.training.stages.table import STAGES
 from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import evaluate
 
@@ -64,9 +62,8 @@ def run(cfg: DictConfig) -> int:
 def run_stage(settings: TrainSettings, device: torch.device, processes: Processes) -> None:
     """Builds the objects of a run, trains, scores and saves."""
     run_dir, amp = Path(settings.run_dir), choose_amp(settings.precision, device)
-    online, teacher = settings.pseudo_labels == ONLINE, None
-    if STAGES[settings.stage.name].needs.teacher:
-        teacher = load_model(settings.stage.teacher, device if online else "cpu")
+    online = settings.pseudo_labels == ONLINE
+    teacher = build.load_teacher(settings, device if online else "cpu")
     dataset = build.build_training_set(settings, teacher)
     val_sets = build.build_sets(settings.data.val, "data.val")
     state = build.build_state(settings, teacher if online else None, device, amp, processes)

@@ -18,6 +18,7 @@ from depthany.data.sampler import MixedBatches, ShardOrder
 from depthany.data.samples import UnlabeledSet
 from depthany.evaluation.predictors import weights_sha256
 from depthany.models import model as models
+from depthany.models.files.loading import load_model
 from depthany.models.files.weights import load_encoder_weights
 from depthany.models.model import DenseModel
 from depthany.system.distributed import Processes
@@ -31,6 +32,21 @@ from depthany.training.stages.base import StageContext, require_declared, traine
 from depthany.training.stages.table import STAGES
 
 
+def load_teacher(settings: TrainSettings, device: torch.device | str) -> DenseModel | None:
+    """Loads the teacher that the stage needs; returns None if it needs none.
+
+    Raises:
+        ValueError: the teacher predicts another quantity than the stage learns.
+    """
+    stage = STAGES[settings.stage.name]
+    if not stage.needs.teacher:
+        return None
+    teacher = load_model(settings.stage.teacher, device)
+    who, remedy = f"stage.teacher={settings.stage.teacher}", "pass a model that predicts this"
+    teacher.quantity.require(stage.predicts, who, remedy)
+    return teacher
+
+
 def build_state(
     settings: TrainSettings,
     teacher: DenseModel | None,
@@ -42,6 +58,10 @@ def build_state(
     chosen = STAGES[settings.stage.name]
     torch.manual_seed(settings.seed + chosen.seed_offset)
     model = build_model(settings.model, settings.crop_size)
+    who = f"model.head.name={settings.model.head['name']}"
+    model.quantity.require(
+        chosen.predicts, who, f"stage={settings.stage.name} learns it, choose another head"
+    )
     model.encoder.activation_checkpointing = settings.activation_checkpointing
     context = StageContext(model, teacher, settings.perturb, asdict(settings.loss), processes.mean)
     stage = chosen.build(settings.stage, context)

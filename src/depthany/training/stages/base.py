@@ -12,6 +12,7 @@ from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
 from depthany.models.model import DenseModel
+from depthany.models.output import Kind
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Stage(nn.Module):
         Settings: dataclass from which the group `stage` of the configuration is checked.
         needs: kinds of images and whether a teacher is needed.
         target: name in `depthany.data.targets.TARGETS` of what it learns from labels.
+        predicts: kind of quantity that the model learns to predict; a teacher must predict the same.
         primary: metric that decides which checkpoint is the best.
         seed_offset: added to the seed of the initial weights, so that stages start from different ones.
     """
@@ -118,6 +120,7 @@ class Stage(nn.Module):
     Settings: ClassVar[type[StageSettings]] = StageSettings
     needs: ClassVar[Needs] = Needs(labeled=True)
     target: ClassVar[str] = "disparity01"
+    predicts: ClassVar[Kind] = "disparity"
     primary: ClassVar[Primary] = Primary("abs_rel", higher_is_better=False)
     seed_offset: ClassVar[int] = 0
 
