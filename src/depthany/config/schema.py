@@ -9,15 +9,6 @@ from omegaconf import MISSING
 
 
 @dataclass
-class ModelSettings:
-    encoder: dict[str, Any] = MISSING
-    decoder: dict[str, Any] = MISSING
-    head: dict[str, Any] = MISSING
-    pretrained: bool = MISSING
-    weights: str | None = None
-
-
-@dataclass
 class DataSettings:
     labeled: dict[str, Any] = field(default_factory=dict)
     unlabeled: dict[str, Any] = field(default_factory=dict)

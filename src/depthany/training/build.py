@@ -1,5 +1,6 @@
 """From the settings of a training run to its objects."""
 
+import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,6 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from depthany.config.schema import ModelSettings
 from depthany.data.counts import count_warnings, left_out_notes
 from depthany.data.dataset import TrainingSet
 from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
@@ -27,9 +27,10 @@ from depthany.training.checks import per_micro_batch, rooted
 from depthany.training.loop import LoopSettings
 from depthany.training.optim import build_optimizer
 from depthany.training.parallel import is_sharded, shard_run, uses_fsdp
-from depthany.training.settings import ONLINE, TrainSettings
+from depthany.training.settings import ONLINE, ModelSettings, TrainSettings
 from depthany.training.stages.base import StageContext, require_declared, trained_parameters
 from depthany.training.stages.table import STAGES
+from depthany.training.starting_weights import FREEZE, load_parts
 
 
 def load_teacher(settings: TrainSettings, device: torch.device | str) -> DenseModel | None:
@@ -66,6 +67,7 @@ def build_state(
     context = StageContext(model, teacher, settings.perturb, asdict(settings.loss), processes.mean)
     stage = chosen.build(settings.stage, context)
     require_declared(stage)
+    require_crop_size(settings.crop_size, [model, *stage.frozen().values()])
     for network in (model, stage):
         network.to(device)
     if uses_fsdp(settings.parallel, model.encoder.label, processes):
@@ -79,15 +81,28 @@ def build_state(
 
 
 def build_model(settings: ModelSettings, input_size: int) -> DenseModel:
-    """Builds the model with random weights or, if the settings say so, with a pre-trained encoder.
+    """Builds the model with random, pre-trained or trained weights as the settings say, and freezes parts.
 
     Args:
         input_size: pixels of the shorter side that it is trained at, which it remembers.
     """
     model = models.build_model(settings.encoder, settings.decoder, settings.head, input_size)
-    if settings.pretrained:
+    if settings.init is not None:
+        load_parts(model, settings.init, settings.init_parts)
+    elif settings.pretrained:
         load_encoder_weights(model.encoder, settings.weights)
+    model.freeze(FREEZE[settings.freeze])
     return model
+
+
+def require_crop_size(crop_size: int, networks: Sequence[Any]) -> None:
+    """Raises a ValueError unless crops have a size that all models and encoders among the networks take."""
+    multiples = {each.preprocessing.multiple for each in networks if hasattr(each, "preprocessing")}
+    multiple = math.lcm(*multiples)
+    if crop_size % multiple:
+        nearest = max(1, round(crop_size / multiple)) * multiple
+        wanted = " and ".join(map(str, sorted(multiples)))
+        raise ValueError(f"crop_size={crop_size} is not a multiple of {wanted}: try {nearest}")
 
 
 def build_sets(entries: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -241,4 +256,5 @@ def describe(
     where = f"{device.type} in {number_format}"
     if processes > 1:
         where += f", {processes} processes ({'FSDP' if is_sharded(state.model) else 'DDP'})"
-    return f"{state.model.encoder.label} on {images} images, {begun}, {where}"
+    frozen = f" ({' and '.join(state.model.frozen_parts)} frozen)" if state.model.frozen_parts else ""
+    return f"{state.model.encoder.label}{frozen} on {images} images, {begun}, {where}"

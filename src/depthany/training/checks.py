@@ -9,7 +9,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from depthany.config.entry import as_dataclass, require
-from depthany.models.dinov2 import PATCH
 from depthany.system.distributed import Processes
 from depthany.training.parallel import uses_fsdp
 from depthany.training.settings import ONLINE, TrainSettings, require_choice
@@ -32,14 +31,12 @@ def check(cfg: DictConfig) -> TrainSettings:
     require(cfg)
     schema = make_dataclass("RunSettings", [("stage", stage.Settings)], bases=(TrainSettings,))
     settings: TrainSettings = as_dataclass(cfg, schema)
-    if settings.crop_size % PATCH:
-        nearest = max(1, round(settings.crop_size / PATCH)) * PATCH
-        raise ValueError(f"crop_size={settings.crop_size} is not a multiple of {PATCH}: try {nearest}")
     for kind, count in zip(("labeled", "unlabeled"), per_micro_batch(settings)):
         _require_a_root(settings, kind, count)
     _require_teacher(settings, stage)
     weights = settings.model.weights
-    if settings.model.pretrained and weights is not None and not Path(weights).exists():
+    is_read = settings.model.pretrained and settings.model.init is None
+    if is_read and weights is not None and not Path(weights).exists():
         raise ValueError(
             f"no file at model.weights={weights}: pass the path of the encoder's weights, or "
             "model.pretrained=false to start from random ones"

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from depthany.config.schema import DataSettings, ModelSettings
+from depthany.config.schema import DataSettings
 from depthany.data.perturb import Perturb
 from depthany.data.sampler import ORDERS
 from depthany.losses.affine_invariant import REDUCTIONS
@@ -12,6 +12,7 @@ from depthany.losses.normalise import NORMALISATIONS
 from depthany.training.checkpoints.writer import IF_SAVE_FAILS
 from depthany.training.optim import OptimizerSettings, ScheduleSettings
 from depthany.training.parallel import PARALLELS
+from depthany.training.starting_weights import FREEZE, INIT_PARTS
 
 ONLINE = "online"  # `pseudo_labels`: the teacher labels each view while the student trains
 
@@ -26,6 +27,24 @@ class LossSettings:
     def __post_init__(self) -> None:
         require_choice("loss.normalisation", self.normalisation, NORMALISATIONS)
         require_choice("loss.reduction", self.reduction, REDUCTIONS)
+
+
+@dataclass
+class ModelSettings:
+    """The group `model`; encoder, decoder and head are arguments of `depthany.models.model.build_model`."""
+
+    encoder: dict[str, Any]
+    decoder: dict[str, Any]
+    head: dict[str, Any]
+    pretrained: bool
+    weights: str | None
+    init: str | None
+    init_parts: str
+    freeze: str
+
+    def __post_init__(self) -> None:
+        require_choice("model.init_parts", self.init_parts, INIT_PARTS)
+        require_choice("model.freeze", self.freeze, FREEZE)
 
 
 @dataclass

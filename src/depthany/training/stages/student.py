@@ -138,6 +138,10 @@ class StudentStage(Stage):
         """Builds the stage; the frozen encoder is a copy of the student's own start or the one named."""
         alignment, encoder = settings.feature_alignment, context.model.encoder
         frozen_encoder = None
+        if settings.weights.feature > 0 and "encoder" in context.model.frozen_parts:
+            raise ValueError(
+                "model.freeze: a frozen encoder cannot be aligned to another; set stage.weights.feature=0"
+            )
         if settings.weights.feature > 0:
             if alignment.encoder is None:
                 frozen_encoder = deepcopy(encoder)
