@@ -15,6 +15,7 @@ import depthany
 from depthany.config.entry import plain, require, require_least, run_entry, typed
 from depthany.config.schema import EvaluateSettings
 from depthany.display.progress import bar_of_all
+from depthany.evaluation.console import print_results
 from depthany.evaluation.html import Report
 from depthany.evaluation.predictors import (
     QUANTITIES,
@@ -27,7 +28,6 @@ from depthany.evaluation.predictors import (
 from depthany.evaluation.protocol_files import Chosen, choose
 from depthany.evaluation.results import ProtocolResult, write_per_image, write_results
 from depthany.evaluation.run import Scored, UnreadableImage, score_set
-from depthany.evaluation.table import print_results
 from depthany.models.fast import prepare_for_inference
 from depthany.models.files.loading import load_model
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory

@@ -83,7 +83,16 @@ def run_together(cfg: DictConfig, processes: Processes, device: torch.device) ->
 
         def score(network: DenseModel) -> Scored:
             size, convert = cfg.crop_size, cfg.data.convert_images
-            return evaluate(network, val_sets, size, device, amp, convert_images=convert, processes=processes)
+            return evaluate(
+                network,
+                val_sets,
+                size,
+                device,
+                amp,
+                convert_images=convert,
+                processes=processes,
+                say=tracker.say,
+            )
 
         try:
             own = train_run(cfg, loop, parts, batches, tracker, score, device, amp, processes)

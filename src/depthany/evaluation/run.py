@@ -195,7 +195,7 @@ def score_blocks(
     def leave(out: Left) -> None:
         part.left.append(out)
         members = groups.add(out.index, None)  # the last that the others of its sequence have waited for
-        part.rows.extend(score_together(members, predictor.quantity, protocol, groups.name(out.index)))
+        part.rows.extend(score_together(members, predictor.quantity, protocol))
         tick()
 
     def readable() -> Generator[Ready, None, None]:
@@ -303,10 +303,12 @@ def score_one(
     if ready.labels is None:
         if not ready.pairs:
             return []
-        return [score_pairs(prediction, quantity, ready.pairs, ready.scene, ready.index, ready.name)]
+        return [
+            score_pairs(prediction, quantity, ready.pairs, protocol, ready.scene, ready.index, ready.name)
+        ]
     truth, mask = ready.labels.disparity, ready.labels.mask
     try:
         pixels = select(prediction, quantity, truth, mask, protocol, ready.index, ready.name)
     except ValueError as error:
         raise ValueError(f"{ready.name}: {error}") from None
-    return score_together(groups.add(ready.index, pixels), quantity, protocol, groups.name(ready.index))
+    return score_together(groups.add(ready.index, pixels), quantity, protocol)

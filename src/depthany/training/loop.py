@@ -17,7 +17,7 @@ from depthany.training.optim import schedule, set_learning_rate
 from depthany.training.parallel import Whole, averaging, exchanged
 from depthany.training.stages.base import StageOutput, trained_parameters
 from depthany.training.tracking import Meter, Silent, Tracker, log_scalars
-from depthany.training.validation import Scores
+from depthany.training.validation import Scores, scalars_of
 
 Scored = dict[str, Scores]  # set -> metric -> value
 
@@ -89,7 +89,7 @@ def train(
             if loop.due(state.step, loop.eval_every):
                 with meter.paused():
                     scores = validate()
-                    tracker.scalars(state.step, flat_scores(scores))
+                    tracker.scalars(state.step, scalars_of(scores))
                     if mean_abs_rel(scores) < state.best_abs_rel:
                         state.best_abs_rel = mean_abs_rel(scores)
                         saves.save_best(parts)
@@ -140,13 +140,6 @@ def draw_generator(seed: int, k: int) -> torch.Generator:
     """What the perturbations of micro-batch `k` are drawn from."""
     state = np.random.SeedSequence([seed, k]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def flat_scores(scores: Scored) -> dict[str, float]:
-    """val/<set>/<metric> for the log."""
-    return {
-        f"val/{name}/{key}": values[key] for name, values in scores.items() for key in ("abs_rel", "delta1")
-    }
 
 
 def mean_abs_rel(scores: Scored) -> float:

@@ -1,17 +1,21 @@
-"""Score a model on labeled sets while it is trained: AbsRel and delta1 as Depth Anything is evaluated."""
+"""Scores of a model on labeled sets while it trains."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from depthany.data.samples import LabeledSet
 from depthany.evaluation.predictors import ModelPredictor
 from depthany.evaluation.protocol import Protocol
+from depthany.evaluation.results import summary
 from depthany.evaluation.run import score_set
+from depthany.evaluation.suspects import Suspects
+from depthany.metrics.table import DEFAULT_METRICS, METRICS
 from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes
 
-Scores = dict[str, float]
+NEGATIVE_SCALES, CONSTANT_PREDICTIONS, IMAGES = "negative_scales", "constant_predictions", "images"
+Scores = dict[str, float]  # of one set: its metrics by name, and the three counts above
 
 
 @torch.no_grad()
@@ -24,55 +28,74 @@ def evaluate(
     batch_size: int = 8,
     convert_images: bool = False,
     processes: Processes = ALONE,
+    metrics: Sequence[str] = DEFAULT_METRICS["depth"],
+    say: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Scores]:
-    """AbsRel and delta1 on each set, mean over its images.
+    """Returns the scores of a model on each set, means over its images.
 
-    The image is resized so that its shorter side is `input_size` and both are multiples of 14; the
-    prediction goes back to the size of the truth bilinearly (corners aligned), is fitted to 1 / depth by
-    least squares per image over the valid pixels, clamped to the set's range and inverted. Sky counts in
-    neither fit nor metric: it has no depth.
+    The image is resized so that its shorter side is `input_size` and both are multiples of the patch; the
+    prediction is resized to the truth bilinearly (corners aligned), fitted to 1 / depth by least squares per
+    image over the valid pixels, clipped to the set's range and inverted. Sky counts in neither fit nor
+    metric, since it has no depth.
 
     Args:
         amp: dtype of autocast, or None.
         batch_size: images of equal shape that go through the model together; changes the scores by
             rounding alone.
-        processes: that share the images: all of them call this with the same weights.
+        convert_images: accept gray, RGBA, CMYK and 16-bit images.
+        processes: that share the images; all of them call this with the same weights, and all get the same
+            scores.
+        metrics: names in `metrics.table.METRICS`.
+        say: called with a warning where many images are fitted with a negative scale, or have a constant
+            prediction.
 
     Returns:
-        Per set: abs_rel, delta1, and `images`, the number that counted. All processes get the same, to the
-        bit that of one.
+        By set: the metrics, and the numbers of images that counted (`images`), that were fitted with a
+        negative scale (`negative_scales`) and that have a constant prediction (`constant_predictions`).
+
+    Raises:
+        ValueError: no image of a set has a valid depth.
     """
     was_training = model.training
     predictor = ModelPredictor(model.eval(), input_size, device, amp=amp)
+    scores: dict[str, Scores] = {}
     try:
-        return {
-            name: _scores(predictor, dataset, name, batch_size, convert_images, processes)
-            for name, dataset in sets.items()
-        }
+        for name, dataset in sets.items():
+            # What the set calls valid counts, at any distance: a set of unknown scale has no metres.
+            range_m = (dataset.min_depth, dataset.max_depth)
+            protocol = Protocol(
+                name, min_depth=None, max_depth=None, clip_prediction=range_m, metrics=tuple(metrics)
+            )
+            rows = score_set(
+                predictor,
+                dataset,
+                protocol,
+                batch_size=batch_size,
+                convert_images=convert_images,
+                processes=processes,
+            ).rows
+            if not rows:
+                raise ValueError(
+                    f"{name}: none of {len(dataset)} images has a valid depth: nothing to evaluate"
+                )
+            suspects = Suspects.of(rows)
+            for line in suspects.warnings():
+                say(f"warning: {name}: {line}")
+            scores[name] = summary(rows, protocol) | {
+                NEGATIVE_SCALES: len(suspects.negative),
+                CONSTANT_PREDICTIONS: len(suspects.constant),
+                IMAGES: suspects.images,
+            }
     finally:
         model.train(was_training)
+    return processes.from_main(scores)  # equal to the last bit even where processors round differently
 
 
-def _scores(
-    predictor: ModelPredictor,
-    dataset: LabeledSet,
-    name: str,
-    batch_size: int,
-    convert_images: bool,
-    processes: Processes,
-) -> Scores:
-    # What the set itself calls valid counts, whatever its distance: a set of unknown scale has no metres.
-    range_m = (dataset.min_depth, dataset.max_depth)
-    protocol = Protocol(name, min_depth=None, max_depth=None, clip_prediction=range_m)
-    rows = score_set(
-        predictor,
-        dataset,
-        protocol,
-        batch_size=batch_size,
-        convert_images=convert_images,
-        processes=processes,
-    ).rows
-    if not rows:
-        raise ValueError(f"none of {len(dataset)} images has a valid depth: nothing to evaluate")
-    means = {key: sum(row.scores[key] for row in rows) / len(rows) for key in ("abs_rel", "delta1")}
-    return {**means, "images": len(rows)}
+def scalars_of(scores: Mapping[str, Scores]) -> dict[str, float]:
+    """Returns scores by set as val/<set>/<name>, for TensorBoard and metrics.jsonl."""
+    return {
+        f"val/{set_name}/{name}": value
+        for set_name, values in scores.items()
+        for name, value in values.items()
+        if name in METRICS or name in (NEGATIVE_SCALES, CONSTANT_PREDICTIONS)
+    }
