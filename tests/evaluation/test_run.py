@@ -15,7 +15,7 @@ from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import ProtocolResult, difference, statistic, summary
 from depthany.evaluation.run import score_set
 from depthany.evaluation.score import Row
-from depthany.metrics.depth import depth_metrics
+from depthany.metrics.table import DEFAULT_METRICS, pixel_sums, scores_of
 from depthany.models.model import depth_anything
 from depthany.system.distributed import Processes
 
@@ -74,7 +74,7 @@ def flat(rows: list[Row]) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    "protocol", [RELATIVE, replace(RELATIVE, align_per="sequence"), replace(RELATIVE, align="ransac")]
+    "protocol", [RELATIVE, replace(RELATIVE, align_per="sequence"), replace(RELATIVE, align="robust_l1")]
 )
 def test_scores_depend_on_neither_batch_size_nor_threads_nor_order(micro: str, protocol: Protocol) -> None:
     torch.manual_seed(0)
@@ -85,7 +85,9 @@ def test_scores_depend_on_neither_batch_size_nor_threads_nor_order(micro: str, p
         assert [row.index for row in rows] == list(range(7))
         expected = expected or flat(rows)
         for name, scores in flat(rows).items():  # float32 products differ in the last bits with the batch
-            assert scores == pytest.approx(expected[name], rel=1e-4 if protocol.align == "ransac" else 1e-6)
+            assert scores == pytest.approx(
+                expected[name], rel=1e-4 if protocol.align == "robust_l1" else 1e-6
+            )
 
 
 class Crowd(FolderPredictor):
@@ -130,7 +132,7 @@ def test_scores_of_files_are_exactly_equal_whatever_the_batch_the_threads_and_th
     dataset = room_set()
     write_predictions(tmp_path, {name: each + np.sin(each) for name, each in truths(dataset).items()})
     predictor = FolderPredictor(tmp_path, "depth")
-    for protocol in (RELATIVE, METRES, replace(RELATIVE, align="ransac", align_per="sequence")):
+    for protocol in (RELATIVE, METRES, replace(RELATIVE, align="robust_l1", align_per="sequence")):
         found = [
             flat(score_set(predictor, dataset, protocol, range(7)[::step], batch, workers).rows)
             for batch, workers, step in [(1, 1, 1), (3, 4, -1), (8, 2, 1)]
@@ -144,7 +146,8 @@ def test_metres_are_taken_as_they_are_and_held_to_the_range(tmp_path: Path) -> N
     dataset = Memory([sample("a", depth_m)])
     (row,) = score_set(FolderPredictor(tmp_path, "depth"), dataset, METRES).rows
     assert row.pixels == 3
-    assert row.scores == pytest.approx(depth_metrics(np.array([2.0, 5, 20]), np.array([2.0, 4, 8])))
+    sums = pixel_sums(DEFAULT_METRICS["depth"], np.array([2.0, 5, 20]), np.array([2.0, 4, 8]))
+    assert row.scores == pytest.approx({name: float(score) for name, score in scores_of(sums).items()})
 
 
 def test_sky_and_far_truth_are_left_out_or_become_the_cap(tmp_path: Path) -> None:
@@ -250,7 +253,7 @@ def test_constant_and_reversed_predictions_are_counted_and_scored_with_finite_nu
     notes = " | ".join(result.notes("p"))
     assert "1 with a constant prediction, which cannot be aligned" in notes
     assert "0/0" in notes
-    assert "1 fitted with a negative scale (near and far exchanged), scored as fitted: 1/1" in notes
+    assert "1 fitted with a negative scale (near and far swapped), scored as fitted: 1/1" in notes
     assert all(np.isfinite(list(row.scores.values())).all() for row in scored.rows)
 
 
@@ -275,13 +278,13 @@ def test_boundary_f1_is_left_out_where_the_truth_has_holes(tmp_path: Path) -> No
     holes[0, 0] = 0
     dataset = Memory([sample("dense", depth_m), sample("holes", holes)])
     write_predictions(tmp_path, {"dense": depth_m, "holes": depth_m})
-    protocol = replace(METRES, boundary_f1=True)
+    protocol = replace(METRES, metrics=(*METRES.metrics, "boundary_f1"))
     scored = score_set(FolderPredictor(tmp_path, "depth"), dataset, protocol)
     assert summary(scored.rows, protocol)["boundary_f1"] == pytest.approx(
         0.25
     )  # one direction of four has edges
     notes = ProtocolResult(protocol, {}, {}, 2, 2, {"p": scored}).notes("p")
-    assert notes == ["no boundary F1 for 1 of 2 images: their truth has holes"]
+    assert notes == ["no boundary_f1 for 1 of 2 images: their truth has holes"]
 
 
 @dataclass
