@@ -17,7 +17,7 @@ from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import ProtocolResult, summary, write_per_image, write_results
 from depthany.evaluation.run import score_set
 from depthany.evaluation.score import Row
-from depthany.evaluation.suspects import Suspects
+from depthany.evaluation.fit_problems import FitProblems
 from depthany.metrics.align import METHODS, Fit
 from depthany.metrics.table import METRICS, Metric
 
@@ -141,7 +141,7 @@ def rows_with(scales: list[float]) -> list[Row]:
 
 
 def test_few_negative_scales_are_counted_without_warning() -> None:
-    few, many = Suspects.of(rows_with([-1.0] + 19 * [1.0])), Suspects.of(rows_with([-1.0] + 18 * [1.0]))
+    few, many = FitProblems.of(rows_with([-1.0] + 19 * [1.0])), FitProblems.of(rows_with([-1.0] + 18 * [1.0]))
     assert few.negative == many.negative == ("0",)
     assert few.notes() == ["1 fitted with a negative scale (near and far swapped), scored as fitted: 0"]
     assert not few.warnings()
@@ -158,9 +158,9 @@ def test_constant_predictions_are_counted_and_never_perfect(
     protocol = Protocol("p", space="own", align=align, align_per=align_per, max_depth=20)
     predictor = save(tmp_path / "dead", [np.full((3, 4), value)] * 3)
     rows = score_set(predictor, dataset, protocol).rows
-    suspects = Suspects.of(rows)
-    assert suspects.constant == ("0", "1", "2")
-    assert len(suspects.warnings()) == 1
+    problems = FitProblems.of(rows)
+    assert problems.constant == ("0", "1", "2")
+    assert len(problems.warnings()) == 1
     for row in rows:
         assert row.scores["abs_rel"] > 0.1
         assert row.scores["delta1"] < 1

@@ -184,7 +184,7 @@ def test_good_prediction_has_no_warning() -> None:
     assert lines == []
 
 
-def test_scalars_hold_metrics_and_suspect_counts() -> None:
+def test_scalars_hold_metrics_and_problem_counts() -> None:
     of_set = {"abs_rel": 0.5, "rmse": 2.0, "negative_scales": 1, "constant_predictions": 0, "images": 9}
     assert scalars_of({"mine": of_set}) == {
         "val/mine/abs_rel": 0.5,

@@ -26,7 +26,7 @@ def print_results(results: Sequence[ProtocolResult]) -> None:
     for result in results:
         console.print(describe(result), markup=False, highlight=False)
         for label in result.scored:
-            warnings = [f"warning: {line}" for line in result.suspects(label).warnings()]
+            warnings = [f"warning: {line}" for line in result.fit_problems(label).warnings()]
             for line in [*warnings, *result.notes(label)]:
                 console.print(f"{result.protocol.name}, {label}: {line}", markup=False, highlight=False)
 

@@ -177,7 +177,7 @@ def _warnings(result: ProtocolResult) -> list[str]:
     return [
         f'<p class="warning">{escape(label)}: {escape(line)}</p>'
         for label in result.scored
-        for line in result.suspects(label).warnings()
+        for line in result.fit_problems(label).warnings()
     ]
 
 

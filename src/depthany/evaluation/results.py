@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.run import Scored
 from depthany.evaluation.score import Row
-from depthany.evaluation.suspects import Suspects, shown
+from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.metrics.bootstrap import LEVEL, RESAMPLES, SEED, Statistic, intervals
 from depthany.metrics.table import METRICS, scores_of
 from depthany.system.files import write_atomically
@@ -68,9 +68,9 @@ class ProtocolResult:
         """Returns whether images of the set do not count in the score of this predictor."""
         return len(self.scored[label].rows) < self.images
 
-    def suspects(self, label: str) -> Suspects:
+    def fit_problems(self, label: str) -> FitProblems:
         """Returns the images of a predictor with a negative scale or a constant prediction."""
-        return Suspects.of(self.scored[label].rows)
+        return FitProblems.of(self.scored[label].rows)
 
     def notes(self, label: str) -> list[str]:
         """Returns what is unusual about a score, one line each."""
@@ -88,7 +88,7 @@ class ProtocolResult:
             if undefined := sum(metric not in row.scores for row in scored.rows):
                 why = "their truth has holes" if METRICS[metric].over == "maps" else "it is not defined there"
                 lines.append(f"no {metric} for {undefined} of {len(scored.rows)} images: {why}")
-        return lines + self.suspects(label).notes()
+        return lines + self.fit_problems(label).notes()
 
 
 def statistic(rows: Sequence[Row], protocol: Protocol) -> Statistic:
@@ -181,15 +181,15 @@ def as_json(result: ProtocolResult) -> dict[str, Any]:
 
 
 def _scored_json(result: ProtocolResult, label: str) -> dict[str, Any]:
-    scored, suspects = result.scored[label], result.suspects(label)
+    scored, problems = result.scored[label], result.fit_problems(label)
     return {
         "partial": result.is_partial(label),
         "images": len(scored.rows),
         "mean": result.mean(label),
         "interval_95": result.intervals(label),
-        "constant_predictions": len(suspects.constant),
-        "negative_scales": len(suspects.negative),
-        "warnings": suspects.warnings(),
+        "constant_predictions": len(problems.constant),
+        "negative_scales": len(problems.negative),
+        "warnings": problems.warnings(),
         "without_prediction": scored.missing,
         "unreadable": scored.unreadable,
         "nothing_counted": scored.empty,

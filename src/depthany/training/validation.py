@@ -9,7 +9,7 @@ from depthany.evaluation.predictors import ModelPredictor
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary
 from depthany.evaluation.run import score_set
-from depthany.evaluation.suspects import Suspects
+from depthany.evaluation.fit_problems import FitProblems
 from depthany.metrics.table import DEFAULT_METRICS, METRICS
 from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes
@@ -78,13 +78,13 @@ def evaluate(
                 raise ValueError(
                     f"{name}: none of {len(dataset)} images has a valid depth: nothing to evaluate"
                 )
-            suspects = Suspects.of(rows)
-            for line in suspects.warnings():
+            problems = FitProblems.of(rows)
+            for line in problems.warnings():
                 say(f"warning: {name}: {line}")
             scores[name] = summary(rows, protocol) | {
-                NEGATIVE_SCALES: len(suspects.negative),
-                CONSTANT_PREDICTIONS: len(suspects.constant),
-                IMAGES: suspects.images,
+                NEGATIVE_SCALES: len(problems.negative),
+                CONSTANT_PREDICTIONS: len(problems.constant),
+                IMAGES: problems.images,
             }
     finally:
         model.train(was_training)

@@ -13,10 +13,13 @@ MANY = 0.05
 
 
 @dataclass(frozen=True)
-class Suspects:
-    """Names of the images with a negative scale, and of those scored as a constant.
+class FitProblems:
+    """Images of a set whose fit is suspicious.
 
-    images: how many were scored.
+    Attributes:
+        images: how many were scored.
+        negative: names of those with a negative scale.
+        constant: names of those that were scored as a constant.
     """
 
     images: int
@@ -24,8 +27,8 @@ class Suspects:
     constant: tuple[str, ...]
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> "Suspects":
-        """Returns the suspects among scored images."""
+    def of(cls, rows: Sequence[Row]) -> "FitProblems":
+        """Returns the problems of scored images."""
         negative = tuple(row.name for row in rows if row.is_negative)
         return cls(len(rows), negative, tuple(row.name for row in rows if row.is_constant))
 
@@ -35,13 +38,12 @@ class Suspects:
         lines = []
         if negative > MANY * self.images:
             lines.append(
-                f"{negative} {of_all} were fitted with a negative scale: near and far may be swapped, as when "
-                "metres are taken as disparity"
+                f"{negative} {of_all} were fitted with a negative scale: near and far may be swapped, as "
+                "when metres are taken as disparity"
             )
         if constant > MANY * self.images:
             lines.append(
-                f"{constant} {of_all} have a constant prediction: their scores are those of a constant, "
-                "however good they look"
+                f"{constant} {of_all} have a constant prediction: their scores say nothing about the model"
             )
         return lines
 
