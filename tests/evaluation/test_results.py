@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from depthany.data.samples import DepthSample
 from depthany.evaluation.console import print_results
+from depthany.evaluation.fit_problems import FitProblems
 from depthany.evaluation.html import Report, best_median_worst
 from depthany.evaluation.predictors import FolderPredictor
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import ProtocolResult, summary, write_per_image, write_results
 from depthany.evaluation.run import score_set
 from depthany.evaluation.score import Row
-from depthany.evaluation.fit_problems import FitProblems
 from depthany.metrics.align import METHODS, Fit
 from depthany.metrics.table import METRICS, Metric
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.run import Scored
 from depthany.evaluation.score import Row
-from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.metrics.bootstrap import LEVEL, RESAMPLES, SEED, Statistic, intervals
 from depthany.metrics.table import METRICS, scores_of
 from depthany.system.files import write_atomically

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from depthany.data.samples import LabeledSet
+from depthany.evaluation.fit_problems import FitProblems
 from depthany.evaluation.predictors import ModelPredictor
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary
 from depthany.evaluation.run import score_set
-from depthany.evaluation.fit_problems import FitProblems
 from depthany.metrics.table import DEFAULT_METRICS, METRICS
 from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes
