@@ -192,3 +192,27 @@ def test_scalars_hold_metrics_and_problem_counts() -> None:
         "val/mine/negative_scales": 1,
         "val/mine/constant_predictions": 0,
     }
+
+
+class RedIsDepth(RedIsDisparity):
+    """A metric model: depth in metres as the red of the image says."""
+
+    quantity = Quantity("depth_m", max_depth_m=20.0)
+
+    def forward(self, image: Tensor) -> Prediction:
+        disparity = super().forward(image).map
+        return Prediction(1 / disparity)
+
+
+def test_metres_are_scored_without_alignment() -> None:
+    # disparity is 0.05 + 0.5 * red
+    exact, double = (scores(RedIsDepth(k * 0.5, k * 0.05), [smooth(28, 42)]) for k in (1, 0.5))
+    assert exact["abs_rel"] < 1e-3
+    assert double["abs_rel"] == pytest.approx(1, abs=1e-3)
+
+
+def test_classes_are_refused() -> None:
+    model = RedIsDisparity()
+    model.quantity = Quantity("classes", class_names=("sky", "road"))
+    with pytest.raises(ValueError, match="the model predicts 2 classes: validation scores depth alone"):
+        scores(model, [smooth(28, 42)])
