@@ -33,8 +33,10 @@ def test_direction_decides_which_score_is_better() -> None:
     assert not METRICS["abs_rel"].is_better(0.2, 0.2)
     assert METRICS["delta1"].is_better(0.2, 0.1)
     for metric in METRICS.values():
-        assert metric.is_better(0.5, metric.worst)
-        assert not metric.is_better(math.nan, metric.worst)
+        assert metric.is_better(0.5, None)
+        assert not any(
+            metric.is_better(score, best) for score in (math.nan, math.inf) for best in (None, 0.5)
+        )
 
 
 def test_unknown_choices_of_a_row_are_refused() -> None:

@@ -10,7 +10,7 @@ from depthany.metrics.table import DEFAULT_METRICS, METRICS, Metric
 from depthany.models.model import depth_anything
 from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from depthany.training.validation import evaluate, scalars_of
+from depthany.training.validation import evaluate
 
 CPU = torch.device("cpu")
 
@@ -182,16 +182,6 @@ def test_good_prediction_has_no_warning() -> None:
     lines: list[str] = []
     scores(RedIsDisparity(), [smooth(28, 42)], say=lines.append)
     assert lines == []
-
-
-def test_scalars_hold_metrics_and_problem_counts() -> None:
-    of_set = {"abs_rel": 0.5, "rmse": 2.0, "negative_scales": 1, "constant_predictions": 0, "images": 9}
-    assert scalars_of({"mine": of_set}) == {
-        "val/mine/abs_rel": 0.5,
-        "val/mine/rmse": 2.0,
-        "val/mine/negative_scales": 1,
-        "val/mine/constant_predictions": 0,
-    }
 
 
 class RedIsDepth(RedIsDisparity):

@@ -75,14 +75,11 @@ class Metric:
                     f"{', '.join(get_args(choices))}"
                 )
 
-    @property
-    def worst(self) -> float:
-        """The score that every other score is better than."""
-        return float("inf") if self.better == "lower" else float("-inf")
-
-    def is_better(self, score: float, than: float) -> bool:
-        """Returns whether `score` is better than another; NaN never is."""
-        return score < than if self.better == "lower" else score > than
+    def is_better(self, score: float, best: float | None) -> bool:
+        """Returns whether a finite score is better than the best so far; None: there is none yet."""
+        if best is None or not np.isfinite(score):
+            return bool(np.isfinite(score))
+        return score < best if self.better == "lower" else score > best
 
 
 METRICS: dict[str, Metric] = {

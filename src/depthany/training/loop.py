@@ -17,7 +17,7 @@ from depthany.training.optim import schedule, set_learning_rate
 from depthany.training.parallel import Whole, averaging, exchanged
 from depthany.training.stages.base import StageOutput, trained_parameters
 from depthany.training.tracking import Meter, Silent, Tracker, log_scalars
-from depthany.training.validation import Scores, scalars_of
+from depthany.training.validation import Scores
 
 Scored = dict[str, Scores]  # set -> metric -> value
 
@@ -89,7 +89,7 @@ def train(
             if loop.due(state.step, loop.eval_every):
                 with meter.paused():
                     scores = validate()
-                    tracker.scalars(state.step, scalars_of(scores))
+                    tracker.scalars(state.step, flat_scores(scores))
                     if mean_abs_rel(scores) < state.best_abs_rel:
                         state.best_abs_rel = mean_abs_rel(scores)
                         saves.save_best(parts)
@@ -140,6 +140,16 @@ def draw_generator(seed: int, k: int) -> torch.Generator:
     """What the perturbations of micro-batch `k` are drawn from."""
     state = np.random.SeedSequence([seed, k]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def flat_scores(scores: Scored) -> dict[str, float]:
+    """Returns the scores as val/<set>/<metric> for the log."""
+    return {
+        f"val/{name}/{key}": value
+        for name, values in scores.items()
+        for key, value in values.items()
+        if key != "images"
+    }
 
 
 def mean_abs_rel(scores: Scored) -> float:

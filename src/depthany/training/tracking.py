@@ -86,7 +86,7 @@ class Tracker:
                 self._files.picture(title, _sheet(view, perturbed), step)
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-        """Prints the scores rows[model][set], those of a set below each other."""
+        """Prints the scores rows[model][set][metric], one row for each model and set."""
         of_first_model = next(iter(rows.values()))
         metrics = brief(name for name in next(iter(of_first_model.values())) if name in METRICS)
         table = Table("set", "model", title=title)

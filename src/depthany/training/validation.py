@@ -11,7 +11,7 @@ from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary
 from depthany.evaluation.run import score_set
 from depthany.evaluation.score import Row
-from depthany.metrics.table import DEFAULT_METRICS, METRICS
+from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes
 
@@ -97,14 +97,4 @@ def _scores_of(rows: Sequence[Row], protocol: Protocol, images: int, say: Callab
         NEGATIVE_SCALES: len(problems.negative),
         CONSTANT_PREDICTIONS: len(problems.constant),
         IMAGES: problems.images,
-    }
-
-
-def scalars_of(scores: Mapping[str, Scores]) -> dict[str, float]:
-    """Returns scores by set as val/<set>/<name>, for TensorBoard and metrics.jsonl."""
-    return {
-        f"val/{set_name}/{name}": value
-        for set_name, values in scores.items()
-        for name, value in values.items()
-        if name in METRICS or name in (NEGATIVE_SCALES, CONSTANT_PREDICTIONS)
     }
