@@ -15,7 +15,7 @@ from depthany.evaluation.fit_problems import FitProblems
 from depthany.evaluation.html import Report, best_median_worst
 from depthany.evaluation.predictors import FolderPredictor
 from depthany.evaluation.protocol import Protocol
-from depthany.evaluation.results import ProtocolResult, summary, write_per_image, write_results
+from depthany.evaluation.results import ProtocolResult, statistic, summary, write_per_image, write_results
 from depthany.evaluation.run import score_set
 from depthany.evaluation.score import Row
 from depthany.metrics.align import METHODS, Fit
@@ -109,6 +109,14 @@ def test_own_metrics_reach_every_output(
     printed = capsys.readouterr().out
     assert "MAE" in printed and "near <3 m" in printed
     assert "p, a: no near for 1 of 2 images" in printed
+
+
+def test_score_that_indexes_from_the_front_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "mae", Metric("MAE", "lower", absolute, lambda sums: sums[1] / sums[0]))
+    rows = [Row(i, f"{i}", {"mae": 1.0}, {"mae": np.array([3.0, 3.0])}) for i in range(3)]
+    protocol = Protocol("p", metrics=("mae",), averaging="pixel")
+    with pytest.raises(ValueError, match=r"metric mae: .* expected \(10,\): index sums from the end"):
+        statistic(rows, protocol)(np.ones((10, 3)))
 
 
 @pytest.mark.parametrize("metric, best", [("abs_rel", "0"), ("delta1", "2")])

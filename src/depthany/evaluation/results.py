@@ -109,6 +109,8 @@ def statistic(rows: Sequence[Row], protocol: Protocol) -> Statistic:
             means = dict(zip(averaged, (counts @ scores / (counts @ defined)).T))
             added = {key: np.tensordot(counts, sums, 1) for key, sums in stacked.items()}
             together = scores_of({name: added[METRICS[name].sums] for name in pooled})
+        for name, values in together.items():
+            _require_one_score_each(name, values, len(counts))
         return {name: (means | together)[name] for name in names}
 
     return of
@@ -125,8 +127,16 @@ def _stacked_sums(rows: Sequence[Row], names: Sequence[str]) -> dict[Any, NDArra
     return stacked
 
 
+def _require_one_score_each(name: str, values: NDArray[np.float64], resamples: int) -> None:
+    if values.shape != (resamples,):
+        raise ValueError(
+            f"metric {name}: its score of {resamples} sums has the shape {values.shape}, expected "
+            f"({resamples},): index sums from the end, such as sums[..., 1] / sums[..., 0]"
+        )
+
+
 def summary(rows: Sequence[Row], protocol: Protocol) -> dict[str, float]:
-    """Returns the scores of a set by metric; of pairs also those of each scene, as `accuracy/<scene>`."""
+    """Returns the scores of a set by metric; of pairs also by kind of scene, as `<metric>/<scene>`."""
     found = {
         name: float(value[0]) for name, value in statistic(rows, protocol)(np.ones((1, len(rows)))).items()
     }
