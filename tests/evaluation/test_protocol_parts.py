@@ -119,9 +119,12 @@ def test_paired_difference_has_a_narrow_interval():
     "settings, message",
     [
         ({"align": "magic"}, "unknown align 'magic'; choose from least_squares, median"),
-        ({"min_depth": 5, "max_depth": 2}, "expected 0 < min_depth < max_depth"),
-        ({"clip_prediction": (3, 1)}, "0 < nearest < farthest"),
-        ({"max_depth": None}, "say clip_prediction"),
+        (
+            {"min_depth": 5, "max_depth": 2},
+            "protocol p: min_depth=5 and max_depth=2: expected min_depth < max_depth",
+        ),
+        ({"clip_prediction": (3, 1)}, "nearest < farthest"),
+        ({"max_depth": None}, "clip_prediction=null"),
         ({"count": 0}, "expected 1 or more"),
         ({"metrics": ("abs_rel", "mine")}, "p: unknown metric 'mine' of task depth; choose from abs_rel"),
         ({"task": "ordinal", "metrics": ("abs_rel",)}, "of task ordinal; choose from accuracy"),

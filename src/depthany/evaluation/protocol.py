@@ -83,8 +83,8 @@ class Protocol:
         low, high = self.min_depth or 0.0, self.max_depth or float("inf")
         if not 0 <= low < high or self.min_depth == 0 or self.max_depth == 0:
             raise ValueError(
-                f"protocol {self.name}: min_depth={self.min_depth} and max_depth={self.max_depth}; expected "
-                "0 < min_depth < max_depth"
+                f"protocol {self.name}: min_depth={self.min_depth} and max_depth={self.max_depth}: expected "
+                "min_depth < max_depth, both above 0"
             )
         if self.truth_beyond == "clip" and self.max_depth is None:
             raise ValueError(f"protocol {self.name}: truth_beyond=clip needs max_depth")
@@ -97,12 +97,14 @@ class Protocol:
 
     def _check_prediction_range(self) -> None:
         if self.clip_prediction is None and (self.min_depth is None or self.max_depth is None):
-            raise ValueError(f"protocol {self.name}: say clip_prediction=[nearest, farthest] in metres")
+            raise ValueError(
+                f"protocol {self.name}: clip_prediction=null: pass [nearest, farthest] in metres, or both depths"
+            )
         if self.clip_prediction is not None and (
             len(self.clip_prediction) != 2 or not 0 < self.clip_prediction[0] < self.clip_prediction[1]
         ):
             raise ValueError(
-                f"protocol {self.name}: clip_prediction={list(self.clip_prediction)}; expected [nearest, "
+                f"protocol {self.name}: clip_prediction={list(self.clip_prediction)}: expected [nearest, "
                 "farthest] in metres, 0 < nearest < farthest, or null for [min_depth, max_depth]"
             )
 
