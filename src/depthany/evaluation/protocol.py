@@ -98,7 +98,8 @@ class Protocol:
     def _check_prediction_range(self) -> None:
         if self.clip_prediction is None and (self.min_depth is None or self.max_depth is None):
             raise ValueError(
-                f"protocol {self.name}: clip_prediction=null: pass [nearest, farthest] in metres, or both depths"
+                f"protocol {self.name}: clip_prediction=null: pass [nearest, farthest] in metres, or both "
+                "min_depth and max_depth"
             )
         if self.clip_prediction is not None and (
             len(self.clip_prediction) != 2 or not 0 < self.clip_prediction[0] < self.clip_prediction[1]
