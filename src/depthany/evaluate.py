@@ -31,7 +31,7 @@ from depthany.evaluation.run import Scored, UnreadableImage, score_set
 from depthany.models.fast import prepare_for_inference
 from depthany.models.files.loading import load_model
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
-from depthany.system.distributed import Processes, joined, launched
+from depthany.system.distributed import Processes, launched, process_group
 from depthany.system.files import require_writable
 
 LITERAL = ("checkpoint", "protocols", "out", "quantity")
@@ -42,7 +42,7 @@ def run(cfg: DictConfig) -> int:
     """Score every checkpoint under every protocol, write and print; the exit code."""
     cfg, processes = check(cfg), launched()
     device = choose_device(cfg.device, processes.local_rank if processes.size > 1 else None)
-    with joined(processes, device):
+    with process_group(processes, device):
         return evaluate(cfg, processes, device)
 
 

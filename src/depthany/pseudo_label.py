@@ -35,7 +35,7 @@ from depthany.inference.labeling import RESOLUTIONS, Claims, Labeler, Reading, T
 from depthany.models.fast import prepare_for_inference
 from depthany.models.model import DenseModel
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
-from depthany.system.distributed import Processes, joined, launched
+from depthany.system.distributed import Processes, launched, process_group
 from depthany.system.files import require_writable
 from depthany.training import build
 
@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> int:
             return 0  # one of them looks at the store
         return verify(Path(cfg.verify)) if cfg.verify is not None else inspect(Path(cfg.inspect), cfg)
     device = choose_device(cfg.device, processes.local_rank if processes.size > 1 else None)
-    with joined(processes, device):
+    with process_group(processes, device):
         return label(cfg, processes, device)
 
 
@@ -151,7 +151,7 @@ def finish(out: Path, tally: Tally, processes: Processes) -> int:
 
 def open_sets(cfg: DictConfig) -> dict[str, Any]:
     """The unlabeled sets that have a root, by name."""
-    sets = build.build_sets(cfg.data.unlabeled)
+    sets = build.build_sets(cfg.data.unlabeled, "data.unlabeled")
     if not sets:
         keys = " ".join(f"data.unlabeled.{name}.root=..." for name in cfg.data.unlabeled)
         raise ValueError(f"no unlabeled set has a root: set one of {keys or 'another data=...'}")

@@ -2,8 +2,9 @@
 
 import re
 import signal
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import hydra
 import pytest
@@ -11,10 +12,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from depthany.config import entry as config
-from depthany.config import schema
 from depthany.config.entry import config_dir, run_entry
+from depthany.data.perturb import Perturb
 from depthany.system.files import whole_file
 from depthany.training import checks as training_settings
+from depthany.training.optim import LrFactors
+from depthany.training.settings import LossSettings, TrainSettings
+from depthany.training.stages.student import ImageWeights, StudentSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -73,7 +77,10 @@ def test_the_experiment_none_leaves_the_papers_recipe_as_it_is() -> None:
 
 def test_the_papers_numbers_are_the_defaults() -> None:
     cfg = compose("stage=student", "experiment=none")
-    assert (cfg.optimizer.lr, cfg.optimizer.decoder_lr_factor, cfg.optimizer.decay_power) == (5e-6, 10, 1.0)
+    assert (cfg.optimizer.name, cfg.optimizer.lr) == ("adamw", 5e-6)
+    assert dict(cfg.optimizer.lr_factors) == {"encoder": 1, "decoder": 10, "head": 10}
+    assert (cfg.schedule.name, cfg.schedule.power, cfg.schedule.warmup_steps) == ("poly", 1.0, 0)
+    assert dict(cfg.stage.terms) == {"affine_invariant": 1.0}
     assert (cfg.epochs, cfg.passes, cfg.crop_size) == (20, 1, 518)
     assert list(cfg.stage.ratio) == [1, 2]
     assert cfg.stage.feature_alignment.alpha == 0.15
@@ -104,28 +111,21 @@ def test_every_setting_is_explained_by_a_comment(path: Path) -> None:
 
 
 def _leaves(settings: type) -> set[str]:
-    """Names of the settings of a schema, those of nested schemas included."""
+    """Names of the settings of a dataclass, those of nested dataclasses included."""
     names = set()
-    for each in fields(settings):
-        nested = each.default_factory if is_dataclass(each.default_factory) else None
-        names |= _leaves(nested) if nested else {each.name}
+    for name, kind in get_type_hints(settings).items():
+        names |= _leaves(kind) if is_dataclass(kind) else {name}
     return names
 
 
-def test_every_setting_of_the_schema_is_read_somewhere() -> None:
-    code = "".join(
-        (ROOT / "src/depthany" / name).read_text()
-        for name in ("training/checks.py", "training/build.py", "train.py")
-    )
+def test_every_setting_is_read_somewhere() -> None:
+    paths = ("train.py", "training/checks.py", "training/build.py", "training/optim.py")
+    paths += ("training/stages/student.py", "training/stages/base.py")
+    code = "".join((ROOT / "src/depthany" / path).read_text() for path in paths)
     code += "".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))  # such as ${data.index_dir}
-    whole_groups = {  # passed on as keyword arguments, whose names Python checks
-        *_leaves(schema.LossSettings),
-        *_leaves(schema.PerturbSettings),
-        *_leaves(schema.TermWeights),
-        *_leaves(schema.ModelSettings),
-    }
-    for name in (_leaves(schema.TrainSettings) | _leaves(schema.StudentSettings)) - whole_groups:
-        assert re.search(rf"(cfg|alignment|optimizer|stage|data|model_cfg)\.{name}\b", code), (
+    whole = _leaves(LossSettings) | _leaves(Perturb) | _leaves(ImageWeights) | _leaves(LrFactors)  # by vars()
+    for name in (_leaves(TrainSettings) | _leaves(StudentSettings)) - whole:
+        assert re.search(rf"(settings|alignment|optimizer|stage|data|model_cfg)\.{name}\b", code), (
             f"{name} is never read"
         )
 
@@ -145,11 +145,15 @@ TEACHER_MISTAKES = {
     "threads=0": "threads=0: expected 1 or more",
     "workers=-1": "workers=-1: expected 0 or more",
     "batch_size=0": "batch_size=0: expected 1 or more",
-    "optimizer.warmup_steps=-1": "optimizer.warmup_steps=-1: expected 0 or more",
+    "schedule.warmup_steps=-1": "schedule.warmup_steps=-1: expected 0 or more",
+    "optimizer.name=lion": "unknown optimizer.name 'lion'; choose from adamw, adam, sgd",
+    "schedule.name=step": "unknown schedule.name 'step'; choose from poly, onecycle, cosine, constant",
+    "stage.terms.affine_invariant=0": "no loss has a weight above 0; choose from affine_invariant",
+    "+stage.terms.gradiant=1": "unknown loss 'gradiant'; choose from affine_invariant",
     "optimizer.betas=[0.9]": "expected two numbers",
     "optimizer.clip_norm=-1": "optimizer.clip_norm=-1.0: expected 0 or more",
     "log_every=-1": "log_every=-1: expected 0 or more",
-    "experiment=v1_vits_student": "stage.teacher: of the student alone",
+    "experiment=v1_vits_student": "stage.teacher: not of stage=teacher but of stage=student",
     "crop_size=30": "crop_size=30 is not a multiple of 14: try 28",
     "accumulate=4": "make it a multiple of 4",
     "loss.normalisation=l2": "choose from median_mad, least_squares",

@@ -83,7 +83,7 @@ loop.read_one = noting
 """
 
 
-def test_two_processes_write_the_files_of_one_to_the_byte_and_each_reads_its_share(
+def test_two_ranks_write_the_files_of_one(
     garden: Path, torchrun: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert alone(monkeypatch, command(garden, tmp_path / "one", "skip_unreadable=true")) == 0
@@ -115,7 +115,7 @@ if os.environ["RANK"] == "1":
 """
 
 
-def test_an_image_that_one_process_cannot_read_ends_both_in_seconds_and_is_told_once(
+def test_unreadable_image_ends_both_ranks_in_seconds(
     garden: Path, torchrun: Callable, tmp_path: Path
 ) -> None:
     write(garden / "garden/images/5/17.png", np.full((40, 30, 3), 9, np.uint8))  # one image stays damaged
@@ -131,12 +131,12 @@ def test_an_image_that_one_process_cannot_read_ends_both_in_seconds_and_is_told_
 VALIDATE = """
 import json, sys, torch
 from depthany.data.labeled import FolderDepth
-from depthany.system.distributed import joined, launched
+from depthany.system.distributed import launched, process_group
 from depthany.models.files.loading import load_model
 from depthany.training.validation import evaluate
 model, root, out = sys.argv[1:]
 torch.set_num_threads(1)
-with joined(launched(), torch.device("cpu")) as processes:
+with process_group(launched(), torch.device("cpu")) as processes:
     sets = {"mine": FolderDepth(root)}
     scores = evaluate(load_model(model), sets, 28, torch.device("cpu"), batch_size=2, processes=processes)
 with open(f"{out}/{processes.rank}", "w") as file:
@@ -145,9 +145,7 @@ sys.exit(0)
 """
 
 
-def test_every_process_gets_the_scores_of_a_validation_by_one_to_the_bit(
-    garden: Path, torchrun: Callable, tmp_path: Path
-) -> None:
+def test_validation_scores_are_equal_on_all_ranks(garden: Path, torchrun: Callable, tmp_path: Path) -> None:
     for i in DAMAGED:
         for kind in ("images", "depth"):
             (garden / f"garden/{kind}/{i // 3}/{i:02d}.png").unlink()

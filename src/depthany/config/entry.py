@@ -6,16 +6,18 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 import yaml
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
 
 from depthany.system.distributed import has_the_word
 from depthany.system.signals import Terminated, sigterm_raises
+
+T = TypeVar("T")
 
 
 def _below(folder: str | None, name: str) -> str | None:
@@ -100,6 +102,23 @@ def typed(cfg: DictConfig, schema: type) -> DictConfig:
     checked = OmegaConf.merge(OmegaConf.structured(schema), cfg)
     assert isinstance(checked, DictConfig)
     return checked
+
+
+def as_dataclass(cfg: DictConfig, schema: type[T]) -> T:
+    """Returns the configuration as an object of a dataclass, whose `__post_init__` checks the values.
+
+    Raises:
+        ValueError: (or one of OmegaConf's errors) a key is unknown, a type is wrong, or a value is missing or
+            refused.
+    """
+    structured = OmegaConf.structured(schema)
+    for key in structured:
+        if not OmegaConf.is_missing(structured, key) and OmegaConf.is_dict(structured[key]):
+            OmegaConf.set_readonly(structured[key], None)  # as OmegaConf sets it for a frozen dataclass
+    merged = OmegaConf.merge(structured, cfg)
+    made = OmegaConf.to_container(merged, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
+    assert isinstance(made, schema)
+    return made
 
 
 def require(cfg: DictConfig, ignore: tuple[str, ...] = ()) -> None:

@@ -9,23 +9,6 @@ from omegaconf import MISSING
 
 
 @dataclass
-class OptimizerSettings:
-    lr: float = MISSING
-    decoder_lr_factor: float = MISSING
-    weight_decay: float = MISSING
-    betas: list[float] = field(default_factory=list)
-    warmup_steps: int = MISSING
-    decay_power: float = MISSING
-    clip_norm: float | None = None
-
-
-@dataclass
-class LossSettings:
-    normalisation: str = MISSING
-    reduction: str = MISSING
-
-
-@dataclass
 class ModelSettings:
     encoder: dict[str, Any] = MISSING
     decoder: dict[str, Any] = MISSING
@@ -49,87 +32,6 @@ class DataSettings:
     window: int = MISSING
     index_dir: str | None = None
     unlabeled_root: str | None = None
-
-
-@dataclass
-class PerturbSettings:
-    jitter_p: float = MISSING
-    brightness: float = MISSING
-    contrast: float = MISSING
-    saturation: float = MISSING
-    hue: float = MISSING
-    grayscale_p: float = MISSING
-    blur_p: float = MISSING
-    blur_radius: list[float] = field(default_factory=list)
-    cutmix_p: float = MISSING
-    cutmix_area: list[float] = field(default_factory=list)
-    cutmix_aspect: list[float] = field(default_factory=list)
-
-
-@dataclass
-class TeacherSettings:
-    name: str = MISSING
-
-
-@dataclass
-class TermWeights:
-    labeled: float = MISSING
-    unlabeled: float = MISSING
-    feature: float = MISSING
-
-
-@dataclass
-class FeatureAlignmentSettings:
-    alpha: float = MISSING
-    mean_over: str = MISSING
-    frozen_input: str = MISSING
-    encoder: str | None = None
-    weights: str | None = None
-
-
-@dataclass
-class StudentSettings(TeacherSettings):
-    teacher: str = MISSING
-    ratio: list[int] = field(default_factory=list)
-    weights: TermWeights = field(default_factory=TermWeights)
-    trim: float = MISSING
-    feature_alignment: FeatureAlignmentSettings = field(default_factory=FeatureAlignmentSettings)
-
-
-@dataclass
-class TrainSettings:
-    """configs/train.yaml with its groups; `stage` has a schema of its own for each choice."""
-
-    run_dir: str = MISSING
-    overwrite: bool = MISSING
-    seed: int = MISSING
-    epochs: float = MISSING
-    passes: float = MISSING
-    steps: int | None = None
-    batch_size: int = MISSING
-    accumulate: int = MISSING
-    pseudo_labels: str = MISSING
-    crop_size: int = MISSING
-    precision: str = MISSING
-    device: str = MISSING
-    threads: int | None = None
-    channels_last: bool = MISSING
-    compile: bool = MISSING
-    parallel: str = MISSING
-    activation_checkpointing: bool = MISSING
-    workers: int = MISSING
-    log_every: int = MISSING
-    image_every: int = MISSING
-    eval_every: int = MISSING
-    save_every: int = MISSING
-    keep_checkpoints: int = MISSING
-    if_save_fails: str = MISSING
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    perturb: PerturbSettings = field(default_factory=PerturbSettings)
-    stage: Any = MISSING
 
 
 @dataclass
@@ -251,6 +153,3 @@ class CheckDataSettings:
     sheet_images: int = MISSING
     workers: int | None = None
     data: DataSettings = field(default_factory=DataSettings)
-
-
-STAGES = {"teacher": TeacherSettings, "student": StudentSettings}

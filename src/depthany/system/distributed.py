@@ -147,7 +147,7 @@ def launched() -> Processes:
 
 
 @contextmanager
-def joined(processes: Processes, device: torch.device) -> Iterator[Processes]:
+def process_group(processes: Processes, device: torch.device) -> Iterator[Processes]:
     """Meet the other processes; inside, the methods of `Processes` work.
 
     Raises:

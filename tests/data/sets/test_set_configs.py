@@ -58,11 +58,12 @@ def test_a_mixture_has_the_labeled_sets_of_its_paper(
     mixture: str, members: list[str], tmp_path: Path
 ) -> None:
     roots = [f"data.labeled.{name}.root={write(tmp_path / name, name)}" for name in members]
-    cfg = checks.check(compose("stage=teacher", f"data={mixture}", "model.pretrained=false", *roots))
-    dataset = build.build_training_set(cfg)
-    assert list(cfg.data.labeled) == members
-    assert dataset.labeled_count == len(members)
+    cfg = compose("stage=teacher", f"data={mixture}", "model.pretrained=false", *roots)
     assert len(cfg.data.unlabeled) == 8
+    settings = checks.check(cfg)
+    dataset = build.build_training_set(settings)
+    assert list(settings.data.labeled) == members
+    assert dataset.labeled_count == len(members)
 
 
 def test_two_paths_are_enough_and_sets_without_root_are_left_out(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_two_paths_are_enough_and_sets_without_root_are_left_out(tmp_path: Path)
         compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false", *roots, val)
     )
     assert build.build_training_set(cfg).labeled_count == 2
-    assert list(build.build_sets(cfg.data.val)) == ["nyuv2"]
+    assert list(build.build_sets(cfg.data.val, "data.val")) == ["nyuv2"]
 
 
 def test_a_mixture_without_any_root_names_the_keys_to_set() -> None:
@@ -141,7 +142,9 @@ def test_the_run_is_told_of_sizes_and_of_what_is_left_out(tmp_path: Path) -> Non
     (next((tmp_path / "tartanair/office").rglob("*_left.png")).parent / "000009_left.png").touch()
     settings = ["exclude=[amusement]", "allow_incomplete=true", f"root={root}"]
     overrides = [f"data.labeled.tartanair.{each}" for each in settings]
-    cfg = compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false", *overrides)
+    cfg = checks.check(
+        compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false", *overrides)
+    )
     lines = build.dataset_notes(cfg, build.build_training_set(cfg))
     image = "office/office/Easy/P000/image_left/000009_left.png"
     assert lines == [
