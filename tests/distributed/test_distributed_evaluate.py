@@ -73,7 +73,7 @@ def note_reads(folder: Path) -> str:
     """Code: a process writes down which images it reads."""
     return f"""
 import os
-from depthany.scoring import loop, tiles  # the pictures of the report read as before
+from depthany.evaluation import run as loop, tiles  # the pictures of the report read as before
 read_one = loop.read_one
 def noting(predictor, dataset, protocol, index, *rest):
     with open({str(folder)!r} + "/read_by_" + os.environ["RANK"], "a") as file:
@@ -83,7 +83,7 @@ loop.read_one = noting
 """
 
 
-def test_two_processes_write_the_files_of_one_to_the_byte_and_each_reads_its_share(
+def test_two_processes_write_the_files_of_one(
     garden: Path, torchrun: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert alone(monkeypatch, command(garden, tmp_path / "one", "skip_unreadable=true")) == 0
@@ -115,9 +115,7 @@ if os.environ["RANK"] == "1":
 """
 
 
-def test_an_image_that_one_process_cannot_read_ends_both_in_seconds_and_is_told_once(
-    garden: Path, torchrun: Callable, tmp_path: Path
-) -> None:
+def test_unreadable_image_ends_both_processes(garden: Path, torchrun: Callable, tmp_path: Path) -> None:
     write(garden / "garden/images/5/17.png", np.full((40, 30, 3), 9, np.uint8))  # one image stays damaged
     arguments = command(garden, tmp_path / "out", "pictures=0")
     failed = torchrun(arguments, before=note_end(tmp_path / "end"), entry="evaluate")
@@ -145,7 +143,7 @@ sys.exit(0)
 """
 
 
-def test_every_process_gets_the_scores_of_a_validation_by_one_to_the_bit(
+def test_validation_scores_equal_those_of_one_process(
     garden: Path, torchrun: Callable, tmp_path: Path
 ) -> None:
     for i in DAMAGED:

@@ -93,7 +93,7 @@ os.replace = replace
 
 
 @pytest.mark.parametrize("write, when", DEATHS)
-def test_killed_at_any_write_and_started_again_the_store_is_the_same_to_the_byte(
+def test_killed_labeling_resumes_to_the_same_bytes(
     nursery, tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, write: int, when: str
 ) -> None:
     command = settings(tiny_world, teacher_run, tmp_path / "store")
@@ -105,9 +105,7 @@ def test_killed_at_any_write_and_started_again_the_store_is_the_same_to_the_byte
     assert content(tmp_path / "store") == content(whole)
 
 
-def test_two_workers_at_once_make_every_shard_once_and_one_complete_store(
-    nursery, own_world, teacher_run: Path, tmp_path: Path
-) -> None:
+def test_two_workers_write_every_shard_once(nursery, own_world, teacher_run: Path, tmp_path: Path) -> None:
     for i in range(10):  # more than one worker reads ahead
         shutil.copy(own_world.root / "unlabeled/street_0.jpg", own_world.root / f"unlabeled/copy_{i}.jpg")
     small = ("shard_size=1", "batch_size=1")
@@ -148,7 +146,7 @@ meet("start")
 """
 
 
-def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_room(
+def test_full_disk_ends_in_one_line_and_resumes(
     nursery, tiny_world, teacher_run: Path, whole: Path, tmp_path: Path
 ) -> None:
     smallest = min(path.stat().st_size for path in whole.glob("shards/*.h5"))
@@ -162,7 +160,7 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is
     assert content(tmp_path / "store") == content(whole)
 
 
-def test_a_shard_that_verify_found_damaged_is_made_anew(
+def test_damaged_shard_is_written_anew(
     tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, capsys
 ) -> None:
     shutil.copytree(whole, tmp_path / "store")
@@ -176,7 +174,7 @@ def test_a_shard_that_verify_found_damaged_is_made_anew(
     assert content(tmp_path / "store") == content(whole)
 
 
-def test_an_unreadable_image_ends_the_run_or_is_listed_and_left_out_by_the_student(
+def test_unreadable_image_ends_the_run_or_is_skipped(
     own_world, teacher_run: Path, tmp_path: Path, capsys, start
 ) -> None:
     (own_world.root / "unlabeled/street_3.jpg").write_bytes(b"no image")
@@ -210,7 +208,7 @@ def student(world, run_dir: Path, teacher: Path, store: Path, *more: str) -> lis
     return world.settings("student", run_dir, f"stage.teacher={teacher}", f"pseudo_labels={store}", *more)
 
 
-def test_a_store_of_another_teacher_size_or_set_is_refused_and_the_difference_named(
+def test_store_with_other_settings_is_refused(
     tiny_world, own_world, teacher_run: Path, whole: Path, tmp_path: Path, start
 ) -> None:
     model = load_model(teacher_run)
@@ -228,16 +226,14 @@ def test_a_store_of_another_teacher_size_or_set_is_refused_and_the_difference_na
     assert teacher.code == 2 and "of the student alone" in teacher.err
 
 
-def test_a_store_that_is_not_complete_is_refused(
-    nursery, tiny_world, teacher_run: Path, tmp_path: Path, start
-) -> None:
+def test_incomplete_store_is_refused(nursery, tiny_world, teacher_run: Path, tmp_path: Path, start) -> None:
     command = settings(tiny_world, teacher_run, tmp_path / "store")
     assert nursery.start("pseudo_label", command, kill_at(4, "after")).result().code == -signal.SIGKILL
     refused = start(student(tiny_world, tmp_path / "run", teacher_run, tmp_path / "store"))
     assert refused.code == 2 and "is not complete: finish it first" in refused.err
 
 
-def test_a_student_of_a_store_resumes_to_the_same_bits(
+def test_student_of_a_store_resumes_bit_for_bit(
     tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, start, start_elsewhere, signal_at
 ) -> None:
     straight = start(student(tiny_world, tmp_path / "straight", teacher_run, whole))
@@ -252,7 +248,7 @@ def test_a_student_of_a_store_resumes_to_the_same_bits(
     assert set(scores) == {"student", "teacher"}  # the table compares both, though only one was trained with
 
 
-def test_a_store_at_half_resolution_is_verified_and_trained_from_and_not_continued_at_another(
+def test_half_resolution_labels_are_means_of_four_pixels(
     tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, start, capsys
 ) -> None:
     command = [*settings(tiny_world, teacher_run, tmp_path / "half"), "resolution=half"]
@@ -280,7 +276,7 @@ multiprocessing.set_start_method("spawn")
 
 
 @pytest.mark.slow
-def test_loader_processes_that_are_started_anew_read_the_same_labels(
+def test_spawned_loader_processes_read_the_same_labels(
     nursery, tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, start
 ) -> None:
     more = ("data.read_timeout=100", "workers=1")  # and have the memory of what they read
@@ -315,7 +311,7 @@ def unmirrored(index: int, height: int, width: int) -> Draw:
 
 
 @pytest.mark.parametrize("side", [28, 61])
-def test_of_the_whole_image_the_stored_label_and_the_loss_are_those_of_the_teacher_but_for_quantisation(
+def test_stored_labels_equal_the_teacher_up_to_quantisation(
     teacher_run: Path, tmp_path: Path, side: int
 ) -> None:
     (tmp_path / "unlabeled").mkdir()

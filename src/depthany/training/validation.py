@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 
 from depthany.data.samples import LabeledSet
-from depthany.evaluation.predictors import ModelPredictor
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.run import score_set
+from depthany.inference.predictor import Predictor
 from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes
 
@@ -43,7 +43,7 @@ def evaluate(
         bit that of one.
     """
     was_training = model.training
-    predictor = ModelPredictor(model.eval(), input_size, device, amp=amp)
+    predictor = Predictor(model.eval(), input_size, amp=amp)
     try:
         return {
             name: _scores(predictor, dataset, name, batch_size, convert_images, processes)
@@ -54,7 +54,7 @@ def evaluate(
 
 
 def _scores(
-    predictor: ModelPredictor,
+    predictor: Predictor,
     dataset: LabeledSet,
     name: str,
     batch_size: int,
