@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from depthany.inference.pipeline import (
-    Behind,
+    BackgroundPool,
     Skipped,
-    batches_of_equal,
+    batches_of_equal_shapes,
     iterate_ahead,
     map_ahead,
     run_pipeline,
@@ -152,13 +152,13 @@ def test_ctrl_c_ends_the_pipeline() -> None:
 
 def test_full_shapes_go_first_and_the_rest_at_the_end() -> None:
     images = [image(number, width) for number, width in enumerate([1, 2, 1, 3, 1, 2, 4])]
-    batches = [[each.number for each in batch] for batch in batches_of_equal(images, 3)]
+    batches = [[each.number for each in batch] for batch in batches_of_equal_shapes(images, 3)]
     assert batches == [[0, 2, 4], [1, 5], [3], [6]]
 
 
 def test_largest_batch_goes_when_too_many_wait() -> None:
     images = [image(number, width) for number, width in enumerate([1, 2, 3, 2, 4, 5])]
-    batches = [[each.number for each in batch] for batch in batches_of_equal(images, 3)]
+    batches = [[each.number for each in batch] for batch in batches_of_equal_shapes(images, 3)]
     assert batches[0] == [1, 3]
 
 
@@ -214,7 +214,7 @@ def test_failure_is_raised_at_its_place() -> None:
 
 def test_everything_is_done_when_the_block_ends() -> None:
     written: list[int] = []
-    with Behind(threads=2, pending=3) as writers:
+    with BackgroundPool(threads=2, pending=3) as writers:
         for number in range(20):
             writers.submit(written.append, number)
     assert sorted(written) == list(range(20))
@@ -222,7 +222,7 @@ def test_everything_is_done_when_the_block_ends() -> None:
 
 def test_one_thread_keeps_the_order() -> None:
     written: list[int] = []
-    with Behind(threads=1, pending=4) as writers:
+    with BackgroundPool(threads=1, pending=4) as writers:
         for number in range(50):
             writers.submit(written.append, number)
     assert written == list(range(50))
@@ -237,7 +237,7 @@ def test_failed_write_drops_the_rest() -> None:
         written.append(number)
 
     def write_all() -> None:
-        with Behind(threads=1, pending=2) as writers:
+        with BackgroundPool(threads=1, pending=2) as writers:
             for number in range(1000):
                 writers.submit(write, number)
 
@@ -249,7 +249,7 @@ def test_failed_write_drops_the_rest() -> None:
 def test_queue_behind_the_model_is_bounded() -> None:
     gate, waiting = threading.Event(), []
     threading.Timer(0.1, gate.set).start()
-    with Behind(threads=1, pending=3) as writers:
+    with BackgroundPool(threads=1, pending=3) as writers:
         for number in range(6):
             writers.submit(gate.wait)
             if not gate.is_set():

@@ -13,7 +13,7 @@ def block_size(images: int, batch_size: int) -> int:
     return batch_size * min(_BATCHES, max(_FEWEST, images // (_BLOCKS * batch_size)))
 
 
-def cut(
+def cut_into_blocks(
     indices: Iterable[int], batch_size: int, together: Callable[[int], Hashable] = lambda index: index
 ) -> list[list[int]]:
     """Cuts a set into blocks of consecutive images.

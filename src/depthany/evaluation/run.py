@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from depthany.data.samples import Labels, Point
 from depthany.evaluation import protocol as protocols
-from depthany.evaluation.blocks import cut
+from depthany.evaluation.blocks import cut_into_blocks
 from depthany.evaluation.predictors import MissingPrediction, ScoredPredictor, space_of
 from depthany.evaluation.score import Pixels, Row, score_pairs, score_together, select
 from depthany.inference.pipeline import Skipped, run_pipeline
@@ -147,7 +147,7 @@ def score_set(
     predictor = predictor.for_protocol(protocol.name, protocol.input_size)
     names = {index: dataset.name(index) for index in (range(len(dataset)) if indices is None else indices)}
     groups = AlignmentGroups(names, protocol)
-    blocks = cut(names, batch_size, groups.key)[processes.rank :: processes.size]
+    blocks = cut_into_blocks(names, batch_size, groups.key)[processes.rank :: processes.size]
 
     def read(index: int) -> EvaluationImage | Skipped[int]:
         return read_one(predictor, dataset, protocol, index, convert_images, skip_unreadable)

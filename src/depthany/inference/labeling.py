@@ -20,7 +20,7 @@ from depthany.data.pseudo_labels.store import ShardRange, write_shard
 from depthany.data.samples import UnlabeledSet
 from depthany.inference.claims import Claims
 from depthany.inference.labeling_counts import LabelingCounts
-from depthany.inference.pipeline import Behind, Skipped, run_pipeline
+from depthany.inference.pipeline import BackgroundPool, Skipped, run_pipeline
 from depthany.inference.predictor import Predictor, PreparedImage
 
 RESOLUTIONS = ("full", "half")
@@ -38,7 +38,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class ShardImage:
+class ShardPosition:
     """An image of the store: its shard, and its index in its set."""
 
     shard: ShardRange
@@ -49,7 +49,7 @@ class ShardImage:
 class LabelingImage(PreparedImage):
     """An image that was read, its input [3 h w] uint8 RGB."""
 
-    place: ShardImage
+    position: ShardPosition
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Labeler:
                 a shard cannot be written.
         """
         try:
-            with Behind(threads=1, pending=1) as writer:
+            with BackgroundPool(threads=1, pending=1) as writer:
                 run_pipeline(
                     self.images(claims),
                     self.read,
@@ -115,36 +115,36 @@ class Labeler:
             claims.release_all()
         return self.counts
 
-    def images(self, claims: Claims) -> Iterator[ShardImage]:
+    def images(self, claims: Claims) -> Iterator[ShardPosition]:
         """Yields the images of each shard as it is claimed."""
         for shard in claims:
             self._shards[shard] = ShardContent()
             for index in range(shard.first, shard.last):
-                yield ShardImage(shard, index)
+                yield ShardPosition(shard, index)
 
-    def read(self, place: ShardImage) -> LabelingImage | Skipped[ShardImage]:
+    def read(self, position: ShardPosition) -> LabelingImage | Skipped[ShardPosition]:
         """Reads an image and resizes it in 8 bits, as training resizes its views."""
-        images, header = self.sets[place.shard.set], Header()
+        images, header = self.sets[position.shard.set], Header()
         preprocessing = self.teacher.model.preprocessing
-        name = images.name(place.index)
+        name = images.name(position.index)
         try:
-            stored = images.stored_image(place.index)
+            stored = images.stored_image(position.index)
             header = inspect(stored)
             header.require_side(self.reading.min_side, name)
             if isinstance(stored, bytes):
                 stored = decode_image(stored, name, self.reading.convert_images)
         except ValueError as error:
             fault = header.fault(self.reading.min_side, self.reading.convert_images)
-            return Skipped(place, str(error), fault)
+            return Skipped(position, str(error), fault)
         height, width = stored.shape[:2]
         try:
             h, w = preprocessing.input_shape(height, width, self.teacher.input_size)
         except ValueError as error:
-            return Skipped(place, f"{name}: {error}", "too long")
+            return Skipped(position, f"{name}: {error}", "too long")
         if (h, w) != (height, width):
             stored = np.asarray(cv2.resize(stored, (w, h), interpolation=cv2.INTER_CUBIC), np.uint8)
         planes = torch.from_numpy(np.ascontiguousarray(stored.transpose(2, 0, 1)))  # [3 h w] uint8
-        return LabelingImage(name, (planes,), (height, width), place)
+        return LabelingImage(name, (planes,), (height, width), position)
 
     def predict(self, images: Sequence[LabelingImage]) -> Iterator[NDArray[np.float32]]:
         """Returns the labels [h w] of images of equal shapes."""
@@ -161,11 +161,11 @@ class Labeler:
     def encode(self, image: LabelingImage, disparity: NDArray[np.float32]) -> None:
         """Encodes a label [h w] for its shard."""
         coded = encode_label(disparity)
-        place = image.place
-        self._shards[place.shard].labels.append(NewLabel(place.index, image.size, coded))
+        position = image.position
+        self._shards[position.shard].labels.append(NewLabel(position.index, image.size, coded))
         self.counts.add_encoded(len(coded.chunk))
 
-    def skip(self, skipped: Skipped[ShardImage]) -> None:
+    def skip(self, skipped: Skipped[ShardPosition]) -> None:
         """Notes an image without label.
 
         Raises:
@@ -173,8 +173,8 @@ class Labeler:
         """
         if self.reading.unreadable == "error":
             raise ValueError(f"{skipped.message} (data.unreadable=skip leaves such images out)")
-        place = skipped.item
-        self._shards[place.shard].unreadable.append((place.index, skipped.reason, skipped.message))
+        position = skipped.item
+        self._shards[position.shard].unreadable.append((position.index, skipped.reason, skipped.message))
         self.counts.skipped += 1
         done, share = self.counts.labels + self.counts.skipped, self.reading.max_unreadable_share
         if self.counts.skipped > share * max(done, _LEAST_COUNTED):

@@ -68,10 +68,10 @@ def run_pipeline(
     """
     queue = batch_size if queue is None else queue
     ahead = _read_ahead(items, read, threads, queue + threads)
-    with closing(ahead) as images, Behind(threads, queue) as work:
+    with closing(ahead) as images, BackgroundPool(threads, queue) as work:
         for group, members in groupby(images, key=lambda pair: group_of(pair[0])):
             readable: Iterator[Image] = _readable((image for _, image in members), skip)
-            for batch in batches_of_equal(readable, batch_size):
+            for batch in batches_of_equal_shapes(readable, batch_size):
                 for image, result in zip(batch, predict(batch), strict=True):
                     work.submit(finish, image, result)
             if group_done is not None:
@@ -129,7 +129,7 @@ def iterate_ahead(items: Iterable[Item], ahead: int) -> Generator[Item, None, No
         yield from takewhile(lambda item: item is not end, taken)
 
 
-def batches_of_equal(images: Iterable[Image], batch_size: int) -> Iterator[list[Image]]:
+def batches_of_equal_shapes(images: Iterable[Image], batch_size: int) -> Iterator[list[Image]]:
     """Yields batches of `batch_size` images of equal input shapes.
 
     A batch is smaller at the end, or if 2 * `batch_size` images of several shapes wait: then the largest
@@ -146,7 +146,7 @@ def batches_of_equal(images: Iterable[Image], batch_size: int) -> Iterator[list[
     yield from waiting.values()
 
 
-class Behind:
+class BackgroundPool:
     """Threads that finish work while the caller goes on; all of it is done when the `with` block ends.
 
     A failure is raised by a later `submit` or `wait`, or by the end of the block. If the block ends by an
@@ -173,7 +173,7 @@ class Behind:
         while self._waiting:
             self._waiting.popleft().result()
 
-    def __enter__(self) -> "Behind":
+    def __enter__(self) -> "BackgroundPool":
         return self
 
     def __exit__(
