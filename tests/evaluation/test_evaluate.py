@@ -1,4 +1,4 @@
-"""The entry: what it writes, which protocols run, and the one line that bad input ends in."""
+"""`python -m depthany.evaluate`: its files, its protocols, and one line for bad input."""
 
 import base64
 import csv
@@ -58,7 +58,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
 def start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Callable]:
-    """`python -m depthany.evaluate` in this process, with results in tmp_path/out: code, stdout, stderr."""
+    """Runs the command in this process, into tmp_path/out; returns exit code, stdout and stderr."""
 
     def evaluate(*words: object) -> tuple[int, str, str]:
         arguments = [f"out={tmp_path / 'out'}", *QUICK, *map(str, words)]
@@ -115,7 +115,7 @@ def test_command_and_validation_agree(runs: Path, garden: Path, start: Callable,
     expected = evaluate(load_model(runs / "a"), sets, 28, torch.device("cpu"))["garden"]
     found = results(tmp_path)["protocols"]["folder"]["scores"]["a"]
     assert found["images"] == expected["images"]
-    for name in ("abs_rel", "delta1"):  # the entry folds layers together, which rounds in another way
+    for name in ("abs_rel", "delta1"):  # the command folds layers together, which changes the rounding
         assert found["mean"][name] == pytest.approx(expected[name], rel=1e-4)
 
 

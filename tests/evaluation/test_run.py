@@ -1,4 +1,4 @@
-"""The loop of evaluation: what does not change its numbers, what is left out, and predictions from files."""
+"""The loop of evaluation: what cannot change its numbers, what is skipped, and predictions from files."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,7 +191,7 @@ def test_relative_prediction_is_refused_without_alignment(tmp_path: Path) -> Non
 def test_sequence_shares_one_fit(tmp_path: Path) -> None:
     depths = [random_depth(i) for i in range(4)]
     dataset = Memory([sample(f"{'ab'[i // 2]}/{i}", each) for i, each in enumerate(depths)])
-    drift = [1.0, 1.5, 1.0, 1.0]  # the second image of sequence a is half as large again
+    drift = [1.0, 1.5, 1.0, 1.0]  # the second image of sequence a is scaled by 1.5
     write_predictions(tmp_path, {dataset.name(i): drift[i] / each for i, each in enumerate(depths)})
     predictor = FolderPredictor(tmp_path, DISPARITY)
     alone = score_set(predictor, dataset, RELATIVE).rows
@@ -352,7 +352,7 @@ def test_png_predictions_state_or_need_a_scale(tmp_path: Path) -> None:
     assert row.scores["abs_rel"] == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="says that it holds depth in metres: pass quantity=depth"):
         score_set(FolderPredictor(tmp_path, DISPARITY), dataset, RELATIVE)
-    (tmp_path / "p").mkdir()  # a folder of the protocol's name goes before
+    (tmp_path / "p").mkdir()  # a folder with the protocol's name has priority
     write_png(tmp_path / "p" / "a.png", (depth_m * 256).astype(np.uint16))
     (row,) = score_set(FolderPredictor(tmp_path, DEPTH, stored_per_unit=256), dataset, METRES).rows
     assert row.scores["abs_rel"] == pytest.approx(0, abs=1e-6)
@@ -380,7 +380,7 @@ def test_unusable_prediction_files_are_named(tmp_path: Path) -> None:
 
 def test_input_crop_cuts_image_and_truth(tmp_path: Path) -> None:
     depth_m = np.full((375, 1242), 5.0, np.float32)
-    depth_m[:23] = 7.0  # cut away
+    depth_m[:23] = 7.0  # outside the crop
     dataset = Memory([sample("a", depth_m)])
     write_predictions(tmp_path, {"a": np.full((352, 1216), 5.0)})
     (row,) = score_set(FolderPredictor(tmp_path, DEPTH), dataset, replace(METRES, input_crop="kitti_kb")).rows

@@ -1,4 +1,4 @@
-"""The page in the browser, in a real one where there is one."""
+"""The page, in a real browser if one is installed."""
 
 import re
 import shutil
@@ -32,7 +32,7 @@ def settings(checkpoint: Path, **changes):
 
 @pytest.fixture(scope="module", autouse=True)
 def micro_is_known(with_micro: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """The tiny encoder can be chosen in every test here."""
+    """The tiny encoder is known in every test of this file."""
     with with_micro():
         yield
 
@@ -49,7 +49,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def asked_hosts() -> Iterator[set[str]]:
-    """Names that this process looked up to connect to them."""
+    """Host names that this process looked up."""
     hosts: set[str] = set()
     look_up = socket.getaddrinfo
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +83,7 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def tab(browser, address: str) -> Iterator:
-    """The page, loaded; what it asked of other hosts is in `tab.foreign`."""
+    """The loaded page; `tab.foreign` lists its requests to other hosts."""
     tab = browser.new_page(viewport={"width": 1280, "height": 800})
     tab.set_default_timeout(30_000)
     tab.foreign = []
@@ -99,7 +99,7 @@ def is_foreign(url: str) -> bool:
 
 
 def write_photo(path: Path, seed: int = 1) -> None:
-    """70 x 56 pixels of colour."""
+    """Writes noise of 70 x 56 pixels."""
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (56, 70, 3), dtype=np.uint8)).save(path)
 
 

@@ -1,4 +1,4 @@
-"""Files of a prediction, read back by readers that are not ours."""
+"""The files of a prediction, read back by other libraries."""
 
 import struct
 import sys
@@ -31,7 +31,7 @@ def written(
 
 
 def ends(path: Path, values: np.ndarray) -> tuple[list[int], list[int]]:
-    """Colours of the smallest and the largest value."""
+    """Returns the colours of the smallest and of the largest value."""
     shades = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
     return shades[values.argmin()].tolist(), shades[values.argmax()].tolist()
 

@@ -127,7 +127,7 @@ def test_every_kind_of_photo_becomes_8_bit_rgb(
 
 def test_exif_orientation_turns_a_photo_upright(predict, tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned right by 90 degrees
+    exif[0x0112] = 6  # turn right by 90 degrees
     save(tmp_path / "a.jpg", pixels(30, 50), exif=exif)
     assert predict(f"images={tmp_path / 'a.jpg'}", "save=npy").code == 0
     assert np.load(tmp_path / "out" / "a.npy").shape == (50, 30)

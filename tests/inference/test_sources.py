@@ -1,4 +1,4 @@
-"""What `images` may name, and what the results are called."""
+"""What `images` may name, and the names of the results."""
 
 from pathlib import Path
 

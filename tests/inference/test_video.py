@@ -118,7 +118,7 @@ def test_odd_sides_grow_by_one_pixel(tmp_path: Path) -> None:
 def test_rotated_video_is_predicted_upright(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", ramps(4), Fraction(5))
     data = bytearray((tmp_path / "a.mp4").read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40  # of the track header: to be turned right by 90 degrees
+    matrix = data.index(b"tkhd") + 4 + 40  # of the track header: turn right by 90 degrees
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
     (tmp_path / "a.mp4").write_bytes(data)
     frame = depth_of(tmp_path / "a.mp4", tmp_path / "b.mp4")[0]
@@ -142,7 +142,7 @@ def test_video_is_predicted_from_the_command_line(predict, tmp_path: Path) -> No
 
 
 def damaged(tmp_path: Path) -> dict[str, tuple[Path, str]]:
-    """Videos that cannot be read to their end, each with what is said of it."""
+    """Returns videos that cannot be read to their end, with the message for each."""
     write_video(tmp_path / "whole.mp4", [pixels(56, 84, i) for i in range(30)], Fraction(10))
     data = (tmp_path / "whole.mp4").read_bytes()
     cases = {"zero": b"", "headless": data[: len(data) // 2], "text": b"no video at all\n" * 50}
@@ -171,7 +171,7 @@ def test_damaged_videos_are_named_and_leave_nothing(predict, tmp_path: Path) -> 
 
 
 def index_first(path: Path, out: Path) -> None:
-    """The same video with its index at the front, so that it can be opened without its end."""
+    """Copies a video with its index at the front, so that it can be opened without its end."""
     whole, front = av.open(str(path)), av.open(str(out), "w", options={"movflags": "faststart"})
     with whole, front:
         stream = front.add_stream_from_template(whole.streams.video[0])
