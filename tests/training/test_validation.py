@@ -40,7 +40,7 @@ class RedIsDisparity(nn.Module):
 
     def __init__(self, scale: float = 3.0, shift: float = 7.0) -> None:
         super().__init__()
-        self.scale, self.shift = scale, shift
+        self.scale, self.shift = nn.Parameter(torch.tensor(float(scale))), shift
 
     def forward(self, image: Tensor) -> Prediction:
         red = image[:, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
@@ -113,7 +113,7 @@ class Fixed(nn.Module):
 
     def __init__(self, disparity: Tensor) -> None:
         super().__init__()
-        self.disparity = disparity
+        self.disparity = nn.Parameter(disparity)
 
     def forward(self, image: Tensor) -> Prediction:
         return Prediction(self.disparity.expand(len(image), -1, -1))

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from depthany.evaluation.predictors import Predictor
+from depthany.evaluation.predictors import ScoredPredictor
 from depthany.evaluation.results import ProtocolResult
 from depthany.evaluation.run import ScoredSet
 from depthany.evaluation.score import Row
@@ -42,7 +42,7 @@ class Report:
     def __init__(self, pictures: int) -> None:
         self._pictures, self._sections = pictures, list[str]()
 
-    def add(self, result: ProtocolResult, predictors: Sequence[Predictor], dataset: ScoredSet) -> None:
+    def add(self, result: ProtocolResult, predictors: Sequence[ScoredPredictor], dataset: ScoredSet) -> None:
         """Adds a protocol with its pictures, chosen by the first checkpoint that has scores."""
         section = [f"<h2>{escape(result.protocol.name)}{' (changed)' if result.changed else ''}</h2>"]
         section += [
@@ -61,7 +61,7 @@ class Report:
         self._sections.append("\n".join(section))
 
     def _image(
-        self, index: int, result: ProtocolResult, predictors: Sequence[Predictor], dataset: ScoredSet
+        self, index: int, result: ProtocolResult, predictors: Sequence[ScoredPredictor], dataset: ScoredSet
     ) -> str:
         rows = {
             label: row for label, scored in result.scored.items() for row in scored.rows if row.index == index

@@ -6,17 +6,17 @@ import torch
 
 from depthany.data.samples import LabeledSet
 from depthany.evaluation.fit_problems import FitProblems
-from depthany.evaluation.predictors import ModelPredictor
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary
 from depthany.evaluation.run import score_set
 from depthany.evaluation.score import Row
+from depthany.inference.predictor import Predictor
 from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes
 
 # Kind of the model's quantity -> quantity and alignment of the protocol.
-ALIGNED_AS = {"disparity": ("disparity", "least_squares"), "depth_m": ("depth", "none")}
+ALIGNED_AS = {"disparity": "least_squares", "depth_m": "none"}
 NEGATIVE_SCALES, CONSTANT_PREDICTIONS, IMAGES = "negative_scales", "constant_predictions", "images"
 Scores = dict[str, float]  # of one set: its metrics by name, and the three counts above
 
@@ -57,8 +57,8 @@ def evaluate(
     Raises:
         ValueError: no image of a set has a valid depth, or the model predicts no depth.
     """
-    was_training, (quantity, align) = model.training, _quantity_and_align(model)
-    predictor = ModelPredictor(model.eval(), input_size, device, quantity, amp)
+    was_training, align = model.training, _align_of(model)
+    predictor = Predictor(model.eval(), input_size, amp=amp)
     scores: dict[str, Scores] = {}
     try:
         for name, dataset in sets.items():
@@ -81,7 +81,7 @@ def evaluate(
     return processes.from_main(scores)  # equal to the last bit even where processors round differently
 
 
-def _quantity_and_align(model: DenseModel) -> tuple[str, str]:
+def _align_of(model: DenseModel) -> str:
     if model.quantity.kind not in ALIGNED_AS:
         raise ValueError(f"the model predicts {model.quantity.describe()}: validation scores depth alone")
     return ALIGNED_AS[model.quantity.kind]

@@ -1,5 +1,6 @@
 """Weights from files: safe reading, strict loading, and DINOv2 weights for the encoder."""
 
+import hashlib
 import logging
 import math
 import pickle
@@ -136,6 +137,15 @@ def load_strictly(
             "the file is damaged or its training diverged: use another checkpoint"
         )
     module.load_state_dict({names[theirs]: tensor for theirs, tensor in state.items()})
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Returns a hash of the names, types and values of all weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def listed(names: list[str]) -> str:
