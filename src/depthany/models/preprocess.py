@@ -18,13 +18,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 40_000 * 14**2  # 8 million: 2800 x 2800, or a strip of 518 x 15,000
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    multiple: int = PATCH
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-
 def check_image(image: NDArray[np.uint8]) -> None:
     """Raises a `ValueError` unless `image` is an RGB uint8 array [h w 3] of at least one pixel."""
     if not isinstance(image, np.ndarray):

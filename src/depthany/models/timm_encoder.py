@@ -12,14 +12,16 @@ from typing import Any
 import timm
 import torch
 from timm.layers import RotaryEmbeddingDinoV3
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from depthany.models.encoder import Encoder
 from depthany.models.preprocess import Preprocessing
-from depthany.models.timm_layout import inspect_model, residual_blocks, tapped_blocks
+from depthany.models.taps import tapped_blocks
+from depthany.models.timm_layout import inspect_model, residual_blocks
 
 
-class TimmEncoder(nn.Module):
+class TimmEncoder(Encoder):
     """A timm model without its classifier that returns four levels of features.
 
     A vision transformer returns the patch tokens of four blocks, each with the model's final norm applied;
@@ -36,13 +38,6 @@ class TimmEncoder(nn.Module):
         taps: the blocks of a transformer that feed the decoder: "v1" (the last four, the default), "v2"
             (spread over the depth), or four increasing block numbers from 0; blocks after the last of them
             are left out. None for a network of stages.
-
-    Attributes:
-        label: the name of the timm model.
-        widths: channels of the four levels, shallowest first.
-        strides: pixels per cell of the four levels.
-        preprocessing: multiple of the image sides; mean and std that the pretrained weights expect.
-        config: the arguments as plain values; `TimmEncoder(**config)` builds the same encoder.
 
     Raises:
         ValueError: the model is unknown or has no four levels for images of any size, or taps do not fit it.
@@ -64,12 +59,14 @@ class TimmEncoder(nn.Module):
         self.config = {"model": model, "taps": taps}
         self.label, self.widths, self.strides = model, layout.widths, layout.strides
         self.preprocessing = Preprocessing(layout.strides[-1], layout.mean, layout.std)
+        self.dpt_widths = layout.dpt_widths()
         self.layout = layout
         timm_model: Any = timm.create_model(model, pretrained=False, num_classes=0, **layout.arguments)
         if isinstance(getattr(timm_model, "rope", None), RotaryEmbeddingDinoV3):
             timm_model.rope = Rope(timm_model.rope)
         self.indices = layout.prune(timm_model, indices)
         self.timm_model: Any = timm_model
+        self.blocks = residual_blocks(timm_model)
         self._activation_checkpointing = False
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -86,11 +83,6 @@ class TimmEncoder(nn.Module):
         if h % multiple or w % multiple or not h or not w:
             raise ValueError(f"image is ({h}, {w}); each side must be a multiple of {multiple}: resize first")
         return self.layout.levels(self.timm_model, image, self.indices)
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """The transformer or residual blocks in order, which FSDP shards one by one."""
-        return residual_blocks(self.timm_model)
 
     @property
     def activation_checkpointing(self) -> bool:

@@ -10,12 +10,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-Four = tuple[int, int, int, int]
+from depthany.models.encoder import Four
+from depthany.models.taps import tapped_blocks
 
-TAPS = ("v1", "v2")
-DEPTH_24 = (4, 11, 17, 23)  # Depth Anything V2's choice for vitl; other depths are split evenly
 STAGE_STRIDES = (4, 8, 16, 32)  # pixels per cell of the four levels of a network of stages
 STAGES = ("stages", "blocks", "layers")  # what timm's models call the list of their stages or blocks
+DPT_FEATURES = ((256, 32), (512, 64), (768, 128), (1024, 256))  # up to this width of the last level, so many
+WIDEST_DPT_FEATURES = 384
 EXAMPLES = ("vit_small_patch16_dinov3", "convnext_tiny", "resnet50")
 
 
@@ -61,6 +62,20 @@ class Layout:
                 list(indices), prune_norm=not self.is_transformer, prune_head=True
             )
         )
+
+    def dpt_widths(self) -> tuple[int, Four]:
+        """Returns channels of the fusion path and of the four levels of a DPT decoder that suits the widths.
+
+        They are Depth Anything's for the widths of DINOv2. Of a network of stages the levels keep their
+        widths up to 1024.
+        """
+        c1, c2, c3, c4 = (min(width, 1536 if self.is_transformer else 1024) for width in self.widths)
+        features = next((count for widest, count in DPT_FEATURES if c4 <= widest), WIDEST_DPT_FEATURES)
+        if not self.is_transformer or c4 > 1024:
+            return features, (c1, c2, c3, c4)
+        if c4 > 768:
+            return features, (c4 // 4, c4 // 2, c4, c4)
+        return features, (c4 // 8, c4 // 4, c4 // 2, c4)
 
 
 @cache
@@ -126,33 +141,6 @@ def _check_levels(name: str, model: nn.Module, layout: Layout) -> None:
     unused = [weight for weight, tensor in model.named_parameters() if tensor.grad is None]
     if unused:
         raise ValueError(f"{name} has {len(unused)} weights that no level needs: {', '.join(unused[:3])} ...")
-
-
-def tapped_blocks(taps: str | Sequence[int], depth: int, name: str) -> Four:
-    """Returns the numbers, from 0, of the four blocks of a transformer that feed the decoder.
-
-    Args:
-        taps: "v1" (the last four), "v2" (spread over the depth), or four increasing block numbers.
-        depth: blocks of the transformer.
-        name: of the model, for messages.
-
-    Raises:
-        ValueError: the taps are anything else, or there are fewer than four blocks.
-    """
-    if depth < 4:
-        raise ValueError(f"{name} has {depth} blocks; an encoder needs 4 or more")
-    if taps == "v1":
-        return depth - 4, depth - 3, depth - 2, depth - 1
-    if taps == "v2":
-        return DEPTH_24 if depth == 24 else _four(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
-    blocks = [] if isinstance(taps, str) else list(taps)
-    are_numbers = all(isinstance(block, int) and not isinstance(block, bool) for block in blocks)
-    if len(blocks) != 4 or not are_numbers or blocks != sorted(set(blocks) & set(range(depth))):
-        raise ValueError(
-            f"taps={taps!r}: choose from {', '.join(TAPS)}, or list four block numbers in increasing order, "
-            f"for {name} from 0 to {depth - 1}"
-        )
-    return _four(blocks)
 
 
 def residual_blocks(model: Any) -> list[nn.Module]:
