@@ -16,31 +16,32 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from depthany.data.labeled import FolderDepth
-from depthany.evaluation.predictors import ModelPredictor
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary, uncertainty
 from depthany.evaluation.run import score_set
+from depthany.inference.predictor import Predictor
 from depthany.models.fast import prepare_for_inference
 from depthany.models.model import depth_anything
 from depthany.system.device import keep_freed_memory
 
 
-class Timed(nn.Module):
-    """A model that notes how long its forward passes take."""
+class ForwardTimer:
+    """Adds up the time of a model's forward passes, in seconds by the clock and of CPU time."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.seconds, self.cpu = model, 0.0, 0.0
+        self.seconds = self.cpu = 0.0
+        model.register_forward_pre_hook(self._begin)
+        model.register_forward_hook(self._end)
 
-    def forward(self, image: Tensor) -> Tensor:
-        began, cpu = time.perf_counter(), time.thread_time()
-        output = self.model(image)
-        self.seconds += time.perf_counter() - began
-        self.cpu += time.thread_time() - cpu
-        return output
+    def _begin(self, *_: object) -> None:
+        self._began, self._began_cpu = time.perf_counter(), time.thread_time()
+
+    def _end(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._began
+        self.cpu += time.thread_time() - self._began_cpu
 
 
 def write_pairs(root: Path, count: int, height: int, width: int) -> None:
@@ -75,8 +76,8 @@ def main() -> None:
     cv2.setNumThreads(1)
     keep_freed_memory()
     torch.manual_seed(0)
-    timed = Timed(prepare_for_inference(depth_anything(arguments.model)))
-    predictor = ModelPredictor(timed, arguments.input_size, torch.device("cpu"))
+    model = prepare_for_inference(depth_anything(arguments.model))
+    timed, predictor = ForwardTimer(model), Predictor(model, arguments.input_size)
     protocol = Protocol("benchmark", crop="eigen_nyu" if tuple(arguments.size) == (480, 640) else "none")
     with tempfile.TemporaryDirectory() as folder:
         write_pairs(Path(folder), arguments.images, *arguments.size)

@@ -20,10 +20,12 @@ import torch
 
 from depthany.data.pseudo_labels.store import StoreHeader, begin_store, finish_store
 from depthany.data.unlabeled import FolderImages
-from depthany.inference.labeling import Claims, Labeler, Reading, Tally
+from depthany.inference.claims import Claims
+from depthany.inference.labeling import Labeler, Reading
+from depthany.inference.labeling_counts import LabelingCounts
+from depthany.inference.predictor import Predictor
 from depthany.models.fast import prepare_for_inference
 from depthany.models.model import DenseModel, depth_anything
-from depthany.models.preprocess import Preprocessing
 from depthany.system.device import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -66,14 +68,15 @@ def draw_photos(folder: Path, count: int) -> None:
 
 def measure(model: DenseModel, folder: Path, arguments: argparse.Namespace) -> None:
     """Alternate between both."""
-    shape = (arguments.batch, 3, *Preprocessing().input_shape(750, 1000, arguments.size))
+    shape = (arguments.batch, 3, *model.preprocessing.input_shape(750, 1000, arguments.size))
     batch = torch.randint(0, 256, shape, dtype=torch.uint8)
     images, rounds = FolderImages(str(folder / "images")), list[tuple[float, float]]()
 
     def bare() -> None:
         with torch.inference_mode():
             for _ in range(arguments.images // arguments.batch):
-                model(Preprocessing().normalise(batch).to(next(model.parameters()).dtype)).map.float().numpy()
+                image = model.preprocessing.normalise(batch)
+                model(image.to(next(model.parameters()).dtype)).map.float().numpy()
 
     stores = iter(range(10**6))
 
@@ -92,17 +95,19 @@ def measure(model: DenseModel, folder: Path, arguments: argparse.Namespace) -> N
     print(f"median: {statistics.median(walls):.1%}, by CPU time {statistics.median(cpus):.1%}")
 
 
-def label(model: DenseModel, images: FolderImages, store: Path, arguments: argparse.Namespace) -> Tally:
+def label(
+    model: DenseModel, images: FolderImages, store: Path, arguments: argparse.Namespace
+) -> LabelingCounts:
     """A new store of all images, its end included."""
     header = StoreHeader({}, {}, 500, {"photos": {"images": len(images), "identity": images.identity()}})
     begin_store(store, header)
-    reading = Reading(arguments.size, False, 1, "error", 0.05)
+    reading, teacher = Reading(False, 1, "error", 0.05), Predictor(model, arguments.size)
     labeler = Labeler(
-        model, {"photos": images}, reading, False, arguments.batch, arguments.workers, lambda *_: None
+        teacher, {"photos": images}, reading, False, arguments.batch, arguments.workers, lambda *_: None
     )
-    tally = labeler.run(store, Claims(store, header))
-    assert finish_store(store) is not None and tally.labels == len(images)
-    return tally
+    counts = labeler.run(store, Claims(store, header))
+    assert finish_store(store) is not None and counts.labels == len(images)
+    return counts
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:

@@ -27,11 +27,11 @@ import torch
 from PIL import Image
 
 from depthany.display.progress import Bar
-from depthany.inference.outputs import Meaning
-from depthany.inference.photos import predict_stills, still_job
-from depthany.inference.predictor import Predictor
+from depthany.inference.outputs import FORMATS, OutputSettings
+from depthany.inference.photos import PhotoJob, predict_photos
+from depthany.inference.prediction_counts import PredictionCounts
+from depthany.inference.predictor import Predictor, PreparedImage
 from depthany.inference.sources import Source
-from depthany.inference.tally import Tally
 from depthany.models.fast import prepare_for_inference
 from depthany.models.model import depth_anything
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
@@ -68,10 +68,12 @@ def write_photos(folder: Path, count: int, width: int, height: int) -> list[Sour
 
 def bare(predictor: Predictor, sources: Sequence[Source], batch_size: int) -> Cost:
     """The model alone: inputs are prepared before, and nothing is done with what it gives."""
-    groups: dict[torch.Size, list[list[torch.Tensor]]] = {}
+    groups: dict[tuple[torch.Size, ...], list[PreparedImage]] = {}
     for source in sources:
-        inputs = predictor.prepare(np.asarray(Image.open(source.path)))
-        groups.setdefault(inputs[0].shape, []).append(inputs)
+        pixels = np.asarray(Image.open(source.path))
+        inputs = predictor.prepare(pixels, source.name)
+        image = PreparedImage(source.name, inputs, (pixels.shape[0], pixels.shape[1]))
+        groups.setdefault(image.shapes, []).append(image)
 
     def run() -> None:
         for group in groups.values():
@@ -90,15 +92,16 @@ def file_to_file(
     workers: int,
 ) -> Cost:
     """From the first file opened to the last one on the disk."""
-    jobs = [still_job(source, save, out, overwrite=True) for source in sources]
-    tally, meaning = Tally(), Meaning(predictor.max_depth_m)
+    endings = {name: FORMATS[name][0] for name in save}
+    jobs = [PhotoJob(source.path, source.targets(endings, out, overwrite=True)) for source in sources]
+    counts, settings = PredictionCounts(), OutputSettings(predictor.quantity)
 
     def run() -> None:
         with Bar("photos", len(jobs)) as bar:
-            predict_stills(jobs, predictor, meaning, batch_size, workers, bar, tally)
+            predict_photos(jobs, predictor, settings, batch_size, workers, bar, counts)
 
     cost = timed(run, len(jobs))
-    assert len(tally.done) == len(jobs)
+    assert len(counts.done) == len(jobs)
     return cost
 
 

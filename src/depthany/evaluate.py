@@ -1,4 +1,4 @@
-"""Score models and predictions: `python -m depthany.evaluate checkpoint=... protocol=...`."""
+"""Scores models and predictions: `python -m depthany.evaluate checkpoint=... protocol=...`."""
 
 import platform
 import sys
@@ -15,21 +15,22 @@ import depthany
 from depthany.config.entry import plain, require, require_least, run_entry, typed
 from depthany.config.schema import EvaluateSettings
 from depthany.display.progress import bar_of_all
+from depthany.evaluation.console import print_results
 from depthany.evaluation.html import Report
 from depthany.evaluation.predictors import (
     QUANTITIES,
     FolderPredictor,
-    ModelPredictor,
-    Predictor,
+    ScoredPredictor,
     holds_predictions,
-    weights_sha256,
+    space_of,
 )
 from depthany.evaluation.protocol_files import Chosen, choose
 from depthany.evaluation.results import ProtocolResult, write_per_image, write_results
 from depthany.evaluation.run import Scored, UnreadableImage, score_set
-from depthany.evaluation.table import print_results
+from depthany.inference.predictor import Predictor
 from depthany.models.fast import prepare_for_inference
 from depthany.models.files.loading import load_model
+from depthany.models.files.weights import weights_sha256
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
 from depthany.system.distributed import Processes, launched, process_group
 from depthany.system.files import require_writable
@@ -60,30 +61,29 @@ def evaluate(cfg: DictConfig, processes: Processes, device: torch.device) -> int
     cv2.setNumThreads(1)  # images are read in threads of ours; more would take the cores from the model
     keep_freed_memory()
 
-    predictors = build_predictors(cfg, device, dtype)
+    predictors, checkpoints = build_predictors(cfg, device, dtype)
     for one in chosen:
         for predictor in predictors:
-            one.protocol.require_fits(predictor.quantity, predictor.label)
-    sets = [one.open() for one in chosen]  # all of them now: what is wrong with the last is found first
+            one.protocol.require_fits(space_of(predictor), predictor.label)
+    sets = [one.open() for one in chosen]  # all of them before the work begins, to find what is wrong
     if processes.is_main:
-        told = f", {processes.size} processes" if processes.size > 1 else ""
-        print(f"{describe(predictors, chosen, device, dtype)}{told}", flush=True)
-    about = describe_run(cfg, predictors, missing, device, dtype)
+        print(describe(predictors, chosen, device, dtype, processes), flush=True)
+    about = describe_run(cfg, checkpoints, missing, device, dtype)
     return evaluate_all(cfg, predictors, chosen, sets, about, out, processes)
 
 
 def evaluate_all(
     cfg: DictConfig,
-    predictors: Sequence[Predictor],
+    predictors: Sequence[ScoredPredictor],
     chosen: Sequence[Chosen],
     sets: Sequence[Any],
     about: dict[str, Any],
     out: Path,
     processes: Processes,
 ) -> int:
-    """Run the protocols one by one; what is whole is on the disk and on the screen however it ends.
+    """Runs the protocols one by one; writes and prints those that are complete, even if interrupted.
 
-    All processes score, the first one alone makes files and tables of it.
+    All processes score; only the first one writes and prints.
     """
     results: list[ProtocolResult] = []
     report = Report(cfg.pictures)
@@ -113,7 +113,7 @@ def evaluate_all(
 def write_all(
     out: Path, about: dict[str, Any], results: Sequence[ProtocolResult], report: Report | None
 ) -> None:
-    """Write every file and print the tables."""
+    """Writes every file and prints the tables."""
     write_results(out, about, results)
     write_per_image(out, results)
     if report is not None:
@@ -124,30 +124,30 @@ def write_all(
 
 
 def score(
-    cfg: DictConfig, predictors: Sequence[Predictor], one: Chosen, dataset: Any, processes: Processes
+    cfg: DictConfig, predictors: Sequence[ScoredPredictor], one: Chosen, dataset: Any, processes: Processes
 ) -> ProtocolResult:
-    """Every checkpoint under one protocol."""
+    """Scores every checkpoint under one protocol."""
     asked = len(dataset) if cfg.limit is None else min(cfg.limit, len(dataset))
     indices = [k * len(dataset) // asked for k in range(asked)]
     result = ProtocolResult(one.protocol, one.dataset, one.changed, len(dataset), asked)
     for predictor in predictors:
         with bar_of_all(processes, f"{one.protocol.name}, {predictor.label}", asked) as advance:
             scored = score_one(cfg, predictor, one, dataset, indices, advance, processes)
-            advance(0)  # what the others have done since
+            advance(0)  # shows what other processes have done since
         result.scored[predictor.label] = scored
     return result
 
 
 def score_one(
     cfg: DictConfig,
-    predictor: Predictor,
+    predictor: ScoredPredictor,
     one: Chosen,
     dataset: Any,
     indices: Sequence[int],
     tick: Callable[[], object],
     processes: Processes,
 ) -> Scored:
-    """One checkpoint under one protocol."""
+    """Scores one checkpoint under one protocol."""
     try:
         return score_set(
             predictor,
@@ -166,7 +166,7 @@ def score_one(
 
 
 def nothing_scored(result: ProtocolResult) -> list[str]:
-    """Why no checkpoint has a score."""
+    """Returns lines that say why no checkpoint has a score."""
     head = f"protocol {result.protocol.name}: none of {result.asked} images could be scored"
     return [head, *(f"{label}: {note}" for label in result.scored for note in result.notes(label))]
 
@@ -202,37 +202,35 @@ def words(setting: object, key: str) -> list[str]:
     return found
 
 
-def build_predictors(cfg: DictConfig, device: torch.device, dtype: torch.dtype) -> list[Predictor]:
-    """All checkpoints, loaded now: a wrong one is found before hours of work."""
+def build_predictors(
+    cfg: DictConfig, device: torch.device, dtype: torch.dtype
+) -> tuple[list[ScoredPredictor], dict[str, dict[str, Any]]]:
+    """Loads all checkpoints, to find a wrong one before hours of work.
+
+    Returns:
+        The predictors, and what results.json says of each one, by label.
+    """
     paths = words(cfg.checkpoint, "checkpoint")
-    folders = [path for path in paths if holds_predictions(Path(path))]
-    quantities = _quantities(cfg, folders)
-    predictors: list[Predictor] = []
+    quantities = _quantities(cfg, [path for path in paths if holds_predictions(Path(path))])
+    predictors: list[ScoredPredictor] = []
+    about: dict[str, dict[str, Any]] = {}
     for path, label in zip(paths, labels_of(paths), strict=True):
-        if path in folders:
-            about = {"source": path, "quantity": quantities[path]}
+        if path in quantities:
             predictors.append(
-                FolderPredictor(Path(path), quantities[path], cfg.stored_per_unit, label, about)
+                FolderPredictor(Path(path), QUANTITIES[quantities[path]], cfg.stored_per_unit, label)
             )
+            more = {}
         else:
-            predictors.append(build_model_predictor(cfg, path, label, device, dtype))
-    return predictors
-
-
-def build_model_predictor(
-    cfg: DictConfig, path: str, label: str, device: torch.device, dtype: torch.dtype
-) -> ModelPredictor:
-    """A model, ready; its quantity is its own: metres if it has a largest depth, else disparity."""
-    model = load_model(path, device, cfg.taps, cfg.max_depth)
-    quantity = "disparity" if model.quantity.larger_is_nearer else "depth"
-    about = {"source": path, "quantity": quantity, "model": model.config}
-    about["weights_sha256"] = weights_sha256(model)
-    model = prepare_for_inference(model, dtype)
-    return ModelPredictor(model, model.input_size, device, quantity, None, label, about)
+            model = load_model(path, device, cfg.taps, cfg.max_depth)
+            more = {"model": model.config, "weights_sha256": weights_sha256(model)}
+            model = prepare_for_inference(model, dtype)  # changes the weights
+            predictors.append(Predictor(model, model.input_size, label=label))
+        about[label] = {"source": path, "quantity": space_of(predictors[-1]), **more}
+    return predictors, about
 
 
 def _quantities(cfg: DictConfig, folders: Sequence[str]) -> dict[str, str]:
-    """What each folder of predictions holds, as the user says."""
+    """Returns the quantity in each folder of predictions, which the user must state."""
     given = words(cfg.quantity, "quantity") if cfg.quantity is not None else []
     if not folders:
         if given:
@@ -252,7 +250,7 @@ def _quantities(cfg: DictConfig, folders: Sequence[str]) -> dict[str, str]:
 
 
 def labels_of(paths: Sequence[str]) -> list[str]:
-    """Last parts of the paths, as many as make them differ."""
+    """Returns the last parts of the paths, as many as make them differ."""
     parts = [Path(path).parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         labels = ["/".join(each[-length:]) for each in parts]
@@ -262,23 +260,28 @@ def labels_of(paths: Sequence[str]) -> list[str]:
 
 
 def describe(
-    predictors: Sequence[Predictor], chosen: Sequence[Chosen], device: torch.device, dtype: torch.dtype
+    predictors: Sequence[ScoredPredictor],
+    chosen: Sequence[Chosen],
+    device: torch.device,
+    dtype: torch.dtype,
+    processes: Processes,
 ) -> str:
-    """One line on what is about to happen."""
-    models = ", ".join(f"{each.label} ({each.quantity})" for each in predictors)
+    """Returns one line about the work that begins."""
+    models = ", ".join(f"{each.label} ({space_of(each)})" for each in predictors)
     number_format = str(dtype).removeprefix("torch.")
     count = f"{len(chosen)} protocol{'s' if len(chosen) > 1 else ''}"
-    return f"{models} under {count}, {device.type} in {number_format}"
+    by = f", {processes.size} processes" if processes.size > 1 else ""
+    return f"{models} under {count}, {device.type} in {number_format}{by}"
 
 
 def describe_run(
     cfg: DictConfig,
-    predictors: Sequence[Predictor],
+    checkpoints: dict[str, dict[str, Any]],
     missing: dict[str, str],
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """What results.json says besides results."""
+    """Returns what results.json says besides the results."""
     return {
         "versions": {
             "depthany": depthany.__version__,
@@ -290,7 +293,7 @@ def describe_run(
         "device": device.type,
         "precision": str(dtype).removeprefix("torch."),
         "command": plain(cfg),
-        "checkpoints": {each.label: each.about for each in predictors},
+        "checkpoints": checkpoints,
         "not_run": missing,
     }
 

@@ -12,18 +12,13 @@ from depthany.config.entry import require, require_least, run_entry, typed
 from depthany.config.schema import PredictSettings
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.display.progress import Bar
-from depthany.inference.outputs import FORMATS, Meaning, check_formats
-from depthany.inference.photos import predict_stills, still_job
+from depthany.inference.outputs import FORMATS, OutputSettings, check_formats
+from depthany.inference.photos import PhotoJob, predict_photos
+from depthany.inference.prediction_counts import PredictionCounts
 from depthany.inference.predictor import Predictor
 from depthany.inference.sources import Source, find_sources
-from depthany.inference.tally import Tally
-from depthany.inference.video_in import UnreadableVideo, look_at
-from depthany.inference.video_out import (
-    VIDEO_FORMATS,
-    VIDEO_SCALES,
-    predict_video,
-    video_targets,
-)
+from depthany.inference.video_in import UnreadableVideo, probe_video
+from depthany.inference.video_out import VIDEO_ENDINGS, VIDEO_SCALES, predict_video
 from depthany.models.fast import prepare_for_inference
 from depthany.models.model import DenseModel
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
@@ -31,7 +26,7 @@ from depthany.system.files import require_writable
 
 
 def run(cfg: DictConfig) -> int:
-    """Predict everything that `cfg.images` names; the exit code."""
+    """Predicts everything that `cfg.images` names; returns the exit code."""
     cfg = check(cfg)
     out, save = Path(cfg.out), formats(cfg.save)
     sources = find_sources(cfg.images, out)
@@ -45,48 +40,59 @@ def run(cfg: DictConfig) -> int:
     keep_freed_memory()
 
     model = prepare_for_inference(load_model(cfg.checkpoint, device, cfg.taps, cfg.max_depth), dtype)
-    predictor, meaning = build_predictor(cfg, model), build_meaning(cfg, model)
-    check_formats(save, meaning)
+    predictor, settings = build_predictor(cfg, model), build_settings(cfg, model)
+    check_formats(save, settings)
     print(describe(cfg, predictor, len(sources), device), flush=True)
-    tally = Tally()
+    counts = PredictionCounts()
     try:
-        do_stills([source for source in sources if not source.is_video], predictor, meaning, cfg, tally)
+        run_photos([source for source in sources if not source.is_video], predictor, settings, cfg, counts)
         for source in sources:
             if source.is_video:
-                do_video(source, predictor, meaning, cfg, tally)
-    finally:  # interrupted, too
-        tally.report(out)
-    return 1 if tally.unreadable else 0
+                run_video(source, predictor, settings, cfg, counts)
+    finally:  # also when interrupted
+        counts.report(out)
+    return 1 if counts.unreadable else 0
 
 
-def do_stills(
-    sources: list[Source], predictor: Predictor, meaning: Meaning, cfg: DictConfig, tally: Tally
+def run_photos(
+    sources: list[Source],
+    predictor: Predictor,
+    settings: OutputSettings,
+    cfg: DictConfig,
+    counts: PredictionCounts,
 ) -> None:
-    """Predict the photos that are not there already."""
-    save, out = formats(cfg.save), Path(cfg.out)
-    jobs = [still_job(source, save, out, cfg.overwrite) for source in sources]
+    """Predicts the photos whose results do not exist yet."""
+    endings = {name: FORMATS[name][0] for name in formats(cfg.save)}
+    jobs = [PhotoJob(each.path, each.targets(endings, Path(cfg.out), cfg.overwrite)) for each in sources]
     wanted = [job for job in jobs if job.targets]
-    tally.skipped += [job.source.path for job in jobs if not job.targets]
+    counts.existing += [job.path for job in jobs if not job.targets]
     if wanted:
         with Bar("photos", len(wanted)) as bar:
-            predict_stills(wanted, predictor, meaning, cfg.batch_size, cfg.workers, bar, tally)
+            predict_photos(wanted, predictor, settings, cfg.batch_size, cfg.workers, bar, counts)
 
 
-def do_video(source: Source, predictor: Predictor, meaning: Meaning, cfg: DictConfig, tally: Tally) -> None:
-    """Predict a video, if it is not there already."""
-    targets = video_targets(source, formats(cfg.save), Path(cfg.out), cfg.overwrite)
+def run_video(
+    source: Source,
+    predictor: Predictor,
+    settings: OutputSettings,
+    cfg: DictConfig,
+    counts: PredictionCounts,
+) -> None:
+    """Predicts a video, unless its results exist."""
+    endings = {name: VIDEO_ENDINGS[name] for name in formats(cfg.save)}
+    targets = source.targets(endings, Path(cfg.out), cfg.overwrite)
     if not targets:
-        tally.skipped.append(source.path)
+        counts.existing.append(source.path)
         return
     try:
-        clip = look_at(source.path)
+        clip = probe_video(source.path)
         passes = 2 if cfg.video_scale == "clip" else 1
         with Bar(f"frames of {source.path.name}", clip.frames and passes * clip.frames) as bar:
-            predict_video(clip, targets, predictor, meaning, cfg.batch_size, cfg.video_scale, bar)
+            predict_video(clip, targets, predictor, settings, cfg.batch_size, cfg.video_scale, bar)
     except UnreadableVideo as error:
-        tally.unreadable.append(str(error))
+        counts.unreadable.append(str(error))
     else:
-        tally.done.append(source.path)
+        counts.done.append(source.path)
 
 
 def check(cfg: DictConfig) -> DictConfig:
@@ -117,7 +123,7 @@ def check(cfg: DictConfig) -> DictConfig:
 
 
 def formats(save: object) -> tuple[str, ...]:
-    """The formats that are asked for, each once, of `color,npy` or a list."""
+    """Returns the formats in `color,npy` or in a list, without repetitions."""
     words = save.split(",") if isinstance(save, str) else save if isinstance(save, ListConfig) else []
     names = tuple(dict.fromkeys(str(word).strip() for word in words))
     for name in names:
@@ -129,30 +135,30 @@ def formats(save: object) -> tuple[str, ...]:
 
 
 def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
-    """Refuse formats that a video cannot become."""
-    others = [name for name in save if name not in VIDEO_FORMATS]
+    """Raises a `ValueError` if there is a video, and a format that a video cannot be saved in."""
+    others = [name for name in save if name not in VIDEO_ENDINGS]
     videos = [source for source in sources if source.is_video]
     if others and videos:
         raise ValueError(
-            f"save={','.join(others)}: of a video only {' and '.join(VIDEO_FORMATS)} can be saved, and "
+            f"save={','.join(others)}: of a video only {' and '.join(VIDEO_ENDINGS)} can be saved, and "
             f"{videos[0].path} is one"
         )
 
 
 def build_predictor(cfg: DictConfig, model: DenseModel) -> Predictor:
-    """The model with its input size and views."""
+    """Returns the model with its input size and views."""
     size = model.input_size if cfg.input_size is None else cfg.input_size
     return Predictor(model, size, tuple(cfg.scales), cfg.flip)
 
 
-def build_meaning(cfg: DictConfig, model: DenseModel) -> Meaning:
-    """What the model's numbers mean, and how they are to be shown."""
+def build_settings(cfg: DictConfig, model: DenseModel) -> OutputSettings:
+    """Returns what the model's values are and how they are shown."""
     range_m = None if cfg.near_m is None else (cfg.near_m, cfg.far_m)
-    return Meaning(model.quantity.max_depth_m, cfg.colormap, range_m, cfg.focal_px, cfg.fov_deg)
+    return OutputSettings(model.quantity, cfg.colormap, range_m, cfg.focal_px, cfg.fov_deg)
 
 
 def describe(cfg: DictConfig, predictor: Predictor, count: int, device: torch.device) -> str:
-    """One line on what is about to happen."""
+    """Returns one line about the work that begins."""
     model = predictor.model
     number_format = str(next(model.parameters()).dtype).removeprefix("torch.")
     files = f"{count} {'file' if count == 1 else 'files'}"

@@ -1,4 +1,4 @@
-"""Label unlabeled images once for any number of students: `python -m depthany.pseudo_label teacher=...`."""
+"""Labels unlabeled images once for any number of students: `python -m depthany.pseudo_label teacher=...`."""
 
 import math
 import sys
@@ -30,9 +30,12 @@ from depthany.data.pseudo_labels.store import (
 )
 from depthany.data.pseudo_labels.verify import verify_shards
 from depthany.display.progress import Bar, bar_of_all
-from depthany.evaluation.predictors import weights_sha256
-from depthany.inference.labeling import RESOLUTIONS, Claims, Labeler, Reading, Tally
+from depthany.inference.claims import Claims
+from depthany.inference.labeling import RESOLUTIONS, Labeler, Reading
+from depthany.inference.labeling_counts import LabelingCounts
+from depthany.inference.predictor import Predictor
 from depthany.models.fast import prepare_for_inference
+from depthany.models.files.weights import weights_sha256
 from depthany.models.model import DenseModel
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
 from depthany.system.distributed import Processes, launched, process_group
@@ -40,7 +43,7 @@ from depthany.system.files import require_writable
 from depthany.training import build
 
 SHEET = "contact.jpg"
-_PROJECT_AFTER_S = 20.0  # a first projection; others follow when twice as much was done
+_PROJECT_AFTER_S = 20.0  # until the first projection; the next ones follow after twice the time
 
 
 def main() -> None:
@@ -84,7 +87,7 @@ def check(cfg: DictConfig) -> DictConfig:
 
 
 def label(cfg: DictConfig, processes: Processes, device: torch.device) -> int:
-    """Label every image that has no label yet and that no other worker has in hand."""
+    """Labels every image that has no label yet and that no other worker labels; returns the exit code."""
     out = Path(cfg.out)
     if processes.is_main:
         require_writable(out)
@@ -101,56 +104,51 @@ def label(cfg: DictConfig, processes: Processes, device: torch.device) -> int:
     images = sum(len(each) for each in sets.values())
     wanted = sum(shard.last - shard.first for shard in claims.open)
     if processes.is_main:
-        told = f", {processes.size} processes" if processes.size > 1 else ""
-        print(f"{describe(teacher, size, images, images - wanted, device, dtype)}{told}", flush=True)
+        print(describe(teacher, size, images, images - wanted, device, dtype, processes), flush=True)
 
     with bar_of_all(processes, "images", wanted) as advance:
         reading = Reading(
-            size,
-            cfg.data.convert_images,
-            cfg.data.min_side,
-            cfg.data.unreadable,
-            cfg.data.max_unreadable_share,
+            cfg.data.convert_images, cfg.data.min_side, cfg.data.unreadable, cfg.data.max_unreadable_share
         )
         labeler = Labeler(
-            prepare_for_inference(teacher, dtype),
+            Predictor(prepare_for_inference(teacher, dtype), size, label="the teacher"),
             sets,
             reading,
             cfg.resolution == "half",
             cfg.batch_size,
             cfg.workers,
-            Telling(advance, processes.is_main),
+            LabelingProgress(advance, processes.is_main),
         )
-        tally = labeler.run(out, claims)
-        processes.wait_however_long("labels")  # for the last shards of others
+        counts = labeler.run(out, claims)
+        processes.wait_however_long("labels")  # for the last shards of other processes
         advance(0)
-    return finish(out, tally, processes)
+    return finish(out, counts, processes)
 
 
 def begin(out: Path, header: StoreHeader, processes: Processes) -> Claims:
-    """Begin the store, or make sure that it is the same one; gives the shards that are still to be done."""
+    """Begins the store, or checks that it is the same one; returns the shards that are not done."""
     if processes.is_main:
-        with FileLock(out / ".lock"):  # workers that start at once would write one partial file
+        with FileLock(out / ".lock"):  # or workers that start together would write the same partial file
             begin_store(out, header)
     processes.wait()
     begin_store(out, header)
     claims = Claims(out, header)
-    processes.wait()  # before the first shard of another is done, so that all count the same
+    processes.wait()  # until all have counted the open shards, and none has written one
     return claims
 
 
-def finish(out: Path, tally: Tally, processes: Processes) -> int:
-    """Complete the store and tell what all have done; the exit code."""
-    tallies = processes.gather(tally.counts())
+def finish(out: Path, counts: LabelingCounts, processes: Processes) -> int:
+    """Completes the store and prints what all processes have done; returns the exit code."""
+    of_all = processes.gather(counts.summable())
     if not processes.is_main:
         return 0
     with FileLock(out / ".lock"):
         manifest = finish_store(out)
-    return report(out, tally.of_all(tallies), manifest)
+    return report(out, counts.total(of_all), manifest)
 
 
 def open_sets(cfg: DictConfig) -> dict[str, Any]:
-    """The unlabeled sets that have a root, by name."""
+    """Returns the unlabeled sets that have a root, by name."""
     sets = build.build_sets(cfg.data.unlabeled, "data.unlabeled")
     if not sets:
         keys = " ".join(f"data.unlabeled.{name}.root=..." for name in cfg.data.unlabeled)
@@ -161,7 +159,7 @@ def open_sets(cfg: DictConfig) -> dict[str, Any]:
 def build_header(
     cfg: DictConfig, teacher: DenseModel, size: int, dtype: torch.dtype, sets: dict[str, Any]
 ) -> StoreHeader:
-    """All that the labels depend on."""
+    """Returns everything that the labels depend on."""
     preprocessing = {
         "input_size": size,
         "resize": RESIZE,
@@ -176,45 +174,57 @@ def build_header(
 
 
 def describe(
-    teacher: DenseModel, size: int, images: int, done: int, device: torch.device, dtype: torch.dtype
+    teacher: DenseModel,
+    size: int,
+    images: int,
+    done: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    processes: Processes,
 ) -> str:
-    """One line on what is about to happen."""
+    """Returns one line about the work that begins."""
     number_format = str(dtype).removeprefix("torch.")
     before = f" ({done} of them are in shards that are done)" if done else ""
+    by = f", {processes.size} processes" if processes.size > 1 else ""
     return (
         f"{teacher.encoder.label} labels {images} images{before} at input_size={size}, {device.type} in "
-        f"{number_format}"
+        f"{number_format}{by}"
     )
 
 
-class Telling:
-    """Moves the bar, and now and then says what the work would be for the paper's 62 million images.
+class LabelingProgress:
+    """Moves the bar; prints now and then how long the paper's 62 million images would take.
 
     Args:
-        projects: whether this process says so; it does of its own rate.
+        advance: moves the bar by a number of images.
+        projects: whether this process prints; the projection is of its own rate.
     """
 
     def __init__(self, advance: Callable[[int], object], projects: bool) -> None:
         self.advance, self.next_s = advance, _PROJECT_AFTER_S if projects else math.inf
 
-    def __call__(self, images: int, tally: Tally) -> None:
-        """So many more images are done."""
+    def __call__(self, images: int, counts: LabelingCounts) -> None:
+        """Notes that `images` more images are done."""
         self.advance(images)
-        if time.monotonic() - tally.began > self.next_s:
+        if time.monotonic() - counts.began > self.next_s:
             self.next_s *= 2
-            print(tally.projection(), flush=True)
+            print(counts.projection(), flush=True)
 
 
-def report(out: Path, tally: Tally, manifest: dict[str, Any] | None) -> int:
-    """Print what was done; the exit code."""
-    if tally.labels:
-        seconds = time.monotonic() - tally.began
+def report(out: Path, counts: LabelingCounts, manifest: dict[str, Any] | None) -> int:
+    """Prints what was done; returns the exit code.
+
+    Args:
+        manifest: of the complete store; None if other workers still label.
+    """
+    if counts.labels:
+        seconds = time.monotonic() - counts.began
         print(
-            f"{tally.labels} labels in {seconds:.1f} s, {tally.rate():.1f}/s, "
-            f"{tally.bytes_per_label() / 1e3:.0f} kB each; "
-            f"the teacher was at work {tally.teacher_s / seconds / tally.workers:.0%} of the time"
+            f"{counts.labels} labels in {seconds:.1f} s, {counts.rate():.1f}/s, "
+            f"{counts.bytes_per_label() / 1e3:.0f} kB each; "
+            f"the teacher was at work {counts.teacher_s / seconds / counts.workers:.0%} of the time"
         )
-        print(tally.projection())
+        print(counts.projection())
     if manifest is None:
         print(f"{out}: other workers have shards in hand; the last of them completes the store")
         return 0
@@ -228,7 +238,7 @@ def report(out: Path, tally: Tally, manifest: dict[str, Any] | None) -> int:
 
 
 def verify(store: Path) -> int:
-    """Check every byte and count of a store; 0 where all is well, 1 where something is wrong."""
+    """Checks every byte and count of a store; returns 0 if all is well, 1 if something is wrong."""
     header, _ = read_manifest(store)
     problems, labels, wrong = 0, 0, 0
     with Bar("shards", len(header.shards())) as bar:
@@ -243,7 +253,7 @@ def verify(store: Path) -> int:
     if problems:
         print(
             f"{store}: {problems} problems in {wrong} of {shards} shards; delete the .json of a "
-            "damaged shard and label again with the settings of the store: it is made anew"
+            "damaged shard and label again with the settings of the store: it is written anew"
         )
         return 1
     print(f"{store}: all is well, {labels} labels of {images} images in {shards} shards")
@@ -251,9 +261,9 @@ def verify(store: Path) -> int:
 
 
 def inspect(store: Path, cfg: DictConfig) -> int:
-    """Write a picture of images and their labels."""
+    """Writes a picture of images and their labels; returns the exit code."""
     header, _ = read_manifest(store)
-    sets = {name: each for name, each in open_sets(cfg).items() if name in header.sets}
+    sets = {name: images for name, images in open_sets(cfg).items() if name in header.sets}
     found = describe_sets(sets)
     if changed := differences({name: header.sets[name] for name in sets}, found, "labeled", "now"):
         raise ValueError(f"{store} has labels of other images than data=... names: {'; '.join(changed)}")

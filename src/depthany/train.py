@@ -18,6 +18,7 @@ from depthany.config.entry import run_entry
 from depthany.data.left_out import summary
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
+from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel, save_model
 from depthany.system.device import choose_amp, choose_device, keep_freed_memory
 from depthany.system.distributed import Processes, launched, process_group
@@ -70,10 +71,6 @@ def run_stage(settings: TrainSettings, device: torch.device, processes: Processe
     sampler = build.build_sampler(settings, dataset, processes)
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
 
-    def score(model: DenseModel) -> SetScores:
-        size, convert = settings.crop_size, settings.data.convert_images
-        return evaluate(model, val_sets, size, device, amp, convert_images=convert, processes=processes)
-
     with runs.locked(run_dir) if processes.is_main else nullcontext():
         saved = saved_settings(settings, sampler)
         prepare_run_dir(run_dir, saved, settings.overwrite, processes)
@@ -88,6 +85,23 @@ def run_stage(settings: TrainSettings, device: torch.device, processes: Processe
         pin, timeout_s = device.type == "cuda", settings.data.read_timeout or None
         batches = read_batches(dataset, sampler, settings.workers, pin, count, timeout_s)
         compiled = torch.compile(state.model) if settings.compile else None
+
+        metrics = tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary)))
+
+        def score(model: DenseModel) -> SetScores:
+            size, convert = settings.crop_size, settings.data.convert_images
+            return evaluate(
+                model,
+                val_sets,
+                size,
+                device,
+                amp,
+                convert_images=convert,
+                processes=processes,
+                metrics=metrics,
+                say=tracker.say,
+            )
+
         try:
             with open_writer(settings, state, tracker, processes) as writer:
                 training = Run(state, batches, score, loop, tracker, writer, device, amp, compiled, processes)

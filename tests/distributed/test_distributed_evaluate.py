@@ -1,4 +1,4 @@
-"""Evaluation by processes that torchrun starts: the files of one process, to the byte."""
+"""Evaluation under torchrun writes the files of one process, byte for byte."""
 
 import json
 import sys
@@ -64,16 +64,16 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
 
 
 def alone(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> int:
-    """The entry in this process."""
+    """Runs the command in this process; returns the exit code."""
     monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
     return run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
 
 
 def note_reads(folder: Path) -> str:
-    """Code: a process writes down which images it reads."""
+    """Code in which a process notes the images that it reads."""
     return f"""
 import os
-from depthany.scoring import loop, tiles  # the pictures of the report read as before
+from depthany.evaluation import run as loop, tiles  # imported first: its own reading is not noted
 read_one = loop.read_one
 def noting(predictor, dataset, protocol, index, *rest):
     with open({str(folder)!r} + "/read_by_" + os.environ["RANK"], "a") as file:
@@ -107,7 +107,7 @@ def test_two_ranks_write_the_files_of_one(
 
 
 def note_end(path: Path) -> str:
-    """Code: the second process writes down when it ends."""
+    """Code in which the second process notes when it ends."""
     return f"""
 import atexit, os, time
 if os.environ["RANK"] == "1":
@@ -124,7 +124,7 @@ def test_unreadable_image_ends_both_ranks_in_seconds(
     assert time.time() - float((tmp_path / "end").read_text()) < 15
     assert failed.code != 0
     assert failed.err.count("error: ") == failed.err.count("05.png: not an image") == 1, failed.err
-    assert "depthany/evaluate.py" not in failed.err  # no traceback of ours; torchrun has one of its own
+    assert "depthany/evaluate.py" not in failed.err  # no traceback of the command; torchrun prints its own
     assert not (tmp_path / "out/results.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""Labeling by processes that torchrun starts: the store of one process, to the byte."""
+"""Labeling under torchrun writes the store of one process, byte for byte."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from depthany.pseudo_label import run
 
 
 def settings(world, teacher: Path, out: Path, *more: str) -> list[str]:
-    """An image to a shard."""
+    """Settings for shards of one image."""
     return [
         f"teacher={teacher}",
         f"out={out}",
@@ -33,13 +33,13 @@ def settings(world, teacher: Path, out: Path, *more: str) -> list[str]:
 
 
 def alone(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> int:
-    """The entry in this process."""
+    """Runs the command in this process; returns the exit code."""
     monkeypatch.setattr(sys, "argv", ["pseudo_label", *arguments])
     return run_entry("pseudo_label", run)
 
 
 def content(store: Path) -> dict[str, bytes]:
-    """All files of a store, by name."""
+    """Returns all files of a store, by name."""
     paths = [path for path in store.rglob("*") if path.is_file()]
     return {str(path.relative_to(store)): path.read_bytes() for path in paths}
 
@@ -54,7 +54,7 @@ def many(own_world):
 
 
 def note_shards(folder: Path) -> str:
-    """Code: a process writes down its shards; with the first in hand it waits until the other has one."""
+    """Code in which a process notes its shards; with its first shard it waits until the other one has one."""
     return f"""
 import os, time
 from pathlib import Path

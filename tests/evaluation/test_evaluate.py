@@ -1,4 +1,4 @@
-"""The entry: what it writes, which protocols run, and the one line that bad input ends in."""
+"""`python -m depthany.evaluate`: its files, its protocols, and one line for bad input."""
 
 import base64
 import csv
@@ -58,7 +58,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
 def start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Callable]:
-    """`python -m depthany.evaluate` in this process, with results in tmp_path/out: code, stdout, stderr."""
+    """Runs the command in this process, into tmp_path/out; returns exit code, stdout and stderr."""
 
     def evaluate(*words: object) -> tuple[int, str, str]:
         arguments = [f"out={tmp_path / 'out'}", *QUICK, *map(str, words)]
@@ -74,7 +74,7 @@ def results(tmp_path: Path) -> dict:
     return json.loads((tmp_path / "out" / "results.json").read_text())
 
 
-def test_two_checkpoints_give_a_table_results_csv_and_a_page_that_needs_no_network(
+def test_two_checkpoints_get_table_files_and_report(
     runs: Path, garden: Path, start: Callable, tmp_path: Path
 ) -> None:
     code, out, err = start(
@@ -108,20 +108,18 @@ def test_two_checkpoints_give_a_table_results_csv_and_a_page_that_needs_no_netwo
     assert base64.b64decode(first[1]).startswith(b"\xff\xd8")
 
 
-def test_the_entry_and_the_validation_of_training_give_the_same_numbers(
-    runs: Path, garden: Path, start: Callable, tmp_path: Path
-) -> None:
+def test_command_and_validation_agree(runs: Path, garden: Path, start: Callable, tmp_path: Path) -> None:
     code, _, err = start(f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0")
     assert code == 0, err
     sets = {"garden": FolderDepth(str(garden))}
     expected = evaluate(load_model(runs / "a"), sets, 28, torch.device("cpu"))["garden"]
     found = results(tmp_path)["protocols"]["folder"]["scores"]["a"]
     assert found["images"] == expected["images"]
-    for name in ("abs_rel", "delta1"):  # the entry folds layers together, which rounds in another way
+    for name in ("abs_rel", "delta1"):  # the command folds layers together, which changes the rounding
         assert found["mean"][name] == pytest.approx(expected[name], rel=1e-4)
 
 
-def test_four_lines_of_yaml_are_a_protocol_of_an_own_folder(
+def test_own_protocol_needs_four_lines_of_yaml(
     runs: Path, garden: Path, start: Callable, tmp_path: Path
 ) -> None:
     own = tmp_path / "garden.yaml"
@@ -135,9 +133,7 @@ def test_four_lines_of_yaml_are_a_protocol_of_an_own_folder(
     assert not (tmp_path / "out" / "report.html").exists()
 
 
-def test_an_exact_prediction_in_files_scores_zero_and_what_is_missing_is_named(
-    garden: Path, start: Callable, tmp_path: Path
-) -> None:
+def test_exact_prediction_files_score_zero(garden: Path, start: Callable, tmp_path: Path) -> None:
     for i in range(5):
         depth_m = np.asarray(Image.open(garden / "depth" / f"{i}.png")) / 1000
         (tmp_path / "exact").mkdir(exist_ok=True)
@@ -155,7 +151,7 @@ def test_an_exact_prediction_in_files_scores_zero_and_what_is_missing_is_named(
     assert "say what they are, quantity=disparity" in err
 
 
-def test_a_limit_is_marked_as_partial_and_a_change_as_changed(
+def test_limit_is_partial_and_override_is_changed(
     runs: Path, garden: Path, start: Callable, tmp_path: Path
 ) -> None:
     words = [f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0"]
@@ -168,7 +164,7 @@ def test_a_limit_is_marked_as_partial_and_a_change_as_changed(
     assert found["changed_by_the_user"] == {"align": "median"}
 
 
-def test_all_runs_what_is_there_and_lists_what_is_missing_and_why(
+def test_protocol_all_lists_missing_data(
     runs: Path, garden: Path, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where there is no data/sample
@@ -179,9 +175,7 @@ def test_all_runs_what_is_there_and_lists_what_is_missing_and_why(
     assert set(results(tmp_path)["not_run"]) == set(protocol_names()) - {"folder"}
 
 
-def test_the_protocols_of_the_sample_find_their_fifty_images(
-    runs: Path, start: Callable, tmp_path: Path
-) -> None:
+def test_sample_protocols_find_fifty_images(runs: Path, start: Callable, tmp_path: Path) -> None:
     code, _, err = start(f"checkpoint={runs}/a", "protocol=sample_*", "pictures=0", "limit=1")
     assert code == 0, err
     found = results(tmp_path)["protocols"]
@@ -189,7 +183,7 @@ def test_the_protocols_of_the_sample_find_their_fifty_images(
     assert all(each["images_in_set"] == 50 for each in found.values())
 
 
-def test_a_metric_model_is_scored_in_metres_where_nothing_is_aligned_and_a_relative_one_refused(
+def test_only_metric_models_are_scored_without_alignment(
     runs: Path, garden: Path, start: Callable, tmp_path: Path
 ) -> None:
     words = ["protocol=folder", f"roots.mine={garden}", "override.align=none", "pictures=0"]
@@ -239,7 +233,7 @@ def break_image(garden: Path) -> list[str]:
         (break_nan, r"depth/2\.npy: no valid pixel"),
         (break_size, r"depth/2\.png: depth is 20x20, its image .*2\.png is 40x30"),
         (break_image, r"images/2\.png: not an image.*skip_unreadable=true"),
-        (lambda _: ["override.count=7"], r"folder is of 7 images, and .*garden gives 6: .*override\.count=6"),
+        (lambda _: ["override.count=7"], r"folder has 7 images, and .*garden has 6: .*override\.count=6"),
         (
             lambda _: ["protocol=nyu"],
             "unknown protocol 'nyu'; choose from all, .*folder, .*sample_test_rooms",
@@ -247,7 +241,10 @@ def break_image(garden: Path) -> list[str]:
         (lambda _: ["protocol=mine.yaml"], r"protocol=mine\.yaml: no such file"),
         (lambda _: ["roots.mine=null"], r"protocol folder: its data is not there: pass roots\.mine="),
         (lambda _: ["override.align=magic"], "unknown align 'magic'; choose from least_squares"),
-        (lambda _: ["override.crop=eigen_nyu"], "crop eigen_nyu is of 640x480 maps, this one is 40x30"),
+        (
+            lambda _: ["override.crop=eigen_nyu"],
+            "crop=eigen_nyu is defined for maps of 640x480, this one is 40x30",
+        ),
         (lambda _: ["checkpoint=nowhere"], "nowhere does not exist"),
         (lambda _: ["quantity=disparity"], "no checkpoint is one"),
         (lambda _: ["batch_size=0"], "batch_size=0: expected 1 or more"),
@@ -255,7 +252,7 @@ def break_image(garden: Path) -> list[str]:
         (lambda _: ["roots.mien=x", "x=1"], "unknown setting 'roots.mien'; did you mean roots.mine?"),
     ],
 )
-def test_bad_input_ends_in_one_line_that_says_what_to_do(
+def test_bad_input_ends_in_one_line(
     runs: Path, garden: Path, start: Callable, damage: Callable, message: str
 ) -> None:
     words = [f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0"]
@@ -266,7 +263,7 @@ def test_bad_input_ends_in_one_line_that_says_what_to_do(
     assert re.search(message, err), err
 
 
-def test_an_own_protocol_with_a_misspelt_setting_is_refused_by_its_name(
+def test_misspelt_setting_in_own_protocol_is_refused(
     runs: Path, garden: Path, start: Callable, tmp_path: Path
 ) -> None:
     own = tmp_path / "mine.yaml"
@@ -277,7 +274,7 @@ def test_an_own_protocol_with_a_misspelt_setting_is_refused_by_its_name(
     assert "mine.yaml" in err
 
 
-def test_unreadable_images_are_skipped_and_counted_on_demand(
+def test_unreadable_images_are_skipped_on_demand(
     runs: Path, garden: Path, start: Callable, tmp_path: Path
 ) -> None:
     break_image(garden)
@@ -292,20 +289,19 @@ def test_unreadable_images_are_skipped_and_counted_on_demand(
     assert "2 unreadable, left out" in out
 
 
-def test_ctrl_c_leaves_the_protocols_that_were_done(
+def test_ctrl_c_keeps_the_complete_protocols(
     runs: Path, garden: Path, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "second.yaml"
     own.write_text(f"dataset: {{root: {garden}}}\n")
-    calls, predict = [], loop.predict
+    predict = loop.predict_at_truth
 
-    def interrupted(predictor, batch, protocol):  # the signal arrives while the second protocol is scored
-        calls.append(protocol.name)
+    def interrupted(predictor, images, protocol):  # the signal arrives while the second protocol is scored
         if protocol.name == "second":
             raise KeyboardInterrupt
-        return predict(predictor, batch, protocol)
+        return predict(predictor, images, protocol)
 
-    monkeypatch.setattr(loop, "predict", interrupted)
+    monkeypatch.setattr(loop, "predict_at_truth", interrupted)
     words = [f"checkpoint={runs}/a", f"protocol=folder,{own}", f"roots.mine={garden}", "pictures=0"]
     code, out, _ = start(*words)
     assert code == 130
@@ -315,7 +311,7 @@ def test_ctrl_c_leaves_the_protocols_that_were_done(
     assert list(found["protocols"]) == ["folder"]
 
 
-def test_checkpoints_are_called_by_as_much_of_their_paths_as_tells_them_apart() -> None:
+def test_labels_are_the_shortest_distinct_path_ends() -> None:
     assert labels_of(["outputs/teacher", "outputs/student"]) == ["teacher", "student"]
     assert labels_of(["one/student", "two/student"]) == ["one/student", "two/student"]
 

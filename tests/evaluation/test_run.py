@@ -1,4 +1,4 @@
-"""The loop of evaluation: what does not change its numbers, what is left out, and predictions from files."""
+"""The loop of evaluation: what cannot change its numbers, what is skipped, and predictions from files."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,15 +10,17 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from depthany.data.samples import DepthSample
-from depthany.evaluation.predictors import FolderPredictor, ModelPredictor, holds_predictions
+from depthany.evaluation.predictors import QUANTITIES, FolderPredictor, holds_predictions
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import ProtocolResult, difference, statistic, summary
 from depthany.evaluation.run import score_set
 from depthany.evaluation.score import Row
-from depthany.metrics.depth import depth_metrics
+from depthany.inference.predictor import Predictor
+from depthany.metrics.table import DEFAULT_METRICS, pixel_sums, scores_of
 from depthany.models.model import depth_anything
 from depthany.system.distributed import Processes
 
+DISPARITY, DEPTH = QUANTITIES["disparity"], QUANTITIES["depth"]
 METRES = Protocol("p", align="none", max_depth=20)
 RELATIVE = Protocol("p", max_depth=20)
 
@@ -74,45 +76,43 @@ def flat(rows: list[Row]) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    "protocol", [RELATIVE, replace(RELATIVE, align_per="sequence"), replace(RELATIVE, align="ransac")]
+    "protocol", [RELATIVE, replace(RELATIVE, align_per="sequence"), replace(RELATIVE, align="robust_l1")]
 )
-def test_scores_depend_on_neither_batch_size_nor_threads_nor_order(micro: str, protocol: Protocol) -> None:
+def test_scores_ignore_batch_size_threads_and_order(micro: str, protocol: Protocol) -> None:
     torch.manual_seed(0)
-    predictor = ModelPredictor(depth_anything(micro).eval(), 28, torch.device("cpu"))
+    predictor = Predictor(depth_anything(micro).eval(), 28)
     dataset, expected = room_set(), None
     for batch_size, workers, step in [(1, 1, 1), (3, 4, 1), (8, 2, -1)]:
         rows = score_set(predictor, dataset, protocol, range(7)[::step], batch_size, workers).rows
         assert [row.index for row in rows] == list(range(7))
         expected = expected or flat(rows)
         for name, scores in flat(rows).items():  # float32 products differ in the last bits with the batch
-            assert scores == pytest.approx(expected[name], rel=1e-4 if protocol.align == "ransac" else 1e-6)
+            assert scores == pytest.approx(
+                expected[name], rel=1e-4 if protocol.align == "robust_l1" else 1e-6
+            )
 
 
 class Crowd(FolderPredictor):
-    """Its prediction of an image depends on all that are in its batch, much more than rounding does."""
+    """Its prediction of an image depends on the other images of the batch, much more than by rounding."""
 
-    def key(self, prepared: torch.Tensor) -> torch.Size:
-        return prepared.shape
-
-    def predict(self, prepared):
-        bend = sum(float(each.mean()) for each in prepared)
-        return [each + bend * each**2 for each in prepared]
+    def predict(self, images):
+        maps = super().predict(images)
+        bend = sum(float(values.mean()) for values in maps)
+        return [values + bend * values**2 for values in maps]
 
 
 class Apart(Processes):
-    """One of several processes that hears nothing of the others."""
+    """One of several processes, which receives nothing from the others."""
 
     def gather(self, value):
         return [value]
 
 
 @pytest.mark.parametrize("protocol", [RELATIVE, replace(RELATIVE, align_per="sequence")])
-def test_which_images_share_a_batch_does_not_depend_on_the_number_of_processes(
-    tmp_path: Path, protocol: Protocol
-) -> None:
+def test_batches_are_the_same_for_any_processes(tmp_path: Path, protocol: Protocol) -> None:
     dataset = room_set(40)
     write_predictions(tmp_path, truths(dataset))
-    predictor = Crowd(tmp_path, "depth")
+    predictor = Crowd(tmp_path, DEPTH)
     alone = flat(score_set(predictor, dataset, protocol, None, 2).rows)
     assert len(alone) == 40
     for size in (2, 3):
@@ -124,13 +124,13 @@ def test_which_images_share_a_batch_does_not_depend_on_the_number_of_processes(
         assert {name: scores for share in shares for name, scores in share.items()} == alone
 
 
-def test_scores_of_files_are_exactly_equal_whatever_the_batch_the_threads_and_the_order(
+def test_scores_of_files_are_bit_for_bit_equal(
     tmp_path: Path,
 ) -> None:
     dataset = room_set()
     write_predictions(tmp_path, {name: each + np.sin(each) for name, each in truths(dataset).items()})
-    predictor = FolderPredictor(tmp_path, "depth")
-    for protocol in (RELATIVE, METRES, replace(RELATIVE, align="ransac", align_per="sequence")):
+    predictor = FolderPredictor(tmp_path, DEPTH)
+    for protocol in (RELATIVE, METRES, replace(RELATIVE, align="robust_l1", align_per="sequence")):
         found = [
             flat(score_set(predictor, dataset, protocol, range(7)[::step], batch, workers).rows)
             for batch, workers, step in [(1, 1, 1), (3, 4, -1), (8, 2, 1)]
@@ -138,43 +138,44 @@ def test_scores_of_files_are_exactly_equal_whatever_the_batch_the_threads_and_th
         assert found[0] == found[1] == found[2]
 
 
-def test_metres_are_taken_as_they_are_and_held_to_the_range(tmp_path: Path) -> None:
+def test_metres_are_clipped_to_the_range(tmp_path: Path) -> None:
     depth_m = np.array([[2.0, 4.0, 8.0, 0.0]], np.float32)  # the last is unknown
     write_predictions(tmp_path, {"a": np.array([[2.0, 5.0, 99.0, 3.0]])})
     dataset = Memory([sample("a", depth_m)])
-    (row,) = score_set(FolderPredictor(tmp_path, "depth"), dataset, METRES).rows
+    (row,) = score_set(FolderPredictor(tmp_path, DEPTH), dataset, METRES).rows
     assert row.pixels == 3
-    assert row.scores == pytest.approx(depth_metrics(np.array([2.0, 5, 20]), np.array([2.0, 4, 8])))
+    sums = pixel_sums(DEFAULT_METRICS["depth"], np.array([2.0, 5, 20]), np.array([2.0, 4, 8]))
+    assert row.scores == pytest.approx({name: float(score) for name, score in scores_of(sums).items()})
 
 
-def test_sky_and_far_truth_are_left_out_or_become_the_cap(tmp_path: Path) -> None:
+def test_far_truth_is_left_out_or_clipped(tmp_path: Path) -> None:
     depth_m = np.array([[2.0, 4.0, 50.0, np.inf]], np.float32)
     write_predictions(tmp_path, {"a": np.array([[2.0, 4.0, 10.0, 1000.0]])})
     dataset = Memory([sample("a", depth_m)])
-    (row,) = score_set(FolderPredictor(tmp_path, "depth"), dataset, METRES).rows
+    (row,) = score_set(FolderPredictor(tmp_path, DEPTH), dataset, METRES).rows
     assert row.pixels == 2
     assert row.scores["abs_rel"] == pytest.approx(0, abs=1e-6)
-    (row,) = score_set(FolderPredictor(tmp_path, "depth"), dataset, replace(METRES, truth_beyond="clip")).rows
+    (row,) = score_set(FolderPredictor(tmp_path, DEPTH), dataset, replace(METRES, truth_beyond="clip")).rows
     assert row.pixels == 4
     assert row.scores["abs_rel"] == pytest.approx((10 / 20) / 4)  # 50 and infinity count as 20, 1000 too
 
 
-def test_a_truth_at_the_very_cap_counts_although_float32_moved_it(tmp_path: Path) -> None:
+def test_truth_at_the_cap_counts_despite_rounding(tmp_path: Path) -> None:
     depths = np.linspace(9.9, 10, 101, dtype=np.float32)[None]
     write_predictions(tmp_path, {"a": depths})
     rows = score_set(
-        FolderPredictor(tmp_path, "depth"), Memory([sample("a", depths)]), replace(METRES, max_depth=10)
+        FolderPredictor(tmp_path, DEPTH), Memory([sample("a", depths)]), replace(METRES, max_depth=10)
     ).rows
     assert rows[0].pixels == 101
 
 
-def test_the_space_of_the_fit_decides_what_a_perfect_prediction_is(tmp_path: Path) -> None:
+def test_perfect_prediction_depends_on_the_fitted_space(tmp_path: Path) -> None:
     dataset = room_set(3)
     write_predictions(tmp_path / "disparity", {n: 3 / each + 7 for n, each in truths(dataset).items()})
     write_predictions(tmp_path / "depth", {n: 3 * each + 7 for n, each in truths(dataset).items()})
 
     def abs_rel(quantity: str, space: str) -> float:
-        predictor = FolderPredictor(tmp_path / quantity, quantity)
+        predictor = FolderPredictor(tmp_path / quantity, QUANTITIES[quantity])
         return summary(score_set(predictor, dataset, replace(RELATIVE, space=space)).rows, RELATIVE)[
             "abs_rel"
         ]
@@ -185,17 +186,17 @@ def test_the_space_of_the_fit_decides_what_a_perfect_prediction_is(tmp_path: Pat
         assert abs_rel(quantity, wrong) > 0.01
 
 
-def test_a_relative_prediction_is_refused_where_nothing_is_aligned(tmp_path: Path) -> None:
+def test_relative_prediction_is_refused_without_alignment(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="preds predicts disparity of unknown scale"):
-        score_set(FolderPredictor(tmp_path, "disparity", label="preds"), room_set(), METRES)
+        score_set(FolderPredictor(tmp_path, DISPARITY, label="preds"), room_set(), METRES)
 
 
-def test_a_sequence_shares_one_fit_over_all_its_pixels(tmp_path: Path) -> None:
+def test_sequence_shares_one_fit(tmp_path: Path) -> None:
     depths = [random_depth(i) for i in range(4)]
     dataset = Memory([sample(f"{'ab'[i // 2]}/{i}", each) for i, each in enumerate(depths)])
-    drift = [1.0, 1.5, 1.0, 1.0]  # the second image of sequence a is half as large again
+    drift = [1.0, 1.5, 1.0, 1.0]  # the second image of sequence a is scaled by 1.5
     write_predictions(tmp_path, {dataset.name(i): drift[i] / each for i, each in enumerate(depths)})
-    predictor = FolderPredictor(tmp_path, "disparity")
+    predictor = FolderPredictor(tmp_path, DISPARITY)
     alone = score_set(predictor, dataset, RELATIVE).rows
     together = score_set(predictor, dataset, replace(RELATIVE, align_per="sequence")).rows
     assert max(row.scores["abs_rel"] for row in alone) < 1e-5
@@ -207,14 +208,14 @@ def test_a_sequence_shares_one_fit_over_all_its_pixels(tmp_path: Path) -> None:
     assert together[0].fitted.scale == pytest.approx(np.polyfit(x, y, 1)[0], rel=1e-4)
 
 
-def test_a_sequence_does_not_wait_for_an_image_that_is_missing_or_damaged(tmp_path: Path) -> None:
+def test_sequence_does_not_wait_for_skipped_images(tmp_path: Path) -> None:
     dataset = room_set(6)
     maps = truths(dataset)
     del maps["1/5"]
     write_predictions(tmp_path, maps)
     dataset.damaged = (4,)
     scored = score_set(
-        FolderPredictor(tmp_path, "depth"),
+        FolderPredictor(tmp_path, DEPTH),
         dataset,
         replace(RELATIVE, align_per="sequence"),
         skip_unreadable=True,
@@ -224,37 +225,37 @@ def test_a_sequence_does_not_wait_for_an_image_that_is_missing_or_damaged(tmp_pa
     assert scored.unreadable == ["0/4: 0/4.png: damaged"]
 
 
-def test_a_damaged_image_stops_the_evaluation_unless_it_may_be_skipped(tmp_path: Path) -> None:
+def test_damaged_image_stops_the_evaluation(tmp_path: Path) -> None:
     dataset = room_set(3)
     dataset.damaged = (1,)
     write_predictions(tmp_path, truths(dataset))
     with pytest.raises(ValueError, match=r"^1/1\.png: damaged$"):
-        score_set(FolderPredictor(tmp_path, "depth"), dataset, RELATIVE)
+        score_set(FolderPredictor(tmp_path, DEPTH), dataset, RELATIVE)
 
 
-def test_images_without_a_pixel_that_counts_are_listed_and_not_averaged(tmp_path: Path) -> None:
+def test_images_without_counted_pixels_are_listed(tmp_path: Path) -> None:
     far = sample("far", np.full((4, 4), 50.0, np.float32))
     dataset = Memory([far, sample("near", random_depth(1, 4, 4))])
     write_predictions(tmp_path, truths(dataset))
-    scored = score_set(FolderPredictor(tmp_path, "depth"), dataset, RELATIVE)
+    scored = score_set(FolderPredictor(tmp_path, DEPTH), dataset, RELATIVE)
     assert scored.empty == ["far"]
     assert [row.name for row in scored.rows] == ["near"]
 
 
-def test_constant_and_reversed_predictions_are_counted_and_scored_with_finite_numbers(tmp_path: Path) -> None:
+def test_constant_and_reversed_predictions_get_finite_scores(tmp_path: Path) -> None:
     dataset = room_set(3)
     maps = truths(dataset)
     write_predictions(tmp_path, {"0/0": np.full((28, 42), 7.0), "1/1": maps["1/1"], "0/2": 1 / maps["0/2"]})
-    scored = score_set(FolderPredictor(tmp_path, "disparity"), dataset, RELATIVE)
+    scored = score_set(FolderPredictor(tmp_path, DISPARITY), dataset, RELATIVE)
     result = ProtocolResult(RELATIVE, {}, {}, 3, 3, {"p": scored})
     notes = " | ".join(result.notes("p"))
     assert "1 with a constant prediction, which cannot be aligned" in notes
     assert "0/0" in notes
-    assert "1 fitted with a negative scale (near and far exchanged), scored as fitted: 1/1" in notes
+    assert "1 fitted with a negative scale (near and far swapped), scored as fitted: 1/1" in notes
     assert all(np.isfinite(list(row.scores.values())).all() for row in scored.rows)
 
 
-def test_predictions_of_another_size_are_resized_by_the_rule_of_the_protocol(tmp_path: Path) -> None:
+def test_predictions_are_resized_by_the_protocols_rule(tmp_path: Path) -> None:
     # 2 and 4 over four pixels, by hand
     write_predictions(tmp_path, {"a": np.array([[2.0, 4.0]])})
     expected = {
@@ -265,23 +266,23 @@ def test_predictions_of_another_size_are_resized_by_the_rule_of_the_protocol(tmp
     for rule, depth_m in expected.items():
         dataset = Memory([sample("a", np.array([depth_m], np.float32))])
         protocol = replace(METRES, upsample=rule)
-        (row,) = score_set(FolderPredictor(tmp_path, "depth"), dataset, protocol).rows
+        (row,) = score_set(FolderPredictor(tmp_path, DEPTH), dataset, protocol).rows
         assert row.scores["abs_rel"] == pytest.approx(0, abs=1e-6), rule
 
 
-def test_boundary_f1_is_left_out_where_the_truth_has_holes(tmp_path: Path) -> None:
+def test_boundary_f1_needs_truth_without_holes(tmp_path: Path) -> None:
     depth_m = np.repeat([[1.0, 1.0, 3.0, 3.0]], 3, axis=0).astype(np.float32)
     holes = depth_m.copy()
     holes[0, 0] = 0
     dataset = Memory([sample("dense", depth_m), sample("holes", holes)])
     write_predictions(tmp_path, {"dense": depth_m, "holes": depth_m})
-    protocol = replace(METRES, boundary_f1=True)
-    scored = score_set(FolderPredictor(tmp_path, "depth"), dataset, protocol)
+    protocol = replace(METRES, metrics=(*METRES.metrics, "boundary_f1"))
+    scored = score_set(FolderPredictor(tmp_path, DEPTH), dataset, protocol)
     assert summary(scored.rows, protocol)["boundary_f1"] == pytest.approx(
         0.25
     )  # one direction of four has edges
     notes = ProtocolResult(protocol, {}, {}, 2, 2, {"p": scored}).notes("p")
-    assert notes == ["no boundary F1 for 1 of 2 images: their truth has holes"]
+    assert notes == ["no boundary_f1 for 1 of 2 images: their truth has holes"]
 
 
 @dataclass
@@ -292,7 +293,7 @@ class Pairs:
     pairs: list
 
 
-def test_pairs_are_averaged_over_pairs_and_by_scene(tmp_path: Path) -> None:
+def test_accuracy_is_over_pairs_and_by_scene(tmp_path: Path) -> None:
     image = np.zeros((2, 2, 3), np.uint8)
     right, wrong = ((0, 0), (1, 1)), ((1, 1), (0, 0))
     dataset = Memory(
@@ -305,7 +306,7 @@ def test_pairs_are_averaged_over_pairs_and_by_scene(tmp_path: Path) -> None:
     )
     write_predictions(tmp_path, {name: np.array([[4.0, 3], [2, 1]]) for name in "abcd"})
     protocol = Protocol("p", task="ordinal")
-    scored = score_set(FolderPredictor(tmp_path, "disparity"), dataset, protocol)
+    scored = score_set(FolderPredictor(tmp_path, DISPARITY), dataset, protocol)
     found = summary(scored.rows, protocol)
     assert found == {"accuracy": 4 / 5, "accuracy/indoor": 3 / 4, "accuracy/aerial": 1.0}
     assert scored.empty == ["d"]
@@ -316,20 +317,20 @@ def test_pixel_averaging_weighs_an_image_by_its_pixels(tmp_path: Path) -> None:
         [sample("a", np.full((1, 3), 2.0, np.float32)), sample("b", np.full((1, 1), 2.0, np.float32))]
     )
     write_predictions(tmp_path, {"a": np.full((1, 3), 2.0), "b": np.full((1, 1), 4.0)})
-    rows = score_set(FolderPredictor(tmp_path, "depth"), dataset, METRES).rows
+    rows = score_set(FolderPredictor(tmp_path, DEPTH), dataset, METRES).rows
     assert summary(rows, METRES)["abs_rel"] == pytest.approx(1 / 2)
     assert summary(rows, replace(METRES, averaging="pixel"))["abs_rel"] == pytest.approx(1 / 4)
     assert summary(rows, METRES)["rmse"] == pytest.approx(1)
     assert summary(rows, replace(METRES, averaging="pixel"))["rmse"] == pytest.approx(1)  # sqrt(4 / 4)
 
 
-def test_two_predictors_are_compared_on_the_images_that_both_have(tmp_path: Path) -> None:
+def test_predictors_are_compared_on_common_images(tmp_path: Path) -> None:
     dataset = room_set(5)
     maps = truths(dataset)
     write_predictions(tmp_path / "a", {name: 1.2 * each for name, each in maps.items()})
     del maps["0/4"]
     write_predictions(tmp_path / "b", {name: 1.1 * each for name, each in maps.items()})
-    a, b = (score_set(FolderPredictor(tmp_path / each, "depth"), dataset, METRES).rows for each in "ab")
+    a, b = (score_set(FolderPredictor(tmp_path / each, DEPTH), dataset, METRES).rows for each in "ab")
     found = difference(b, a, METRES)
     assert found is not None
     assert found.images == 4
@@ -345,26 +346,26 @@ def write_png(path: Path, stored: np.ndarray, texts: dict[str, str] | None = Non
     Image.fromarray(stored).save(path, pnginfo=info)
 
 
-def test_png_predictions_are_read_by_their_texts_or_by_the_stored_value_of_a_metre(tmp_path: Path) -> None:
+def test_png_predictions_state_or_need_a_scale(tmp_path: Path) -> None:
     depth_m = np.array([[2.0, 4.0, 8.0]], np.float32)
     dataset = Memory([sample("a.jpg", depth_m)])
     texts = {"quantity": "depth in metres", "scale": "0.001", "offset": "1.0"}
     write_png(tmp_path / "a_16bit.png", ((depth_m - 1) * 1000).astype(np.uint16), texts)
-    (row,) = score_set(FolderPredictor(tmp_path, "depth"), dataset, METRES).rows
+    (row,) = score_set(FolderPredictor(tmp_path, DEPTH), dataset, METRES).rows
     assert row.scores["abs_rel"] == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="says that it holds depth in metres: pass quantity=depth"):
-        score_set(FolderPredictor(tmp_path, "disparity"), dataset, RELATIVE)
-    (tmp_path / "p").mkdir()  # a folder of the protocol's name goes before
+        score_set(FolderPredictor(tmp_path, DISPARITY), dataset, RELATIVE)
+    (tmp_path / "p").mkdir()  # a folder with the protocol's name has priority
     write_png(tmp_path / "p" / "a.png", (depth_m * 256).astype(np.uint16))
-    (row,) = score_set(FolderPredictor(tmp_path, "depth", stored_per_unit=256), dataset, METRES).rows
+    (row,) = score_set(FolderPredictor(tmp_path, DEPTH, stored_per_unit=256), dataset, METRES).rows
     assert row.scores["abs_rel"] == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="does not say its scale"):
-        score_set(FolderPredictor(tmp_path, "depth"), dataset, METRES)
+        score_set(FolderPredictor(tmp_path, DEPTH), dataset, METRES)
 
 
-def test_predictions_that_are_no_maps_of_numbers_are_named(tmp_path: Path) -> None:
+def test_unusable_prediction_files_are_named(tmp_path: Path) -> None:
     dataset = Memory([sample("a", random_depth(0))])
-    predictor = FolderPredictor(tmp_path, "disparity")
+    predictor = FolderPredictor(tmp_path, DISPARITY)
     write_predictions(tmp_path, {"a": np.full((3, 3), np.nan)})
     with pytest.raises(ValueError, match=r"a\.npy: 9 values are NaN or infinite"):
         score_set(predictor, dataset, RELATIVE)
@@ -380,23 +381,21 @@ def test_predictions_that_are_no_maps_of_numbers_are_named(tmp_path: Path) -> No
         score_set(predictor, dataset, RELATIVE)
 
 
-def test_the_input_crop_cuts_image_and_truth_before_the_model_sees_them(tmp_path: Path) -> None:
+def test_input_crop_cuts_image_and_truth(tmp_path: Path) -> None:
     depth_m = np.full((375, 1242), 5.0, np.float32)
-    depth_m[:23] = 7.0  # cut away
+    depth_m[:23] = 7.0  # outside the crop
     dataset = Memory([sample("a", depth_m)])
     write_predictions(tmp_path, {"a": np.full((352, 1216), 5.0)})
-    (row,) = score_set(
-        FolderPredictor(tmp_path, "depth"), dataset, replace(METRES, input_crop="kitti_kb")
-    ).rows
+    (row,) = score_set(FolderPredictor(tmp_path, DEPTH), dataset, replace(METRES, input_crop="kitti_kb")).rows
     assert row.pixels == 352 * 1216
     assert row.scores["abs_rel"] == pytest.approx(0, abs=1e-6)
     small = Memory([sample("s", np.full((20, 30), 5.0, np.float32))])
     write_predictions(tmp_path, {"s": np.ones((20, 30))})
     with pytest.raises(ValueError, match="s: input_crop=kitti_kb cuts 1216x352, the image is 30x20"):
-        score_set(FolderPredictor(tmp_path, "depth"), small, replace(METRES, input_crop="kitti_kb"))
+        score_set(FolderPredictor(tmp_path, DEPTH), small, replace(METRES, input_crop="kitti_kb"))
 
 
-def test_a_folder_of_maps_is_told_from_a_folder_of_a_model(tmp_path: Path) -> None:
+def test_folder_of_maps_differs_from_a_model(tmp_path: Path) -> None:
     write_predictions(tmp_path / "maps", {"x/a": np.ones((2, 2))})
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "1.pt").touch()

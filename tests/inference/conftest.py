@@ -1,4 +1,4 @@
-"""A tiny model on the disk, and a way to predict with it."""
+"""Tiny models on disk, and `python -m depthany.predict` in this process."""
 
 import signal
 import sys
@@ -55,7 +55,7 @@ def metric_checkpoint(metric_model: DenseModel, tmp_path: Path) -> Path:
 
 @contextmanager
 def interrupted_at(batch: int) -> Iterator[list[int]]:
-    """SIGINT as the model has computed its `batch`-th batch (from 1); the list has an item for each."""
+    """Sends SIGINT after forward pass number `batch` (from 1); the list grows by one item per pass."""
     calls: list[int] = []
 
     def interrupt(module: torch.nn.Module, *_: object) -> None:
@@ -84,7 +84,7 @@ def predict(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Predict:
-    """`python -m depthany.predict` in this process, with that model into tmp_path / "out"."""
+    """`python -m depthany.predict` in this process, with the model of `checkpoint`, into tmp_path / "out"."""
 
     def start(*words: str) -> Ended:
         given = {word.partition("=")[0] for word in words}

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 
 def pixels(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """[h w 3] uint8 RGB of nothing."""
+    """Noise [h w 3] uint8 RGB."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def write_video(
     path: Path, frames: list[NDArray[np.uint8]], rate: Fraction, times: list[Fraction] | None = None
 ) -> None:
-    """Frames at a constant rate, or at times of their own in seconds; the suffix says the container."""
+    """Writes frames at a constant rate, or at `times` in seconds; the suffix chooses the container."""
     codec = {".webm": "libvpx", ".avi": "mpeg4"}.get(path.suffix, "libx264")
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
@@ -31,7 +31,7 @@ def write_video(
 
 
 def read_video(path: Path) -> tuple[list[NDArray[np.uint8]], Fraction, list[Fraction]]:
-    """Frames, average rate, and the time of each in seconds."""
+    """Returns the frames, the average rate, and the times of the frames in seconds."""
     with av.open(str(path)) as container:
         assert not container.streams.audio
         stream = container.streams.video[0]

@@ -1,4 +1,4 @@
-"""The page in the browser, in a real one where there is one."""
+"""The page, in a real browser if one is installed."""
 
 import re
 import shutil
@@ -32,7 +32,7 @@ def settings(checkpoint: Path, **changes):
 
 @pytest.fixture(scope="module", autouse=True)
 def micro_is_known(with_micro: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """The tiny encoder can be chosen in every test here."""
+    """The tiny encoder is known in every test of this file."""
     with with_micro():
         yield
 
@@ -49,7 +49,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def asked_hosts() -> Iterator[set[str]]:
-    """Names that this process looked up to connect to them."""
+    """Host names that this process looked up."""
     hosts: set[str] = set()
     look_up = socket.getaddrinfo
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +83,7 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def tab(browser, address: str) -> Iterator:
-    """The page, loaded; what it asked of other hosts is in `tab.foreign`."""
+    """The loaded page; `tab.foreign` lists its requests to other hosts."""
     tab = browser.new_page(viewport={"width": 1280, "height": 800})
     tab.set_default_timeout(30_000)
     tab.foreign = []
@@ -99,7 +99,7 @@ def is_foreign(url: str) -> bool:
 
 
 def write_photo(path: Path, seed: int = 1) -> None:
-    """70 x 56 pixels of colour."""
+    """Writes noise of 70 x 56 pixels."""
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (56, 70, 3), dtype=np.uint8)).save(path)
 
 
@@ -111,9 +111,7 @@ def wait_for_result(tab) -> None:
     tab.locator("button:has-text('16-bit PNG'):not([disabled])").wait_for()
 
 
-def test_a_dropped_photo_is_compared_with_its_depth_and_both_downloads_hold_every_pixel(
-    tab, tmp_path: Path
-) -> None:
+def test_downloads_of_a_photo_hold_every_pixel(tab, tmp_path: Path) -> None:
     write_photo(tmp_path / "a photo.png")
     drop(tab, tmp_path / "a photo.png")
     wait_for_result(tab)
@@ -137,9 +135,7 @@ def test_a_dropped_photo_is_compared_with_its_depth_and_both_downloads_hold_ever
     assert f"element vertex {70 * 56}".encode() in header
 
 
-def test_neither_page_nor_server_asks_anything_of_other_machines(
-    tab, asked_hosts: set[str], tmp_path: Path
-) -> None:
+def test_nothing_is_loaded_from_other_machines(tab, asked_hosts: set[str], tmp_path: Path) -> None:
     write_photo(tmp_path / "photo.png")
     drop(tab, tmp_path / "photo.png")
     wait_for_result(tab)
@@ -147,7 +143,7 @@ def test_neither_page_nor_server_asks_anything_of_other_machines(
     assert asked_hosts <= {"127.0.0.1", "localhost", "None", "b'127.0.0.1'"}
 
 
-def test_the_depth_range_of_a_cloud_is_labelled_as_assumed_and_checked(tab, tmp_path: Path) -> None:
+def test_cloud_range_is_labelled_as_assumed_and_checked(tab, tmp_path: Path) -> None:
     write_photo(tmp_path / "photo.png")
     drop(tab, tmp_path / "photo.png")
     wait_for_result(tab)
@@ -161,14 +157,14 @@ def test_the_depth_range_of_a_cloud_is_labelled_as_assumed_and_checked(tab, tmp_
 @pytest.mark.parametrize(
     "name, content, expected",
     [
-        ("no photo.jpg", b"not a photo at all", "no photo that can be read"),
-        ("empty.png", b"", "no photo that can be read"),
+        ("no photo.jpg", b"not a photo at all", "not a readable photo"),
+        ("empty.png", b"", "not a readable photo"),
         ("vast.png", (2000, 1000), "more than 1 million pixels"),
         ("cut.png", "cut", "cannot read the image"),
         ("strip.png", (1, 9000), "pass a smaller input_size"),
     ],
 )
-def test_a_photo_that_cannot_be_used_gives_a_message_and_the_next_one_works(
+def test_unusable_photo_leads_to_a_message(
     tab, tmp_path: Path, name: str, content: bytes | str | tuple[int, int], expected: str
 ) -> None:
     path = tmp_path / name
@@ -200,7 +196,7 @@ def test_a_file_beyond_the_upload_limit_is_refused(tab, tmp_path: Path) -> None:
     assert tab.get_by_role("button", name="16-bit PNG").is_disabled(), "nothing was predicted"
 
 
-def test_a_metric_models_cloud_assumes_the_field_of_view_alone(checkpoints: Path, tmp_path: Path) -> None:
+def test_metric_cloud_assumes_only_the_field_of_view(checkpoints: Path, tmp_path: Path) -> None:
     from depthany.inference.page import Page
 
     page = Page(load_model(checkpoints / "metric"), max_megapixels=1)
@@ -222,14 +218,14 @@ def test_a_metric_models_cloud_assumes_the_field_of_view_alone(checkpoints: Path
     assert "expected 1 to 170 degrees" in page.cloud(prediction, None, None, 180)[1]
 
 
-def test_a_large_photo_is_shown_and_made_a_cloud_in_fewer_points(checkpoints: Path, monkeypatch) -> None:
+def test_large_photo_is_shown_smaller(checkpoints: Path, monkeypatch) -> None:
     from depthany.inference import page as module
 
     page = module.Page(load_model(checkpoints / "relative"), max_megapixels=10)
     monkeypatch.setattr(module, "SHOWN_PIXELS", 100)
     monkeypatch.setattr(module, "CLOUD_POINTS", 2_500)
     image = np.zeros((120, 300, 3), np.uint8)
-    prediction = module.Prediction(
+    prediction = module.PredictedPhoto(
         image, np.linspace(0, 1, 36_000, dtype=np.float32).reshape(120, 300), "large"
     )
     assert [side.shape for side in page.show(prediction, "gray") or ()] == [(40, 100, 3)] * 2

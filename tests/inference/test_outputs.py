@@ -1,4 +1,4 @@
-"""Files of a prediction, read back by readers that are not ours."""
+"""The files of a prediction, read back by other libraries."""
 
 import struct
 import sys
@@ -12,47 +12,50 @@ from media import pixels
 from PIL import Image
 
 from depthany.display.pictures import COLOUR_MAPS
-from depthany.inference.outputs import FORMATS, Meaning, check_formats, write
+from depthany.inference.outputs import FORMATS, OutputSettings, check_formats, write
+from depthany.models.output import Quantity
 
-DISPARITY = Meaning(None, range_m=(2.0, 10.0), fov_deg=90.0)
-METRES = Meaning(20.0)
+DISPARITY = OutputSettings(Quantity("disparity"), range_m=(2.0, 10.0), fov_deg=90.0)
+METRES = OutputSettings(Quantity("depth_m", 20.0))
 VALUES = (3 + np.random.default_rng(0).random((5, 7)) * 4).astype(np.float32)
 IMAGE = pixels(5, 7)
 
 
-def written(tmp_path: Path, name: str, meaning: Meaning = DISPARITY, values: np.ndarray = VALUES) -> Path:
+def written(
+    tmp_path: Path, name: str, settings: OutputSettings = DISPARITY, values: np.ndarray = VALUES
+) -> Path:
     path = tmp_path / f"ü 1{FORMATS[name][0]}"
-    write({name: path}, IMAGE, values, meaning)
+    write({name: path}, IMAGE, values, settings)
     assert list(tmp_path.iterdir()) == [path]
     return path
 
 
 def ends(path: Path, values: np.ndarray) -> tuple[list[int], list[int]]:
-    """Colours of the smallest and the largest value."""
+    """Returns the colours of the smallest and of the largest value."""
     shades = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
     return shades[values.argmin()].tolist(), shades[values.argmax()].tolist()
 
 
-def test_near_is_red_be_it_a_large_disparity_or_a_small_depth(tmp_path: Path) -> None:
+def test_near_is_red_for_disparity_and_depth(tmp_path: Path) -> None:
     blue, red = COLOUR_MAPS["spectral_r"][0].tolist(), COLOUR_MAPS["spectral_r"][-1].tolist()
     assert ends(written(tmp_path, "color", DISPARITY), VALUES) == (blue, red)
     assert ends(written(tmp_path, "color", METRES), VALUES) == (red, blue)
 
 
 def test_a_colour_picture_says_which_map_it_uses(tmp_path: Path) -> None:
-    file = Image.open(written(tmp_path, "color", Meaning(None, colour_map="magma")))
+    file = Image.open(written(tmp_path, "color", OutputSettings(Quantity("disparity"), colour_map="magma")))
     assert (file.mode, file.size) == ("P", (7, 5))
     assert file.text["colormap"].startswith("magma")
 
 
-def test_side_by_side_has_the_image_on_the_left_and_the_colour_picture_on_the_right(tmp_path: Path) -> None:
+def test_side_has_image_left_and_colours_right(tmp_path: Path) -> None:
     side = np.asarray(Image.open(written(tmp_path, "side")))
     assert np.array_equal(side[:, :7], IMAGE)
     (tmp_path / f"ü 1{FORMATS['side'][0]}").unlink()
     assert np.array_equal(side[:, 7:], np.asarray(Image.open(written(tmp_path, "color")).convert("RGB")))
 
 
-def test_16_bits_give_the_disparity_back_by_the_scale_and_offset_in_the_file(tmp_path: Path) -> None:
+def test_png16_restores_disparity_by_scale_and_offset(tmp_path: Path) -> None:
     file = Image.open(written(tmp_path, "png16"))
     stored = np.asarray(file)
     assert stored.dtype == np.uint16
@@ -62,21 +65,24 @@ def test_16_bits_give_the_disparity_back_by_the_scale_and_offset_in_the_file(tmp
     assert file.text["quantity"].startswith("disparity")
 
 
-def test_16_bits_hold_millimetres_of_a_model_for_rooms(tmp_path: Path) -> None:
+def test_png16_holds_millimetres_up_to_65_m(tmp_path: Path) -> None:
     file = Image.open(written(tmp_path, "png16", METRES, np.float32([[1.2344, 0.0, 20.0]])))
     assert np.asarray(file).tolist() == [[1234, 0, 20000]]
     assert (file.text["quantity"], float(file.text["scale"])) == ("depth in metres", 0.001)
 
 
-def test_16_bits_hold_256ths_of_a_metre_of_a_model_for_streets_whose_80_m_are_too_many_millimetres(
-    tmp_path: Path,
-) -> None:
-    file = Image.open(written(tmp_path, "png16", Meaning(80.0), np.float32([[80.0, 0.5]])))
+@pytest.mark.parametrize("max_depth_m", [80.0, None])
+def test_png16_holds_256ths_of_a_metre_beyond(tmp_path: Path, max_depth_m: float | None) -> None:
+    file = Image.open(
+        written(
+            tmp_path, "png16", OutputSettings(Quantity("depth_m", max_depth_m)), np.float32([[80.0, 0.5]])
+        )
+    )
     assert np.asarray(file).tolist() == [[20480, 128]]
     assert float(file.text["scale"]) == 1 / 256
 
 
-def test_a_flat_disparity_is_written_without_a_division_by_zero(tmp_path: Path) -> None:
+def test_flat_disparity_is_written(tmp_path: Path) -> None:
     flat = np.full((5, 7), 2.5, np.float32)
     file = Image.open(written(tmp_path, "png16", values=flat))
     assert float(file.text["offset"]) + float(file.text["scale"]) * np.asarray(file).max() == 2.5
@@ -90,20 +96,20 @@ def test_npy_is_float32_as_predicted(tmp_path: Path) -> None:
     assert np.array_equal(loaded, VALUES)
 
 
-@pytest.mark.parametrize("meaning, channel", [(DISPARITY, "Y"), (METRES, "Z")])
-def test_exr_holds_the_same_floats(tmp_path: Path, meaning: Meaning, channel: str) -> None:
-    with OpenEXR.File(str(written(tmp_path, "exr", meaning))) as file:
+@pytest.mark.parametrize("settings, channel", [(DISPARITY, "Y"), (METRES, "Z")])
+def test_exr_holds_the_same_floats(tmp_path: Path, settings: OutputSettings, channel: str) -> None:
+    with OpenEXR.File(str(written(tmp_path, "exr", settings))) as file:
         assert np.array_equal(file.channels()[channel].pixels, VALUES)
 
 
-def test_pfm_holds_the_same_floats_from_the_last_row_to_the_first(tmp_path: Path) -> None:
+def test_pfm_holds_rows_from_last_to_first(tmp_path: Path) -> None:
     kind, size, scale, data = written(tmp_path, "pfm").read_bytes().split(b"\n", 3)
     assert (kind, size, float(scale)) == (b"Pf", b"7 5", -1.0)
     assert struct.unpack("<7f", data[: 7 * 4]) == tuple(VALUES[-1])
     assert np.array_equal(np.frombuffer(data, "<f4").reshape(5, 7)[::-1], VALUES)
 
 
-def test_ply_is_binary_and_has_each_pixel_as_a_point_with_its_colour(tmp_path: Path) -> None:
+def test_ply_has_a_coloured_point_per_pixel(tmp_path: Path) -> None:
     header, body = written(tmp_path, "ply").read_bytes().split(b"end_header\n", 1)
     assert b"format binary_little_endian 1.0" in header
     assert b"element vertex 35\n" in header
@@ -120,7 +126,7 @@ def test_ply_is_binary_and_has_each_pixel_as_a_point_with_its_colour(tmp_path: P
     assert [nearest[name] for name in ("red", "green", "blue")] == IMAGE[row, column].tolist()
 
 
-def test_glb_has_the_same_points_with_y_up_and_z_backward(tmp_path: Path) -> None:
+def test_glb_has_y_up_and_z_backward(tmp_path: Path) -> None:
     path = written(tmp_path, "glb")
     assert path.read_bytes()[:4] == b"glTF"
     (cloud,) = trimesh.load(path, process=False).geometry.values()
@@ -130,28 +136,38 @@ def test_glb_has_the_same_points_with_y_up_and_z_backward(tmp_path: Path) -> Non
     assert np.array_equal(cloud.colors[:, :3], IMAGE.reshape(-1, 3))
 
 
-def test_a_metric_cloud_leaves_out_what_is_beyond_its_range(tmp_path: Path) -> None:
+def test_metric_cloud_leaves_out_points_beyond_its_range(tmp_path: Path) -> None:
     depth_m = np.float32([[0.5, 1, 2, 3, 4, 5, 6]] * 5)
-    path = written(tmp_path, "ply", Meaning(20.0, range_m=(1.0, 4.0)), depth_m)
+    path = written(tmp_path, "ply", OutputSettings(Quantity("depth_m", 20.0), range_m=(1.0, 4.0)), depth_m)
     assert sorted(set(trimesh.load(path).vertices[:, 2])) == [1, 2, 3, 4]
 
 
-def test_the_focal_length_in_pixels_goes_before_the_field_of_view(tmp_path: Path) -> None:
-    path = written(tmp_path, "ply", Meaning(20.0, focal_px=7.0, fov_deg=10.0), np.full((5, 7), 2, np.float32))
+def test_focal_px_overrides_the_field_of_view(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "ply",
+        OutputSettings(Quantity("depth_m", 20.0), focal_px=7.0, fov_deg=10.0),
+        np.full((5, 7), 2, np.float32),
+    )
     assert trimesh.load(path).vertices[:, 0].max() == pytest.approx(3 / 7 * 2)
 
 
 @pytest.mark.parametrize("name", ["ply", "glb"])
-def test_a_cloud_of_a_disparity_without_a_range_is_refused(name: str) -> None:
+def test_disparity_cloud_without_range_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"save={name}: .* near_m=1 far_m=20"):
-        check_formats([name], Meaning(None))
+        check_formats([name], OutputSettings(Quantity("disparity")))
     check_formats([name], METRES)
 
 
 @pytest.mark.parametrize("name, package", [("exr", "OpenEXR"), ("ply", "trimesh"), ("glb", "trimesh")])
-def test_a_missing_package_is_told_with_the_command_that_installs_it(
+def test_missing_package_is_named_with_its_install_command(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=rf"needs the package {package}: pip install {package}"):
         check_formats([name], METRES)
+
+
+def test_a_map_of_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match="the model predicts 2 classes: expected disparity or depth"):
+        OutputSettings(Quantity("classes", class_names=("sky", "road")))

@@ -6,13 +6,13 @@ import pytest
 from depthany.inference.points import depth_between, focal_px_of, points_m
 
 
-def test_the_ends_of_a_disparity_are_put_where_they_are_said_to_be() -> None:
+def test_ends_of_a_disparity_get_the_given_depths() -> None:
     disparity = np.float32([[10, 20, 30]])
     # 1 / depth goes 1/10, 0.3, 1/2 in equal steps
     assert depth_between(disparity, 2.0, 10.0) == pytest.approx(np.array([[10, 1 / 0.3, 2]]))
 
 
-def test_scale_and_shift_of_a_disparity_do_not_matter() -> None:
+def test_depth_ignores_scale_and_shift_of_disparity() -> None:
     disparity = np.random.default_rng(0).random((5, 6)).astype(np.float32)
     other = depth_between(7 * disparity + 3, 1.0, 9.0)
     assert other == pytest.approx(depth_between(disparity, 1.0, 9.0), rel=1e-4)
@@ -22,7 +22,7 @@ def test_a_flat_disparity_is_far_and_not_infinite() -> None:
     assert depth_between(np.zeros((2, 2), np.float32), 1.0, 9.0) == pytest.approx(9)
 
 
-def test_a_field_of_view_of_90_degrees_has_a_focal_length_of_half_the_width() -> None:
+def test_focal_length_at_90_degrees_is_half_width() -> None:
     assert focal_px_of(640, 90) == pytest.approx(320)
 
 
@@ -34,6 +34,6 @@ def test_points_by_hand() -> None:
     assert points[1, 3].tolist() == [6, 2, 8]
 
 
-def test_the_edges_of_a_wall_are_seen_under_the_field_of_view() -> None:
+def test_edges_of_a_wall_span_the_fov() -> None:
     points = points_m(np.full((1, 1000), 3, np.float32), focal_px_of(1000, 60))
     assert points[0, -1, 0] - points[0, 0, 0] == pytest.approx(2 * 3 * np.tan(np.pi / 6), rel=2e-3)

@@ -37,9 +37,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_a_folder_is_mirrored_and_each_map_is_that_of_infer(
-    predict, photos: Path, model: DenseModel, tmp_path: Path
-) -> None:
+def test_maps_of_a_folder_equal_infer(predict, photos: Path, model: DenseModel, tmp_path: Path) -> None:
     ended = predict(f"images={photos}", "save=npy", "batch_size=2")
     assert (ended.code, ended.err) == (0, "")
     assert "6 predicted" in ended.out
@@ -62,7 +60,7 @@ def test_formats_are_written_as_asked_for(predict, photos: Path, tmp_path: Path)
     assert results(tmp_path / "out") == sorted(f"0{end}" for end in ends)
 
 
-def test_what_is_there_already_is_left_and_the_rest_is_done(predict, photos: Path, tmp_path: Path) -> None:
+def test_existing_results_are_left_alone(predict, photos: Path, tmp_path: Path) -> None:
     predict(f"images={photos}")
     kept = tmp_path / "out" / "0_color.png"
     kept.write_bytes(b"mine")
@@ -76,9 +74,7 @@ def test_what_is_there_already_is_left_and_the_rest_is_done(predict, photos: Pat
     assert kept.read_bytes() != b"mine"
 
 
-def test_unreadable_files_are_named_at_the_end_while_the_others_are_done(
-    predict, photos: Path, tmp_path: Path
-) -> None:
+def test_unreadable_files_are_named_at_the_end(predict, photos: Path, tmp_path: Path) -> None:
     data = (photos / "0.png").read_bytes()
     (photos / "0 cut.png").write_bytes(data[: len(data) // 2])
     (photos / "empty ü.jpg").touch()
@@ -112,7 +108,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_photo_is_read_with_alpha_dropped_and_16_bits_made_8(
+def test_every_kind_of_photo_becomes_8_bit_rgb(
     kind: str, predict, model: DenseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, convert, options = KINDS[kind]
@@ -120,22 +116,24 @@ def test_every_kind_of_photo_is_read_with_alpha_dropped_and_16_bits_made_8(
     save(tmp_path / name, convert(rgb), **options)
     seen = []
     prepare = Predictor.prepare
-    monkeypatch.setattr(Predictor, "prepare", lambda self, image: seen.append(image) or prepare(self, image))
+    monkeypatch.setattr(
+        Predictor, "prepare", lambda self, image, name: seen.append(image) or prepare(self, image, name)
+    )
     assert predict(f"images={tmp_path / name}").code == 0
     expected = np.repeat(rgb[:, :, :1], 3, axis=2) if kind.startswith(("gray", "16")) else rgb
     near = {"jpg": 12, "cmyk": 40, "palette": 40}.get(kind, 0)
     assert np.abs(seen[0].astype(int) - expected).max() <= near
 
 
-def test_a_photo_is_turned_upright_by_its_exif_orientation(predict, tmp_path: Path) -> None:
+def test_exif_orientation_turns_a_photo_upright(predict, tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned right by 90 degrees
+    exif[0x0112] = 6  # turn right by 90 degrees
     save(tmp_path / "a.jpg", pixels(30, 50), exif=exif)
     assert predict(f"images={tmp_path / 'a.jpg'}", "save=npy").code == 0
     assert np.load(tmp_path / "out" / "a.npy").shape == (50, 30)
 
 
-def test_a_photo_of_one_pixel_has_a_depth_of_one_pixel(predict, tmp_path: Path) -> None:
+def test_photo_of_one_pixel_is_predicted(predict, tmp_path: Path) -> None:
     save(tmp_path / "a.png", pixels(1, 1))
     ended = predict(f"images={tmp_path / 'a.png'}", "save=color,side,npy,png16")
     assert ended.code == 0, ended.err
@@ -143,16 +141,14 @@ def test_a_photo_of_one_pixel_has_a_depth_of_one_pixel(predict, tmp_path: Path) 
     assert Image.open(tmp_path / "out" / "a_side.png").size == (2, 1)
 
 
-def test_a_panorama_of_12000_pixels_is_predicted(predict, tmp_path: Path) -> None:
+def test_panorama_of_12000_pixels_is_predicted(predict, tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.tile(pixels(60, 100), (1, 120, 1)), compress_level=1)
     ended = predict(f"images={tmp_path / 'a.png'}")
     assert ended.code == 0, ended.err
     assert Image.open(tmp_path / "out" / "a_color.png").size == (12_000, 60)
 
 
-def test_a_strip_that_is_too_long_is_named_with_the_ways_out_while_others_are_done(
-    predict, photos: Path
-) -> None:
+def test_too_long_strip_is_named_with_remedies(predict, photos: Path) -> None:
     save(photos / "strip.png", pixels(1, 12_000))
     ended = predict(f"images={photos}", "input_size=280")
     assert ended.code == 1
@@ -197,14 +193,12 @@ def test_a_metric_model_writes_metres(predict, metric_checkpoint: Path, photos: 
     assert np.abs(stored / 256 - depth_m).max() <= 0.5 / 256 + 1e-6
 
 
-def test_the_colour_map_is_named_in_the_log_and_in_the_file(predict, photos: Path, tmp_path: Path) -> None:
+def test_colour_map_is_named_in_log_and_file(predict, photos: Path, tmp_path: Path) -> None:
     assert "colours of magma" in predict(f"images={photos / '0.png'}", "colormap=magma").out
     assert Image.open(tmp_path / "out" / "0_color.png").text["colormap"].startswith("magma")
 
 
-def test_an_interrupted_run_leaves_whole_files_alone_and_the_same_command_does_the_rest(
-    predict, ctrl_c_at_batch, tmp_path: Path
-) -> None:
+def test_interrupted_run_leaves_only_whole_files(predict, ctrl_c_at_batch, tmp_path: Path) -> None:
     for i in range(12):
         save(tmp_path / "photos" / f"{i}.png", pixels(40, 50, seed=i))
     with ctrl_c_at_batch(5):
@@ -218,9 +212,7 @@ def test_an_interrupted_run_leaves_whole_files_alone_and_the_same_command_does_t
     assert f"{12 - len(names)} predicted, {len(names)} there already" in ended.out
 
 
-def test_an_output_folder_that_cannot_be_written_is_told_before_the_model_is_loaded(
-    predict, photos: Path, tmp_path: Path
-) -> None:
+def test_unwritable_output_is_refused_before_loading(predict, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         ended = predict(f"images={photos}", f"out={out}", "checkpoint=/no/such")
@@ -228,9 +220,7 @@ def test_an_output_folder_that_cannot_be_written_is_told_before_the_model_is_loa
         assert re.fullmatch(rf"error: cannot write into out={out}: .*; pass another out=\.\.\.\n", ended.err)
 
 
-def test_a_file_that_cannot_be_written_stops_the_run_with_its_name(
-    predict, photos: Path, tmp_path: Path
-) -> None:
+def test_unwritable_file_stops_the_run(predict, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "0_color.png").mkdir(parents=True)
     ended = predict(f"images={photos}", "overwrite=true")
     assert ended.code == 2
@@ -282,7 +272,7 @@ def test_a_mistake_ends_in_one_line(predict, photos: Path, mistake: str, expecte
     assert expected in ended.err
 
 
-def test_a_range_that_ends_before_it_begins_is_refused(predict, photos: Path) -> None:
+def test_reversed_range_is_refused(predict, photos: Path) -> None:
     ended = predict(f"images={photos}", "near_m=5", "far_m=2")
     assert ended.err == "error: near_m=5.0 far_m=2.0: expected 0 < near_m < far_m\n"
 

@@ -1,17 +1,20 @@
-"""Views of an image: what averaging over them must not change, and what it must."""
+"""The predictor: its views, its checks, and the one forward pass."""
 
 import numpy as np
 import pytest
 import torch
 from media import pixels
 
-from depthany.inference.predictor import Predictor, average
+from depthany.inference.predictor import Predictor, PreparedImage, average
 from depthany.models.model import DenseModel
 
 
+def prepared(predictor: Predictor, image: np.ndarray, name: str = "a.png") -> PreparedImage:
+    return PreparedImage(name, predictor.prepare(image, name), (image.shape[0], image.shape[1]))
+
+
 def predicted(predictor: Predictor, *images: np.ndarray) -> list[np.ndarray]:
-    values = predictor.predict([predictor.prepare(image) for image in images])
-    return predictor.resize(values, [image.shape[:2] for image in images])
+    return list(predictor.predict_resized([prepared(predictor, image) for image in images]))
 
 
 @pytest.mark.parametrize("size", [(40, 50), (1, 1), (28, 28), (61, 33)])
@@ -28,7 +31,7 @@ def test_a_batch_is_what_its_images_are_alone(model: DenseModel) -> None:
         assert np.abs(together - alone).max() <= 1e-6 * alone.max()
 
 
-def test_with_flip_the_mirrored_metric_image_has_the_mirrored_depth(metric_model: DenseModel) -> None:
+def test_flip_makes_metric_depth_mirror_symmetric(metric_model: DenseModel) -> None:
     predictor = Predictor(metric_model, 28, flip=True)
     image = pixels(42, 56)
     (depth_m,) = predicted(predictor, image)
@@ -37,7 +40,22 @@ def test_with_flip_the_mirrored_metric_image_has_the_mirrored_depth(metric_model
     assert not np.allclose(depth_m, metric_model.infer(image, 28), rtol=1e-3)
 
 
-def test_scale_and_shift_of_a_later_view_do_not_matter() -> None:
+def test_uint8_inputs_are_normalised_on_the_device(model: DenseModel) -> None:
+    image = pixels(28, 42)
+    predictor = Predictor(model, 28)
+    planes = torch.from_numpy(image.transpose(2, 0, 1).copy())  # [3 h w] uint8
+    from_uint8 = predictor.predict([PreparedImage("a", (planes,), (28, 42))])
+    assert torch.allclose(from_uint8, predictor.predict([prepared(predictor, image)]), rtol=1e-5)
+    assert from_uint8.max() > 0
+
+
+def test_a_protocol_may_set_the_input_size(model: DenseModel) -> None:
+    predictor = Predictor(model, 28, label="a")
+    assert predictor.for_protocol("p", None) is predictor
+    assert predictor.for_protocol("p", 42) == Predictor(model, 42, label="a")
+
+
+def test_average_ignores_scale_and_shift_of_later_views() -> None:
     first, second = torch.rand(2, 3, 8, 10, generator=torch.Generator().manual_seed(0))
     expected = average([first, second], align=True)
     assert torch.allclose(average([first, 5 * second - 2], align=True), expected, atol=1e-6)
@@ -49,12 +67,9 @@ def test_metric_views_are_averaged_as_they_are() -> None:
     assert torch.equal(average(views, align=False), torch.full((1, 8, 8), 3.5))
 
 
-def test_views_of_several_sizes_are_averaged_at_the_largest() -> None:
-    assert average([torch.rand(2, 4, 6), torch.rand(2, 8, 12), torch.rand(2, 6, 9)], align=True).shape == (
-        2,
-        8,
-        12,
-    )
+def test_views_are_averaged_at_the_largest_size() -> None:
+    views = [torch.rand(2, 4, 6), torch.rand(2, 8, 12), torch.rand(2, 6, 9)]
+    assert average(views, align=True).shape == (2, 8, 12)
 
 
 def test_a_view_without_contrast_does_no_harm() -> None:
@@ -64,27 +79,33 @@ def test_a_view_without_contrast_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize("size, scales", [(0, (1.0,)), (-5, (1.0,)), (28, (1.0, 0.2))])
-def test_an_input_size_that_cannot_be_is_refused_at_once(
-    model: DenseModel, size: int, scales: tuple[float, ...]
-) -> None:
+def test_too_small_input_size_is_refused(model: DenseModel, size: int, scales: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="14 or more"):
         Predictor(model, size, scales)
 
 
-def test_a_prediction_that_is_not_finite_is_told(model: DenseModel) -> None:
-    predictor = Predictor(model, 28)
-    with pytest.raises(ValueError, match="not finite: try precision=fp32"):
-        predictor.predict([[torch.full((3, 28, 28), torch.nan)]])
+def test_too_long_image_is_refused_by_name(model: DenseModel) -> None:
+    with pytest.raises(ValueError, match=r"^strip\.png: image is \(1, 12000\)"):
+        Predictor(model, 280).prepare(pixels(1, 12_000), "strip.png")
 
 
-def test_memory_that_is_not_enough_is_told_with_the_way_out(
-    model: DenseModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_non_finite_prediction_is_refused_by_name(model: DenseModel) -> None:
+    predictor = Predictor(model, 28, label="the teacher")
+    broken = PreparedImage("b.png", (torch.full((3, 28, 28), torch.nan),), (28, 28))
+    with pytest.raises(
+        ValueError, match=r"b\.png: the prediction of the teacher is not finite: try precision=fp32"
+    ):
+        predictor.predict([prepared(predictor, pixels(28, 28)), broken])
+
+
+def test_out_of_memory_names_the_remedy(model: DenseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     message = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried ..."
 
     def forward(*_: object) -> None:
         raise RuntimeError(message)
 
     monkeypatch.setattr(DenseModel, "forward", forward)
-    with pytest.raises(ValueError, match="batch_size=1 with input_size=28: lower one of them"):
-        predicted(Predictor(model, 28), pixels(28, 28))
+    with pytest.raises(
+        ValueError, match="2 images of 28 x 42 pixels at once: lower batch_size or input_size"
+    ):
+        predicted(Predictor(model, 28), pixels(28, 42), pixels(28, 42))

@@ -1,4 +1,4 @@
-"""`python -m depthany.pseudo_label`: killed, raced, out of space, and what a student makes of its store."""
+"""`python -m depthany.pseudo_label`: killed, raced, out of space; and students that learn from its store."""
 
 import json
 import shutil
@@ -30,11 +30,11 @@ DEATHS = [(1, "after"), (2, "half"), (3, "before"), (7, "after"), (9, "half")]
 
 @pytest.fixture(autouse=True)
 def _micro(micro: str) -> None:
-    """The tiny encoder is known in every test here."""
+    """The tiny encoder is known in every test of this file."""
 
 
 def settings(world, teacher: Path, out: Path, *more: str) -> list[str]:
-    """Two images to a shard, three shards."""
+    """Settings for three shards of two images."""
     return [
         f"teacher={teacher}",
         f"out={out}",
@@ -51,7 +51,7 @@ def settings(world, teacher: Path, out: Path, *more: str) -> list[str]:
 
 
 def label(arguments: list[str]) -> int:
-    """The entry in this process."""
+    """Runs the command in this process; returns the exit code."""
     argv, sys.argv = sys.argv, ["pseudo_label", *arguments]
     try:
         return run_entry("pseudo_label", run)
@@ -60,14 +60,14 @@ def label(arguments: list[str]) -> int:
 
 
 def content(store: Path) -> dict[str, bytes]:
-    """All files of a store, by name."""
+    """Returns all files of a store, by name."""
     paths = [path for path in store.rglob("*") if path.is_file()]
     return {str(path.relative_to(store)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
 def whole(tiny_world, teacher_run: Path, tmp_path_factory, with_micro) -> Path:
-    """A store that was made without interruption; not to be written to."""
+    """A store that was made without interruption; tests must not change it."""
     store = tmp_path_factory.mktemp("whole") / "store"
     with with_micro():
         assert label(settings(tiny_world, teacher_run, store)) == 0
@@ -75,7 +75,7 @@ def whole(tiny_world, teacher_run: Path, tmp_path_factory, with_micro) -> Path:
 
 
 def kill_at(write: int, when: str) -> str:
-    """Code: SIGKILL before or after rename number `write`, or when half of the renamed file is there."""
+    """Code that sends SIGKILL before or after rename number `write`, or after halving the renamed file."""
     return f"""
 import os, signal
 seen, rename = [], os.replace
@@ -93,22 +93,20 @@ os.replace = replace
 
 
 @pytest.mark.parametrize("write, when", DEATHS)
-def test_killed_at_any_write_and_started_again_the_store_is_the_same_to_the_byte(
+def test_killed_labeling_resumes_to_the_same_bytes(
     nursery, tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, write: int, when: str
 ) -> None:
     command = settings(tiny_world, teacher_run, tmp_path / "store")
     assert nursery.start("pseudo_label", command, kill_at(write, when)).result().code == -signal.SIGKILL
     for path in content(tmp_path / "store"):
-        if path.endswith(".h5"):  # what has its name is whole
+        if path.endswith(".h5"):  # a file under its final name is complete
             assert (tmp_path / "store" / path).read_bytes() == (whole / path).read_bytes()
     assert label(command) == 0
     assert content(tmp_path / "store") == content(whole)
 
 
-def test_two_workers_at_once_make_every_shard_once_and_one_complete_store(
-    nursery, own_world, teacher_run: Path, tmp_path: Path
-) -> None:
-    for i in range(10):  # more than one worker reads ahead
+def test_two_workers_write_every_shard_once(nursery, own_world, teacher_run: Path, tmp_path: Path) -> None:
+    for i in range(10):  # more images than one worker reads ahead
         shutil.copy(own_world.root / "unlabeled/street_0.jpg", own_world.root / f"unlabeled/copy_{i}.jpg")
     small = ("shard_size=1", "batch_size=1")
     assert label([*settings(own_world, teacher_run, tmp_path / "alone"), *small]) == 0
@@ -123,7 +121,7 @@ def test_two_workers_at_once_make_every_shard_once_and_one_complete_store(
 
 
 def together(here: Path, log: Path) -> str:
-    """Code: two processes wait for each other as they begin, and again with their first shard in hand."""
+    """Code in which two processes wait for each other: at the start, and when each has its first shard."""
     return f"""
 import os, time
 from pathlib import Path
@@ -148,13 +146,13 @@ meet("start")
 """
 
 
-def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_room(
+def test_full_disk_ends_in_one_line_and_resumes(
     nursery, tiny_world, teacher_run: Path, whole: Path, tmp_path: Path
 ) -> None:
     smallest = min(path.stat().st_size for path in whole.glob("shards/*.h5"))
     command = settings(tiny_world, teacher_run, tmp_path / "store")
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({smallest - 1}, {smallest - 1}))"
-    full = nursery.start("pseudo_label", command, limit).result()  # of a single file: the manifest still fits
+    full = nursery.start("pseudo_label", command, limit).result()  # the manifest fits
     assert full.code == 2
     assert "cannot write" in full.err and ".h5: File too large" in full.err and "Traceback" not in full.err
     assert not list((tmp_path / "store").rglob("*.h5")) and not list((tmp_path / "store").rglob("*.partial"))
@@ -162,7 +160,7 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is
     assert content(tmp_path / "store") == content(whole)
 
 
-def test_a_shard_that_verify_found_damaged_is_made_anew(
+def test_damaged_shard_is_written_anew(
     tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, capsys
 ) -> None:
     shutil.copytree(whole, tmp_path / "store")
@@ -176,7 +174,7 @@ def test_a_shard_that_verify_found_damaged_is_made_anew(
     assert content(tmp_path / "store") == content(whole)
 
 
-def test_an_unreadable_image_ends_the_run_or_is_listed_and_left_out_by_the_student(
+def test_unreadable_image_ends_the_run_or_is_skipped(
     own_world, teacher_run: Path, tmp_path: Path, capsys, start
 ) -> None:
     (own_world.root / "unlabeled/street_3.jpg").write_bytes(b"no image")
@@ -188,7 +186,7 @@ def test_an_unreadable_image_ends_the_run_or_is_listed_and_left_out_by_the_stude
     assert listed[:3] == ["mine", "3", "damaged or missing"] and "street_3.jpg" in listed[3]
     assert label([f"verify={tmp_path / 'skip'}"]) == 0
 
-    Image.new("RGB", (30, 40)).save(own_world.root / "unlabeled/street_3.jpg")  # mended since
+    Image.new("RGB", (30, 40)).save(own_world.root / "unlabeled/street_3.jpg")  # repaired since
     more = [f"stage.teacher={teacher_run}", f"pseudo_labels={tmp_path / 'skip'}", "steps=3"]
     run_dir = tmp_path / "run"
     refused = start(own_world.settings("student", run_dir, *more))
@@ -210,7 +208,7 @@ def student(world, run_dir: Path, teacher: Path, store: Path, *more: str) -> lis
     return world.settings("student", run_dir, f"stage.teacher={teacher}", f"pseudo_labels={store}", *more)
 
 
-def test_a_store_of_another_teacher_size_or_set_is_refused_and_the_difference_named(
+def test_store_with_other_settings_is_refused(
     tiny_world, own_world, teacher_run: Path, whole: Path, tmp_path: Path, start
 ) -> None:
     model = load_model(teacher_run)
@@ -228,16 +226,14 @@ def test_a_store_of_another_teacher_size_or_set_is_refused_and_the_difference_na
     assert teacher.code == 2 and "of the student alone" in teacher.err
 
 
-def test_a_store_that_is_not_complete_is_refused(
-    nursery, tiny_world, teacher_run: Path, tmp_path: Path, start
-) -> None:
+def test_incomplete_store_is_refused(nursery, tiny_world, teacher_run: Path, tmp_path: Path, start) -> None:
     command = settings(tiny_world, teacher_run, tmp_path / "store")
     assert nursery.start("pseudo_label", command, kill_at(4, "after")).result().code == -signal.SIGKILL
     refused = start(student(tiny_world, tmp_path / "run", teacher_run, tmp_path / "store"))
     assert refused.code == 2 and "is not complete: finish it first" in refused.err
 
 
-def test_a_student_of_a_store_resumes_to_the_same_bits(
+def test_student_of_a_store_resumes_bit_for_bit(
     tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, start, start_elsewhere, signal_at
 ) -> None:
     straight = start(student(tiny_world, tmp_path / "straight", teacher_run, whole))
@@ -249,10 +245,10 @@ def test_a_student_of_a_store_resumes_to_the_same_bits(
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "killed")]
     assert models[0] == models[1]
     scores = json.loads((tmp_path / "straight/results.json").read_text())["scores"]
-    assert set(scores) == {"student", "teacher"}  # the table compares both, though only one was trained with
+    assert set(scores) == {"student", "teacher"}  # the teacher is scored, too
 
 
-def test_a_store_at_half_resolution_is_verified_and_trained_from_and_not_continued_at_another(
+def test_half_resolution_labels_are_means_of_four_pixels(
     tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, start, capsys
 ) -> None:
     command = [*settings(tiny_world, teacher_run, tmp_path / "half"), "resolution=half"]
@@ -280,10 +276,10 @@ multiprocessing.set_start_method("spawn")
 
 
 @pytest.mark.slow
-def test_loader_processes_that_are_started_anew_read_the_same_labels(
+def test_spawned_loader_processes_read_the_same_labels(
     nursery, tiny_world, teacher_run: Path, whole: Path, tmp_path: Path, start
 ) -> None:
-    more = ("data.read_timeout=100", "workers=1")  # and have the memory of what they read
+    more = ("data.read_timeout=100", "workers=1")  # spawned processes share no memory with this one
     command = student(tiny_world, tmp_path / "spawned", teacher_run, whole, *more)
     spawned = nursery.start("train", command, SPAWN).result()
     assert spawned.code == 0, spawned.err
@@ -315,11 +311,11 @@ def unmirrored(index: int, height: int, width: int) -> Draw:
 
 
 @pytest.mark.parametrize("side", [28, 61])
-def test_of_the_whole_image_the_stored_label_and_the_loss_are_those_of_the_teacher_but_for_quantisation(
+def test_stored_labels_equal_the_teacher_up_to_quantisation(
     teacher_run: Path, tmp_path: Path, side: int
 ) -> None:
     (tmp_path / "unlabeled").mkdir()
-    for i in range(3):  # square, so that a view holds all of the image
+    for i in range(3):  # square, so that a view shows the whole image
         pixels = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"unlabeled/{i}.png")
     world = type("", (), {"root": tmp_path})
@@ -328,13 +324,13 @@ def test_of_the_whole_image_the_stored_label_and_the_loss_are_those_of_the_teach
     batch = TrainingSet([], [images], 28, pseudo_labels=labels)[[unmirrored(i, side, side) for i in range(3)]]
     teacher, model = load_model(teacher_run), load_model(teacher_run)
     with torch.no_grad():
-        for parameter in model.parameters():  # a student that errs
+        for parameter in model.parameters():  # a student with errors
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     stored, online = stage_of(None), stage_of(teacher)
     expected = online._label(batch)
     range_ = expected.flatten(1).amax(1) - expected.flatten(1).amin(1)
     error = (stored._label(batch) - expected).abs().flatten(1).amax(1) / range_
-    # Half a step; and the float32 rounding of another batch and of folded weights, about 1e-5 of the range.
+    # Half a step of 16 bits, and float32 rounding, about 1e-5 of the range.
     assert float(error.max()) < 2 / 65535
     losses = [float(stage(model, batch, torch.Generator()).loss.detach()) for stage in (stored, online)]
     assert losses[1] > 0.01

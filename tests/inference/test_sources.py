@@ -1,4 +1,4 @@
-"""What `images` may name, and what the results are called."""
+"""What `images` may name, and the names of the results."""
 
 from pathlib import Path
 
@@ -28,46 +28,44 @@ def names(images: object, out: Path = Path("/elsewhere")) -> list[str]:
     return [source.name for source in find_sources(str(images), out)]
 
 
-def test_a_folder_gives_its_images_and_videos_by_their_place_in_it(trip: Path) -> None:
+def test_names_follow_the_folders(trip: Path) -> None:
     assert names(trip) == ["b", "day 1/a", "day 1/clip", "day 1/deep/ü (1)"]
 
 
-def test_a_pattern_names_from_its_last_folder_without_wildcard(trip: Path) -> None:
+def test_pattern_names_begin_after_its_last_plain_folder(trip: Path) -> None:
     assert names(trip / "day 1" / "**" / "*") == ["a", "clip", "deep/ü (1)"]
     assert names(trip / "*" / "*.png") == ["day 1/a"]
 
 
-def test_a_name_with_brackets_is_no_pattern_where_there_is_such_a_file(trip: Path) -> None:
+def test_existing_file_with_brackets_is_no_pattern(trip: Path) -> None:
     (trip / "a[1].jpg").touch()
     assert names(trip / "a[1].jpg") == ["a[1]"]
 
 
-def test_a_list_names_from_the_folder_that_all_of_it_lies_in(
-    trip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_list_names_begin_at_the_common_folder(trip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trip)
     (trip / "list.txt").write_text("day 1/a.png\n\n  b.JPG  \nday 1/../b.JPG\nday 1/missing.jpg\n", "utf-8")
     assert names("list.txt") == ["day 1/a", "b", "day 1/missing"]
 
 
-def test_a_file_is_taken_whatever_its_suffix(trip: Path) -> None:
+def test_named_file_may_have_any_suffix(trip: Path) -> None:
     assert names(trip / "x.raw") == ["x"]
 
 
-def test_two_that_differ_in_their_suffix_alone_keep_it(trip: Path) -> None:
+def test_files_that_differ_in_suffix_keep_it(trip: Path) -> None:
     for name in ("B.png", "day 1/a.jpg"):
         (trip / name).touch()
     assert names(trip) == ["B.png", "b.JPG", "day 1/a.jpg", "day 1/a.png", "day 1/clip", "day 1/deep/ü (1)"]
 
 
-def test_two_that_would_share_their_results_are_refused(trip: Path) -> None:
+def test_files_with_the_same_results_are_refused(trip: Path) -> None:
     for name in ("b.png", "b.png.jpg"):
         (trip / name).touch()
     with pytest.raises(ValueError, match=r"b\.png\.jpg and .*b\.png would have the same results"):
         names(trip)
 
 
-def test_results_of_an_earlier_run_are_no_input(trip: Path) -> None:
+def test_earlier_results_are_not_predicted(trip: Path) -> None:
     (trip / "out/day 1").mkdir(parents=True)
     (trip / "out/day 1/a_color.png").touch()
     assert names(trip, trip / "out") == names(trip / "**", trip / "out") == names(trip)[:4]
@@ -89,7 +87,7 @@ def test_results_may_lie_above_the_images(trip: Path) -> None:
         ("binary.txt", "expected UTF-8 text"),
     ],
 )
-def test_nothing_to_predict_is_an_error(tmp_path: Path, images: str, expected: str) -> None:
+def test_no_image_is_an_error(tmp_path: Path, images: str, expected: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xd8\xff")

@@ -12,16 +12,16 @@ import torch
 from media import pixels, read_video, write_video
 
 from depthany.display.progress import Bar
-from depthany.inference.outputs import Meaning
+from depthany.inference.outputs import OutputSettings
 from depthany.inference.predictor import Predictor
-from depthany.inference.video_in import look_at
+from depthany.inference.video_in import probe_video
 from depthany.inference.video_out import predict_video
 from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import Preprocessing
 
 
 class BrightnessIsDisparity(torch.nn.Module):
-    """A network whose answer can be told by hand."""
+    """A network whose map is the mean of the colours."""
 
     preprocessing, quantity, input_size = Preprocessing(), Quantity("disparity"), 28
 
@@ -43,11 +43,11 @@ def ramps(count: int, height: int = 28, width: int = 42) -> list[np.ndarray]:
 
 
 def depth_of(path: Path, out: Path, scale: str = "frame", batch_size: int = 4) -> list[np.ndarray]:
-    clip = look_at(path)
-    meaning = Meaning(None, colour_map="gray")
+    clip = probe_video(path)
+    settings = OutputSettings(Quantity("disparity"), colour_map="gray")
     with Bar("frames", clip.frames) as bar:
         predictor = Predictor(BrightnessIsDisparity(), 28)
-        predict_video(clip, {"color": out}, predictor, meaning, batch_size, scale, bar)
+        predict_video(clip, {"color": out}, predictor, settings, batch_size, scale, bar)
     return read_video(out)[0]
 
 
@@ -70,7 +70,7 @@ def test_frames_at_uneven_times_keep_them(tmp_path: Path) -> None:
     )
 
 
-def test_each_frame_has_a_scale_of_its_own_or_all_have_one(tmp_path: Path) -> None:
+def test_video_scale_is_per_frame_or_per_clip(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", ramps(5), Fraction(5))
     own = depth_of(tmp_path / "a.mp4", tmp_path / "own.mp4", "frame")
     one = depth_of(tmp_path / "a.mp4", tmp_path / "one.mp4", "clip")
@@ -90,21 +90,19 @@ def test_frames_stay_in_order_whatever_the_batch_size(tmp_path: Path) -> None:
         assert len(frames) == 7
 
 
-def test_no_more_frames_are_in_memory_than_a_few_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_batches_of_frames_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "a.mp4", ramps(60), Fraction(5))
     prepared, predicted, ahead = [], [], []
     prepare, predict = Predictor.prepare, Predictor.predict
 
-    def counting_prepare(self: Predictor, image: np.ndarray) -> list[torch.Tensor]:
+    def counting_prepare(self: Predictor, image: np.ndarray, name: str) -> tuple[torch.Tensor, ...]:
         prepared.append(1)
-        return prepare(self, image)
+        return prepare(self, image, name)
 
-    def counting_predict(self: Predictor, batch: list) -> torch.Tensor:
+    def counting_predict(self: Predictor, images: list) -> torch.Tensor:
         ahead.append(len(prepared) - len(predicted))
-        predicted.extend(batch)
-        return predict(self, batch)
+        predicted.extend(images)
+        return predict(self, images)
 
     monkeypatch.setattr(Predictor, "prepare", counting_prepare)
     monkeypatch.setattr(Predictor, "predict", counting_predict)
@@ -112,15 +110,15 @@ def test_no_more_frames_are_in_memory_than_a_few_batches(
     assert max(ahead) <= 4 + 2 * 4 + 1
 
 
-def test_odd_sides_grow_by_one_pixel_and_no_more(tmp_path: Path) -> None:
+def test_odd_sides_grow_by_one_pixel(tmp_path: Path) -> None:
     write_video(tmp_path / "a.avi", [frame[:27, :41] for frame in ramps(4)], Fraction(5))
     assert depth_of(tmp_path / "a.avi", tmp_path / "b.mp4")[0].shape == (28, 42, 3)
 
 
-def test_a_video_held_upright_by_its_player_is_predicted_upright(tmp_path: Path) -> None:
+def test_rotated_video_is_predicted_upright(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", ramps(4), Fraction(5))
     data = bytearray((tmp_path / "a.mp4").read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40  # of the track header: to be turned right by 90 degrees
+    matrix = data.index(b"tkhd") + 4 + 40  # of the track header: turn right by 90 degrees
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
     (tmp_path / "a.mp4").write_bytes(data)
     frame = depth_of(tmp_path / "a.mp4", tmp_path / "b.mp4")[0]
@@ -128,9 +126,7 @@ def test_a_video_held_upright_by_its_player_is_predicted_upright(tmp_path: Path)
     assert frame[0].mean() < 30 and frame[-1].mean() > 220, "dark was left and is now at the top"
 
 
-def test_a_video_is_predicted_from_the_command_line_with_its_frames_beside_it(
-    predict, tmp_path: Path
-) -> None:
+def test_video_is_predicted_from_the_command_line(predict, tmp_path: Path) -> None:
     frames = [pixels(28, 42) // 4 + 96] * 5
     write_video(tmp_path / "clip ü.mp4", frames, Fraction(25))
     ended = predict(
@@ -146,7 +142,7 @@ def test_a_video_is_predicted_from_the_command_line_with_its_frames_beside_it(
 
 
 def damaged(tmp_path: Path) -> dict[str, tuple[Path, str]]:
-    """Videos that cannot be read to their end, each with what is said of it."""
+    """Returns videos that cannot be read to their end, with the message for each."""
     write_video(tmp_path / "whole.mp4", [pixels(56, 84, i) for i in range(30)], Fraction(10))
     data = (tmp_path / "whole.mp4").read_bytes()
     cases = {"zero": b"", "headless": data[: len(data) // 2], "text": b"no video at all\n" * 50}
@@ -160,7 +156,7 @@ def damaged(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     return {name: (tmp_path / f"{name}.mp4", said.get(name, "cannot read the video")) for name in cases}
 
 
-def test_a_damaged_video_is_named_and_leaves_nothing_while_others_are_done(predict, tmp_path: Path) -> None:
+def test_damaged_videos_are_named_and_leave_nothing(predict, tmp_path: Path) -> None:
     cases = damaged(tmp_path)
     (tmp_path / "list.txt").write_text(
         "\n".join(str(path) for path, _ in cases.values()) + f"\n{tmp_path}/whole.mp4"
@@ -175,7 +171,7 @@ def test_a_damaged_video_is_named_and_leaves_nothing_while_others_are_done(predi
 
 
 def index_first(path: Path, out: Path) -> None:
-    """The same video with its index at the front, so that it can be opened without its end."""
+    """Copies a video with its index at the front, so that it can be opened without its end."""
     whole, front = av.open(str(path)), av.open(str(out), "w", options={"movflags": "faststart"})
     with whole, front:
         stream = front.add_stream_from_template(whole.streams.video[0])
@@ -185,7 +181,7 @@ def index_first(path: Path, out: Path) -> None:
                 front.mux(packet)
 
 
-def test_a_video_without_its_end_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+def test_video_without_its_end_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "whole.mp4", [pixels(56, 84, i) for i in range(30)], Fraction(10))
     index_first(tmp_path / "whole.mp4", tmp_path / "front.mp4")
     data = (tmp_path / "front.mp4").read_bytes()
@@ -195,7 +191,7 @@ def test_a_video_without_its_end_is_not_taken_for_a_whole_one(tmp_path: Path) ->
     assert not list(tmp_path.glob("*b.mp4*"))
 
 
-def test_an_interrupted_video_leaves_nothing_under_its_name(predict, ctrl_c_at_batch, tmp_path: Path) -> None:
+def test_interrupted_video_leaves_nothing(predict, ctrl_c_at_batch, tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", ramps(40), Fraction(10))
     with ctrl_c_at_batch(3) as calls:
         ended = predict(f"images={tmp_path / 'a.mp4'}", "batch_size=2")
@@ -204,7 +200,7 @@ def test_an_interrupted_video_leaves_nothing_under_its_name(predict, ctrl_c_at_b
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_what_a_video_cannot_become_is_refused_before_anything_is_done(predict, tmp_path: Path) -> None:
+def test_photo_formats_are_refused_for_videos(predict, tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", ramps(2), Fraction(10))
     ended = predict(f"images={tmp_path / 'a.mp4'}", "save=color,npy")
     assert ended.code == 2

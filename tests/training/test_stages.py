@@ -1,6 +1,5 @@
 """How a batch becomes a loss: who sees which view, what is summed, and that frozen things are frozen."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -19,7 +18,6 @@ from depthany.models.preprocess import Preprocessing
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.optim import LrFactors, OptimizerSettings, build_optimizer
 from depthany.training.stages.base import (
-    Primary,
     Stage,
     freeze,
     require_declared,
@@ -379,22 +377,6 @@ def test_several_terms_are_logged_each(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("labeled", "unlabeled"):
         total = scalars[f"loss/{kind}/affine_invariant"] + 0.5 * scalars[f"loss/{kind}/mae"]
         torch.testing.assert_close(scalars[f"loss/{kind}"], total)
-
-
-@pytest.mark.parametrize(
-    "higher, score, best, better",
-    [
-        (False, 0.1, None, True),
-        (False, 0.1, 0.2, True),
-        (False, 0.2, 0.1, False),
-        (True, 0.2, 0.1, True),
-        (True, 0.1, 0.2, False),
-        (True, math.nan, None, False),
-        (False, math.nan, 0.1, False),
-    ],
-)
-def test_primary_knows_its_direction(higher: bool, score: float, best: float | None, better: bool) -> None:
-    assert Primary("any", higher_is_better=higher).is_better(score, best) is better
 
 
 def test_unit_range_by_hand() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from depthany.data.batch import Batch
 from depthany.display.pictures import colour, comparison_row
+from depthany.metrics.table import DEFAULT_METRICS
 from depthany.training.stages.base import StageOutput
 from depthany.training.tracking import Meter, Tracker, log_scalars
 
@@ -26,8 +27,7 @@ COMMON = {
     "speed/images_per_second",
     "speed/share_waiting_for_data",
     "memory_gb",
-    "val/mine/abs_rel",
-    "val/mine/delta1",
+    *(f"val/mine/{name}" for name in (*DEFAULT_METRICS["depth"], "negative_scales", "constant_predictions")),
 }
 OF_STUDENT = {"loss/unlabeled", "loss/feature", "feature_tokens_kept"}
 

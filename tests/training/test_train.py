@@ -27,7 +27,7 @@ from depthany.training.checkpoints.state import (
 from depthany.training.checkpoints.writer import CheckpointWriter
 from depthany.training.loop import LoopSettings, Run, draw_generator, train, update
 from depthany.training.optim import OptimizerSettings, ScheduleSettings, build_optimizer
-from depthany.training.stages.base import Primary, Stage, StageOutput
+from depthany.training.stages.base import Stage, StageOutput
 from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import evaluate
 
@@ -141,7 +141,7 @@ def test_every_micro_batch_has_its_own_perturbations(micro: str, tmp_path: Path,
 class HigherIsBetter(NotesSeeds):
     """A stage whose best checkpoint is that of the largest delta1."""
 
-    primary = Primary("delta1", higher_is_better=True)
+    primary = "delta1"
 
 
 def test_best_checkpoint_follows_the_primary_metric(micro: str, tmp_path: Path) -> None:

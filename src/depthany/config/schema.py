@@ -111,51 +111,6 @@ class PredictSettings(CheckpointSettings):
 
 
 @dataclass
-class ProtocolSettings:
-    """configs/protocol/NAME.yaml; the defaults here are what a user's own file need not say."""
-
-    name: str | None = None
-    dataset: dict[str, Any] = field(default_factory=dict)
-    count: int | None = None
-    task: str = "depth"
-    space: str = "disparity"
-    align: str = "least_squares"
-    align_per: str = "image"
-    crop: str = "none"
-    input_crop: str = "none"
-    min_depth: float | None = 1e-3
-    max_depth: float | None = 80.0
-    truth_beyond: str = "invalid"
-    clip_prediction: list[float] | None = None
-    input_size: int | None = None
-    upsample: str = "bilinear_corners"
-    averaging: str = "image"
-    boundary_f1: bool = False
-    sources: dict[str, str] = field(default_factory=dict)
-    published: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-@dataclass
-class OverrideSettings:
-    """What may be changed in every protocol from the command line; null leaves it as it is."""
-
-    count: int | None = None
-    space: str | None = None
-    align: str | None = None
-    align_per: str | None = None
-    crop: str | None = None
-    input_crop: str | None = None
-    min_depth: float | None = None
-    max_depth: float | None = None
-    truth_beyond: str | None = None
-    clip_prediction: list[float] | None = None
-    input_size: int | None = None
-    upsample: str | None = None
-    averaging: str | None = None
-    boundary_f1: bool | None = None
-
-
-@dataclass
 class EvaluateSettings:
     """configs/evaluate.yaml."""
 
@@ -164,7 +119,7 @@ class EvaluateSettings:
     max_depth: float | None = None
     protocols: Any = MISSING
     roots: dict[str, str | None] = field(default_factory=dict)
-    override: OverrideSettings = field(default_factory=OverrideSettings)
+    override: dict[str, Any] = field(default_factory=dict)  # checked as settings of a Protocol
     out: str = MISSING
     quantity: Any = None
     stored_per_unit: float | None = None

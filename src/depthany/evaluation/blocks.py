@@ -3,26 +3,26 @@
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 
-_BATCHES = 8  # of a block; images of two shapes by chance then fill 9 of 10 places of their batches
-_FEWEST = 2  # in a small set: 7 of 10 places
-_BLOCKS = 32  # that a set should give, so that processes have about the same to do
+_BATCHES = 8  # of a block; images of two random shapes then fill 9 of 10 places in their batches
+_FEWEST = 2  # batches of a block in a small set; they fill 7 of 10 places
+_BLOCKS = 32  # of a set, if it is large enough, so that all processes get about the same work
 
 
 def block_size(images: int, batch_size: int) -> int:
-    """Images of a block: 2 to 8 batches, growing with the set."""
+    """Returns the number of images of a block: 2 to 8 batches, growing with the set."""
     return batch_size * min(_BATCHES, max(_FEWEST, images // (_BLOCKS * batch_size)))
 
 
-def cut(
+def cut_into_blocks(
     indices: Iterable[int], batch_size: int, together: Callable[[int], Hashable] = lambda index: index
 ) -> list[list[int]]:
-    """Cut a set into blocks of consecutive images.
+    """Cuts a set into blocks of consecutive images.
 
-    A process takes whole blocks and no batch crosses the end of one. So a prediction, whose rounding depends
-    on the batch that it is made in, is the same however many processes there are.
+    A process takes whole blocks, and no batch crosses the end of a block. The rounding of a prediction
+    depends on its batch; this way it is the same for any number of processes.
 
     Args:
-        together: images of one value stay in one block, in which they follow one another.
+        together: images with the same value of this function stay in one block, next to one another.
     """
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index in indices:

@@ -1,162 +1,127 @@
-"""What is scored: a model, or a folder of predictions that any program has written."""
+"""What can be scored: a model, or a folder of predictions that any program has written."""
 
-import hashlib
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from depthany.data.images import IMAGE_SUFFIXES
-from depthany.evaluation import protocol as protocols
-from depthany.inference.predictor import is_out_of_memory
-from depthany.models.model import DenseModel
+from depthany.inference.predictor import PreparedImage
+from depthany.models.output import Quantity
 from depthany.system.packages import reason
 
-Size = tuple[int, int]  # height, width
-QUANTITIES = ("disparity", "depth")
+QUANTITIES = {"disparity": Quantity("disparity"), "depth": Quantity("depth_m")}  # by the user's word
 
 
 class MissingPrediction(Exception):
-    """A folder of predictions has none of an image; the argument says what was looked for."""
+    """A folder of predictions has none for an image; the argument names the file."""
 
 
-class Predictor(Protocol):
-    """What can be scored, in two steps: `prepare` in threads, `predict` in batches of equal `key`.
+class ScoredPredictor(Protocol):
+    """What can be scored: `depthany.inference.predictor.Predictor`, or `FolderPredictor`.
 
-    label: its name in tables. quantity: disparity or depth. about: what else the results say of it.
+    `prepare` is called in threads, `predict` with images whose inputs have equal shapes.
+
+    Attributes:
+        label: its name in tables and messages.
+        quantity: what its maps hold.
     """
 
     @property
     def label(self) -> str: ...
     @property
-    def quantity(self) -> str: ...
-    @property
-    def about(self) -> dict[str, Any]: ...
-    def prepare(self, name: str, image: NDArray[np.uint8], protocol: protocols.Protocol) -> Tensor: ...
-    def key(self, prepared: Tensor) -> Hashable: ...
-    def predict(self, prepared: Sequence[Tensor]) -> Tensor | Sequence[Tensor]: ...
+    def quantity(self) -> Quantity: ...
+    def for_protocol(self, name: str, input_size: int | None) -> "ScoredPredictor": ...
+    def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]: ...
+    def predict(self, images: Sequence[PreparedImage]) -> Tensor | Sequence[Tensor]: ...
 
 
-@dataclass(frozen=True)
-class ModelPredictor:
-    """A model on its device, in eval mode.
+def space_of(predictor: ScoredPredictor) -> str:
+    """Returns the space of a predictor's maps: "disparity" or "depth".
 
-    Args:
-        input_size: pixels of the shorter side where the protocol says none.
-        amp: dtype of autocast; None computes in the type of the weights.
+    Raises:
+        ValueError: the predictor predicts neither.
     """
-
-    model: DenseModel
-    input_size: int
-    device: torch.device
-    quantity: str = "disparity"
-    amp: torch.dtype | None = None
-    label: str = "model"
-    about: dict[str, Any] = field(default_factory=dict)
-
-    def prepare(self, name: str, image: NDArray[np.uint8], protocol: protocols.Protocol) -> Tensor:
-        """Model input [3 h w]; raises a `ValueError` where the image is too long for the size."""
-        try:
-            return self.model.preprocessing.prepare(image, protocol.input_size or self.input_size)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-
-    def key(self, prepared: Tensor) -> Hashable:
-        """Inputs of one shape go through the model together."""
-        return prepared.shape
-
-    def predict(self, prepared: Sequence[Tensor]) -> Tensor:
-        """[b h w] float32 on the device."""
-        weights = next(self.model.parameters(), torch.empty(0))
-        try:
-            batch = torch.stack(list(prepared)).to(self.device, weights.dtype)  # [b 3 h w]
-            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-                values: Tensor = self.model(batch).map
-                return values.float()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise ValueError(
-                f"memory is not enough for {len(prepared)} images of {tuple(prepared[0].shape[1:])} at once: "
-                "lower batch_size or input_size"
-            ) from None
+    for space, quantity in QUANTITIES.items():
+        if predictor.quantity.kind == quantity.kind:
+            return space
+    raise ValueError(
+        f"{predictor.label} predicts {predictor.quantity.describe()}: protocols score disparity and depth"
+    )
 
 
 @dataclass(frozen=True)
 class FolderPredictor:
-    """Predictions in files: NAME.npy, NAME_16bit.png or NAME.png, NAME that of the image in its set.
+    """Predictions in files: NAME.npy, NAME_16bit.png or NAME.png, with the name of the image in its set.
 
-    They are looked for in the folder of the protocol's name, where there is one, else in the folder itself.
-    A 16-bit PNG says in its texts `scale` and `offset` what it holds (`depthany.predict save=png16` writes
-    them: value = offset + scale * stored); without them value = stored / stored_per_unit.
+    A 16-bit PNG holds value = offset + scale * stored, with `scale` and `offset` from its texts, as
+    `depthany.predict save=png16` writes them; without these texts, value = stored / stored_per_unit.
 
     Args:
-        quantity: disparity (larger is nearer, any scale and shift) or depth (metres, or any scale and shift
-            where the protocol fits it).
-        stored_per_unit: of PNGs without texts: the stored value of one metre, or of one unit of disparity.
+        quantity: disparity (any scale and shift) or depth in metres (any scale and shift if the protocol
+            fits it).
+        stored_per_unit: stored value of one metre, or of one unit of disparity, in PNGs without texts.
+        label: name in tables and messages.
     """
 
     folder: Path
-    quantity: str
+    quantity: Quantity
     stored_per_unit: float | None = None
     label: str = "predictions"
-    about: dict[str, Any] = field(default_factory=dict)
 
-    def prepare(self, name: str, image: NDArray[np.uint8], protocol: protocols.Protocol) -> Tensor:
-        """The prediction [h w] float32, at the size it has.
+    def for_protocol(self, name: str, input_size: int | None) -> "FolderPredictor":
+        """Returns the folder of that name inside this folder, or this one if there is none."""
+        inner = self.folder / name
+        return replace(self, folder=inner) if inner.is_dir() else self
+
+    def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor]:
+        """Returns the prediction [h w] float32, at the size that it has in its file.
 
         Raises:
             MissingPrediction: there is no such file.
-            ValueError: it cannot be read, is no map of numbers, or its texts contradict `quantity`.
+            ValueError: the file cannot be read, is no map of numbers, or its texts contradict `quantity`.
         """
-        path = self._find(name, protocol.name)
+        path = self._find(name)
         values = _read_npy(path) if path.suffix == ".npy" else self._read_png(path)
         if not np.isfinite(values).all():
             raise ValueError(f"{path}: {int((~np.isfinite(values)).sum())} values are NaN or infinite")
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        return (torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)),)
 
-    def key(self, prepared: Tensor) -> Hashable:
-        """They need no model: any may go together."""
-        return None
+    def predict(self, images: Sequence[PreparedImage]) -> Sequence[Tensor]:
+        """Returns the predictions [h w] as they were read."""
+        return [image.inputs[0] for image in images]
 
-    def predict(self, prepared: Sequence[Tensor]) -> Sequence[Tensor]:
-        """[h w] each, as read."""
-        return prepared
-
-    def _find(self, name: str, protocol_name: str) -> Path:
-        own = self.folder / protocol_name
-        folder = own if own.is_dir() else self.folder
+    def _find(self, name: str) -> Path:
         stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
         for candidate in (f"{stem}.npy", f"{stem}_16bit.png", f"{stem}.png"):
-            if (folder / candidate).is_file():
-                return folder / candidate
-        raise MissingPrediction(f"{folder}/{stem}.npy or .png")
+            if (self.folder / candidate).is_file():
+                return self.folder / candidate
+        raise MissingPrediction(f"{self.folder}/{stem}.npy or .png")
 
     def _read_png(self, path: Path) -> NDArray:
         try:
             with Image.open(path) as file:
                 stored, texts, mode = np.asarray(file), dict(getattr(file, "text", {})), file.mode
-        except Exception as error:  # whatever a damaged file leads Pillow to
+        except Exception as error:  # Pillow raises many kinds on a damaged file
             raise ValueError(f"{path}: cannot read the prediction: {reason(error)}") from None
         if not mode.startswith("I"):
             raise ValueError(
-                f"{path}: a picture of mode {mode}, too coarse to be scored: expected 16-bit gray, or .npy"
+                f"{path}: a picture of mode {mode} is too coarse to be scored: expected 16-bit gray, or .npy"
             )
         if {"scale", "offset"} <= texts.keys():
-            told = texts.get("quantity", self.quantity)
-            if not told.startswith(self.quantity):
+            stated = texts.get("quantity", space_of(self))
+            if not stated.startswith(space_of(self)):
                 raise ValueError(
-                    f"{path} says that it holds {told}: pass quantity={told.split()[0].strip(',')}"
+                    f"{path} says that it holds {stated}: pass quantity={stated.split()[0].strip(',')}"
                 )
             return float(texts["offset"]) + float(texts["scale"]) * stored.astype(np.float64)
-        if self.stored_per_unit is None and self.quantity == "depth":
+        if self.stored_per_unit is None and self.quantity.is_metric:
             raise ValueError(
                 f"{path} does not say its scale (PNG texts scale and offset): pass stored_per_unit=, the "
                 "stored value of one metre, such as 1000 or 256"
@@ -167,7 +132,7 @@ class FolderPredictor:
 def _read_npy(path: Path) -> NDArray:
     try:
         values = np.load(path, allow_pickle=False)
-    except Exception as error:  # whatever a damaged file leads NumPy to
+    except Exception as error:  # NumPy raises many kinds on a damaged file
         raise ValueError(f"{path}: cannot read the prediction: {reason(error)}") from None
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values.squeeze(0 if values.shape[0] == 1 else 2)
@@ -176,27 +141,10 @@ def _read_npy(path: Path) -> NDArray:
     return values
 
 
-def resize(values: Tensor, size: Size, upsample: str) -> Tensor:
-    """A map [h w] float32 at [height width], by a rule of `evaluation.protocol.UPSAMPLES`."""
-    if tuple(values.shape) == tuple(size):
-        return values
-    mode, corners = protocols.UPSAMPLES[upsample]
-    return F.interpolate(values[None, None], size, mode=mode, align_corners=corners)[0, 0]
-
-
 def holds_predictions(path: Path) -> bool:
-    """Whether a path is a folder of predictions rather than of a model."""
+    """Whether `path` is a folder of predictions, rather than of a model."""
     if not path.is_dir() or any((path / name).exists() for name in ("model.safetensors", "config.json")):
         return False
     if any(path.glob("*.safetensors")) or any(path.rglob("*.pt")):
         return False
-    return any(each.suffix in (".npy", ".png") for each in path.rglob("*"))
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Hash of names, types and values of all weights, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return any(file.suffix in (".npy", ".png") for file in path.rglob("*"))

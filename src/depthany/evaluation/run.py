@@ -1,51 +1,38 @@
-"""THE loop of evaluation: images are read ahead of the model and scored behind it, in threads.
+"""THE loop of evaluation: scores the images of a set, read ahead of the model and scored behind it.
 
-Used for the validation of a training run and for `python -m depthany.evaluate`. The result does not depend on
-the number of threads or processes, or on which of them is first; on the batch size by rounding alone.
+Used by `python -m depthany.evaluate` and by the validation of a training run. The result does not depend on
+the number of threads or processes, or on their order; on the batch size by rounding alone.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from depthany.data.samples import Labels
+from depthany.data.samples import Labels, Point
 from depthany.evaluation import protocol as protocols
-from depthany.evaluation.blocks import cut
-from depthany.evaluation.predictors import MissingPrediction, Predictor, resize
+from depthany.evaluation.blocks import cut_into_blocks
+from depthany.evaluation.predictors import MissingPrediction, ScoredPredictor, space_of
 from depthany.evaluation.score import Pixels, Row, score_pairs, score_together, select
-from depthany.inference.pipeline import Behind, batches_of_equal, map_ahead
+from depthany.inference.pipeline import Skipped, run_pipeline
+from depthany.inference.predictor import PreparedImage
 from depthany.metrics.crops import INPUT_CROPS
+from depthany.models.infer import resize_map
 from depthany.system.distributed import ALONE, Processes
+
+MISSING, UNREADABLE = "without prediction", "unreadable"  # reasons for which an image is skipped
 
 
 class UnreadableImage(ValueError):
     """An image, or its truth, cannot be read; names the file."""
 
 
-class PairsSample(Protocol):
-    """An image with pairs of points, the nearer and the farther, each (row, column)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def scene(self) -> str: ...
-    @property
-    def image(self) -> NDArray[np.uint8]: ...
-    @property
-    def pairs(self) -> Sequence[tuple[tuple[int, int], tuple[int, int]]]: ...
-
-
 class ScoredSet(Protocol):
-    """What can be scored; `read` gives a `DepthSample`, or a `PairsSample` where the task is ordinal."""
+    """A set that can be scored; `read` returns a `DepthSample`, or an `OrdinalSample` for an ordinal task."""
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
@@ -54,12 +41,13 @@ class ScoredSet(Protocol):
 
 @dataclass
 class Scored:
-    """What came out of a set, all in its order.
+    """The scores of a set, in the order of its images.
 
     Attributes:
         rows: of the images that counted.
         empty: names of images without a pixel (or pair) that counts.
-        missing: names of images without prediction. unreadable: a line for each, which names it.
+        missing: names of images without prediction.
+        unreadable: one line per unreadable image, which names it.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -69,41 +57,34 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """An image that was read: what the predictor needs of it, and the truth. size: [height width] of it.
+class EvaluationImage(PreparedImage):
+    """An image that was read, with its truth; its `size` is that of the truth.
 
-    image: [h w 3] uint8 RGB as the predictor sees it.
+    Attributes:
+        index: of the image in its set.
+        pixels: [h w 3] uint8 RGB as the predictor sees it.
+        labels: the true depth; None in an ordinal task.
+        scene: type of scene, in an ordinal task.
+        pairs: (nearer, farther) points, in an ordinal task.
     """
 
     index: int
-    name: str
-    image: NDArray[np.uint8]
-    prepared: Tensor
-    size: tuple[int, int]
+    pixels: NDArray[np.uint8]
     labels: Labels | None = None
     scene: str = ""
-    pairs: Sequence[tuple[tuple[int, int], tuple[int, int]]] = ()
-
-
-@dataclass(frozen=True)
-class Left:
-    """An image that is left out; `line` says which, and why."""
-
-    index: int
-    missing: bool
-    line: str
+    pairs: Sequence[tuple[Point, Point]] = ()
 
 
 @dataclass
-class Part:
-    """What one process has found, in the order in which it came; threads may append."""
+class RankResult:
+    """What one process has found, in no particular order; threads may append."""
 
     rows: list[Row] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
+    skipped: list[Skipped[int]] = field(default_factory=list)
 
 
-class Groups:
-    """Images that share a fit wait here for each other; threads may call it.
+class AlignmentGroups:
+    """Collects the pixels of images that are fitted to their truth together; threads may call it.
 
     Args:
         names: by index, of all images that will be added or dropped.
@@ -116,15 +97,15 @@ class Groups:
         self._lock = Lock()
 
     def name(self, index: int) -> str:
-        """Of the sequence (folder) of an image, or of the image."""
+        """Returns the name of the image's sequence (its folder), or of the image if it is fitted alone."""
         return self._names[index].rpartition("/")[0] if self._whole_sequence else self._names[index]
 
     def key(self, index: int) -> Hashable:
-        """Of the group of an image."""
+        """Returns the group of an image."""
         return self.name(index) if self._whole_sequence else index
 
     def add(self, index: int, pixels: Pixels | None) -> list[Pixels]:
-        """All members of the group if this (None: dropped) is the last of it, else nothing."""
+        """Adds an image, or drops it (None); returns the group if it is now complete, else an empty list."""
         with self._lock:
             key = self.key(index)
             if pixels is not None:
@@ -134,7 +115,7 @@ class Groups:
 
 
 def score_set(
-    predictor: Predictor,
+    predictor: ScoredPredictor,
     dataset: ScoredSet,
     protocol: protocols.Protocol,
     indices: Sequence[int] | None = None,
@@ -145,168 +126,168 @@ def score_set(
     tick: Callable[[], object] = lambda: None,
     processes: Processes = ALONE,
 ) -> Scored:
-    """Score every image of a set, or those at `indices`.
+    """Scores every image of a set, or those at `indices`.
 
     Args:
-        batch_size: images of equal model-input shape that go through the model together. In float32 that
-            changes a prediction by rounding alone.
+        batch_size: images of equal input shape that go through the model together. In float32 it changes a
+            prediction by rounding alone.
         workers: threads that read, and as many that score.
         convert_images: accept gray, RGBA, CMYK and 16-bit images.
-        skip_unreadable: leave out, and list, images that cannot be read instead of stopping.
-        tick: called when an image is done by this process.
-        processes: that share the images; all of them call this, and all get the whole result, which is that
-            of one process to the bit.
+        skip_unreadable: leave out and list images that cannot be read, instead of stopping.
+        tick: called when this process is done with an image.
+        processes: they share the images. All of them call this function and get the whole result, which is
+            equal to that of one process, bit for bit.
 
     Raises:
         UnreadableImage: an image or its truth cannot be read, and must not be skipped.
-        ValueError: a file of predictions is unusable, a prediction is not finite, or the protocol does not
-            take what the predictor gives.
+        ValueError: a file of predictions is unusable, a prediction is not finite, or the protocol needs
+            another quantity than the predictor's.
     """
-    protocol.require_fits(predictor.quantity, predictor.label)
+    protocol.require_fits(space_of(predictor), predictor.label)
+    predictor = predictor.for_protocol(protocol.name, protocol.input_size)
     names = {index: dataset.name(index) for index in (range(len(dataset)) if indices is None else indices)}
-    groups = Groups(names, protocol)
-    blocks = cut(names, batch_size, groups.key)[processes.rank :: processes.size]
+    groups = AlignmentGroups(names, protocol)
+    blocks = cut_into_blocks(names, batch_size, groups.key)[processes.rank :: processes.size]
 
-    def read(index: int) -> Ready | Left:
+    def read(index: int) -> EvaluationImage | Skipped[int]:
         return read_one(predictor, dataset, protocol, index, convert_images, skip_unreadable)
 
-    part = score_blocks(predictor, protocol, blocks, read, groups, batch_size, workers, tick)
-    return merged(names, processes.gather(part))
+    result = score_blocks(predictor, protocol, blocks, read, groups, batch_size, workers, tick)
+    return merged(names, processes.gather(result))
 
 
 def score_blocks(
-    predictor: Predictor,
+    predictor: ScoredPredictor,
     protocol: protocols.Protocol,
     blocks: Sequence[Sequence[int]],
-    read: Callable[[int], Ready | Left],
-    groups: Groups,
+    read: Callable[[int], EvaluationImage | Skipped[int]],
+    groups: AlignmentGroups,
     batch_size: int,
     workers: int,
     tick: Callable[[], object],
-) -> Part:
-    """Score the images of some blocks; see `score_set`."""
-    part = Part()
+) -> RankResult:
+    """Scores the images of blocks; no batch crosses the end of a block. See `score_set`."""
+    result, space = RankResult(), space_of(predictor)
     block_of = {index: number for number, block in enumerate(blocks) for index in block}
 
-    def finish(ready: Ready, prediction: NDArray[np.float32]) -> None:
-        part.rows.extend(score_one(ready, prediction, predictor.quantity, protocol, groups))
+    def predict(images: Sequence[EvaluationImage]) -> Iterator[NDArray[np.float32]]:
+        return predict_at_truth(predictor, images, protocol)
+
+    def finish(image: EvaluationImage, prediction: NDArray[np.float32]) -> None:
+        result.rows.extend(score_one(image, prediction, space, protocol, groups))
         tick()
 
-    def leave(out: Left) -> None:
-        part.left.append(out)
-        members = groups.add(out.index, None)  # the last that the others of its sequence have waited for
-        part.rows.extend(score_together(members, predictor.quantity, protocol, groups.name(out.index)))
+    def skip(skipped: Skipped[int]) -> None:
+        result.skipped.append(skipped)
+        members = groups.add(skipped.item, None)  # it may be the last one that its sequence waits for
+        result.rows.extend(score_together(members, space, protocol))
         tick()
 
-    def readable() -> Generator[Ready, None, None]:
-        with closing(map_ahead(read, block_of, workers, batch_size)) as images:
-            for image in images:
-                if isinstance(image, Ready):
-                    yield image
-                else:
-                    leave(image)
-
-    with closing(readable()) as images, Behind(workers, batch_size) as scorers:
-        for _, block in groupby(images, lambda each: block_of[each.index]):
-            for batch in batches_of_equal(block, lambda each: predictor.key(each.prepared), batch_size):
-                for ready, prediction in zip(batch, predict(predictor, batch, protocol), strict=True):
-                    scorers.submit(finish, ready, prediction)
-    return part
+    run_pipeline(
+        block_of,
+        read,
+        predict,
+        finish,
+        batch_size=batch_size,
+        threads=workers,
+        skip=skip,
+        group_of=block_of.__getitem__,
+    )
+    return result
 
 
-def merged(names: Mapping[int, str], parts: Sequence[Part]) -> Scored:
-    """The parts of all processes as one result; names: of all images, by index."""
-    rows = sorted((row for part in parts for row in part.rows), key=lambda row: row.index)
-    left = sorted((out for part in parts for out in part.left), key=lambda out: out.index)
-    told = {row.index for row in rows} | {out.index for out in left}
+def merged(names: Mapping[int, str], results: Sequence[RankResult]) -> Scored:
+    """Returns the results of all processes as one, in the order of the images.
+
+    Args:
+        names: of all images, by index.
+    """
+    rows = sorted((row for result in results for row in result.rows), key=lambda row: row.index)
+    skipped = sorted((each for result in results for each in result.skipped), key=lambda each: each.item)
+    accounted = {row.index for row in rows} | {each.item for each in skipped}
     return Scored(
         rows,
-        empty=[names[index] for index in sorted(names.keys() - told)],
-        missing=[out.line for out in left if out.missing],
-        unreadable=[out.line for out in left if not out.missing],
+        empty=[names[index] for index in sorted(names.keys() - accounted)],
+        missing=[names[each.item] for each in skipped if each.reason == MISSING],
+        unreadable=[each.message for each in skipped if each.reason == UNREADABLE],
     )
 
 
 def read_one(
-    predictor: Predictor,
+    predictor: ScoredPredictor,
     dataset: ScoredSet,
     protocol: protocols.Protocol,
     index: int,
     convert_images: bool = False,
     skip_unreadable: bool = False,
-) -> Ready | Left:
-    """Read an image and its truth, cut both as the protocol says, and prepare it for the predictor."""
+) -> EvaluationImage | Skipped[int]:
+    """Reads an image and its truth, crops both as the protocol says, and prepares the image."""
     name = dataset.name(index)
     try:
         sample = dataset.read(index, convert_images)
     except ValueError as error:
         if not skip_unreadable:
             raise UnreadableImage(str(error)) from None
-        return Left(index, False, f"{name}: {error}")
-    image, labels = sample.image, None
+        return Skipped(index, f"{name}: {error}", UNREADABLE)
+    pixels, labels = sample.image, None
     if protocol.task == "depth":
-        image, labels = _cut(name, image, Labels(sample.disparity, sample.mask), protocol)
+        pixels, labels = _cropped(name, pixels, Labels(sample.disparity, sample.mask), protocol)
     try:
-        prepared = predictor.prepare(name, image, protocol)
-    except MissingPrediction:
-        return Left(index, True, name)
-    if labels is not None:
-        return Ready(index, name, image, prepared, _size(labels.mask), labels)
-    return Ready(index, name, image, prepared, _size(image), None, sample.scene, sample.pairs)
+        inputs = predictor.prepare(pixels, name)
+    except MissingPrediction as missing:
+        return Skipped(index, f"{name}: no {missing}", MISSING)
+    size = pixels.shape[:2] if labels is None else labels.mask.shape
+    scene, pairs = (sample.scene, sample.pairs) if labels is None else ("", ())
+    return EvaluationImage(name, inputs, (size[0], size[1]), index, pixels, labels, scene, pairs)
 
 
-def _size(array: NDArray) -> tuple[int, int]:
-    return array.shape[0], array.shape[1]
-
-
-def _cut(
-    name: str, image: NDArray[np.uint8], labels: Labels, protocol: protocols.Protocol
+def _cropped(
+    name: str, pixels: NDArray[np.uint8], labels: Labels, protocol: protocols.Protocol
 ) -> tuple[NDArray[np.uint8], Labels]:
-    """Image and truth as they are cut before the model sees them."""
+    """Crops image and truth before the model sees them."""
     if protocol.input_crop == "none":
-        return image, labels
-    if image.shape[:2] != labels.mask.shape:
+        return pixels, labels
+    if pixels.shape[:2] != labels.mask.shape:
         raise ValueError(
-            f"{name}: input_crop={protocol.input_crop} cuts image and truth alike, and they are "
-            f"{image.shape[:2]} and {labels.mask.shape}"
+            f"{name}: input_crop={protocol.input_crop} crops image and truth alike, and they are "
+            f"{pixels.shape[:2]} and {labels.mask.shape}"
         )
     try:
         box = INPUT_CROPS[protocol.input_crop](*labels.mask.shape)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return image[box], Labels(labels.disparity[box], labels.mask[box])
+    return pixels[box], Labels(labels.disparity[box], labels.mask[box])
 
 
-@torch.inference_mode()
-def predict(
-    predictor: Predictor, batch: Sequence[Ready], protocol: protocols.Protocol
+def predict_at_truth(
+    predictor: ScoredPredictor, images: Sequence[EvaluationImage], protocol: protocols.Protocol
 ) -> Iterator[NDArray[np.float32]]:
-    """The prediction [h w] of each image of a batch, at the size of its truth."""
-    maps = predictor.predict([each.prepared for each in batch])
-    for ready, values in zip(batch, maps, strict=True):
-        resized = resize(values, ready.size, protocol.upsample)
-        if not torch.isfinite(resized).all():
-            raise ValueError(
-                f"{ready.name}: the prediction of {predictor.label} is not finite: try precision=fp32"
-            )
-        yield resized.cpu().numpy()
+    """Yields the prediction [h w] of each image of a batch, at the size of its truth."""
+    mode, align_corners = protocols.UPSAMPLES[protocol.upsample]
+    for values, image in zip(predictor.predict(images), images, strict=True):
+        yield resize_map(values, image.size, mode, align_corners).cpu().numpy()
 
 
 def score_one(
-    ready: Ready,
+    image: EvaluationImage,
     prediction: NDArray[np.float32],
-    quantity: str,
+    space: str,
     protocol: protocols.Protocol,
-    groups: Groups,
+    groups: AlignmentGroups,
 ) -> list[Row]:
-    """Rows of an image, or of all its sequence if the others have waited for it alone."""
-    if ready.labels is None:
-        if not ready.pairs:
+    """Returns the row of an image, or those of its sequence if the image completes it.
+
+    Args:
+        prediction: [h w] at the size of the truth.
+        space: of the prediction, disparity or depth.
+    """
+    if image.labels is None:
+        if not image.pairs:
             return []
-        return [score_pairs(prediction, quantity, ready.pairs, ready.scene, ready.index, ready.name)]
-    truth, mask = ready.labels.disparity, ready.labels.mask
+        return [score_pairs(prediction, space, image.pairs, protocol, image.scene, image.index, image.name)]
+    truth, mask = image.labels.disparity, image.labels.mask
     try:
-        pixels = select(prediction, quantity, truth, mask, protocol, ready.index, ready.name)
+        pixels = select(prediction, space, truth, mask, protocol, image.index, image.name)
     except ValueError as error:
-        raise ValueError(f"{ready.name}: {error}") from None
-    return score_together(groups.add(ready.index, pixels), quantity, protocol, groups.name(ready.index))
+        raise ValueError(f"{image.name}: {error}") from None
+    return score_together(groups.add(image.index, pixels), space, protocol)

@@ -1,4 +1,4 @@
-"""Pictures of single images for the report: input, truth, and of each predictor prediction and error."""
+"""Pictures of single images for the report: input and truth, prediction and error of each predictor."""
 
 import base64
 from collections.abc import Sequence
@@ -9,26 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthany.display.pictures import colour
-from depthany.evaluation.predictors import Predictor
+from depthany.evaluation.predictors import ScoredPredictor, space_of
 from depthany.evaluation.protocol import Protocol
-from depthany.evaluation.run import Ready, ScoredSet, predict, read_one
+from depthany.evaluation.run import EvaluationImage, ScoredSet, predict_at_truth, read_one
 from depthany.evaluation.score import Row, aligned_depth_m, counted_pixels
 
 WIDTH = 320  # pixels of a tile
-WORST_ERROR = 0.5  # |p - g| / g that the error map's last colour stands for
+WORST_ERROR = 0.5  # relative error that has the last colour of the error map
 _NEAR, _FAR = (40, 220, 90), (235, 60, 60)  # RGB of points
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture [h w 3] uint8 RGB and the words under it; column: of the page, from 1, None for the next."""
+    """A picture of the report.
+
+    Attributes:
+        picture: [h w 3] uint8 RGB.
+        caption: the words under it.
+        column: of the page, from 1; None: the next one.
+    """
 
     picture: NDArray[np.uint8]
     caption: str
     column: int | None = None
 
     def data_uri(self) -> str:
-        """The picture as a JPEG inside an address."""
+        """Returns the picture as a JPEG in a data: address."""
         shrink = min(1.0, WIDTH / self.picture.shape[1])
         size = max(1, round(self.picture.shape[1] * shrink)), max(1, round(self.picture.shape[0] * shrink))
         small = cv2.resize(self.picture, size, interpolation=cv2.INTER_AREA)
@@ -38,40 +44,49 @@ class Tile:
 
 
 def tiles_of(
-    index: int, rows: dict[str, Row], predictors: Sequence[Predictor], dataset: ScoredSet, protocol: Protocol
+    index: int,
+    rows: dict[str, Row],
+    predictors: Sequence[ScoredPredictor],
+    dataset: ScoredSet,
+    protocol: Protocol,
 ) -> list[Tile]:
-    """Input, truth, then prediction and error of each predictor that has a row for this image.
+    """Returns input and truth, then prediction and error of each predictor that has a row for this image.
 
-    They are predicted once more, in the fit of their row; truth and predictions share one colour scale.
+    The image is predicted once more and aligned as in its row; truth and predictions share a colour scale.
+
+    Args:
+        index: of the image in the set.
+        rows: of the image, by the label of the predictor.
     """
     shown: list[Tile] = []
     for predictor in predictors:
         if predictor.label not in rows:
             continue
-        ready = read_one(predictor, dataset, protocol, index, convert_images=True)
-        assert isinstance(ready, Ready), "it was read when it was scored"
-        (prediction,) = predict(predictor, [ready], protocol)
-        if ready.labels is None:
-            shown += _of_pairs(ready, prediction, predictor, not shown)
+        set_up = predictor.for_protocol(protocol.name, protocol.input_size)
+        image = read_one(set_up, dataset, protocol, index, convert_images=True)
+        assert isinstance(image, EvaluationImage), "it was read when it was scored"
+        (prediction,) = predict_at_truth(set_up, [image], protocol)
+        if image.labels is None:
+            shown += _of_pairs(image, prediction, predictor, not shown)
         else:
-            depth_m = aligned_depth_m(prediction, predictor.quantity, rows[predictor.label].fitted, protocol)
-            shown += _of_depth(ready, depth_m, predictor.label, protocol, not shown)
+            depth_m = aligned_depth_m(prediction, space_of(predictor), rows[predictor.label].fitted, protocol)
+            shown += _of_depth(image, depth_m, predictor.label, protocol, not shown)
     return shown
 
 
 def _of_depth(
-    ready: Ready, depth_m: NDArray[np.float64], label: str, protocol: Protocol, first: bool
+    image: EvaluationImage, depth_m: NDArray[np.float64], label: str, protocol: Protocol, first: bool
 ) -> list[Tile]:
-    assert ready.labels is not None
+    assert image.labels is not None
     nearest, farthest = protocol.prediction_range_m
-    true_disparity = np.clip(ready.labels.disparity, 1 / farthest, 1 / nearest)
-    counted = counted_pixels(ready.labels.disparity, ready.labels.mask, protocol)
+    true_disparity = np.clip(image.labels.disparity, 1 / farthest, 1 / nearest)
+    counted = counted_pixels(image.labels.disparity, image.labels.mask, protocol)
     low, high = np.percentile(true_disparity[counted], [2, 98])
     error = np.abs(depth_m * true_disparity - 1)
     tiles = []
     if first:
         spread = f"{1 / high:.2f} to {1 / low:.2f} m"
-        tiles.append(Tile(ready.image, "input"))
+        tiles.append(Tile(image.pixels, "input"))
         truth = colour(_thick(true_disparity, counted), low, high, _grown(counted), "spectral_r")
         tiles.append(Tile(truth, f"truth, red to blue: {spread}"))
     tiles.append(Tile(colour(1 / depth_m, low, high, colour_map="spectral_r"), f"{label}, fitted", column=3))
@@ -85,30 +100,34 @@ def _is_sparse(counted: NDArray[np.bool_]) -> bool:
 
 
 def _grown(counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Points of a laser scanner made large enough to be seen in a small picture."""
+    """Enlarges the points of a laser scanner in a mask [h w], to make them visible in a small picture."""
     if not _is_sparse(counted):
         return counted
     return cv2.dilate(counted.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
 
 
 def _thick(values: NDArray, counted: NDArray[np.bool_]) -> NDArray:
+    """Enlarges the points of a laser scanner in a map [h w]."""
     if not _is_sparse(counted):
         return values
     return cv2.dilate(np.where(counted, values, 0).astype(np.float32), np.ones((5, 5), np.uint8))
 
 
-def _of_pairs(ready: Ready, prediction: NDArray[np.float32], predictor: Predictor, first: bool) -> list[Tile]:
-    nearness = prediction if predictor.quantity == "disparity" else -prediction
+def _of_pairs(
+    image: EvaluationImage, prediction: NDArray[np.float32], predictor: ScoredPredictor, first: bool
+) -> list[Tile]:
+    nearness = prediction if predictor.quantity.larger_is_nearer else -prediction
     low, high = np.percentile(nearness, [2, 98])
     shades = colour(nearness, float(low), float(high), colour_map="spectral_r")
-    tiles = [Tile(_with_points(ready.image, ready), "input; green: nearer, red: farther")] if first else []
-    return [*tiles, Tile(_with_points(shades, ready), f"{predictor.label}, red is near")]
+    tiles = [Tile(_with_points(image.pixels, image), "input; green: nearer, red: farther")] if first else []
+    return [*tiles, Tile(_with_points(shades, image), f"{predictor.label}, red is near")]
 
 
-def _with_points(picture: NDArray[np.uint8], ready: Ready) -> NDArray[np.uint8]:
+def _with_points(picture: NDArray[np.uint8], image: EvaluationImage) -> NDArray[np.uint8]:
+    """Draws the pairs of points into a picture [h w 3] uint8 RGB."""
     marked = np.ascontiguousarray(picture).copy()
     radius = max(3, picture.shape[1] // 60)
-    for nearer, farther in ready.pairs:
+    for nearer, farther in image.pairs:
         cv2.line(marked, nearer[::-1], farther[::-1], (255, 255, 255), max(1, radius // 3), cv2.LINE_AA)
         for point, shade in ((nearer, _NEAR), (farther, _FAR)):
             cv2.circle(marked, point[::-1], radius, shade, -1, cv2.LINE_AA)

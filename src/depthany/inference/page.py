@@ -1,4 +1,4 @@
-"""The page of `depthany.app`: its layout, and what its controls do."""
+"""The page of `depthany.app`: its layout and its controls."""
 
 import shutil
 import tempfile
@@ -15,30 +15,36 @@ from PIL import Image
 
 from depthany.data.images import IMAGE_SUFFIXES, read_image
 from depthany.display.pictures import COLOUR_MAPS
-from depthany.inference.outputs import Meaning, picture, write_ply, write_png16
+from depthany.inference.outputs import OutputSettings, picture, write_ply, write_png16
 from depthany.models.model import DenseModel
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # Pillow's names; its other decoders are not let near a file
-SHOWN_PIXELS = 1600  # longer side of what the browser is sent
-CLOUD_POINTS = 1_000_000  # most points of a cloud; of a larger photo every 2nd, 3rd ... pixel is taken
-KEPT_FOLDERS = 8  # downloads of the last predictions; gradio serves from copies of its own
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # Pillow's names; its other decoders never see a file
+SHOWN_PIXELS = 1600  # longer side of the pictures that the browser gets
+CLOUD_POINTS = 1_000_000  # largest cloud; a larger photo contributes every 2nd, 3rd ... pixel
+KEPT_FOLDERS = 8  # latest downloads; gradio serves copies of its own
 HELP = {
     "disparity": "Red, bright or white is near. The numbers are **disparity of unknown scale and shift**: "
-    "they tell what is nearer, not how many metres away it is.",
-    "depth": "Red, bright or white is near. The numbers are **depth in metres**, up to {max_depth:g} m.",
+    "they say what is nearer, not how many metres away it is.",
+    "depth_m": "Red, bright or white is near. The numbers are **{quantity}**.",
 }
 ASSUMED = (
-    "This model knows no metres: where nearest and farthest are is **assumed** here, and so is the field of "
-    "view. The cloud is as true as they are."
+    "This model knows no metres: the distances of nearest and farthest are **assumed** here, and so is the "
+    "field of view. The cloud is only as accurate as they are."
 )
 ASSUMED_VIEW = (
-    "Depth is the model's own, in metres; the field of view is **assumed**: it sets how wide the cloud is."
+    "Depth is in metres, as predicted; the field of view is **assumed**: it sets how wide the cloud is."
 )
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """A photo and its map: image [h w 3] uint8 RGB, values [h w] float32, and the name of the file."""
+class PredictedPhoto:
+    """A photo and its map.
+
+    Attributes:
+        image: [h w 3] uint8 RGB.
+        values: [h w] float32, as predicted.
+        name: of the file, without suffix.
+    """
 
     image: NDArray[np.uint8]
     values: NDArray[np.float32]
@@ -46,19 +52,20 @@ class Prediction:
 
 
 class Page:
-    """What happens when something on the page is changed; a photo that cannot be used ends in a message.
+    """Reacts to the controls of the page. A photo that cannot be used leads to a message.
 
     Args:
-        max_megapixels: a larger photo is refused before it is decoded.
+        model: prepared for inference.
+        max_megapixels: larger photos are refused before they are decoded.
     """
 
     def __init__(self, model: DenseModel, max_megapixels: float) -> None:
         self.model, self.max_megapixels = model, max_megapixels
-        self.max_depth_m = model.quantity.max_depth_m
+        self.quantity = model.quantity
         self._downloads = tempfile.TemporaryDirectory(prefix="depthany-page-")
 
     def predict(self, path: str | None, input_size: float, colour_map: str) -> list[Any]:
-        """For the outputs of the page: prediction, slider, 16-bit PNG, point cloud (none yet), message."""
+        """Returns prediction, slider, 16-bit PNG, point cloud (none yet) and message, for the page."""
         if path is None:
             return [None, None, _no_download(), _no_download(), ""]
         try:
@@ -66,9 +73,9 @@ class Page:
             values = self.model.infer(image, int(input_size))
         except ValueError as error:
             return [None, None, _no_download(), _no_download(), _problem(error, path)]
-        prediction = Prediction(image, values, Path(path).stem)
+        prediction = PredictedPhoto(image, values, Path(path).stem)
         png = self._folder() / f"{prediction.name}_16bit.png"
-        write_png16(png, image, values, Meaning(self.max_depth_m))
+        write_png16(png, image, values, OutputSettings(self.quantity))
         return [
             prediction,
             self.show(prediction, colour_map),
@@ -77,20 +84,24 @@ class Page:
             "",
         ]
 
-    def show(self, prediction: Prediction | None, colour_map: str) -> tuple[NDArray, NDArray] | None:
-        """The two sides of the slider, photo and picture of depth, no larger than a screen."""
+    def show(self, prediction: PredictedPhoto | None, colour_map: str) -> tuple[NDArray, NDArray] | None:
+        """Returns the two sides of the slider: photo and picture of depth, no larger than a screen."""
         if prediction is None:
             return None
-        shades = picture(prediction.values, Meaning(self.max_depth_m, colour_map))
-        return _for_screen(prediction.image), _for_screen(shades)
+        coloured = picture(prediction.values, OutputSettings(self.quantity, colour_map))
+        return _for_screen(prediction.image), _for_screen(coloured)
 
     def cloud(
-        self, prediction: Prediction | None, near_m: float | None, far_m: float | None, fov_deg: float | None
+        self,
+        prediction: PredictedPhoto | None,
+        near_m: float | None,
+        far_m: float | None,
+        fov_deg: float | None,
     ) -> list[Any]:
-        """For the outputs of the page: point cloud, message."""
+        """Returns point cloud and message, for the page."""
         if prediction is None:
             return [_no_download(), "**No photo yet:** drop one first."]
-        is_metric = self.max_depth_m is not None
+        is_metric = self.quantity.is_metric
         if not is_metric and not (near_m and far_m and 0 < near_m < far_m):
             return [
                 _no_download(),
@@ -99,26 +110,26 @@ class Page:
         if not fov_deg or not 1 <= fov_deg <= 170:
             return [_no_download(), f"**Field of view {fov_deg}:** expected 1 to 170 degrees."]
         range_m = None if is_metric else (float(near_m or 0), float(far_m or 0))
-        meaning = Meaning(self.max_depth_m, range_m=range_m, fov_deg=float(fov_deg))
+        settings = OutputSettings(self.quantity, range_m=range_m, fov_deg=float(fov_deg))
         step = -(-max(prediction.values.shape) // round(CLOUD_POINTS**0.5))
         path = self._folder() / f"{prediction.name}.ply"
-        write_ply(path, prediction.image[::step, ::step], prediction.values[::step, ::step], meaning)
-        told = f"Every {step}th pixel of rows and columns is a point." if step > 1 else ""
-        return [gr.DownloadButton(value=str(path), interactive=True), told]
+        write_ply(path, prediction.image[::step, ::step], prediction.values[::step, ::step], settings)
+        message = f"Every {step}th pixel of rows and columns is a point." if step > 1 else ""
+        return [gr.DownloadButton(value=str(path), interactive=True), message]
 
     def read(self, path: Path) -> NDArray[np.uint8]:
-        """The photo [h w 3] uint8 RGB.
+        """Returns the photo [h w 3] uint8 RGB.
 
         Raises:
-            ValueError: it is no image of a known format, damaged, or has too many pixels.
+            ValueError: the file is no image of a known format, is damaged, or has too many pixels.
         """
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path, formats=FORMATS) as file:  # the header alone
+                with Image.open(path, formats=FORMATS) as file:  # reads the header only
                     width, height = file.size
-        except Exception:  # of many kinds, from Pillow's parsers; the file is what is wrong
-            raise ValueError("this is no photo that can be read; JPEG, PNG, WebP, BMP and TIFF can") from None
+        except Exception:  # Pillow's parsers raise many kinds on a damaged file
+            raise ValueError("not a readable photo: expected JPEG, PNG, WebP, BMP or TIFF") from None
         if width * height > self.max_megapixels * 1e6:
             raise ValueError(
                 f"{width} x {height} is more than {self.max_megapixels:g} million pixels; make it smaller, "
@@ -127,16 +138,16 @@ class Page:
         return read_image(path, convert=True)
 
     def _folder(self) -> Path:
-        """A new folder for a download; the oldest ones are deleted."""
+        """Makes a folder for a download; deletes the oldest ones."""
         root = Path(self._downloads.name)
-        for old in sorted(root.iterdir(), key=lambda each: each.stat().st_mtime)[: -KEPT_FOLDERS + 1]:
+        for old in sorted(root.iterdir(), key=lambda folder: folder.stat().st_mtime)[: -KEPT_FOLDERS + 1]:
             shutil.rmtree(old, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=root))
 
 
 def build(page: Page, input_size_at_first: int) -> gr.Blocks:
-    """Lay out the page and connect its controls."""
-    is_metric = page.model.quantity.is_metric
+    """Lays out the page and connects its controls."""
+    is_metric, multiple = page.quantity.is_metric, page.model.preprocessing.multiple
     with gr.Blocks(
         analytics_enabled=False, title="depthany", fill_width=True, delete_cache=(600, 3600)
     ) as blocks:
@@ -147,9 +158,9 @@ def build(page: Page, input_size_at_first: int) -> gr.Blocks:
                 photo = gr.File(label="Photo", file_types=list(IMAGE_SUFFIXES), height=140)
                 colour_map = gr.Dropdown(list(COLOUR_MAPS), value="spectral_r", label="Colour map")
                 input_size = gr.Slider(
-                    *_sizes(input_size_at_first, page.model.preprocessing.multiple),
+                    *_sizes(input_size_at_first, multiple),
                     value=input_size_at_first,
-                    step=page.model.preprocessing.multiple,
+                    step=multiple,
                     label="Input size (pixels)",
                     info="Shorter side as the model sees it. Larger is finer and slower.",
                 )
@@ -160,8 +171,7 @@ def build(page: Page, input_size_at_first: int) -> gr.Blocks:
                 slider = gr.ImageSlider(
                     label="Photo | depth", type="numpy", interactive=False, format="jpeg", max_height=640
                 )
-                help_text = HELP["depth" if is_metric else "disparity"]
-                gr.Markdown(help_text.format(max_depth=page.max_depth_m))
+                gr.Markdown(HELP[page.quantity.kind].format(quantity=page.quantity.describe()))
         gr.on(
             [photo.change, input_size.release],
             page.predict,
@@ -174,7 +184,7 @@ def build(page: Page, input_size_at_first: int) -> gr.Blocks:
 
 
 def _cloud_controls(is_metric: bool) -> tuple[gr.Number, gr.Number, gr.Number, gr.Button, gr.DownloadButton]:
-    """Nearest, farthest, field of view, the button that makes the cloud, and its download."""
+    """Adds the controls: nearest, farthest, field of view, the button that makes the cloud, its download."""
     with gr.Accordion("Point cloud", open=False):
         gr.Markdown(ASSUMED_VIEW if is_metric else ASSUMED)
         with gr.Row():
@@ -185,12 +195,12 @@ def _cloud_controls(is_metric: bool) -> tuple[gr.Number, gr.Number, gr.Number, g
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's own, with fonts of the system: the page asks nothing of other machines."""
+    """Returns Gradio's theme with system fonts: the page loads nothing from other machines."""
     return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
 def _sizes(default: int, multiple: int) -> tuple[int, int]:
-    """Smallest and largest input size offered."""
+    """Returns the smallest and the largest input size on offer."""
     return min(default, 10 * multiple), 2 * default
 
 

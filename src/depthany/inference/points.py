@@ -1,4 +1,4 @@
-"""From a prediction to coloured points in space."""
+"""From a map of depth to points in space."""
 
 import math
 
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 def depth_between(
     disparity: NDArray[np.float32], min_depth_m: float, max_depth_m: float
 ) -> NDArray[np.float32]:
-    """Depth [h w] in metres of a disparity of unknown scale and shift, whose ends are known.
+    """Returns depth_m [h w] of a disparity [h w] of unknown scale and shift.
 
-    The smallest disparity of the image is put at `max_depth_m`, the largest at `min_depth_m`; between them
-    1 / depth grows linearly with disparity.
+    The smallest disparity of the image becomes `max_depth_m` and the largest `min_depth_m`; between them
+    1 / depth_m is linear in the disparity.
     """
     low, high = float(disparity.min()), float(disparity.max())
     share = (disparity - low) / max(high - low, 1e-12)  # 0 = farthest, 1 = nearest
@@ -20,17 +20,18 @@ def depth_between(
 
 
 def focal_px_of(width: int, fov_deg: float) -> float:
-    """Focal length in pixels of an image `width` pixels wide that spans `fov_deg` from left to right."""
+    """Returns the focal length in pixels of an image that is `width` pixels and `fov_deg` degrees wide."""
     return width / 2 / math.tan(math.radians(fov_deg) / 2)
 
 
 def points_m(depth_m: NDArray[np.float32], focal_px: float) -> NDArray[np.float32]:
-    """Points [h w 3] in metres: x to the right, y down, z forward from the camera.
+    """Returns points [h w 3] in metres: x to the right, y down, z forward from the camera.
 
-    A pinhole camera with square pixels, its axis through the middle of the image. Depth is along z.
+    The camera is a pinhole with square pixels whose axis goes through the middle of the image.
 
     Args:
-        depth_m: [h w].
+        depth_m: [h w] depth along z.
+        focal_px: focal length in pixels.
     """
     height, width = depth_m.shape
     x = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) / focal_px

@@ -1,7 +1,10 @@
-"""A model with the views of each image that it averages over: mirrored, and at several sizes."""
+"""A model that predicts batches of images: prepared in threads, averaged over views, checked to be finite.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Prediction of files, pseudo-labeling, evaluation and validation all use `Predictor`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,56 +13,93 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depthany.metrics.align import align_least_squares
-from depthany.models.infer import resize_map
+from depthany.models.infer import forward_maps, resize_map
 from depthany.models.model import DenseModel
+from depthany.models.output import Quantity
 
-Size = tuple[int, int]  # height, width
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as the model takes it. Images whose inputs have equal shapes can share a batch.
+
+    Attributes:
+        name: of the image, for messages.
+        inputs: [3 h w] for each scale: float32 as `Predictor.prepare` returns it, or uint8 RGB, which is
+            normalised on the device of the model.
+        size: (height, width) of the image.
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    size: tuple[int, int]
+
+    @property
+    def shapes(self) -> tuple[torch.Size, ...]:
+        """Shapes of the inputs."""
+        return tuple(each.shape for each in self.inputs)
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predicts as `DenseModel.infer` does, in three steps that can overlap: prepare, predict, resize.
+    """Predicts maps in two steps that can overlap for different images: `prepare` and `predict`.
 
     Args:
         model: in eval mode, on its device; it computes in the type of its weights.
         input_size: pixels of the shorter side as the model sees it.
-        scales: factors on `input_size`; one prediction for each.
-        flip: predict the mirrored image too.
+        scales: factors on `input_size`; the prediction is the average over them.
+        flip: average over the mirrored image, too.
+        amp: dtype of autocast; None: no autocast.
+        label: name of the model in tables and messages.
+
+    Raises:
+        ValueError: `input_size` times a scale is too small for the model.
     """
 
     model: DenseModel
     input_size: int
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    amp: torch.dtype | None = None
+    label: str = "the model"
 
     def __post_init__(self) -> None:
         for size in self._sizes():
-            self.model.preprocessing.require_input_size(size)  # before anything is read
+            self.model.preprocessing.require_input_size(size)
 
     @property
-    def max_depth_m(self) -> float | None:
-        """Largest depth of a metric model; None: it predicts disparity, known up to scale and shift."""
-        return self.model.quantity.max_depth_m
+    def quantity(self) -> Quantity:
+        """What the maps hold."""
+        return self.model.quantity
 
-    def prepare(self, image: NDArray[np.uint8]) -> list[Tensor]:
-        """The model's inputs [3 h w], one for each scale, of an image [height width 3] uint8 RGB.
+    def for_protocol(self, name: str, input_size: int | None) -> "Predictor":
+        """Returns the predictor at the input size of an evaluation protocol; None: at its own."""
+        return self if input_size is None else replace(self, input_size=input_size)
+
+    def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]:
+        """Returns the inputs of a `PreparedImage`, [3 h w] float32 for each scale.
+
+        Args:
+            image: [height width 3] uint8 RGB.
+            name: of the image, for messages.
 
         Raises:
-            ValueError: the image is too long to be predicted at this size.
+            ValueError: the input of the image would be too large.
         """
-        return [self.model.preprocessing.prepare(image, size) for size in self._sizes()]
+        try:
+            return tuple(self.model.preprocessing.prepare(image, size) for size in self._sizes())
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
     @torch.inference_mode()
-    def predict(self, prepared: Sequence[list[Tensor]]) -> Tensor:
-        """[b h w] float32 of prepared images of equal shapes, on the device of the model: disparity, or depth
-        in metres.
+    def predict(self, images: Sequence[PreparedImage]) -> Tensor:
+        """Returns the maps [b h w] float32 of images of equal shapes, on the device of the model.
 
         Raises:
-            ValueError: memory is not enough, or a prediction is not finite.
+            ValueError: memory is not enough, or a map is not finite.
         """
         views = []
         try:
-            for inputs in zip(*prepared, strict=True):
+            for inputs in zip(*(image.inputs for image in images), strict=True):
                 batch = torch.stack(inputs)  # [b 3 h w]
                 views.append(self._forward(batch))
                 if self.flip:
@@ -67,38 +107,45 @@ class Predictor:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            h, w = images[0].inputs[0].shape[1:]
             raise ValueError(
-                f"memory is not enough for batch_size={len(prepared)} with input_size={self.input_size}: "
-                "lower one of them"
+                f"memory is not enough for {len(images)} images of {h} x {w} pixels at once: lower "
+                "batch_size or input_size"
             ) from None
-        values = average(views, align=self.max_depth_m is None)
-        if not torch.isfinite(values).all():
-            raise ValueError("the prediction is not finite: try precision=fp32")
-        return values
+        maps = average(views, align=self.quantity.kind == "disparity")
+        is_finite = torch.isfinite(maps).flatten(1).all(1)  # [b]
+        for image, finite in zip(images, is_finite.tolist(), strict=True):
+            if not finite:
+                raise ValueError(
+                    f"{image.name}: the prediction of {self.label} is not finite: try precision=fp32"
+                )
+        return maps
 
-    def resize(self, values: Tensor, sizes: Sequence[Size]) -> list[NDArray[np.float32]]:
-        """Predictions [height width] at the sizes of the images, of [b h w]."""
-        return [resize_map(single, size).cpu().numpy() for single, size in zip(values, sizes, strict=True)]
+    def predict_resized(self, images: Sequence[PreparedImage]) -> Iterator[NDArray[np.float32]]:
+        """Yields the map [height width] float32 of each image, at the image's own size. See `predict`."""
+        for values, image in zip(self.predict(images), images, strict=True):
+            yield resize_map(values, image.size).cpu().numpy()
 
     def _sizes(self) -> list[int]:
         return [round(self.input_size * scale) for scale in self.scales]
 
     def _forward(self, batch: Tensor) -> Tensor:
-        weights = next(self.model.parameters())
-        values: Tensor = self.model(batch.to(weights)).map
-        return values.float()
+        """Maps [b h w] float32 of inputs [b 3 h w]."""
+        if batch.dtype == torch.uint8:
+            batch = self.model.preprocessing.normalise(batch.to(next(self.model.parameters()).device))
+        return forward_maps(self.model, batch, self.amp)
 
 
 def average(views: Sequence[Tensor], align: bool) -> Tensor:
-    """Mean over views of the same images, at the size of the largest view.
+    """Returns the mean over views of the same images, at the size of the largest view.
 
     Args:
-        views: [b h w] each, of sizes of their own.
-        align: fit each view to the first by scale and shift, in least squares, before it counts: scale and
-            shift of a disparity are of no meaning, and differ from view to view.
+        views: maps [b h w]; h and w may differ from view to view.
+        align: first fit each view to the first one by scale and shift, in least squares. Needed for
+            disparity, whose scale and shift have no meaning and differ from view to view.
 
     Returns:
-        [b h w]; of a single view, that view.
+        [b h w]; the view itself if there is only one.
     """
     if len(views) == 1:
         return views[0]
@@ -112,6 +159,7 @@ def average(views: Sequence[Tensor], align: bool) -> Tensor:
 
 
 def _fitted(view: Tensor, reference: Tensor) -> Tensor:
+    """`view` [b h w], fitted to `reference` [b h w] by scale and shift per image."""
     everywhere = torch.ones_like(view, dtype=torch.bool)
     scale, shift, _ = align_least_squares(view, reference, everywhere)
     return scale[:, None, None].float() * view + shift[:, None, None].float()

@@ -1,8 +1,9 @@
-"""Which images and videos are meant, and what each one's results are called."""
+"""Which images and videos are predicted, and the names of their results."""
 
 import glob
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,8 @@ class Source:
     """One image or video.
 
     Attributes:
-        path: where it lies.
-        name: what its results are called below the output folder, such as "day 1/IMG_7"; it has no suffix.
+        path: of the file.
+        name: of its results below the output folder, without suffix, such as "day 1/IMG_7".
     """
 
     path: Path
@@ -25,19 +26,30 @@ class Source:
 
     @property
     def is_video(self) -> bool:
+        """Whether the suffix is that of a video."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    def targets(self, endings: Mapping[str, str], out: Path, overwrite: bool) -> dict[str, Path]:
+        """Returns the file to write for each format; without those that exist, unless `overwrite`.
+
+        Args:
+            endings: by format, the end of a file's name.
+        """
+        paths = {name: out / (self.name + ending) for name, ending in endings.items()}
+        return {name: path for name, path in paths.items() if overwrite or not path.exists()}
 
 
 def find_sources(images: str, out: Path) -> list[Source]:
-    """What `images` names, in order.
+    """Returns the images and videos that `images` names, in order.
 
     Args:
-        images: a file; a folder, looked through with all folders in it; a pattern such as `trip/**/*.jpg`;
-            or a .txt file with one path a line, as seen from the current folder.
-        out: the folder of the results: if it lies inside `images`, what it holds is no input.
+        images: a file; a folder, searched with all folders in it; a pattern such as `trip/**/*.jpg`; or a
+            .txt file with one path per line, relative to the current folder.
+        out: folder of the results. If it lies inside `images`, the files in it are not predicted.
 
     Raises:
-        ValueError: nothing is there, the results would lie among the images, or two would have one name.
+        ValueError: there is no image or video, the results would lie among the images, or two results would
+            have the same name.
     """
     if not images.strip():
         raise ValueError("images= names nothing: pass a photo, video, folder, pattern or list.txt")
@@ -49,7 +61,7 @@ def find_sources(images: str, out: Path) -> list[Source]:
         wanted = _listed(given)
         root = Path(os.path.commonpath([path.parent for path in wanted]))
     elif given.exists() or not glob.has_magic(images):
-        root, wanted = given.parent, [given]  # of any suffix: it was asked for by name
+        root, wanted = given.parent, [given]  # whatever its suffix
         if not given.exists():
             raise ValueError(f"images={images}: no such file or folder (looked from {Path.cwd()})")
     else:
@@ -69,11 +81,11 @@ def _is_known(path: Path) -> bool:
 
 
 def _outside(root: Path, paths: list[Path], out: Path) -> list[Path]:
-    """The paths that are no results of an earlier run."""
+    """Returns the paths without results of an earlier run."""
     inside, results = os.path.abspath(root), os.path.abspath(out)
     if inside == results:
         raise ValueError(
-            f"out={out} is the folder of the images: results would be taken for images next time"
+            f"out={out} is the folder of the images: pass another one, or the next run predicts the results"
         )
     if not Path(results).is_relative_to(inside):
         return paths
@@ -81,20 +93,20 @@ def _outside(root: Path, paths: list[Path], out: Path) -> list[Path]:
 
 
 def _listed(path: Path) -> list[Path]:
-    """Absolute paths of a list file, each once."""
+    """Returns the absolute paths of a list file, without repetitions."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"images={path}: expected UTF-8 text with one path a line") from None
+        raise ValueError(f"images={path}: expected UTF-8 text with one path per line") from None
     stripped = [line.strip() for line in lines]
     if not any(stripped):
-        raise ValueError(f"images={path}: the list is empty; expected one path a line")
+        raise ValueError(f"images={path}: the list is empty; expected one path per line")
     absolute = [Path(os.path.abspath(os.path.expanduser(line))) for line in stripped if line]
     return list(dict.fromkeys(absolute))
 
 
 def _before_wildcard(pattern: Path) -> Path:
-    """The folder that holds all that a pattern can match."""
+    """Returns the folder that holds everything that a pattern can match."""
     plain = []
     for part in pattern.parts[:-1]:
         if glob.has_magic(part):
@@ -104,22 +116,20 @@ def _before_wildcard(pattern: Path) -> Path:
 
 
 def _named(root: Path, paths: list[Path]) -> list[Source]:
-    """Sources named as they lie below `root`; where a.jpg and a.png meet, each keeps its suffix in its
-    name.
-    """
+    """Returns sources named by their path below `root`, without suffix unless a.jpg stands beside a.png."""
     relative = [path.relative_to(root) for path in paths]
     stems: dict[str, list[Path]] = defaultdict(list)
-    for each in relative:
-        stems[_same_file(each.with_suffix(""))].append(each)
+    for inner in relative:
+        stems[_comparable(inner.with_suffix(""))].append(inner)
     names: dict[str, Source] = {}
-    for path, each in zip(paths, relative, strict=True):
-        alone = len(stems[_same_file(each.with_suffix(""))]) == 1
-        name = each.with_suffix("") if alone else each
-        if other := names.get(_same_file(name)):
+    for path, inner in zip(paths, relative, strict=True):
+        is_alone = len(stems[_comparable(inner.with_suffix(""))]) == 1
+        name = inner.with_suffix("") if is_alone else inner
+        if other := names.get(_comparable(name)):
             raise ValueError(f"{path} and {other.path} would have the same results: rename one of them")
-        names[_same_file(name)] = Source(path, name.as_posix())
+        names[_comparable(name)] = Source(path, name.as_posix())
     return list(names.values())
 
 
-def _same_file(path: Path) -> str:
-    return path.as_posix().casefold()  # as Windows and macOS compare names
+def _comparable(path: Path) -> str:
+    return path.as_posix().casefold()  # Windows and macOS ignore the case of names

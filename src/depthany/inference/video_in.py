@@ -1,6 +1,6 @@
-"""A video as a stream of frames that are upright and know their time."""
+"""Reading a video: what its file says, and its frames, upright and with their times."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,30 +9,28 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from depthany.inference.outputs import optional
+from depthany.inference.predictor import Predictor, PreparedImage
+from depthany.system.packages import optional
 
-_SHORT_OF = 0.95  # of the frames that the file claims to have; a few are cut off by edit lists
+_SHORT_OF = 0.95  # share of the stated frames that must be there: edit lists cut off a few
 
 
 class UnreadableVideo(ValueError):
-    """A video is empty, damaged, cut short or has no picture."""
+    """The video is empty, damaged, cut short or has no picture."""
 
 
 @dataclass(frozen=True)
-class Frame:
+class Frame(PreparedImage):
     """A frame, upright.
 
     Attributes:
-        image: [height width 3] uint8 RGB.
-        time: in units of the clip's `time_base`; grows from frame to frame, 0 at the first.
-        inputs: [3 h w] for each scale.
+        pixels: [height width 3] uint8 RGB.
+        time: in units of the clip's `time_base`; 0 at the first frame, larger for each later one.
     """
 
-    image: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
     time: int
-    inputs: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,11 @@ class Clip:
     """What is known of a video before its frames are decoded.
 
     Attributes:
-        frames: how many there are, or None.
-        is_counted: whether the file says so, rather than its duration.
+        path: of the file.
+        frames: number of frames, or None if it is not known.
+        is_counted: True if the file states the number of frames; False if it follows from the duration.
         rate: frames per second, on average where it varies.
-        tick: seconds, the unit of time in the file.
+        tick: unit of time in the file, in seconds.
     """
 
     path: Path
@@ -54,24 +53,27 @@ class Clip:
 
     @property
     def time_base(self) -> Fraction:
-        """Seconds, the unit of time of what is written: 1 / rate is a whole number of them."""
+        """Unit of time of the written video, in seconds: a whole number of them make 1 / rate."""
         return 1 / (Fraction(self.rate.numerator) * max(1, 90_000 // self.rate.numerator))
 
     def time(self, ticks: int) -> int:
-        """In units of `time_base`, the time of a frame in ticks from the first.
+        """Returns the time of a frame in units of `time_base`.
 
-        Where the file had to round it (WebM: to milliseconds) it becomes the multiple of 1 / rate again.
+        A time that the file had to round (WebM: to milliseconds) becomes a multiple of 1 / rate again.
+
+        Args:
+            ticks: time since the first frame, in units of `tick`.
         """
         seconds = ticks * self.tick
         even = round(seconds * self.rate) / self.rate
         return round((even if abs(even - seconds) <= self.tick else seconds) / self.time_base)
 
 
-def look_at(path: Path) -> Clip:
-    """What a video file says of itself.
+def probe_video(path: Path) -> Clip:
+    """Reads what a video file says of itself.
 
     Raises:
-        UnreadableVideo: it is empty, damaged or has no picture.
+        UnreadableVideo: the file is empty, damaged or has no picture.
         ValueError: PyAV is not installed.
     """
     with closing(_open(path)) as container:
@@ -83,24 +85,22 @@ def look_at(path: Path) -> Clip:
         return Clip(path, frames or None, stream.frames > 0, rate, stream.time_base)
 
 
-def read_frames(
-    clip: Clip, prepare: Callable[[NDArray[np.uint8]], list[Tensor]]
-) -> Generator[Frame, None, None]:
-    """Frames in order.
+def read_frames(clip: Clip, predictor: Predictor) -> Generator[Frame, None, None]:
+    """Yields the frames in order, prepared for the predictor.
 
     Raises:
-        UnreadableVideo: the file is damaged, changes its size on the way, ends too early, or is too
-            long a strip.
+        UnreadableVideo: the file is damaged, its frames change their size, it ends too early, or its frames
+            are too long for the model.
     """
     count, begin, time, shape = 0, 0, 0, None
     step = round(1 / clip.rate / clip.time_base)  # between frames that have no time of their own
     for decoded in _decoded(clip.path):
-        image = np.ascontiguousarray(np.rot90(decoded.to_ndarray(format="rgb24"), decoded.rotation // 90))
-        if shape not in (None, image.shape):
+        pixels = np.ascontiguousarray(np.rot90(decoded.to_ndarray(format="rgb24"), decoded.rotation // 90))
+        if shape not in (None, pixels.shape):
             raise UnreadableVideo(
-                f"{clip.path}: frame {count + 1} has shape {image.shape}, those before {shape}"
+                f"{clip.path}: frame {count + 1} has shape {pixels.shape}, those before {shape}"
             )
-        shape = image.shape
+        shape = pixels.shape
         if count == 0:
             begin = decoded.pts or 0
         elif decoded.pts is None:
@@ -109,10 +109,10 @@ def read_frames(
             time = max(time + 1, clip.time(decoded.pts - begin))
         count += 1
         try:
-            inputs = prepare(image)
+            inputs = predictor.prepare(pixels, str(clip.path))
         except ValueError as error:
-            raise UnreadableVideo(f"{clip.path}: {error}") from None
-        yield Frame(image, time, inputs)
+            raise UnreadableVideo(str(error)) from None
+        yield Frame(f"{clip.path}, frame {count}", inputs, (pixels.shape[0], pixels.shape[1]), pixels, time)
     expected = (clip.frames or 1) if clip.is_counted else 1
     if count < _SHORT_OF * expected:
         raise UnreadableVideo(f"{clip.path}: ends after frame {count} of {expected}: cut short, or damaged")

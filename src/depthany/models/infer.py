@@ -53,17 +53,31 @@ def infer_prepared(
         sizes: (height, width) of each original image.
         amp: dtype of autocast, or None.
     """
+    maps = forward_maps(model, inputs, amp)  # [b h w]
+    return [resize_map(single, size).cpu().numpy() for single, size in zip(maps, sizes, strict=True)]
+
+
+def forward_maps(model: nn.Module, inputs: Tensor, amp: torch.dtype | None = None) -> Tensor:
+    """Returns the maps [b h w] float32 of inputs [b 3 h w], on the device of the model.
+
+    Args:
+        model: returns a `Prediction`; it computes in the type of its weights.
+        inputs: normalised, on any device and of any type.
+        amp: dtype of autocast, or None.
+    """
     weights = next(model.parameters())
     with torch.autocast(weights.device.type, amp, enabled=amp is not None):
-        maps: Tensor = model(inputs.to(weights)).map  # [b h w]
-    return [resize_map(single, size).cpu().numpy() for single, size in zip(maps.float(), sizes, strict=True)]
+        maps: Tensor = model(inputs.to(weights.device, weights.dtype)).map
+    return maps.float()
 
 
-def resize_map(values: Tensor, size: Size) -> Tensor:
-    """Resizes a map [h w] float32 to [height width], bilinear with aligned corners."""
+def resize_map(
+    values: Tensor, size: Size, mode: str = "bilinear", align_corners: bool | None = True
+) -> Tensor:
+    """Returns a map [h w] float32 resized to [height width]; by default bilinear with aligned corners."""
     if tuple(values.shape) == tuple(size):
         return values
-    return F.interpolate(values[None, None], size, mode="bilinear", align_corners=True)[0, 0]
+    return F.interpolate(values[None, None], size, mode=mode, align_corners=align_corners)[0, 0]
 
 
 def _equal_inputs(

@@ -16,10 +16,9 @@ from depthany.data.dataset import TrainingSet
 from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import MixedBatches, ShardOrder
 from depthany.data.samples import UnlabeledSet
-from depthany.evaluation.predictors import weights_sha256
 from depthany.models import model as models
 from depthany.models.files.loading import load_model
-from depthany.models.files.weights import load_encoder_weights
+from depthany.models.files.weights import load_encoder_weights, weights_sha256
 from depthany.models.model import DenseModel
 from depthany.system.distributed import Processes
 from depthany.training.checkpoints.state import TrainingState

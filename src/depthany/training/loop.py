@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from depthany.data.batch import Batch
+from depthany.metrics.table import METRICS
 from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes, full
 from depthany.system.signals import stop_signals
@@ -143,8 +144,8 @@ def validate(run: Run) -> None:
     progress, primary = run.state.progress, run.state.stage.primary
     scores = run.scores()
     run.tracker.scalars(progress.step, flat_scores(scores))
-    score = mean_score(scores, primary.metric)
-    if score is not None and primary.is_better(score, progress.best_score):
+    score = mean_score(scores, primary)
+    if score is not None and METRICS[primary].is_better(score, progress.best_score):
         progress.best_score = score
         run.writer.save_best(run.state)
 

@@ -18,9 +18,11 @@ from torch import Tensor
 from depthany.data.batch import Batch
 from depthany.display.pictures import comparison_row
 from depthany.display.progress import columns, minutes
+from depthany.metrics.table import METRICS, brief
 from depthany.system.distributed import ALONE, Processes
 from depthany.training.log_files import LogFiles
 from depthany.training.stages.base import StageImages, StageOutput
+from depthany.training.validation import IMAGES, NEGATIVE_SCALES
 
 PICTURES_PER_KIND = 4
 
@@ -85,13 +87,16 @@ class Tracker:
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
         """Prints the scores rows[model][set][metric], one row for each model and set."""
+        of_first_model = next(iter(rows.values()))
+        metrics = brief(name for name in next(iter(of_first_model.values())) if name in METRICS)
         table = Table("set", "model", title=title)
-        for metric in ("AbsRel", "delta1"):
-            table.add_column(metric, justify="right")
-        for name in next(iter(rows.values())):
+        for heading in (*(METRICS[name].heading for name in metrics), "negative scales"):
+            table.add_column(heading, justify="right")
+        for name in of_first_model:
             for model, scores in rows.items():
-                cells = [f"{scores[name][key]:.4f}" for key in ("abs_rel", "delta1")]
-                table.add_row(name if model == next(iter(rows)) else "", model, *cells)
+                cells = [f"{scores[name][metric]:.4f}" for metric in metrics]
+                negative = f"{scores[name][NEGATIVE_SCALES]:.0f} of {scores[name][IMAGES]:.0f}"
+                table.add_row(name if model == next(iter(rows)) else "", model, *cells, negative)
             table.add_section()
         self.console.print(table)
 

@@ -1,6 +1,5 @@
 """The contract of a stage: what it needs, what it trains, and how a batch becomes a loss."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,20 +25,6 @@ class Needs:
     labeled: bool = False
     unlabeled: bool = False
     teacher: bool = False
-
-
-@dataclass(frozen=True)
-class Primary:
-    """The metric whose mean over the validation sets decides which checkpoint is the best."""
-
-    metric: str
-    higher_is_better: bool
-
-    def is_better(self, score: float, best: float | None) -> bool:
-        """Whether a finite score is better than the best so far; None = there is none yet."""
-        if best is None or not math.isfinite(score):
-            return math.isfinite(score)
-        return score > best if self.higher_is_better else score < best
 
 
 @dataclass
@@ -113,7 +98,7 @@ class Stage(nn.Module):
         needs: kinds of images and whether a teacher is needed.
         target: name in `depthany.data.targets.TARGETS` of what it learns from labels.
         predicts: kind of quantity that the model learns to predict; a teacher must predict the same.
-        primary: metric that decides which checkpoint is the best.
+        primary: name in `depthany.metrics.table.METRICS` of the score that decides which checkpoint is best.
         seed_offset: added to the seed of the initial weights, so that stages start from different ones.
     """
 
@@ -121,7 +106,7 @@ class Stage(nn.Module):
     needs: ClassVar[Needs] = Needs(labeled=True)
     target: ClassVar[str] = "disparity01"
     predicts: ClassVar[Kind] = "disparity"
-    primary: ClassVar[Primary] = Primary("abs_rel", higher_is_better=False)
+    primary: ClassVar[str] = "abs_rel"
     seed_offset: ClassVar[int] = 0
 
     @classmethod

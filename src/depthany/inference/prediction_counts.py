@@ -1,0 +1,31 @@
+"""Counts of what became of photos and videos."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class PredictionCounts:
+    """What became of the photos and videos of a prediction; threads may append.
+
+    Attributes:
+        done: files that were predicted.
+        existing: files that were left alone, because all of their results exist.
+        unreadable: one line per file that could not be read.
+    """
+
+    done: list[Path] = field(default_factory=list)
+    existing: list[Path] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+    def report(self, out: Path) -> None:
+        """Prints the counts, and to stderr what could not be read."""
+        parts = [f"{len(self.done)} predicted"]
+        if self.existing:
+            parts.append(f"{len(self.existing)} there already (overwrite=true predicts them anew)")
+        if self.unreadable:
+            parts.append(f"{len(self.unreadable)} unreadable")
+        print(f"{out}: {', '.join(parts)}", flush=True)
+        for line in self.unreadable:
+            print(f"error: {line}", file=sys.stderr)
