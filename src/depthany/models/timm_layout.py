@@ -126,9 +126,9 @@ def _check_levels(name: str, model: nn.Module, layout: Layout) -> None:
     """Runs a model without memory on an image; raises ValueError if it cannot be an encoder."""
     indices = layout.prune(model, layout.indices)
     h, w = 2 * layout.strides[-1], 3 * layout.strides[-1]
-    expected = [(1, c, h // stride, w // stride) for c, stride in zip(layout.widths, layout.strides)]
+    expected = [(2, c, h // stride, w // stride) for c, stride in zip(layout.widths, layout.strides)]
     try:
-        levels = layout.levels(model, torch.empty(1, 3, h, w, device="meta"), indices)
+        levels = layout.levels(model, torch.empty(2, 3, h, w, device="meta"), indices)
     except Exception as error:  # every timm model refuses a size in its own way
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise ValueError(
