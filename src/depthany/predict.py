@@ -1,20 +1,21 @@
 """Predict the depth of photos and videos: `python -m depthany.predict checkpoint=... images=...`."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
-import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
-from depthany import load_model
-from depthany.config.entry import require, require_least, run_entry, typed
-from depthany.config.schema import PredictSettings
+from depthany.config.checker import check_settings
+from depthany.config.entry import run_entry
+from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.display.progress import Bar
 from depthany.inference.outputs import FORMATS, Meaning, check_formats
 from depthany.inference.photos import predict_stills, still_job
 from depthany.inference.predictor import Predictor
+from depthany.inference.ready_model import load_ready_model
 from depthany.inference.sources import Source, find_sources
 from depthany.inference.tally import Tally
 from depthany.inference.video_in import UnreadableVideo, look_at
@@ -24,30 +25,51 @@ from depthany.inference.video_out import (
     predict_video,
     video_targets,
 )
-from depthany.models.fast import prepare_for_inference
 from depthany.models.model import DenseModel
-from depthany.system.device import choose_amp, choose_device, keep_freed_memory
+from depthany.system.device import Compute, prepare_compute
 from depthany.system.files import require_writable
+from depthany.system.rules import setting, split_words
+
+
+@dataclass
+class PredictSettings(CheckpointSettings, BatchSettings):
+    """configs/predict.yaml."""
+
+    images: str = setting()
+    out: str = setting()
+    overwrite: bool = setting()
+    save: Any = setting(choices=FORMATS, words=True)
+    colormap: str = setting(choices=COLOUR_MAPS)
+    video_scale: str = setting(choices=VIDEO_SCALES)
+    input_size: int | None = None  # its bounds depend on the model
+    flip: bool = setting()
+    scales: list[float] = setting(above=0)
+    near_m: float | None = setting(None, above=0)
+    far_m: float | None = setting(None, above=0)
+    focal_px: float | None = setting(None, above=0)
+    fov_deg: float = setting(above=0, below=180)
+
+    def __post_init__(self) -> None:
+        if not self.scales:
+            raise ValueError("scales=[]: expected factors on input_size, such as [1.0, 1.5]")
+        if (self.near_m is None) != (self.far_m is None):
+            raise ValueError(f"near_m={self.near_m} far_m={self.far_m}: give both or none, in metres")
+        if self.near_m is not None and self.far_m is not None and self.near_m >= self.far_m:
+            raise ValueError(f"near_m={self.near_m} far_m={self.far_m}: expected near_m < far_m")
 
 
 def run(cfg: DictConfig) -> int:
-    """Predict everything that `cfg.images` names; the exit code."""
-    cfg = check(cfg)
-    out, save = Path(cfg.out), formats(cfg.save)
+    """Predicts everything that `cfg.images` names; returns the exit code."""
+    cfg = check_settings(cfg, PredictSettings)
+    out, save = Path(cfg.out), formats(cfg)
     sources = find_sources(cfg.images, out)
     check_videos(sources, save)
     require_writable(out)
-    device = choose_device(cfg.device)
-    dtype = choose_amp(cfg.precision, device) or torch.float32
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
-    cv2.setNumThreads(1)  # images are read in threads of ours; more would take the cores from the model
-    keep_freed_memory()
-
-    model = prepare_for_inference(load_model(cfg.checkpoint, device, cfg.taps, cfg.max_depth), dtype)
+    compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
+    model = load_ready_model(cfg.checkpoint, compute, cfg.taps, cfg.max_depth).model
     predictor, meaning = build_predictor(cfg, model), build_meaning(cfg, model)
     check_formats(save, meaning)
-    print(describe(cfg, predictor, len(sources), device), flush=True)
+    print(describe(cfg, predictor, len(sources), compute), flush=True)
     tally = Tally()
     try:
         do_stills([source for source in sources if not source.is_video], predictor, meaning, cfg, tally)
@@ -62,8 +84,8 @@ def run(cfg: DictConfig) -> int:
 def do_stills(
     sources: list[Source], predictor: Predictor, meaning: Meaning, cfg: DictConfig, tally: Tally
 ) -> None:
-    """Predict the photos that are not there already."""
-    save, out = formats(cfg.save), Path(cfg.out)
+    """Predicts the photos whose results do not exist yet."""
+    save, out = formats(cfg), Path(cfg.out)
     jobs = [still_job(source, save, out, cfg.overwrite) for source in sources]
     wanted = [job for job in jobs if job.targets]
     tally.skipped += [job.source.path for job in jobs if not job.targets]
@@ -73,8 +95,8 @@ def do_stills(
 
 
 def do_video(source: Source, predictor: Predictor, meaning: Meaning, cfg: DictConfig, tally: Tally) -> None:
-    """Predict a video, if it is not there already."""
-    targets = video_targets(source, formats(cfg.save), Path(cfg.out), cfg.overwrite)
+    """Predicts a video if its result does not exist yet."""
+    targets = video_targets(source, formats(cfg), Path(cfg.out), cfg.overwrite)
     if not targets:
         tally.skipped.append(source.path)
         return
@@ -89,76 +111,40 @@ def do_video(source: Source, predictor: Predictor, meaning: Meaning, cfg: DictCo
         tally.done.append(source.path)
 
 
-def check(cfg: DictConfig) -> DictConfig:
-    """The configuration with its types checked.
-
-    Raises:
-        ValueError: (or one of OmegaConf's errors) a setting has a wrong type, no value, or a value that
-            cannot be.
-    """
-    cfg = typed(cfg, PredictSettings)
-    require(cfg)
-    require_least(cfg, {"batch_size": 1, "workers": 1, "threads": 1})
-    for key, choices in {"colormap": COLOUR_MAPS, "video_scale": VIDEO_SCALES}.items():
-        if cfg[key] not in choices:
-            raise ValueError(f"unknown {key} {cfg[key]!r}; choose from {', '.join(choices)}")
-    if not cfg.scales or min(cfg.scales) <= 0:
-        raise ValueError(f"scales={cfg.scales}: expected factors above 0, such as [1.0, 1.5]")
-    if (cfg.near_m is None) != (cfg.far_m is None):
-        raise ValueError(f"near_m={cfg.near_m} far_m={cfg.far_m}: give both or none, in metres")
-    if cfg.near_m is not None and not 0 < cfg.near_m < cfg.far_m:
-        raise ValueError(f"near_m={cfg.near_m} far_m={cfg.far_m}: expected 0 < near_m < far_m")
-    if cfg.focal_px is not None and cfg.focal_px <= 0:
-        raise ValueError(f"focal_px={cfg.focal_px}: expected pixels above 0")
-    if not 0 < cfg.fov_deg < 180:
-        raise ValueError(f"fov_deg={cfg.fov_deg}: expected degrees between 0 and 180")
-    formats(cfg.save)
-    return cfg
-
-
-def formats(save: object) -> tuple[str, ...]:
-    """The formats that are asked for, each once, of `color,npy` or a list."""
-    words = save.split(",") if isinstance(save, str) else save if isinstance(save, ListConfig) else []
-    names = tuple(dict.fromkeys(str(word).strip() for word in words))
-    for name in names:
-        if name not in FORMATS:
-            raise ValueError(f"unknown format {name!r} in save; choose from {', '.join(FORMATS)}")
-    if not names:
-        raise ValueError(f"save={save}: expected one or more of {', '.join(FORMATS)}")
-    return names
+def formats(cfg: DictConfig) -> tuple[str, ...]:
+    """Returns the file formats to write, without repetitions."""
+    return tuple(dict.fromkeys(split_words("save", cfg.save)))
 
 
 def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
-    """Refuse formats that a video cannot become."""
+    """Raises ValueError if a video cannot be saved in one of the formats."""
     others = [name for name in save if name not in VIDEO_FORMATS]
     videos = [source for source in sources if source.is_video]
     if others and videos:
         raise ValueError(
-            f"save={','.join(others)}: of a video only {' and '.join(VIDEO_FORMATS)} can be saved, and "
+            f"save={','.join(others)}: a video can be saved as {' and '.join(VIDEO_FORMATS)} only, and "
             f"{videos[0].path} is one"
         )
 
 
 def build_predictor(cfg: DictConfig, model: DenseModel) -> Predictor:
-    """The model with its input size and views."""
+    """Returns the model with its input size and views."""
     size = model.input_size if cfg.input_size is None else cfg.input_size
     return Predictor(model, size, tuple(cfg.scales), cfg.flip)
 
 
 def build_meaning(cfg: DictConfig, model: DenseModel) -> Meaning:
-    """What the model's numbers mean, and how they are to be shown."""
+    """Returns what the model's numbers mean and how they are shown."""
     range_m = None if cfg.near_m is None else (cfg.near_m, cfg.far_m)
     return Meaning(model.quantity.max_depth_m, cfg.colormap, range_m, cfg.focal_px, cfg.fov_deg)
 
 
-def describe(cfg: DictConfig, predictor: Predictor, count: int, device: torch.device) -> str:
-    """One line on what is about to happen."""
-    model = predictor.model
-    number_format = str(next(model.parameters()).dtype).removeprefix("torch.")
-    files = f"{count} {'file' if count == 1 else 'files'}"
+def describe(cfg: DictConfig, predictor: Predictor, count: int, compute: Compute) -> str:
+    """Returns one line on what the command is going to do."""
+    model, files = predictor.model, f"{count} {'file' if count == 1 else 'files'}"
     return (
-        f"{model.encoder.label} ({model.quantity.describe()}) at input_size={predictor.input_size} "
-        f"on {files}, {device.type} in {number_format}, colours of {cfg.colormap}"
+        f"{model.encoder.label} ({model.quantity.describe()}) at input_size={predictor.input_size} on {files}, "
+        f"{compute.describe()}, colours of {cfg.colormap}"
     )
 
 

@@ -1,6 +1,5 @@
 """What is scored: a model, or a folder of predictions that any program has written."""
 
-import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from depthany.data.images import IMAGE_SUFFIXES
@@ -191,12 +190,3 @@ def holds_predictions(path: Path) -> bool:
     if any(path.glob("*.safetensors")) or any(path.rglob("*.pt")):
         return False
     return any(each.suffix in (".npy", ".png") for each in path.rglob("*"))
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Hash of names, types and values of all weights, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from depthany.config.entry import config_dir, plain
-from depthany.config.schema import ProtocolSettings
 from depthany.evaluation.protocol import Protocol
 
 FOLDER_SET = "depthany.data.labeled.FolderDepth"  # what a protocol that names no class of data set reads
+
+
+@dataclass(frozen=True)
+class ProtocolFile(Protocol):
+    """A protocol and the settings of its data set: the schema of configs/protocol and of a user's file."""
+
+    dataset: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,25 +101,40 @@ def _sources(word: str) -> list[str]:
 
 
 def load_protocol(source: str, roots: DictConfig, override: DictConfig) -> Chosen:
-    """A protocol by its name or the path of its file, with the user's roots and changes."""
+    """Returns a protocol by its name or the path of its file, with the user's roots and changes.
+
+    Raises:
+        ValueError: the file or `override` has an unknown setting or a value of a wrong type.
+    """
     path = _file_of(source)
-    try:
-        settings = OmegaConf.merge(OmegaConf.structured(ProtocolSettings), OmegaConf.load(path))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        where = getattr(error, "full_key", None)
-        told = " ".join(str(error).split("\n    full_key")[0].split())
-        raise ValueError(f"protocol {path}: {f'{where}: ' if where else ''}{told}") from None
-    assert isinstance(settings, DictConfig)
+    written = _typed(f"protocol {path}: ", OmegaConf.structured(ProtocolFile), {"name": path.stem}, path)
     given = {str(key): value for key, value in override.items() if value is not None}
-    before = {key: plain(OmegaConf.create({"value": settings[key]}))["value"] for key in given}
-    settings = OmegaConf.merge(settings, given)
+    settings = _typed("override.", written, given)
+    before = {key: plain(OmegaConf.create({"value": written[key]}))["value"] for key in given}
     resolved = plain(OmegaConf.create({"roots": roots, "protocol": settings}))["protocol"]
     changed = {key: resolved[key] for key in given if resolved[key] != before[key]}
     dataset = _dataset(resolved.pop("dataset"), resolved)
     if resolved["clip_prediction"] is not None:
         resolved["clip_prediction"] = tuple(resolved["clip_prediction"])
-    resolved["name"] = resolved["name"] or (path.stem)
     return Chosen(Protocol(**resolved), dataset, changed)
+
+
+def _typed(where: str, schema: DictConfig, *parts: Any) -> DictConfig:
+    """Merges settings, or files of them, into a schema that has their types.
+
+    Raises:
+        ValueError: a setting is unknown or has a wrong type; the message begins with `where`.
+    """
+    try:
+        merged = OmegaConf.merge(
+            schema, *(OmegaConf.load(part) if isinstance(part, Path) else part for part in parts)
+        )
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
+        key = getattr(error, "full_key", None)
+        words = " ".join(str(error).split("\n    full_key")[0].split())
+        raise ValueError(f"{where}{f'{key}: ' if key else ''}{words}") from None
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def _dataset(dataset: dict[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from depthany.data.perturb import Perturb
 from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import MixedBatches, ShardOrder
 from depthany.data.samples import UnlabeledSet
-from depthany.evaluation.predictors import weights_sha256
+from depthany.inference.ready_model import weights_sha256
 from depthany.models import model as models
 from depthany.models.files.weights import load_encoder_weights
 from depthany.models.model import DenseModel
