@@ -73,7 +73,7 @@ def note_reads(folder: Path) -> str:
     """Code: a process writes down which images it reads."""
     return f"""
 import os
-from depthany.scoring import loop, tiles  # the pictures of the report read as before
+from depthany.evaluation import run as loop, tiles  # the pictures of the report read as before
 read_one = loop.read_one
 def noting(predictor, dataset, protocol, index, *rest):
     with open({str(folder)!r} + "/read_by_" + os.environ["RANK"], "a") as file:

@@ -209,6 +209,6 @@ def test_what_a_video_cannot_become_is_refused_before_anything_is_done(predict, 
     ended = predict(f"images={tmp_path / 'a.mp4'}", "save=color,npy")
     assert ended.code == 2
     assert ended.err == (
-        f"error: save=npy: of a video only color and side can be saved, and {tmp_path / 'a.mp4'} is one\n"
+        f"error: save=npy: a video can be saved as color and side only, and {tmp_path / 'a.mp4'} is one\n"
     )
     assert not (tmp_path / "out").exists()

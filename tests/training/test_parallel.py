@@ -3,7 +3,7 @@
 import pytest
 import torch.distributed as dist
 
-from depthany.system.distributed import Processes, is_lost_contact, launched_processes
+from depthany.system.distributed import Processes, is_lost_contact, launched_processes, should_report
 from depthany.training.parallel import shards_weights
 
 
@@ -30,6 +30,7 @@ def test_an_environment_that_torchrun_did_not_make_is_refused(monkeypatch: pytes
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="WORLD_SIZE is set without RANK, LOCAL_RANK: start with torchrun"):
         launched_processes()
+    assert should_report(ValueError()), "also where nobody knows how many processes there are"
 
 
 def test_only_what_tells_of_another_process_counts_as_lost_contact() -> None:

@@ -63,8 +63,7 @@ class Perturb:
         blur_radius: range of the Gaussian's standard deviation, in pixels of the crop. The default is for
             crops of 500 to 800 pixels. Small crops need a smaller one, or too little of the image is left.
         cutmix_p: share of images with a box of their partner.
-        cutmix_area: range of the box's share of the image.
-        cutmix_aspect: range of the box's height over its width.
+        cutmix_area, cutmix_aspect: ranges of the box's share of the image, and of its height over its width.
 
     Raises:
         ValueError: a value is outside its range.
