@@ -1,4 +1,4 @@
-"""From a name, a pattern or a file to a protocol and its data set: configs/protocol and files of the user."""
+"""Finds protocols and their data sets by name, pattern or file, in configs/protocol and the user's files."""
 
 import fnmatch
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from depthany.config.entry import config_dir, plain
 from depthany.evaluation.protocol import Protocol
 
-FOLDER_SET = "depthany.data.labeled.FolderDepth"  # what a protocol that names no class of data set reads
+FOLDER_SET = "depthany.data.labeled.FolderDepth"  # class of a data set without _target_
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,11 @@ class Chosen:
     changed: dict[str, Any]
 
     def open(self) -> Any:
-        """The data set; raises a `ValueError` where it is not whole, or not of the protocol's size."""
+        """Opens the data set.
+
+        Raises:
+            ValueError: files are missing, or it has not as many images as the protocol says.
+        """
         try:
             dataset = instantiate(self.dataset)
         except Exception as error:
@@ -50,21 +54,21 @@ class Chosen:
 
 
 def protocol_names() -> list[str]:
-    """Those that come with the package."""
+    """Returns the names of the protocols of the package."""
     return sorted(path.stem for path in (config_dir() / "protocol").glob("*.yaml"))
 
 
 def choose(words: list[str], roots: DictConfig, override: DictConfig) -> tuple[list[Chosen], dict[str, str]]:
-    """The protocols that are meant; of `all` and of patterns also those whose data is not there, and why.
+    """Returns the chosen protocols, and the reason for every one that `all` or a pattern leaves out.
 
     Args:
         words: names, patterns such as sample_*, paths of YAML files, or all.
-        roots: where data sets lie, null where the user has none.
-        override: settings that hold in every protocol, null where the protocol's own does.
+        roots: folders of the data sets, null where the user has none.
+        override: settings that replace those of every protocol; null keeps the protocol's own.
 
     Raises:
-        ValueError: a name is unknown, a protocol has an unknown setting, or one that was named lacks its
-            data.
+        ValueError: a name is unknown, a protocol has an unknown setting, or the data of a named one is
+            missing.
     """
     chosen: dict[str, Chosen] = {}
     missing: dict[str, str] = {}
@@ -138,7 +142,7 @@ def _typed(where: str, schema: DictConfig, *parts: Any) -> DictConfig:
 
 
 def _dataset(dataset: dict[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """With what the user of an own folder need not say: the class, and the range of the protocol."""
+    """Returns the settings of the data set, with the defaults of a user's folder: class and depth range."""
     if dataset.get("_target_", FOLDER_SET) == FOLDER_SET:
         own = {key: protocol[key] for key in ("min_depth", "max_depth") if protocol[key] is not None}
         return {"_target_": FOLDER_SET, **own, **dataset}
@@ -146,7 +150,7 @@ def _dataset(dataset: dict[str, Any], protocol: Mapping[str, Any]) -> dict[str, 
 
 
 def _why_missing(one: Chosen, source: str, roots: DictConfig) -> str | None:
-    """Why the data is not there, None if it may be: a root that the user gave is looked at on opening."""
+    """Returns why the data is missing, or None. A root that the user gave is checked when it is opened."""
     root = one.dataset.get("root")
     if root is None:
         keys = _root_keys(source)
