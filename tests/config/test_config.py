@@ -36,8 +36,8 @@ def with_paths(tmp_path: Path, *overrides: str) -> DictConfig:
     if cfg.stage.name == "student":
         cfg.stage.teacher = str(tmp_path / "file")
     for kind in ("labeled", "unlabeled"):
-        for entry in cfg.data[kind].values():
-            entry.root = str(tmp_path)
+        for each in cfg.data[kind].values():
+            each.root = str(tmp_path)
     return cfg
 
 
