@@ -20,8 +20,8 @@ from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel, save_model
-from depthany.system.device import choose_amp, choose_device, keep_freed_memory
-from depthany.system.distributed import Processes, launched, process_group
+from depthany.system.device import Compute, prepare_compute
+from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import write_atomically
 from depthany.training import build
 from depthany.training import run_dir as runs
@@ -43,26 +43,23 @@ def main() -> None:
 
 def run(cfg: DictConfig) -> int:
     """Checks the configuration, and trains unless the run is finished; returns the exit code."""
-    processes = launched()
+    processes = launched_processes()
     logging.basicConfig(level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s")
     settings = check(cfg)
     check_processes(settings, processes)
-    device = choose_device(settings.device, processes.local_rank if processes.size > 1 else None)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    keep_freed_memory()
-    with process_group(processes, device):
+    compute = prepare_compute(settings.device, settings.precision, settings.threads, processes)
+    with process_group(processes, compute.device):
         if processes.from_main(runs.is_finished(Path(settings.run_dir)) and not settings.overwrite):
             if processes.is_main:
                 print(f"{settings.run_dir} holds a finished run: pass overwrite=true or another run_dir=...")
             return 0
-        run_stage(settings, device, processes)
+        run_stage(settings, compute, processes)
     return 0
 
 
-def run_stage(settings: TrainSettings, device: torch.device, processes: Processes) -> None:
+def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -> None:
     """Builds the objects of a run, trains, scores and saves."""
-    run_dir, amp = Path(settings.run_dir), choose_amp(settings.precision, device)
+    run_dir, device, amp = Path(settings.run_dir), compute.device, compute.amp
     online = settings.pseudo_labels == ONLINE
     teacher = build.load_teacher(settings, device if online else "cpu")
     dataset = build.build_training_set(settings, teacher)

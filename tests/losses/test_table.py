@@ -80,8 +80,8 @@ def test_regions_become_images_without_box_mask(with_mae, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "terms, message",
     [
-        ({"affine": 1.0}, "unknown loss 'affine'; choose from affine_invariant"),
-        ({"affine_invariant": -1.0}, "the weight of affine_invariant is -1.0"),
+        ({"affine": 1.0}, "terms: unknown loss 'affine'; choose from affine_invariant"),
+        ({"affine_invariant": -1.0}, "terms.affine_invariant=-1.0: expected 0 or more"),
         ({"affine_invariant": 0.0}, "no loss has a weight above 0"),
         ({}, "no loss has a weight above 0"),
     ],

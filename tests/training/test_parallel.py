@@ -3,7 +3,7 @@
 import pytest
 import torch.distributed as dist
 
-from depthany.system.distributed import Processes, is_lost_contact, launched
+from depthany.system.distributed import Processes, is_lost_contact, launched_processes, should_report
 from depthany.training.parallel import uses_fsdp
 
 
@@ -24,10 +24,11 @@ def test_vitg_is_sharded_and_others_on_request(parallel: str, encoder: str, size
 def test_incomplete_torchrun_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert launched() == Processes()
+    assert launched_processes() == Processes()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="WORLD_SIZE is set without RANK, LOCAL_RANK: start with torchrun"):
-        launched()
+        launched_processes()
+    assert should_report(ValueError()), "also where nobody knows how many processes there are"
 
 
 def test_lost_contact_is_told_from_other_errors() -> None:

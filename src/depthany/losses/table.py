@@ -24,11 +24,11 @@ def require_terms(terms: Mapping[str, float]) -> None:
     """Raises a ValueError unless `terms` (loss name -> weight) names known losses and gives one a weight."""
     for name, weight in terms.items():
         if name not in LOSSES:
-            raise ValueError(f"unknown loss {name!r}; choose from {', '.join(LOSSES)}")
+            raise ValueError(f"terms: unknown loss {name!r}; choose from {', '.join(LOSSES)}")
         if weight < 0:
-            raise ValueError(f"the weight of {name} is {weight}; expected 0 or more")
+            raise ValueError(f"terms.{name}={weight}: expected 0 or more")
     if not any(terms.values()):
-        raise ValueError(f"no loss has a weight above 0; choose from {', '.join(LOSSES)}")
+        raise ValueError(f"terms: no loss has a weight above 0; choose from {', '.join(LOSSES)}")
 
 
 def weighted_terms(

@@ -1,36 +1,34 @@
-"""From the configuration of a training run to its settings: types, ranges, choices, and how they go
-together."""
+"""Checks how the settings of a training run go together; their bounds stand in `training.settings`."""
 
 from collections.abc import Mapping
-from dataclasses import fields, make_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from depthany.config.entry import as_dataclass, require
+from depthany.config.checker import check_settings, settings_object
 from depthany.system.distributed import Processes
 from depthany.training.parallel import uses_fsdp
-from depthany.training.settings import ONLINE, TrainSettings, require_choice
+from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.base import Stage
 from depthany.training.stages.table import STAGES
 
 
 def check(cfg: DictConfig) -> TrainSettings:
-    """Returns the settings of a run; finds what the user can mend before any data is loaded.
+    """Returns the settings of a run. It finds the user's mistakes before any data is loaded.
 
     Raises:
-        ValueError: (or one of OmegaConf's errors) a setting has a wrong type, no value, or a value that
-            cannot be.
+        ValueError: a setting is unknown, or its value is missing, not allowed, or does not go with another.
+        omegaconf.ValidationError: a value has the wrong type.
     """
-    require_choice("stage.name", cfg.stage.name, STAGES)
+    if cfg.stage.name not in STAGES:
+        raise ValueError(f"unknown stage.name {cfg.stage.name!r}; choose from {', '.join(STAGES)}")
     stage = STAGES[cfg.stage.name]
     _refuse_settings_of_others(cfg.stage, stage)
     if not stage.needs.unlabeled:
         cfg.data.unlabeled = {}
-    require(cfg)
-    schema = make_dataclass("RunSettings", [("stage", stage.Settings)], bases=(TrainSettings,))
-    settings: TrainSettings = as_dataclass(cfg, schema)
+    settings = settings_object(check_settings(cfg, TrainSettings, stage=stage.Settings), TrainSettings)
     for kind, count in zip(("labeled", "unlabeled"), per_micro_batch(settings)):
         _require_a_root(settings, kind, count)
     _require_teacher(settings, stage)

@@ -1,69 +1,17 @@
 """Optimizer, parameter groups, and the learning rate as a function of the step."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-
-@dataclass
-class LrFactors:
-    """Learning rate of each part of the model as a multiple of `optimizer.lr`."""
-
-    encoder: float = 1.0
-    decoder: float = 1.0
-    head: float = 1.0
+from depthany.system.rules import setting
 
 
-@dataclass
-class OptimizerSettings:
-    """The group `optimizer` of configs/train.yaml."""
-
-    lr: float
-    name: str = "adamw"
-    lr_factors: LrFactors = field(default_factory=LrFactors)
-    weight_decay: float = 0.01
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    momentum: float = 0.9
-    clip_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        _require_choice("optimizer.name", self.name, OPTIMIZERS)
-        if len(self.betas) != 2:
-            raise ValueError(f"optimizer.betas={self.betas}: expected two numbers, for example [0.9, 0.999]")
-        if self.clip_norm is not None and self.clip_norm < 0:
-            raise ValueError(f"optimizer.clip_norm={self.clip_norm}: expected 0 or more")
-        for part, factor in vars(self.lr_factors).items():
-            if factor < 0:
-                raise ValueError(f"optimizer.lr_factors.{part}={factor}: expected 0 or more")
-
-
-@dataclass
-class ScheduleSettings:
-    """The group `schedule` of configs/train.yaml."""
-
-    name: str = "poly"
-    warmup_steps: int = 0
-    power: float = 1.0
-    pct_start: float = 0.3
-    div_factor: float = 25.0
-    final_div_factor: float = 1e4
-
-    def __post_init__(self) -> None:
-        _require_choice("schedule.name", self.name, SCHEDULES)
-        if self.warmup_steps < 0:
-            raise ValueError(f"schedule.warmup_steps={self.warmup_steps}: expected 0 or more")
-        if not 0 < self.pct_start < 1:
-            raise ValueError(f"schedule.pct_start={self.pct_start}: expected a share of the run in (0, 1)")
-        for key in ("div_factor", "final_div_factor"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"schedule.{key}={getattr(self, key)}: expected more than 0")
-
-
-def adamw(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
+def adamw(groups: list[dict[str, Any]], settings: "OptimizerSettings") -> torch.optim.Optimizer:
     """Loshchilov and Hutter 2019 (arXiv 1711.05101); reads betas and weight_decay."""
     betas = (settings.betas[0], settings.betas[1])
     return torch.optim.AdamW(
@@ -71,7 +19,7 @@ def adamw(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.op
     )
 
 
-def adam(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
+def adam(groups: list[dict[str, Any]], settings: "OptimizerSettings") -> torch.optim.Optimizer:
     """Kingma and Ba 2015 (arXiv 1412.6980); reads betas and weight_decay (as an L2 term)."""
     betas = (settings.betas[0], settings.betas[1])
     return torch.optim.Adam(
@@ -79,22 +27,95 @@ def adam(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.opt
     )
 
 
-def sgd(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
+def sgd(groups: list[dict[str, Any]], settings: "OptimizerSettings") -> torch.optim.Optimizer:
     """Stochastic gradient descent; reads momentum and weight_decay (as an L2 term)."""
     return torch.optim.SGD(
         groups, settings.lr, settings.momentum, weight_decay=settings.weight_decay, fused=_fused(groups)
     )
 
 
-OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerSettings], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], "OptimizerSettings"], torch.optim.Optimizer]] = {
     "adamw": adamw,
     "adam": adam,
     "sgd": sgd,
 }
 
 
+def poly(step: int, total_steps: int, settings: "ScheduleSettings") -> float:
+    """(1 - step / total_steps) ^ power: 1 is linear (Depth Anything V1); the author's other code uses 0.9."""
+    return (1.0 - step / total_steps) ** settings.power
+
+
+def cosine(step: int, total_steps: int, settings: "ScheduleSettings") -> float:
+    """Half a cosine from 1 to 0. Source: Loshchilov and Hutter 2017 (arXiv 1608.03983) eq. 5, no restart."""
+    return (1.0 + math.cos(math.pi * step / total_steps)) / 2
+
+
+def constant(step: int, total_steps: int, settings: "ScheduleSettings") -> float:
+    """1 at every step."""
+    return 1.0
+
+
+def onecycle(step: int, total_steps: int, settings: "ScheduleSettings") -> float:
+    """Half a cosine up from 1 / div_factor to 1 over `pct_start` of the run, then one down.
+
+    It ends at 1 / (div_factor * final_div_factor).
+    Source: Smith and Topin 2018 (arXiv 1708.07120), as `torch.optim.lr_scheduler.OneCycleLR` has it with two
+    phases. The momentum is not cycled.
+    """
+    start = 1.0 / settings.div_factor
+    peak_step, last_step = settings.pct_start * total_steps - 1, total_steps - 1
+    if step <= peak_step and peak_step > 0:
+        return _cosine_between(start, 1.0, step / peak_step)
+    return _cosine_between(
+        1.0, start / settings.final_div_factor, (step - peak_step) / (last_step - peak_step)
+    )
+
+
+SCHEDULES: dict[str, Callable[[int, int, "ScheduleSettings"], float]] = {
+    "poly": poly,
+    "onecycle": onecycle,
+    "cosine": cosine,
+    "constant": constant,
+}
+
+
+@dataclass
+class LrFactors:
+    """Learning rate of each part of the model as a multiple of `optimizer.lr`."""
+
+    encoder: float = setting(1.0, least=0)
+    decoder: float = setting(1.0, least=0)
+    head: float = setting(1.0, least=0)
+
+
+@dataclass
+class OptimizerSettings:
+    """The group `optimizer` of configs/train.yaml."""
+
+    lr: float = setting(above=0)
+    name: str = setting("adamw", choices=OPTIMIZERS)
+    lr_factors: LrFactors = field(default_factory=LrFactors)
+    weight_decay: float = setting(0.01, least=0)
+    betas: tuple[float, float] = setting((0.9, 0.999), length=2)
+    momentum: float = setting(0.9, least=0)
+    clip_norm: float | None = setting(None, least=0)
+
+
+@dataclass
+class ScheduleSettings:
+    """The group `schedule` of configs/train.yaml."""
+
+    name: str = setting("poly", choices=SCHEDULES)
+    warmup_steps: int = setting(0, least=0)
+    power: float = setting(1.0)
+    pct_start: float = setting(0.3, above=0, below=1)
+    div_factor: float = setting(25.0, above=0)
+    final_div_factor: float = setting(1e4, above=0)
+
+
 def build_optimizer(
-    model: nn.Module, extra: Sequence[nn.Parameter], settings: OptimizerSettings
+    model: nn.Module, extra: Sequence[nn.Parameter], settings: "OptimizerSettings"
 ) -> torch.optim.Optimizer:
     """Builds the optimizer with one group for each part of the model that learns.
 
@@ -125,7 +146,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
-def lr_factor(step: int, total_steps: int, settings: ScheduleSettings) -> float:
+def lr_factor(step: int, total_steps: int, settings: "ScheduleSettings") -> float:
     """Returns the factor on the base learning rates: the schedule, times a linear warm-up.
 
     Args:
@@ -136,52 +157,8 @@ def lr_factor(step: int, total_steps: int, settings: ScheduleSettings) -> float:
     return factor * min(1.0, (step + 1) / (settings.warmup_steps + 1))
 
 
-def poly(step: int, total_steps: int, settings: ScheduleSettings) -> float:
-    """(1 - step / total_steps) ^ power: 1 is linear (Depth Anything V1); the author's other code uses 0.9."""
-    return (1.0 - step / total_steps) ** settings.power
-
-
-def cosine(step: int, total_steps: int, settings: ScheduleSettings) -> float:
-    """Half a cosine from 1 to 0. Source: Loshchilov and Hutter 2017 (arXiv 1608.03983) eq. 5, no restart."""
-    return (1.0 + math.cos(math.pi * step / total_steps)) / 2
-
-
-def constant(step: int, total_steps: int, settings: ScheduleSettings) -> float:
-    """1 at every step."""
-    return 1.0
-
-
-def onecycle(step: int, total_steps: int, settings: ScheduleSettings) -> float:
-    """Half a cosine up from 1 / div_factor to 1 over `pct_start` of the run, then one down.
-
-    It ends at 1 / (div_factor * final_div_factor).
-    Source: Smith and Topin 2018 (arXiv 1708.07120), as `torch.optim.lr_scheduler.OneCycleLR` has it with two
-    phases. The momentum is not cycled.
-    """
-    start = 1.0 / settings.div_factor
-    peak_step, last_step = settings.pct_start * total_steps - 1, total_steps - 1
-    if step <= peak_step and peak_step > 0:
-        return _cosine_between(start, 1.0, step / peak_step)
-    return _cosine_between(
-        1.0, start / settings.final_div_factor, (step - peak_step) / (last_step - peak_step)
-    )
-
-
-SCHEDULES: dict[str, Callable[[int, int, ScheduleSettings], float]] = {
-    "poly": poly,
-    "onecycle": onecycle,
-    "cosine": cosine,
-    "constant": constant,
-}
-
-
 def _cosine_between(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1.0 + math.cos(math.pi * share))
-
-
-def _require_choice(key: str, name: str, table: Mapping[str, object]) -> None:
-    if name not in table:
-        raise ValueError(f"unknown {key} {name!r}; choose from {', '.join(table)}")
 
 
 def _fused(groups: list[dict[str, Any]]) -> bool:

@@ -1,14 +1,14 @@
-"""Settings of a training run: types, choices and ranges; configs/train.yaml has values and meaning."""
+"""Settings of a training run (configs/train.yaml and its groups); the YAML files explain each of them."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from depthany.config.schema import DataSettings
+from depthany.config.schema import BatchSettings
+from depthany.data.mixture import DataSettings
 from depthany.data.perturb import Perturb
-from depthany.data.sampler import ORDERS
 from depthany.losses.affine_invariant import REDUCTIONS
 from depthany.losses.normalise import NORMALISATIONS
+from depthany.system.rules import setting
 from depthany.training.checkpoints.writer import IF_SAVE_FAILS
 from depthany.training.optim import OptimizerSettings, ScheduleSettings
 from depthany.training.parallel import PARALLELS
@@ -21,89 +21,52 @@ ONLINE = "online"  # `pseudo_labels`: the teacher labels each view while the stu
 class LossSettings:
     """The group `loss`: options of the losses on maps."""
 
-    normalisation: str
-    reduction: str
-
-    def __post_init__(self) -> None:
-        require_choice("loss.normalisation", self.normalisation, NORMALISATIONS)
-        require_choice("loss.reduction", self.reduction, REDUCTIONS)
+    normalisation: str = setting(choices=NORMALISATIONS)
+    reduction: str = setting(choices=REDUCTIONS)
 
 
 @dataclass
 class ModelSettings:
     """The group `model`; encoder, decoder and head are arguments of `depthany.models.model.build_model`."""
 
-    encoder: dict[str, Any]
-    decoder: dict[str, Any]
-    head: dict[str, Any]
-    pretrained: bool
-    weights: str | None
-    init: str | None
-    init_parts: str
-    freeze: str
-
-    def __post_init__(self) -> None:
-        require_choice("model.init_parts", self.init_parts, INIT_PARTS)
-        require_choice("model.freeze", self.freeze, FREEZE)
+    encoder: dict[str, Any] = setting()
+    decoder: dict[str, Any] = setting()
+    head: dict[str, Any] = setting()
+    pretrained: bool = setting()
+    weights: str | None = None
+    init: str | None = None
+    init_parts: str = setting(choices=INIT_PARTS)
+    freeze: str = setting(choices=FREEZE)
 
 
 @dataclass
-class TrainSettings:
-    """configs/train.yaml with its groups; `stage` is an object of the chosen stage's `Settings`."""
+class TrainSettings(BatchSettings):
+    """Settings of `python -m depthany.train`. The dataclass of `stage` is the chosen stage's `Settings`."""
 
-    run_dir: str
-    overwrite: bool
-    seed: int
-    epochs: float
-    passes: float
-    steps: int | None
-    batch_size: int
-    accumulate: int
-    pseudo_labels: str
-    crop_size: int
-    precision: str
-    device: str
-    threads: int | None
-    channels_last: bool
-    compile: bool
-    parallel: str
-    activation_checkpointing: bool
-    workers: int
-    log_every: int
-    image_every: int
-    eval_every: int
-    save_every: int
-    keep_checkpoints: int
-    if_save_fails: str
-    optimizer: OptimizerSettings
-    schedule: ScheduleSettings
-    loss: LossSettings
-    model: ModelSettings
-    data: DataSettings
-    stage: Any
+    run_dir: str = setting()
+    overwrite: bool = setting()
+    seed: int = setting(least=0)
+    epochs: float = setting()
+    passes: float = setting()
+    steps: int | None = None
+    accumulate: int = setting(least=1)
+    pseudo_labels: str = setting()
+    crop_size: int = setting(least=1)
+    channels_last: bool = setting()
+    compile: bool = setting()
+    parallel: str = setting(choices=PARALLELS)
+    activation_checkpointing: bool = setting()
+    workers: int = setting(least=0)
+    log_every: int = setting(least=0)
+    image_every: int = setting(least=0)
+    eval_every: int = setting(least=0)
+    save_every: int = setting(least=0)
+    keep_checkpoints: int = setting(least=1)
+    if_save_fails: str = setting(choices=IF_SAVE_FAILS)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
     perturb: Perturb = field(default_factory=Perturb)
-
-    def __post_init__(self) -> None:
-        for key in ("batch_size", "accumulate", "keep_checkpoints", "crop_size", "threads"):
-            require_least(key, getattr(self, key), 1)
-        for key in ("seed", "workers", "log_every", "image_every", "eval_every", "save_every"):
-            require_least(key, getattr(self, key), 0)
-        for key in ("min_side", "window"):
-            require_least(f"data.{key}", getattr(self.data, key), 1)
-        for key in ("max_unreadable_share", "read_timeout"):
-            require_least(f"data.{key}", getattr(self.data, key), 0)
-        require_choice("data.order", self.data.order, ORDERS)
-        require_choice("parallel", self.parallel, PARALLELS)
-        require_choice("if_save_fails", self.if_save_fails, IF_SAVE_FAILS)
-
-
-def require_least(key: str, value: float | None, least: float) -> None:
-    """Raises a ValueError if a setting is below its smallest value; None is fine."""
-    if value is not None and value < least:
-        raise ValueError(f"{key}={value}: expected {least} or more")
-
-
-def require_choice(key: str, value: str, choices: Iterable[str]) -> None:
-    """Raises a ValueError that lists the choices unless a setting is one of them."""
-    if value not in choices:
-        raise ValueError(f"unknown {key} {value!r}; choose from {', '.join(choices)}")
+    stage: Any = setting()

@@ -12,6 +12,7 @@ from depthany.data.perturb import Perturb
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
 from depthany.models.model import DenseModel
 from depthany.models.output import Kind
+from depthany.system.rules import setting
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class StageSettings:
     """The group `stage` of the configuration, as far as all stages have it; a stage's `Settings` extend
     it."""
 
-    name: str
+    name: str = setting()
 
 
 @dataclass(frozen=True)

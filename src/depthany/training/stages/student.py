@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from depthany.losses.table import require_terms, weighted_terms
 from depthany.models.encoder import Encoder, patch_tokens
 from depthany.models.files.weights import load_encoder_weights
 from depthany.models.model import DenseModel, build_encoder
+from depthany.system.rules import setting
 from depthany.training.stages.base import (
     Needs,
     Stage,
@@ -36,32 +37,26 @@ FROZEN_INPUTS = ("perturbed", "clean")
 class ImageWeights:
     """Weight of each kind of image, and of feature alignment, in the student's loss."""
 
-    labeled: float
-    unlabeled: float
-    feature: float
+    labeled: float = setting(least=0)
+    unlabeled: float = setting(least=0)
+    feature: float = setting(least=0)
 
 
 @dataclass
 class FeatureAlignmentSettings:
     """Which features are aligned, and how; see configs/stage/student.yaml."""
 
-    alpha: float
-    mean_over: str
-    frozen_input: str
+    alpha: float = setting(least=0, most=2)
+    mean_over: str = setting(choices=MEANS_OVER)
+    frozen_input: str = setting(choices=FROZEN_INPUTS)
     encoder: str | None = None
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("mean_over", MEANS_OVER), ("frozen_input", FROZEN_INPUTS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"unknown stage.feature_alignment.{name} {getattr(self, name)!r}; choose from "
-                    f"{', '.join(choices)}"
-                )
         if self.weights and not self.encoder:
             raise ValueError(
-                "stage.feature_alignment.weights is of another frozen encoder: name its size in "
-                "stage.feature_alignment.encoder, or leave both for the student's own start"
+                "weights belong to another frozen encoder: name its size in encoder, or leave both null for "
+                "the student's own start"
             )
 
 
@@ -69,19 +64,17 @@ class FeatureAlignmentSettings:
 class StudentSettings(StageSettings):
     """configs/stage/student.yaml."""
 
-    teacher: str
-    terms: dict[str, float]
-    ratio: list[int]
-    weights: ImageWeights
-    trim: float
-    feature_alignment: FeatureAlignmentSettings
+    teacher: str = setting()
+    terms: dict[str, float] = setting()
+    ratio: list[int] = setting(length=2, least=0)
+    weights: ImageWeights = field(default_factory=ImageWeights)
+    trim: float = setting(least=0, below=1)
+    feature_alignment: FeatureAlignmentSettings = field(default_factory=FeatureAlignmentSettings)
 
     def __post_init__(self) -> None:
         require_terms(self.terms)
-        if len(self.ratio) != 2 or min(self.ratio) < 0 or sum(self.ratio) == 0:
-            raise ValueError(f"stage.ratio={self.ratio}: expected two shares, for example [1, 2]")
-        if not 0 <= self.trim < 1:
-            raise ValueError(f"stage.trim={self.trim}: expected a share in [0, 1)")
+        if not any(self.ratio):
+            raise ValueError(f"ratio={list(self.ratio)}: expected two shares, for example [1, 2]")
 
 
 class StudentStage(Stage):

@@ -10,6 +10,7 @@ from depthany.data.batch import Batch
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
 from depthany.losses.table import require_terms, weighted_terms
 from depthany.models.model import DenseModel
+from depthany.system.rules import setting
 from depthany.training.stages.base import (
     Needs,
     Stage,
@@ -27,7 +28,7 @@ from depthany.training.stages.base import (
 class TeacherSettings(StageSettings):
     """configs/stage/teacher.yaml."""
 
-    terms: dict[str, float]
+    terms: dict[str, float] = setting()
 
     def __post_init__(self) -> None:
         require_terms(self.terms)
