@@ -35,8 +35,8 @@ class ModelSettings:
     pretrained: bool = setting()
     weights: str | None = None
     init: str | None = None
-    init_parts: str = setting(choices=INIT_PARTS)
-    freeze: str = setting(choices=FREEZE)
+    init_parts: str = setting("all", choices=INIT_PARTS)
+    freeze: str = setting("none", choices=FREEZE)
 
 
 @dataclass
