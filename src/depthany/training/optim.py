@@ -93,7 +93,7 @@ class LrFactors:
 class OptimizerSettings:
     """The group `optimizer` of configs/train.yaml."""
 
-    lr: float = setting(above=0)
+    lr: float = setting(least=0)
     name: str = setting("adamw", choices=OPTIMIZERS)
     lr_factors: LrFactors = field(default_factory=LrFactors)
     weight_decay: float = setting(0.01, least=0)
