@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb, cutmix_boxes
-from depthany.losses.affine_invariant import affine_invariant_loss, cutmix_affine_invariant_loss
+from depthany.losses.affine_invariant import affine_invariant_loss
 from depthany.losses.features import feature_alignment_loss
 from depthany.models.files.huggingface import save_huggingface
 from depthany.models.model import DenseModel
@@ -82,7 +82,7 @@ class PlainTraining:
         feature, _ = feature_alignment_loss(tokens, frozen)
         labeled = affine_invariant_loss(disparity[:known], batch.disparity, batch.mask)
         everywhere = torch.ones_like(box)
-        unlabeled = cutmix_affine_invariant_loss(disparity[known:], pseudo, everywhere, box, trim=0.1)
+        unlabeled = affine_invariant_loss(disparity[known:], pseudo, everywhere, box_mask=box, trim=0.1)
         return (labeled + unlabeled + feature) / 3
 
 

@@ -19,6 +19,7 @@ from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import Preprocessing
 from depthany.models.tables import DECODERS, ENCODERS, HEADS
 from depthany.system.files import write_atomically
+from depthany.system.plugins import loaded_plugins
 
 FORMAT, FORMAT_VERSION = "depthany", 2
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
@@ -220,7 +221,7 @@ def save_model(model: DenseModel, folder: str | Path, extra: Mapping[str, Any] |
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     own = {"format": FORMAT, "version": FORMAT_VERSION, "model": model.config}
-    own["quantity"] = model.quantity.to_config()
+    own |= {"quantity": model.quantity.to_config(), "plugins": loaded_plugins()}
     text = json.dumps({**own, **(extra or {}), **own}, indent=2) + "\n"
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(folder / CONFIG_NAME, lambda temporary: temporary.write_text(text))

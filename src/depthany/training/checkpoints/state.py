@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from depthany.models.model import DenseModel
 from depthany.system.files import write_atomically
+from depthany.system.plugins import loaded_plugins
 from depthany.training.stages.base import Stage, trained_state
 
 BEST_FILE = "best.pt"
@@ -61,6 +62,7 @@ class TrainingState:
             "model": self.model.state_dict(),
             "model_config": self.model.config,
             "quantity": self.model.quantity.to_config(),
+            "plugins": loaded_plugins(),
             "stage": trained_state(self.stage),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

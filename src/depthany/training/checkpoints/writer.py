@@ -196,7 +196,8 @@ class ShardedWriter(CheckpointWriter):
         weights = {name: full(tensor).cpu() for name, tensor in state.model.state_dict().items()}
         if self._is_main:
             path, payload = self._folder / BEST_FILE, state.payload()
-            best = {"model": weights, "model_config": payload["model_config"], "state": payload["state"]}
+            best = {key: payload[key] for key in ("model_config", "quantity", "plugins", "state")}
+            best["model"] = weights
             self._start(self._attempt, path, partial(write_checkpoint, path, best))
 
     def _take(self, state: TrainingState) -> dict[str, Any]:
