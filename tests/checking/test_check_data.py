@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_sets import plant, whole, write
 
 from depthany.check_data import draw_indices, main
-from depthany.config.entry import schema
+from depthany.config import schema
 from depthany.data.labeled import FolderDepth
 from depthany.data.unlabeled import FolderImages
 

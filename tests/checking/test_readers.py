@@ -37,7 +37,7 @@ def check_with(trap: str, check, tmp_path: Path):
     for i in range(100):
         write(tmp_path / "mine", f"{i:03d}", whole((2, 2), seed=i))
     root = tmp_path / "mine/images"
-    target = f"data.unlabeled.mine._target_=test_processes.{trap}"
+    target = f"data.unlabeled.mine._target_=test_readers.{trap}"
     ended = check(target, f"data.unlabeled.mine.root={root}")
     assert ended.report["sets"]["labeled.mine"]["checked"] == 100
     assert not multiprocessing.active_children()

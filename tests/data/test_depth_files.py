@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from depthany.data import depth_io, pairs
+from depthany.data import depth_files, pairs
 from depthany.data.depth_files import (
     DEPTH_SUFFIXES,
     read_depth,
@@ -210,7 +210,7 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
     with pytest.raises(ValueError, match=r"needs the package OpenEXR: pip install OpenEXR$"):
-        depth_io.read_exr(tmp_path / "a.exr")
+        depth_files.read_exr(tmp_path / "a.exr")
 
 
 def test_sintel_dpt_is_tag_width_height_and_rows_from_the_top(tmp_path: Path) -> None:
