@@ -135,6 +135,19 @@ def test_images_of_all_sizes_and_orientations_become_one_batch(tiny_world) -> No
     assert 0 < batch.mask.float().mean() < 1
 
 
+@pytest.mark.parametrize("decode", ["exact", "reduced"])
+def test_batch_of_crops_that_are_not_square(tiny_world, decode: str) -> None:
+    root = tiny_world.root
+    labeled, unlabeled = FolderDepth(str(root / "labeled")), FolderImages(str(root / "unlabeled"))
+    batch = TrainingSet([labeled], [unlabeled], [14, 42], decode=decode)[
+        [Draw(True, i, seed=i) for i in range(4)] + [Draw(False, i, i, i, 6) for i in range(6)]
+    ]
+    assert batch.labeled_image.shape == (4, 3, 14, 42)
+    assert batch.unlabeled_image.shape == (6, 3, 14, 42)
+    assert batch.disparity.shape == batch.mask.shape == (4, 14, 42)
+    assert batch.disparity[batch.mask].max() <= 1
+
+
 def test_batches_are_the_same_with_and_without_loader_processes(tiny_world, tmp_path: Path) -> None:
     alone, together = (read(training_set(tiny_world), tmp_path, workers) for workers in (0, 2))
     assert len(alone) == len(together) == 6

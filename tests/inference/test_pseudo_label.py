@@ -18,7 +18,7 @@ from depthany.data.dataset import TrainingSet
 from depthany.data.perturb import Perturb
 from depthany.data.pseudo_labels.store import PseudoLabels
 from depthany.data.sampler import Draw
-from depthany.data.transforms import draw_view
+from depthany.data.transforms import draw_crop
 from depthany.data.unlabeled import FolderImages
 from depthany.models.model import save_model
 from depthany.pseudo_label import run
@@ -310,7 +310,7 @@ STILL: dict[str, Any] = {
 
 
 def unmirrored(index: int, height: int, width: int) -> Draw:
-    seeds = (seed for seed in range(99) if not draw_view(height, width, 28, seed).flip)
+    seeds = (seed for seed in range(99) if not draw_crop(height, width, (28, 28), seed).flip)
     return Draw(False, index, next(seeds), place=index, places=3)
 
 

@@ -1,4 +1,4 @@
-"""What training reads: from all labeled and unlabeled sets a `Batch` of views for a stage."""
+"""The training set: crops from all labeled and unlabeled sets, put together as a `Batch`."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from depthany.data.perturb import Share
 from depthany.data.pseudo_labels.store import PseudoLabels
 from depthany.data.sampler import Draw
 from depthany.data.samples import LabeledSet, NoValidPixel, UnlabeledSet, require_same_size
-from depthany.data.transforms import draw_view
+from depthany.data.transforms import crop_shape, draw_crop
 from depthany.system.packages import MissingPackage
 
 
@@ -45,7 +45,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
 
     Args:
         labeled, unlabeled: sets, concatenated in this order without re-sampling (paper, section 4.1).
-        crop_size: side of the square views in pixels.
+        crop_size: side of the square crops in pixels, or [height, width].
         convert_images: accept gray, RGBA, CMYK and 16-bit images.
         unreadable: `error` or `skip` an image that cannot be read, or a labeled one whose depth cannot be
             read, has another size or no valid pixel. The micro-batch is smaller by those left out.
@@ -66,7 +66,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         self,
         labeled: Sequence[LabeledSet],
         unlabeled: Sequence[UnlabeledSet],
-        crop_size: int,
+        crop_size: int | Sequence[int],
         convert_images: bool = False,
         unreadable: str = "error",
         decode: str = "exact",
@@ -77,9 +77,10 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             raise ValueError(f"unknown data.unreadable {unreadable!r}; choose from error, skip")
         if decode not in ("exact", "reduced"):
             raise ValueError(f"unknown data.decode {decode!r}; choose from exact, reduced")
-        self._least = math.ceil(crop_size / 1.05) if decode == "reduced" else None
+        self.crop_hw = height, width = crop_shape(crop_size)
+        self._min_hw = (math.ceil(height / 1.05), math.ceil(width / 1.05)) if decode == "reduced" else None
         self.labeled, self.unlabeled, self.min_side = list(labeled), list(unlabeled), min_side
-        self.crop_size, self.convert_images, self.unreadable = crop_size, convert_images, unreadable
+        self.convert_images, self.unreadable = convert_images, unreadable
         self.pseudo_labels = pseudo_labels
         self._labeled_ends = np.cumsum([len(part) for part in self.labeled], dtype=np.int64)
         self._unlabeled_ends = np.cumsum([len(part) for part in self.unlabeled], dtype=np.int64)
@@ -101,10 +102,11 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         return ("the pseudo-label of " * (what == Read.PSEUDO_LABEL)) + self.unlabeled[part].name(index)
 
     def _batch(self, draws: list[Draw]) -> Batch | BadFile:
-        size, notes = self.crop_size, list[Note]()
+        (height, width), notes = self.crop_hw, list[Note]()
         targets = [draw for draw in draws if draw.labeled]
-        image = torch.empty(len(targets), 3, size, size, dtype=torch.uint8)
-        disparity, mask = torch.empty(len(targets), size, size), torch.empty(len(targets), size, size).bool()
+        image = torch.empty(len(targets), 3, height, width, dtype=torch.uint8)
+        disparity = torch.empty(len(targets), height, width)
+        mask = torch.empty(len(targets), height, width, dtype=torch.bool)
         plain, count, places = list[tuple[Tensor, Tensor | None]](), 0, list[int]()
         for draw in draws:
             try:
@@ -120,8 +122,8 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
                 notes.append(Note(SKIPPED, error.reason, str(error), draw.labeled))
             except ValueError as error:
                 return BadFile(str(error))
-        unlabeled_image = torch.empty(len(plain), 3, size, size, dtype=torch.uint8)
-        label = None if self.pseudo_labels is None else torch.empty(len(plain), size, size)
+        unlabeled_image = torch.empty(len(plain), 3, height, width, dtype=torch.uint8)
+        label = None if self.pseudo_labels is None else torch.empty(len(plain), height, width)
         for i, (view, pseudo_label) in enumerate(plain):
             unlabeled_image[i] = view
             if label is not None and pseudo_label is not None:
@@ -143,11 +145,11 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             labels = labeled.labels(index)
         with _unusable(lambda: "sizes differ"):
             require_same_size(image_name, (photo.height, photo.width), depth_name, labels.mask.shape)
-        view = draw_view(photo.height, photo.width, self.crop_size, draw.seed)
-        mask = view.of_map(labels.mask)
+        crop = draw_crop(photo.height, photo.width, self.crop_hw, draw.seed)
+        mask = crop.of_map(labels.mask)
         ends = disparity_range(labels.disparity, labels.mask)
-        target = normalise_disparity(view.of_map(labels.disparity), mask, ends)
-        return _chw(view.of_image(photo)), torch.from_numpy(target), torch.from_numpy(mask)
+        target = normalise_disparity(crop.of_map(labels.disparity), mask, ends)
+        return _chw(crop.of_image(photo)), torch.from_numpy(target), torch.from_numpy(mask)
 
     def _unlabeled_view(self, draw: Draw, notes: list[Note]) -> tuple[Tensor, Tensor | None]:
         part, index = _locate(self._unlabeled_ends, draw.index)
@@ -160,19 +162,19 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             photo = self._decode(stored, images.name(index))
         if header.conversion:
             notes.append(Note(CONVERTED, header.conversion, images.name(index), labeled=False))
-        view, label = draw_view(photo.height, photo.width, self.crop_size, draw.seed), None
+        crop, label = draw_crop(photo.height, photo.width, self.crop_hw, draw.seed), None
         if self.pseudo_labels is not None:
             self.noting(Read.PSEUDO_LABEL, draw.index)
             stored_label = self.pseudo_labels.of_image(part, index, (photo.height, photo.width))
             if stored_label is None:
                 raise Unusable("without pseudo-label", f"{images.name(index)}: has no pseudo-label")
-            label = torch.from_numpy(view.of_smooth_map(stored_label))
-        return _chw(view.of_image(photo)), label
+            label = torch.from_numpy(crop.of_smooth_map(stored_label))
+        return _chw(crop.of_image(photo)), label
 
     def _decode(self, stored: bytes | NDArray[np.uint8], name: str) -> Photo:
         if isinstance(stored, np.ndarray):
             return Photo(stored, *stored.shape[:2])
-        return decode_photo(stored, name, self.convert_images, self._least)
+        return decode_photo(stored, name, self.convert_images, self._min_hw)
 
 
 @contextmanager
