@@ -111,7 +111,7 @@ def ours(dataset: TrainingSet, count: int, depth: bool, seed: int) -> tuple[Tens
     """A micro-batch as the loader gives it, normalised as the stage does it."""
     batch = dataset[[Draw(depth, i, seed * count + i) for i in range(count)]]
     if depth:
-        return normalise(batch.labeled_image), batch.disparity, batch.mask
+        return normalise(batch.labeled_image), batch.target, batch.mask
     return (normalise(batch.unlabeled_image),)
 
 

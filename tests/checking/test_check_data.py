@@ -63,7 +63,7 @@ def test_shares_percentiles_and_histogram_are_those_computed_by_hand(check, tmp_
 class InDisparity(FolderDepth):
     """The same folders, read as a disparity of unknown scale."""
 
-    in_disparity = True
+    unit = "disparity"
 
 
 def test_a_measured_disparity_of_0_is_neither_sky_nor_invalid(check, tmp_path: Path) -> None:

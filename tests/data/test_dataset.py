@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from depthany.data.batch import BadFile, Batch
-from depthany.data.dataset import TrainingSet, disparity_range, normalise_disparity
+from depthany.data.dataset import TrainingSet
 from depthany.data.labeled import FolderDepth
-from depthany.data.left_out import ImageReport, Note, summary
+from depthany.data.left_out import ImageIssue, ImageReport, summary
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import Draw, MixedBatches
 from depthany.data.unlabeled import FolderImages
@@ -39,35 +39,8 @@ def read(dataset: TrainingSet, tmp_path: Path, workers: int = 0) -> list[Batch]:
 
 
 def equal(a: Batch, b: Batch) -> bool:
-    names = ("labeled_image", "disparity", "mask", "unlabeled_image")
+    names = ("labeled_image", "target", "mask", "unlabeled_image")
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
-
-
-def normalised(disparity: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return normalise_disparity(disparity, mask, disparity_range(disparity, mask))
-
-
-def test_disparity_is_brought_to_0_to_1_over_its_valid_pixels() -> None:
-    disparity = np.array([[0.2, 0.4, 0.7, 99.0]], np.float32)
-    mask = np.array([[True, True, True, False]])
-    np.testing.assert_allclose(normalised(disparity, mask), [[0, 0.4, 1, 0]], atol=1e-6)
-
-
-def test_constant_disparity_gives_zeros_and_no_nan() -> None:
-    assert normalised(np.full((2, 2), 0.3, np.float32), np.ones((2, 2), bool)).tolist() == [[0, 0], [0, 0]]
-
-
-def test_disparity_is_normalised_over_the_map_and_not_over_its_crop(tmp_path: Path) -> None:
-    depth_mm = np.repeat(np.linspace(1000, 9000, 200).astype(np.uint16)[None], 30, axis=0)
-    (tmp_path / "images").mkdir()
-    (tmp_path / "depth").mkdir()
-    Image.new("RGB", (200, 30)).save(tmp_path / "images/a.png")
-    Image.fromarray(depth_mm).save(tmp_path / "depth/a.png")
-    dataset = TrainingSet([FolderDepth(str(tmp_path))], [], SIZE)
-    views = [dataset[[Draw(True, 0, seed)]].disparity for seed in range(40)]
-    assert min(view.min() for view in views) < 0.01
-    assert max(view.max() for view in views) > 0.8
-    assert sum(view.max() - view.min() > 0.99 for view in views) == 0  # no crop spans the map
 
 
 def photo(path: Path, height: int, width: int, **options) -> Path:
@@ -119,7 +92,7 @@ def test_labeled_sets_are_concatenated_in_their_order(tiny_world) -> None:
     apart = [part[[Draw(True, i, seed=1)]] for part, i in zip(_single_sets(tiny_world), (3, 0))]
     for k in (0, 1):
         assert torch.equal(joined.labeled_image[k], apart[k].labeled_image[0])
-        assert torch.equal(joined.disparity[k], apart[k].disparity[0])
+        assert torch.equal(joined.target[k], apart[k].target[0])
 
 
 def _single_sets(world) -> list[TrainingSet]:
@@ -131,7 +104,7 @@ def test_images_of_all_sizes_and_orientations_become_one_batch(tiny_world) -> No
     batch = training_set(tiny_world)[draws]
     assert batch.labeled_image.shape == (7, 3, SIZE, SIZE)
     assert batch.unlabeled_image.shape == (6, 3, SIZE, SIZE)
-    assert batch.disparity[~batch.mask].eq(0).all()
+    assert batch.target[~batch.mask].eq(0).all()
     assert 0 < batch.mask.float().mean() < 1
 
 
@@ -144,8 +117,8 @@ def test_batch_of_crops_that_are_not_square(tiny_world, decode: str) -> None:
     ]
     assert batch.labeled_image.shape == (4, 3, 14, 42)
     assert batch.unlabeled_image.shape == (6, 3, 14, 42)
-    assert batch.disparity.shape == batch.mask.shape == (4, 14, 42)
-    assert batch.disparity[batch.mask].max() <= 1
+    assert batch.target.shape == batch.mask.shape == (4, 14, 42)
+    assert batch.target[batch.mask].max() <= 1
 
 
 def test_batches_are_the_same_with_and_without_loader_processes(tiny_world, tmp_path: Path) -> None:
@@ -237,7 +210,7 @@ def test_labeled_images_that_cannot_be_used_are_left_out_each_with_its_reason(
     report = tmp_path / "list.txt"
     batches = list(read_batches(dataset, sampler, workers, False, shared_count(ALONE, sampler, report, 1.0)))
     assert sum(len(batch.labeled_image) for batch in batches) == count - len(wanted)
-    assert all(len(batch.labeled_image) == len(batch.disparity) == len(batch.mask) for batch in batches)
+    assert all(len(batch.labeled_image) == len(batch.target) == len(batch.mask) for batch in batches)
     lines = [line.split("\t") for line in report.read_text().splitlines()]
     assert {Path(line[4].split(": ")[0]).name: line[3] for line in lines} == wanted
     assert all(line[1:3] == ["labeled", "left out"] for line in lines)
@@ -252,7 +225,7 @@ def test_the_images_beside_a_labeled_one_left_out_are_what_they_were(own_world) 
     damage_labeled(own_world.root / "labeled")
     rest = dataset[draws]
     assert torch.equal(rest.labeled_image, whole.labeled_image[1:2])
-    assert torch.equal(rest.disparity, whole.disparity[1:2])
+    assert torch.equal(rest.target, whole.target[1:2])
     assert torch.equal(rest.mask, whole.mask[1:2])
 
 
@@ -281,7 +254,7 @@ def test_a_batch_all_of_whose_images_were_skipped_has_none(own_world) -> None:
     (own_world.root / "labeled/images/room_0.png").write_bytes(b"")
     batch = training_set(own_world, unreadable="skip")[[Draw(True, 0, seed=0), Draw(False, 0, seed=0)]]
     assert batch.labeled_image.shape == batch.unlabeled_image.shape == (0, 3, SIZE, SIZE)
-    assert batch.disparity.shape == batch.mask.shape == (0, SIZE, SIZE)
+    assert batch.target.shape == batch.mask.shape == (0, SIZE, SIZE)
     assert len(batch) == 0
 
 
@@ -329,8 +302,8 @@ def of_folder(folder: Path, **options) -> TrainingSet:
     return TrainingSet([], [FolderImages(str(folder))], SIZE, unreadable="skip", **options)
 
 
-def left_out(name: str, labeled: bool = False) -> Note:
-    return Note("left out", "empty", name, labeled)
+def left_out(name: str, labeled: bool = False) -> ImageIssue:
+    return ImageIssue("left out", "empty", name, labeled)
 
 
 def one_pass(dataset: TrainingSet, report: Path, start: int = 0, share: float = 1.0) -> list[Batch]:
@@ -398,7 +371,7 @@ def test_too_many_bad_images_end_a_run_but_not_the_first_few(tmp_path: Path) -> 
         report.add(1, [bad], read=(0, 11))
     again = ImageReport(tmp_path / "list.txt", 2, max_share=0.05)
     again.add(2, [bad] * 39, read=(0, 1000))  # 50 of 1000
-    again.add(3, [Note("converted", "gray", "b.jpg", labeled=False)] * 500, read=(0, 1500))
+    again.add(3, [ImageIssue("converted", "gray", "b.jpg", labeled=False)] * 500, read=(0, 1500))
     with pytest.raises(ValueError, match="76 of 1500"):
         again.add(4, [bad] * 26, read=(0, 1500))
 

@@ -26,20 +26,20 @@ def test_scale_range_and_sky_by_hand(tmp_path: Path) -> None:
     # KITTI's unit, 1/256 m: none, 2 m, 40 m, 80 m, 80.1 m, sky
     write(tmp_path, "a", np.array([[0, 512, 10240], [20480, 20506, 65535]], np.uint16))
     sample = FolderDepth(str(tmp_path), depth_scale=256, sky_value=65535, max_depth=80).read(0)
-    assert sample.mask.tolist() == [[False, True, True], [True, False, True]]
-    np.testing.assert_allclose(sample.disparity, [[0, 0.5, 0.025], [0.0125, 0, 0]], rtol=1e-6)
+    assert sample.labels.mask.tolist() == [[False, True, True], [True, False, True]]
+    np.testing.assert_allclose(sample.labels.disparity, [[0, 0.5, 0.025], [0.0125, 0, 0]], rtol=1e-6)
 
 
 def test_without_a_sky_value_the_same_number_is_just_too_far(tmp_path: Path) -> None:
     write(tmp_path, "a", np.array([[1000, 65535]], np.uint16))
-    assert FolderDepth(str(tmp_path), max_depth=60).read(0).mask.tolist() == [[True, False]]
+    assert FolderDepth(str(tmp_path), max_depth=60).labels(0).mask.tolist() == [[True, False]]
 
 
 def test_nan_infinity_zero_and_negative_depth_are_invalid(tmp_path: Path) -> None:
     write(tmp_path, "a", np.array([[np.nan, np.inf, -np.inf], [0, -3, 4]], np.float32))
     sample = FolderDepth(str(tmp_path), depth_scale=1).read(0)
-    assert sample.mask.tolist() == [[False] * 3, [False, False, True]]
-    assert sample.disparity.tolist() == [[0, 0, 0], [0, 0, 0.25]]
+    assert sample.labels.mask.tolist() == [[False] * 3, [False, False, True]]
+    assert sample.labels.disparity.tolist() == [[0, 0, 0], [0, 0, 0.25]]
 
 
 def test_sizes_that_differ_name_both_files_and_both_sizes(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_pairs_are_found_by_stem_across_subfolders_and_suffixes(tmp_path: Path) 
     (tmp_path / "deep/images/1.png").rename(tmp_path / "images/s/1.png")
     (tmp_path / "deep/depth/1.npy").rename(tmp_path / "depth/s/1.npy")
     pairs = FolderDepth(str(tmp_path), depth_scale=1)
-    assert [float(pairs.read(i).disparity[0, 0]) for i in range(len(pairs))] == [0.25, 0.5]
+    assert [float(pairs.labels(i).disparity[0, 0]) for i in range(len(pairs))] == [0.25, 0.5]
 
 
 @pytest.mark.parametrize("wrong", [{"min_depth": 0}, {"min_depth": 5, "max_depth": 4}, {"depth_scale": 0}])

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from depthany.data.labeled import FolderDepth
-from depthany.data.pairs import Layout, Pair, Pairs, missing, read_list, walk
+from depthany.data.layouts import Layout
+from depthany.data.pairs import Pair, Pairs, missing, read_list, walk
 
 
 def write(root: Path, stem: str, depth_mm: object) -> None:
@@ -122,9 +123,9 @@ def test_only_files_whose_groups_agree_are_partners(tmp_path: Path) -> None:
     for name in [*names.split(), "b/rgb/notes.txt"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    pairs, lonely = layout.find(tmp_path)
+    pairs, unpaired = layout.find(tmp_path)
     assert pairs == [("b/rgb/2.jpg", "b/depth/d2.png"), ("rgb/3.jpg", "depth/d3.png")]
-    assert lonely == ["a/depth/d2.png", "a/rgb/1.jpg"]
+    assert unpaired == ["a/depth/d2.png", "a/rgb/1.jpg"]
 
 
 def test_linked_folders_are_entered_and_hidden_ones_are_not(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from depthany.data.pseudo_labels.store import (
     write_shard,
 )
 from depthany.data.pseudo_labels.verify import verify_shards
-from depthany.data.transforms import View
+from depthany.data.transforms import Crop
 from depthany.data.unlabeled import FolderImages, IndexedImages
 
 HEADER = StoreHeader(
@@ -189,7 +189,7 @@ def test_a_label_at_another_resolution_is_cut_and_mirrored_as_its_image(flip: bo
     y, x = np.mgrid[:60, :80].astype(np.float32)
     image = np.stack([2 * x, 3 * y, x * 0], 2).astype(np.uint8)
     label = 2 * (np.mgrid[:30, :40][1].astype(np.float32) * 2 + 0.5)  # the red of the image, at half its size
-    view = View(45, 60, 7, 11, 28, flip)
+    view = Crop((45, 60), 7, 11, 28, 28, flip)
     red = view.of_image(Photo(image, 60, 80))[..., 0]
     assert np.abs(view.of_smooth_map(label) - red).max() < 1
 

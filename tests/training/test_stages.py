@@ -73,7 +73,7 @@ def test_teacher_loss_is_the_affine_invariant_loss_of_the_labeled_images_alone()
     batch, model = make_batch(), network(2)
     output = TeacherStage("median_mad", "batch")(model, batch, generator())
     prediction = model(normalise(batch.labeled_image))
-    torch.testing.assert_close(output.loss, affine_invariant_loss(prediction, batch.disparity, batch.mask))
+    torch.testing.assert_close(output.loss, affine_invariant_loss(prediction, batch.target, batch.mask))
     assert output.views["labeled"].seen is batch.labeled_image
 
 
@@ -91,7 +91,7 @@ def test_student_loss_is_a_third_of_each_term_recomputed_from_the_views() -> Non
         tokens = model(normalise(torch.cat([labeled.seen, unlabeled.seen])), return_features=True)[1][2:]
         feature, kept = feature_alignment_loss(tokens, frozen(normalise(unlabeled.seen))[-1])
     by_hand = {
-        "loss/labeled": affine_invariant_loss(labeled.prediction, batch.disparity, batch.mask),
+        "loss/labeled": affine_invariant_loss(labeled.prediction, batch.target, batch.mask),
         "loss/unlabeled": affine_invariant_loss(unlabeled.prediction, unlabeled.target, unlabeled.mask),
         "loss/feature": feature,
     }
@@ -195,7 +195,7 @@ def test_tokens_of_labeled_images_are_not_aligned() -> None:
         for each in (
             batch,
             Batch(
-                *(getattr(other, n) for n in ("labeled_image", "disparity", "mask")), batch.unlabeled_image
+                *(getattr(other, n) for n in ("labeled_image", "target", "mask")), batch.unlabeled_image
             ),
         )
     ]
@@ -250,8 +250,8 @@ def test_batches_that_lack_a_kind_give_a_finite_loss_and_gradient(labeled: int, 
 def test_a_kind_that_is_lacking_adds_exactly_0() -> None:
     whole = student_stage(COLOURS, far_encoder())(network(2), make_batch(2, 4), generator())
     batch = make_batch(2, 4)
-    batch.labeled_image, batch.disparity, batch.mask = (
-        each[:0] for each in (batch.labeled_image, batch.disparity, batch.mask)
+    batch.labeled_image, batch.target, batch.mask = (
+        each[:0] for each in (batch.labeled_image, batch.target, batch.mask)
     )
     lacking = student_stage(COLOURS, far_encoder())(network(2), batch, generator())
     torch.testing.assert_close(lacking.loss, whole.loss - whole.parts["loss/labeled"] / 3)

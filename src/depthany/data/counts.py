@@ -29,8 +29,10 @@ def left_out_notes(sets: Mapping[str, Sized]) -> list[str]:
     for name, dataset in sets.items():
         for why, count in getattr(dataset, "left_out", {}).items():
             notes.append(f"{name}: {count} pairs {why} are left out")
-        if lonely := getattr(dataset, "lonely", []):
-            notes.append(f"{name}: {len(lonely)} files without partner are left out, the first: {lonely[0]}")
+        if unpaired := getattr(dataset, "unpaired", []):
+            notes.append(
+                f"{name}: {len(unpaired)} files without partner are left out, the first: {unpaired[0]}"
+            )
     return notes
 
 

@@ -77,9 +77,8 @@ class Crop:
     def of_smooth_map(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns the crop of a map [h w] that is valid everywhere, by bilinear interpolation."""
         if values.shape != self.resized_hw:
-            height, width = self.resized_hw
-            values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
-            values = values.astype(np.float32, copy=False)
+            size = self.resized_hw[::-1]
+            values = cv2.resize(values, size, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
         cropped = values[self._rows, self._columns]
         return np.ascontiguousarray(cropped[:, ::-1] if self.flip else cropped)
 

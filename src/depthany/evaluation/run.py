@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depthany.data.samples import Labels
+from depthany.data.targets import Labels
 from depthany.evaluation import protocol as protocols
 from depthany.evaluation.blocks import cut
 from depthany.evaluation.predictors import MissingPrediction, Predictor, resize
@@ -45,7 +45,7 @@ class PairsSample(Protocol):
 
 
 class ScoredSet(Protocol):
-    """What can be scored; `read` gives a `DepthSample`, or a `PairsSample` where the task is ordinal."""
+    """What can be scored; `read` gives a `LabeledSample`, or a `PairsSample` where the task is ordinal."""
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
@@ -245,7 +245,7 @@ def read_one(
         return Left(index, False, f"{name}: {error}")
     image, labels = sample.image, None
     if protocol.task == "depth":
-        image, labels = _cut(name, image, Labels(sample.disparity, sample.mask), protocol)
+        image, labels = _cut(name, image, sample.labels, protocol)
     try:
         prepared = predictor.prepare(name, image, protocol)
     except MissingPrediction:
@@ -274,7 +274,7 @@ def _cut(
         box = INPUT_CROPS[protocol.input_crop](*labels.mask.shape)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return image[box], Labels(labels.disparity[box], labels.mask[box])
+    return image[box], labels.map(lambda plane: plane[box])
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from depthany.data.images import decode_image
-from depthany.data.left_out import Header, inspect
+from depthany.data.left_out import ImageHeader, read_header
 from depthany.data.pseudo_labels.codec import encode_label
 from depthany.data.pseudo_labels.shards import NewLabel
 from depthany.data.pseudo_labels.store import ShardRange, StoreHeader, write_shard
@@ -256,11 +256,11 @@ class Labeler:
 
     def read(self, shard: ShardRange, index: int) -> Ready:
         """Image `index` of a set, resized in 8 bits as the views of training are."""
-        images, header, size = self.sets[shard.set], Header(), self.reading.input_size
+        images, header, size = self.sets[shard.set], ImageHeader(), self.reading.input_size
         name = images.name(index)
         try:
             stored = images.stored_image(index)
-            header = inspect(stored)
+            header = read_header(stored)
             header.require_side(self.reading.min_side, name)
             if isinstance(stored, bytes):
                 stored = decode_image(stored, name, self.reading.convert_images)

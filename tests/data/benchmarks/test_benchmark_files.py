@@ -36,9 +36,9 @@ def names(images) -> list[str]:
 def test_diode_counts_what_its_mask_trusts_and_nothing_else(tmp_path: Path) -> None:
     write_diode(tmp_path)
     sample = Diode(str(tmp_path)).read(0)
-    assert not sample.mask[0, 0]  # 300 m by the depth file
-    assert sample.mask.sum() == IMAGE[0] * IMAGE[1] - 1
-    assert (sample.disparity[sample.mask] == 0.5).all()
+    assert not sample.labels.mask[0, 0]  # 300 m by the depth file
+    assert sample.labels.mask.sum() == IMAGE[0] * IMAGE[1] - 1
+    assert (sample.labels.disparity[sample.labels.mask] == 0.5).all()
 
 
 def test_diode_indoors_and_outdoor_are_chosen_by_folder(tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_eth3d_depth_is_raw_floats_under_an_image_name_and_infinite_is_none(
     images = Eth3d(str(tmp_path))
     assert names(images) == ["office/images/dslr_images/DSC_0219"]  # the undistorted one is left alone
     sample = images.read(0)
-    assert not sample.mask[0].any()
-    assert sample.mask[1:].all()
-    assert sample.disparity[1, 1:4].tolist() == [0.25, 0.125, 0.25]
+    assert not sample.labels.mask[0].any()
+    assert sample.labels.mask[1:].all()
+    assert sample.labels.disparity[1, 1:4].tolist() == [0.25, 0.125, 0.25]
 
 
 def test_eth3d_images_are_not_turned_since_their_depth_is_not(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_eth3d_images_are_not_turned_since_their_depth_is_not(tmp_path: Path) ->
         file.save(path, exif=exif)
     sample = Eth3d(str(tmp_path)).read(0)
     assert sample.image.shape == (*IMAGE, 3)
-    assert sample.disparity[1, 1:4].tolist() == [0.25, 0.125, 0.25]
+    assert sample.labels.disparity[1, 1:4].tolist() == [0.25, 0.125, 0.25]
 
 
 def test_eth3d_images_that_are_damaged_are_named(tmp_path: Path) -> None:
@@ -103,16 +103,16 @@ def test_sintel_sky_stays_in_the_truth_at_its_far_distance(tmp_path: Path) -> No
     images = Sintel(str(tmp_path))
     assert names(images) == ["alley_1/frame_0001", "alley_1/frame_0002"]
     sample = images.read(1)
-    assert sample.mask.all()
-    np.testing.assert_allclose(1 / sample.disparity[0].astype(float), 1e5, rtol=1e-7)
-    assert sample.disparity[1, 1:4].tolist() == [np.float32(0.2), np.float32(0.1), np.float32(0.2)]
+    assert sample.labels.mask.all()
+    np.testing.assert_allclose(1 / sample.labels.disparity[0].astype(float), 1e5, rtol=1e-7)
+    assert sample.labels.disparity[1, 1:4].tolist() == [np.float32(0.2), np.float32(0.1), np.float32(0.2)]
 
 
 def test_sintel_renderings_differ_in_image_and_share_depth(tmp_path: Path) -> None:
     write_sintel(tmp_path)
     final, clean = (Sintel(str(tmp_path / "training"), render).read(0) for render in ("final", "clean"))
     assert (final.image[0, 0, 0], clean.image[0, 0, 0]) == (0, 1)
-    assert (final.disparity == clean.disparity).all()
+    assert (final.labels.disparity == clean.labels.disparity).all()
     with pytest.raises(ValueError, match="unknown render 'albedo' of Sintel; choose from final, clean"):
         Sintel(str(tmp_path), "albedo")
 
@@ -123,16 +123,16 @@ def test_ddad_metres_and_256ths_of_a_metre_agree(tmp_path: Path) -> None:
     assert names(images) == ["000150/a", "000151/b"]
     for i in range(2):
         sample = images.read(i)
-        assert sample.mask.sum() == 1
-        assert sample.disparity[0, 0] == np.float32(1 / 12.5)
+        assert sample.labels.mask.sum() == 1
+        assert sample.labels.disparity[0, 0] == np.float32(1 / 12.5)
 
 
 def test_ibims_scale_and_both_masks(tmp_path: Path) -> None:
     write_ibims(tmp_path)
     sample = Ibims(str(tmp_path)).read(0)
-    assert sample.mask.all(1).tolist() == [True, False, False, False, True, True]
-    assert sample.mask.any(1).tolist() == [True, False, False, False, True, True]
-    np.testing.assert_allclose(1 / sample.disparity[0, :2], [50, 6554 * 50 / 65535], rtol=1e-6)
+    assert sample.labels.mask.all(1).tolist() == [True, False, False, False, True, True]
+    assert sample.labels.mask.any(1).tolist() == [True, False, False, False, True, True]
+    np.testing.assert_allclose(1 / sample.labels.disparity[0, :2], [50, 6554 * 50 / 65535], rtol=1e-6)
 
 
 def test_ibims_masks_of_one_bit_count_the_same(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_scannet_is_in_millimetres_and_a_list_chooses_frames(tmp_path: Path) -> 
     listed = ScannetMarigold(str(tmp_path), str(tmp_path / "list.txt"))
     assert names(listed) == ["scene0378_01/color/000300"]
     sample = listed.read(0)
-    assert sample.mask.sum() == 1
-    assert sample.disparity[0, 0] == np.float32(0.4)
+    assert sample.labels.mask.sum() == 1
+    assert sample.labels.disparity[0, 0] == np.float32(0.4)
 
 
 def test_scannet_colour_at_its_own_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
@@ -180,9 +180,9 @@ def test_virtual_kitti_2_without_scene_1_says_what_was_found_instead(tmp_path: P
 def test_virtual_kitti_2_val_has_sky_at_disparity_0_and_depth_as_far_as_it_goes(tmp_path: Path) -> None:
     write_vkitti2(tmp_path)
     sample = VirtualKITTI2Val(str(tmp_path)).read(1)
-    assert sample.mask.all()
-    assert not sample.disparity[0].any()
-    np.testing.assert_allclose(1 / sample.disparity[1, 1:4], [5, 655.34, 5], rtol=2e-7)
+    assert sample.labels.mask.all()
+    assert not sample.labels.disparity[0].any()
+    np.testing.assert_allclose(1 / sample.labels.disparity[1, 1:4], [5, 655.34, 5], rtol=2e-7)
 
 
 def test_true_depth_survives_the_way_through_disparity_to_float32_precision(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ def test_lines_without_annotated_depth_are_left_out_and_nothing_else(tmp_path: P
 def test_depth_is_stored_in_256ths_of_a_metre_and_0_is_no_return(tmp_path: Path) -> None:
     write_kitti(tmp_path)
     sample = KittiEigen(str(tmp_path)).read(0)
-    assert sample.disparity[0, :3].tolist() == [1, np.float32(0.1), 256]
-    assert sample.mask.sum(1).tolist() == [3, 0, 0, 8, 8, 8]
-    assert sample.mask.shape == IMAGE
+    assert sample.labels.disparity[0, :3].tolist() == [1, np.float32(0.1), 256]
+    assert sample.labels.mask.sum(1).tolist() == [3, 0, 0, 8, 8, 8]
+    assert sample.labels.mask.shape == IMAGE
 
 
 @pytest.mark.parametrize("folder", ["data_depth_annotated/train", "data_depth_annotated", "train", "gt", ""])

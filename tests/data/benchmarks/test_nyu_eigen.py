@@ -26,9 +26,9 @@ def test_raw_depth_has_holes_where_filled_depth_has_numbers(tmp_path: Path) -> N
     raw, filled = (nyu_eigen(str(tmp_path), depth).read(1) for depth in ("raw", "filled"))
     hole = np.zeros(IMAGE, bool)
     hole[0, 1] = True
-    assert (raw.mask == ~hole).all()
-    assert filled.mask.all()
-    assert (filled.disparity == np.float32(1 / 5)).all()
+    assert (raw.labels.mask == ~hole).all()
+    assert filled.labels.mask.all()
+    assert (filled.labels.disparity == np.float32(1 / 5)).all()
 
 
 def test_pngs_of_marigold_and_the_mat_give_the_same_name_and_depth(tmp_path: Path) -> None:

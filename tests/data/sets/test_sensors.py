@@ -39,7 +39,7 @@ def test_nyu_frames_stand_upright_and_the_split_counts_from_one(nyu: Path) -> No
         sample = test.read(i)
         np.testing.assert_array_equal(sample.image, IMAGES[frame])
         known = DEPTHS[frame] <= 10
-        np.testing.assert_allclose(sample.disparity, np.where(known, 1 / DEPTHS[frame], 0), rtol=1e-6)
+        np.testing.assert_allclose(sample.labels.disparity, np.where(known, 1 / DEPTHS[frame], 0), rtol=1e-6)
     assert [pair.name for pair in NYUv2Labeled(str(nyu)).pairs] == ["0001", "0003", "0004"]
 
 

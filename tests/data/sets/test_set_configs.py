@@ -49,8 +49,8 @@ def test_every_labeled_leaf_reads_its_official_layout_with_nothing_but_a_root(
     sample = dataset.read(0)
     assert len(dataset) == 1
     assert sample.image.shape == (2, 3, 3)
-    assert sample.mask.tolist() == [[True] * 3, [True, False, True]]
-    assert (sample.disparity[sample.mask] > 0).all()
+    assert sample.labels.mask.tolist() == [[True] * 3, [True, False, True]]
+    assert (sample.labels.disparity[sample.labels.mask] > 0).all()
 
 
 @pytest.mark.parametrize("mixture, members", [("depth_anything_v1", V1), ("depth_anything_v2", V2)])

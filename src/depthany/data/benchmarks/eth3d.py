@@ -11,7 +11,7 @@ from depthany.data.benchmarks.layout import BenchmarkDepth, first_file, subfolde
 from depthany.data.depth_files import read_raw_float
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
-from depthany.data.samples import DepthSample
+from depthany.data.samples import LabeledSample
 from depthany.system.packages import reason
 
 
@@ -52,14 +52,14 @@ class Eth3d(BenchmarkDepth):
         depth_m = read_raw_float(pair.depth, height, width)
         return Decoded(depth_m, np.isfinite(depth_m) & (depth_m > 0))
 
-    def read(self, index: int, convert_images: bool = False) -> DepthSample:
+    def read(self, index: int, convert_images: bool = False) -> LabeledSample:
         """Pair `index`, the image as its pixels are stored: the depth is registered to these, whatever way
         the EXIF orientation would turn them. Raises a `ValueError` that names an unusable file.
         """
         pair, labels = self.pairs[index], self.labels(index)
         with _opened(pair.image) as file:
             image = np.asarray(file.convert("RGB"))
-        return DepthSample(pair.name, image, labels.disparity, labels.mask)
+        return LabeledSample(pair.name, image, labels)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class BenchmarkDepth(PairedDepth):
         require_unique(pair.name for pair in pairs)
         return pairs, []
 
-    def _told(self) -> str:
+    def expectation(self) -> str:
         return f"nothing of {type(self).__name__} is there"  # `layout` follows
 
 

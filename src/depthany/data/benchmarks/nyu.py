@@ -10,7 +10,7 @@ from depthany.data.benchmarks.layout import WIDE_RANGE_M, BenchmarkDepth, requir
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
-from depthany.data.samples import DepthSample, LabeledSet
+from depthany.data.samples import LabeledSet
 from depthany.data.sets.nyu import NYUv2Labeled
 from depthany.system.packages import reason
 
@@ -95,11 +95,6 @@ class NyuMat(NYUv2Labeled):
     def name(self, index: int) -> str:
         """Scene and number of image `index`."""
         return self.names[index]
-
-    def read(self, index: int, convert_images: bool = False) -> DepthSample:
-        """Image and labels `index`; there is nothing to convert."""
-        labels = self.labels(index)
-        return DepthSample(self.name(index), self.stored_image(index), labels.disparity, labels.mask)
 
 
 def _scenes(path: Path, numbers: Sequence[int]) -> list[str]:

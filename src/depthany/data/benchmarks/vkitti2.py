@@ -31,6 +31,6 @@ class VirtualKITTI2Val(VirtualKITTI2):
         self.count_left_out(f"of other scenes than {SCENE}", len(rows) - len(here))
         return super().keep(here)
 
-    def _told(self) -> str:
+    def expectation(self) -> str:
         others = ", ".join(f"{count} pairs {why}" for why, count in self.left_out.items())
         return f"nothing of {SCENE} is there" + (f" ({others})" if others else "")

@@ -6,8 +6,8 @@ import numpy as np
 
 from depthany.data.depth_files import read_pfm
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import ANYWHERE, LayoutDepth
+from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
+from depthany.data.pairs import Pair
 
 
 class BlendedMVS(LayoutDepth):

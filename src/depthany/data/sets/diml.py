@@ -7,8 +7,9 @@ import numpy as np
 
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair, Pairs
-from depthany.data.sets.layout import ANYWHERE, LayoutDepth, require_choice
+from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
+from depthany.data.pairs import Pair, Pairs
+from depthany.system.choices import require_choice
 
 # Names as in ZoeDepth's loaders of the two parts (data/diml_indoor_test.py, diml_outdoor_test.py).
 LAYOUTS = {
@@ -42,12 +43,12 @@ class DIML(LayoutDepth):
         super().__init__(root, **common)
 
     def find(self) -> tuple[Pairs, list[str]]:
-        rows, lonely = list[tuple[str, str]](), list[str]()
+        rows, unpaired = list[tuple[str, str]](), list[str]()
         for part in self.parts:
             found, alone = LAYOUTS[part].find(self.root)
             rows += found
-            lonely += alone
-        return self.pairs_of(rows), lonely
+            unpaired += alone
+        return self.pairs_of(rows), unpaired
 
     def decode(self, pair: Pair) -> Decoded:
         depth_m = read_depth(pair.depth) / np.float32(1000)

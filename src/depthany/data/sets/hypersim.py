@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import ANYWHERE, LayoutDepth, require_choice
+from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
+from depthany.data.pairs import Pair
+from depthany.system.choices import require_choice
 from depthany.system.packages import reason
 
 SPLITS = ("train", "val", "test", "all")

@@ -4,8 +4,8 @@ import numpy as np
 
 from depthany.data.depth_files import read_exr
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import LayoutDepth
+from depthany.data.layouts import Layout, LayoutDepth
+from depthany.data.pairs import Pair
 
 BASELINE_M, FOCAL_PX = 0.1, 480.0  # "for most of the data" (IRS#2)
 

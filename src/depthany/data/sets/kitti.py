@@ -10,8 +10,9 @@ import numpy as np
 
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
+from depthany.data.layouts import LayoutDepth
 from depthany.data.pairs import Pair, Pairs, missing, walk
-from depthany.data.sets.layout import LayoutDepth, require_choice
+from depthany.system.choices import require_choice
 
 SPLITS = ("train", "val")
 _DRIVE = r"(\d{4}_\d\d_\d\d)(_drive_\d+_sync)"

@@ -12,8 +12,8 @@ import numpy as np
 
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import LayoutDepth
+from depthany.data.layouts import Layout, LayoutDepth
+from depthany.data.pairs import Pair
 from depthany.system.files import write_atomically
 
 _PATH = r"(.*dense\d*)"

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from depthany.data.depth_files import read_depth, read_mat
 from depthany.data.labeled import Decoded, PairedDepth
-from depthany.data.pairs import Layout, Pair, Pairs
-from depthany.data.sets.layout import LayoutDepth, require_choice
+from depthany.data.layouts import Layout, LayoutDepth
+from depthany.data.pairs import Pair, Pairs
+from depthany.system.choices import require_choice
 from depthany.system.packages import reason
 
 FILE = "nyu_depth_v2_labeled.mat"

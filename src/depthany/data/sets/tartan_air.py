@@ -5,8 +5,8 @@ from typing import Any
 
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import ANYWHERE, LayoutDepth
+from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
+from depthany.data.pairs import Pair
 
 
 class TartanAir(LayoutDepth):

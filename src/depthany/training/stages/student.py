@@ -88,7 +88,7 @@ class StudentStage(nn.Module):
         losses = {
             "labeled": affine_invariant_loss(
                 labeled,
-                batch.disparity,
+                batch.target,
                 batch.mask,
                 normalisation=self.normalisation,
                 reduction=self.reduction,
@@ -129,7 +129,7 @@ class StudentStage(nn.Module):
         }
         views = {
             "labeled": View(
-                batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, labeled.detach()
+                batch.labeled_image, batch.labeled_image, batch.target, batch.mask, labeled.detach()
             ),
             "unlabeled": View(clean, seen, pseudo, everywhere, unlabeled.detach()),
         }

@@ -27,15 +27,13 @@ class TeacherStage(nn.Module):
         prediction = model(normalise(at_least_one(batch.labeled_image)))[:count]  # [l h w]
         loss = affine_invariant_loss(
             prediction,
-            batch.disparity,
+            batch.target,
             batch.mask,
             normalisation=self.normalisation,
             reduction=self.reduction,
             across=self.across,
         )
-        view = View(
-            batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, prediction.detach()
-        )
+        view = View(batch.labeled_image, batch.labeled_image, batch.target, batch.mask, prediction.detach())
         parts = {"loss/labeled": loss, "zero_outputs": zero_fraction(prediction, self.across)}
         parts = parts if batch.all_counts[0] else {}
         return StageOutput(loss, parts, {"labeled": view})
