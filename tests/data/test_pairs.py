@@ -97,7 +97,7 @@ def test_a_missing_sky_mask_leaves_its_pair_without_partner(root: Path) -> None:
 def test_a_sky_mask_of_another_size_names_both_files(root: Path) -> None:
     masks(root, "s/0", "s/1", "s/2", shape=(2, 3))
     with pytest.raises(
-        ValueError, match=r"sky/s/0\.png: the sky mask and .*depth/s/0\.png differ in size: 3x2 and 3x1"
+        ValueError, match=r"sky/s/0\.png: sky mask is 3x2, its depth map .*depth/s/0\.png is 3x1"
     ):
         FolderDepth(str(root), sky_masks="sky").labels(0)
 

@@ -194,9 +194,7 @@ def test_tokens_of_labeled_images_are_not_aligned() -> None:
         student_stage(NONE, far_encoder())(network(2), each, generator()).parts["loss/feature"]
         for each in (
             batch,
-            Batch(
-                *(getattr(other, n) for n in ("labeled_image", "target", "mask")), batch.unlabeled_image
-            ),
+            Batch(*(getattr(other, n) for n in ("labeled_image", "target", "mask")), batch.unlabeled_image),
         )
     ]
     torch.testing.assert_close(*losses)

@@ -151,11 +151,10 @@ class PairedDepth(ABC):
         """Returns the sky [h w] of the data set joined with that of `sky_masks`; None if neither exists."""
         if self.sky_masks is None:
             return decoded.sky
-        path, shape = self.root / self._mask_path(pair.name), decoded.valid.shape
+        path = self.root / self._mask_path(pair.name)
         mask = read_depth(path) != 0
-        if mask.shape != shape:
-            sizes = " and ".join(f"{width}x{height}" for height, width in (mask.shape, shape))
-            raise ValueError(f"{path}: the sky mask and {pair.depth} differ in size: {sizes}")
+        sizes = (str(pair.depth), decoded.valid.shape, str(path), mask.shape)
+        require_same_size(*sizes, what="sky mask", of="depth map")
         return mask if decoded.sky is None else decoded.sky | mask
 
     def __len__(self) -> int:

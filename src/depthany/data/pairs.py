@@ -110,6 +110,15 @@ def missing(root: Path, paths: Iterable[str]) -> list[str]:
     return absent
 
 
+def require_unique(names: Iterable[str]) -> None:
+    """Raises ValueError if a name comes twice: its image would count twice in a score."""
+    known = set[str]()
+    for name in names:
+        if name in known:
+            raise ValueError(f"{name} comes twice: remove one of them from the list")
+        known.add(name)
+
+
 def first_ten(paths: Sequence[str]) -> str:
     """Returns at most ten of the paths, for a message."""
     return ", ".join(paths[:10]) + (", ..." if len(paths) > 10 else "")

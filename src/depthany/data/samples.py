@@ -92,11 +92,22 @@ class NoValidPixel(ValueError):
 
 
 def require_same_size(
-    image_path: str, image_hw: tuple[int, ...], label_path: str, label_hw: tuple[int, ...]
+    path: str,
+    hw: tuple[int, ...],
+    other_path: str,
+    other_hw: tuple[int, ...],
+    what: str = "depth",
+    of: str = "image",
 ) -> None:
-    """Raises ValueError, which names both files, if an image and its labels differ in height or width."""
-    if image_hw != label_hw:
+    """Raises ValueError, which names both files, if two maps differ in height or width.
+
+    Args:
+        path, hw: of the first, such as an image.
+        other_path, other_hw: of the second, such as its depth.
+        what, of: what the second is, and the first, for the message.
+    """
+    if hw != other_hw:
         raise ValueError(
-            f"{label_path}: depth is {label_hw[1]}x{label_hw[0]}, its image {image_path} is "
-            f"{image_hw[1]}x{image_hw[0]}: they must have the same size"
+            f"{other_path}: {what} is {other_hw[1]}x{other_hw[0]}, its {of} {path} is {hw[1]}x{hw[0]}: "
+            "they must have the same size"
         )

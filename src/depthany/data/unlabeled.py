@@ -15,6 +15,7 @@ from depthany.data.indexed.archives import OpenFiles, read_lmdb
 from depthany.data.indexed.build_index import build_index
 from depthany.data.indexed.index_file import KINDS, WHOLE_FILE, Index
 from depthany.data.indexed.scan import first_shards
+from depthany.system.choices import require_choice
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +85,7 @@ class IndexedImages:
         update: bool = False,
         build_workers: int | None = None,
     ) -> None:
-        if kind not in KINDS:
-            raise ValueError(f"unknown kind {kind!r}; choose from {', '.join(KINDS)}")
+        require_choice("kind", kind, KINDS)
         self.root, self.kind, self.expected = Path(root), kind, expected
         if not self.root.is_dir():
             raise ValueError(f"{root}: no such folder (looked from {Path.cwd()})")

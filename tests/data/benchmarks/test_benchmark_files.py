@@ -16,7 +16,6 @@ from benchmark_trees import (
     write_rgb,
     write_scannet,
     write_sintel,
-    write_vkitti2,
 )
 from depthany.data.benchmarks import (
     DdadProjected,
@@ -25,7 +24,6 @@ from depthany.data.benchmarks import (
     Ibims,
     ScannetMarigold,
     Sintel,
-    VirtualKITTI2Val,
 )
 
 
@@ -46,7 +44,7 @@ def test_diode_indoors_and_outdoor_are_chosen_by_folder(tmp_path: Path) -> None:
     indoors = names(Diode(str(tmp_path), "indoors"))
     assert indoors == ["indoors/scene_00019/scan_00183/00019_00183_indoors_000_010"]
     assert names(Diode(str(tmp_path / "val"), "all")) == indoors + names(Diode(str(tmp_path), "outdoor"))
-    with pytest.raises(ValueError, match="unknown part 'indoor' of DIODE; choose from indoors, outdoor, all"):
+    with pytest.raises(ValueError, match="unknown part of DIODE 'indoor'; choose from indoors, outdoor, all"):
         Diode(str(tmp_path), "indoor")
 
 
@@ -54,7 +52,9 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
     write_diode(tmp_path)
     (path,) = tmp_path.rglob("*indoors*_mask.npy")
     write_npy(path, np.ones((3, 3), np.float32))
-    with pytest.raises(ValueError, match=r"_depth_mask\.npy: mask is \(3, 3\), its depth map \(6, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"_depth_mask\.npy: mask is 3x3, its depth map .*_depth\.npy is 8x6"
+    ):
         Diode(str(tmp_path), "indoors").read(0)
 
 
@@ -113,7 +113,7 @@ def test_sintel_renderings_differ_in_image_and_share_depth(tmp_path: Path) -> No
     final, clean = (Sintel(str(tmp_path / "training"), render).read(0) for render in ("final", "clean"))
     assert (final.image[0, 0, 0], clean.image[0, 0, 0]) == (0, 1)
     assert (final.labels.disparity == clean.labels.disparity).all()
-    with pytest.raises(ValueError, match="unknown render 'albedo' of Sintel; choose from final, clean"):
+    with pytest.raises(ValueError, match="unknown render of Sintel 'albedo'; choose from final, clean"):
         Sintel(str(tmp_path), "albedo")
 
 
@@ -158,31 +158,6 @@ def test_scannet_colour_at_its_own_size_is_refused_with_both_sizes(tmp_path: Pat
     write_rgb(tmp_path / "scene0064_00/color/000800.jpg", size=(12, 16))
     with pytest.raises(ValueError, match=r"depth is 8x6, its image .* is 16x12"):
         ScannetMarigold(str(tmp_path)).read(0)
-
-
-def test_virtual_kitti_2_val_is_scene_1_in_six_variants_with_both_cameras(tmp_path: Path) -> None:
-    write_vkitti2(tmp_path)
-    images = VirtualKITTI2Val(str(tmp_path))
-    assert names(images) == [
-        f"Scene01/clone/frames/rgb/Camera_{camera}/rgb_00000.jpg" for camera in (0, 1)
-    ]  # neither fog, nor 30 degrees to the left, nor another scene
-    assert images.left_out == {"of other scenes than Scene01": 2, "of other variants": 4}
-
-
-def test_virtual_kitti_2_without_scene_1_says_what_was_found_instead(tmp_path: Path) -> None:
-    write_vkitti2(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"found; nothing of Scene01 is there \(2 pairs of other scenes .*; expect"
-    ):
-        VirtualKITTI2Val(str(tmp_path / "Scene20"))
-
-
-def test_virtual_kitti_2_val_has_sky_at_disparity_0_and_depth_as_far_as_it_goes(tmp_path: Path) -> None:
-    write_vkitti2(tmp_path)
-    sample = VirtualKITTI2Val(str(tmp_path)).read(1)
-    assert sample.labels.mask.all()
-    assert not sample.labels.disparity[0].any()
-    np.testing.assert_allclose(1 / sample.labels.disparity[1, 1:4], [5, 655.34, 5], rtol=2e-7)
 
 
 def test_true_depth_survives_the_way_through_disparity_to_float32_precision(tmp_path: Path) -> None:

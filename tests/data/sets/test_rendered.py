@@ -7,6 +7,7 @@ import pytest
 import set_files as files
 from set_files import disparity
 
+from benchmark_trees import write_vkitti2
 from depthany.data.sets.hypersim import PINHOLE, Hypersim, cosine
 from depthany.data.sets.irs import IRS
 from depthany.data.sets.tartan_air import TartanAir
@@ -79,6 +80,25 @@ def test_vkitti2_takes_the_cameras_and_variants_asked_for(tmp_path: Path) -> Non
         f"Scene01/{variant}/frames/rgb/Camera_1/rgb_00000.jpg" for variant in ("clone", "fog")
     ]
     assert chosen.left_out == {"of other variants": 1}
+
+
+def test_validation_part_of_vkitti2(tmp_path: Path) -> None:
+    write_vkitti2(tmp_path)
+    variants = ["clone", "morning", "overcast", "sunset", "15-deg-left", "15-deg-right"]
+    options = {"scenes": ["Scene01"], "variants": variants, "max_depth": 1e6}
+    images = VirtualKITTI2(str(tmp_path), cameras=[0, 1], **options)
+    assert [images.name(i) for i in range(len(images))] == [
+        f"Scene01/clone/frames/rgb/Camera_{camera}/rgb_00000.jpg" for camera in (0, 1)
+    ]  # neither fog, nor 30 degrees to the left, nor another scene
+    assert images.left_out == {"of other scenes": 2, "of other variants": 4}
+    labels = images.labels(1)
+    assert labels.mask.all()
+    assert labels.sky is not None and labels.sky.sum(1).tolist() == [8, 0, 0, 0, 0, 0]
+    np.testing.assert_allclose(labels.values[1, 1:4], [5, 655.34, 5], rtol=1e-7)
+    with pytest.raises(
+        ValueError, match=r"found; VirtualKITTI2 expects .*; 2 pairs of other scenes are left"
+    ):
+        VirtualKITTI2(str(tmp_path / "Scene20"), cameras=[0, 1], **options)
 
 
 def hypersim(root: Path, scene: str, frame: int, distance_m: object) -> None:

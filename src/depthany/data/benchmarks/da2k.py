@@ -4,7 +4,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from depthany.data.benchmarks.layout import require_files, telling
+from depthany.data.benchmarks.benchmark import expecting, require_files
 from depthany.data.images import read_image
 from depthany.data.samples import OrdinalSample, Point
 from depthany.system.packages import reason
@@ -33,7 +33,7 @@ class OrdinalPairs:
     def __init__(self, root: str) -> None:
         self.root = Path(root)
         path = self.root / ANNOTATIONS
-        with telling(_LAYOUT):
+        with expecting(_LAYOUT):
             annotations = _read_json(path)
             self.images = sorted(annotations)
             require_files(self.root, [self.root / name for name in self.images])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depthany.data.benchmarks.layout import BenchmarkDepth, first_file
+from depthany.data.benchmarks.benchmark import BenchmarkDepth, first_file
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from depthany.data.benchmarks.layout import BenchmarkDepth, require_mask_shape, subfolder
+from depthany.data.benchmarks.benchmark import BenchmarkDepth, subfolder
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
+from depthany.data.samples import require_same_size
 
 _MASKS = ("mask_invalid", "mask_transp")
 
@@ -44,7 +45,7 @@ class Ibims(BenchmarkDepth):
         valid = depth_m > 0
         for path in _masks(pair):
             mask = read_depth(path) > 0
-            require_mask_shape(path, mask, depth_m)
+            require_same_size(str(pair.depth), depth_m.shape, str(path), mask.shape, "mask", "depth map")
             valid &= mask
         return Decoded(depth_m, valid)
 

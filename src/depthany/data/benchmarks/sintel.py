@@ -1,9 +1,10 @@
 """MPI Sintel, training scenes."""
 
-from depthany.data.benchmarks.layout import BenchmarkDepth, subfolder
+from depthany.data.benchmarks.benchmark import BenchmarkDepth, subfolder
 from depthany.data.depth_files import read_dpt
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
+from depthany.system.choices import require_choice
 
 _PASSES = ("final", "clean")
 
@@ -28,8 +29,7 @@ class Sintel(BenchmarkDepth):
     )
 
     def __init__(self, root: str, render: str = "final") -> None:
-        if render not in _PASSES:
-            raise ValueError(f"unknown render {render!r} of Sintel; choose from {', '.join(_PASSES)}")
+        require_choice("render of Sintel", render, _PASSES)
         self.render = render
         super().__init__(root)
 

@@ -46,7 +46,7 @@ class HRWSI(LayoutDepth):
         disparity = read_depth(pair.depth)
         path = pair.depth.parent.parent / "valid_masks" / pair.depth.name
         mask = read_depth(path) == 255
-        require_same_size(str(pair.depth), disparity.shape, str(path), mask.shape)
+        require_same_size(str(pair.depth), disparity.shape, str(path), mask.shape, "mask", "depth map")
         return Decoded(disparity / np.float32(255), mask)
 
 

@@ -11,26 +11,20 @@ from depthany.data.benchmarks import (
     Diode,
     Eth3d,
     Ibims,
-    KittiEigen,
     OrdinalPairs,
     ScannetMarigold,
     Sintel,
-    VirtualKITTI2Val,
-    nyu_eigen,
 )
-from depthany.data.benchmarks.layout import require_files
+from depthany.data.benchmarks.benchmark import require_files
 
 # Writer of a tiny tree, reader, and the files below it that no image may lack
 READERS = {
-    "kitti": (trees.write_kitti, KittiEigen, "2011*/**/*.png data_depth_annotated/**/*.png"),
-    "nyu": (trees.write_nyu_png, nyu_eigen, "test/*/depth_*.png"),
     "diode": (trees.write_diode, Diode, "val/**/*.npy"),
     "eth3d": (trees.write_eth3d, Eth3d, "*/ground_truth_depth/**/*.JPG"),
     "sintel": (trees.write_sintel, Sintel, "training/depth/*/*.dpt"),
     "ddad": (trees.write_ddad, DdadProjected, "*/*_depth.*"),
     "ibims": (trees.write_ibims, Ibims, "*/depth/*.png */mask_*/*.png"),
     "scannet": (trees.write_scannet, ScannetMarigold, "*/depth/*.png"),
-    "vkitti2": (trees.write_vkitti2, VirtualKITTI2Val, "Scene01/clone/frames/depth/*/*.png"),
     "da2k": (trees.write_da2k, OrdinalPairs, "indoor/*.jpg underwater/*.png"),
 }
 each_reader = pytest.mark.parametrize("write, reader, needed", READERS.values(), ids=READERS)
@@ -53,7 +47,6 @@ def test_any_one_file_that_is_missing_is_named(
 ) -> None:
     write(tmp_path)
     paths = sorted({path for pattern in needed.split() for path in tmp_path.glob(pattern)} - {tmp_path})
-    paths = [path for path in paths if "2011_09_28" not in str(path)]  # KITTI's image without depth
     assert paths
     for path in paths:
         stored = path.read_bytes()
