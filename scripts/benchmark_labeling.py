@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from depthany.data.pseudo_labels.store import StoreHeader, begin_store, finish_store
+from depthany.data.pseudo_labels.store import StoreSettings, begin_store, finish_store
 from depthany.data.unlabeled import FolderImages
 from depthany.inference.labeling import Claims, Labeler, Reading, Tally
 from depthany.models.fast import prepare_for_inference
@@ -94,7 +94,7 @@ def measure(model: DepthModel, folder: Path, arguments: argparse.Namespace) -> N
 
 def label(model: DepthModel, images: FolderImages, store: Path, arguments: argparse.Namespace) -> Tally:
     """A new store of all images, its end included."""
-    header = StoreHeader({}, {}, 500, {"photos": {"images": len(images), "identity": images.identity()}})
+    header = StoreSettings({}, {}, 500, {"photos": {"images": len(images), "identity": images.identity()}})
     begin_store(store, header)
     reading = Reading(arguments.size, False, 1, "error", 0.05)
     labeler = Labeler(

@@ -21,7 +21,7 @@ from depthany.config.schema import PseudoLabelSettings
 from depthany.data.pseudo_labels.store import (
     RESIZE,
     UNREADABLE,
-    StoreHeader,
+    StoreSettings,
     begin_store,
     describe_sets,
     differences,
@@ -128,7 +128,7 @@ def label(cfg: DictConfig, processes: Processes, device: torch.device) -> int:
     return finish(out, tally, processes)
 
 
-def begin(out: Path, header: StoreHeader, processes: Processes) -> Claims:
+def begin(out: Path, header: StoreSettings, processes: Processes) -> Claims:
     """Begin the store, or make sure that it is the same one; gives the shards that are still to be done."""
     if processes.is_main:
         with FileLock(out / ".lock"):  # workers that start at once would write one partial file
@@ -161,7 +161,7 @@ def open_sets(cfg: DictConfig) -> dict[str, Any]:
 
 def build_header(
     cfg: DictConfig, teacher: DepthModel, size: int, dtype: torch.dtype, sets: dict[str, Any]
-) -> StoreHeader:
+) -> StoreSettings:
     """All that the labels depend on."""
     preprocessing = {
         "input_size": size,
@@ -173,7 +173,7 @@ def build_header(
         "min_side": cfg.data.min_side,
     }
     about = {"weights_sha256": weights_sha256(teacher), "model": teacher.config}
-    return StoreHeader(about, preprocessing, cfg.shard_size, describe_sets(sets))
+    return StoreSettings(about, preprocessing, cfg.shard_size, describe_sets(sets))
 
 
 def describe(

@@ -185,12 +185,12 @@ def test_training_set_refuses_labels_before_reading_them(tmp_path: Path) -> None
         TrainingSet([], [], 2, target="normals")
 
 
-def test_label_map_of_unknown_classes_has_no_valid_pixel(tmp_path: Path) -> None:
+def test_unknown_classes_alone_have_no_valid_pixel(tmp_path: Path) -> None:
     with pytest.raises(NoValidPixel, match=r"a\.png: no valid pixel \(class 0 or more\): remove the pair"):
         Classes(folder(tmp_path, [[255, 255]])).labels(0)
 
 
-def test_a_target_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = TARGETS["depth_m"]._replace(
         make=lambda labels, crop: (2 * crop.of_map(labels.values), labels.valid)
     )

@@ -27,8 +27,8 @@ class LabeledImages:
 
     def some(self, count: int, random: np.random.Generator) -> list[int]:
         """Returns at most `count` random images that have a label, from random shards."""
-        store, header = self._labels.store, self._labels.header
-        done = [s for s in header.shards() if s.set == self._name and s.note_path(store).exists()]
+        store, header = self._labels.store, self._labels.settings
+        done = [s for s in header.shards() if s.set == self._name and s.record_path(store).exists()]
         chosen: set[int] = set()
         for k in random.permutation(len(done))[:count]:
             left = -(-count // min(len(done), count))

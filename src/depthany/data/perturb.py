@@ -1,10 +1,11 @@
-"""The strong perturbations of unlabeled images: colour, blur and CutMix. They are part of the method.
+"""The strong perturbations of unlabeled images: colour jitter, blur and CutMix. They are part of the method.
 
-Only the student sees them; the teacher labels the clean image. Source: Yang et al. 2024 (arXiv 2401.10891)
-section 3.2, which gives no strengths: those here are of the same author's UniMatch (arXiv 2208.09910).
+Only the student sees the perturbed image; the teacher labels the clean one. Source: Yang et al. 2024 (arXiv
+2401.10891), section 3.2. It publishes no strengths: those here are of UniMatch, by the same author (arXiv
+2208.09910).
 
-Images are whole batches on their device, in uint8 or in float of 0..1. All random numbers come from a CPU
-generator, a handful per image, so that a seed gives the same batch on every device and nothing waits for it.
+Images are batches on their device, uint8 or float in 0..1. All random numbers come from a CPU generator, a
+few for each image: a seed has the same result on every device, and the GPU is never waited for.
 """
 
 from collections.abc import Callable
@@ -22,11 +23,13 @@ _BOX_CANDIDATES = 256  # of the largest boxes about 1 in 14 fits
 
 @dataclass(frozen=True)
 class Share:
-    """Which images of a batch are here, where others of it are with other processes or were left out.
+    """The images of a batch that this process has. Others may be in other processes, or were left out.
 
-    What is drawn for an image depends on its place alone, so that neither changes anything for the others.
+    Random numbers depend on the place of an image alone, so they do not depend on which other images are
+    here.
 
-    place: [b] number of each image in the batch, on the CPU. count: images in the whole batch.
+    place: [b] number of each image in the whole batch, on the CPU.
+    count: images in the whole batch.
     """
 
     place: Tensor
@@ -35,10 +38,12 @@ class Share:
     def __post_init__(self) -> None:
         places = self.place.tolist()
         if len(set(places)) < len(places) or not all(0 <= place < self.count for place in places):
-            raise ValueError(f"places {places}: expected each once, below {self.count}")
+            raise ValueError(f"places {places}: expected different numbers from 0 to {self.count - 1}")
 
     def partner(self) -> Tensor:
-        """[b] index here of the image at the mirrored place; its own where that one is not here."""
+        """Returns [b] the index of the image at the mirrored place; the image's own index if that one is not
+        here.
+        """
         places = self.place.tolist()
         index = {place: i for i, place in enumerate(places)}
         mirrored = [index.get(self.count - 1 - place, index[place]) for place in places]
@@ -46,20 +51,22 @@ class Share:
 
 
 def whole(b: int) -> Share:
-    """The share that is all of a batch of `b` images."""
+    """Returns the share of a process that has all `b` images of the batch."""
     return Share(torch.arange(b), b)
 
 
 @dataclass(frozen=True)
 class Perturb:
-    """Strengths and probabilities of the strong perturbation; a probability of 0 turns its part off.
+    """Strengths and probabilities of the strong perturbation. A probability of 0 turns a part off.
 
-    brightness, contrast, saturation: factors are uniform in 1 ± this. hue: shift uniform in ± this, in turns.
-    jitter_p, grayscale_p, blur_p: share of images that get the colour jitter, lose colour, are blurred.
+    brightness, contrast, saturation: the factor is uniform in 1 ± this.
+    hue: the shift is uniform in ± this, in turns.
+    jitter_p, grayscale_p, blur_p: share of the images that get colour jitter, become gray, are blurred.
     blur_radius: range of the Gaussian's standard deviation, in pixels of the crop. The default was chosen for
-        crops of 500 to 800 pixels; for small crops pass a smaller one, else less of the image is left.
-    cutmix_p: share of images that get a box of their partner; cutmix_area: range of its share of the image;
-        cutmix_aspect: range of its height over its width.
+        crops of 500 to 800 pixels; small crops need a smaller one.
+    cutmix_p: share of the images that get a box of their partner.
+    cutmix_area: range of the area of the box, as a share of the image.
+    cutmix_aspect: range of the height of the box over its width.
     """
 
     brightness: float = 0.5
@@ -88,12 +95,17 @@ class Perturb:
             raise ValueError(f"cutmix_aspect is {tuple(self.cutmix_aspect)}; expected 0 < low <= high")
 
     def colour(self, image: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
-        """Colour jitter, grayscale and blur, drawn for each image on its own: [b 3 h w], dtype kept.
+        """Applies colour jitter, grayscale and blur, each drawn for every image separately.
 
         The four parts of the jitter come in a random order for each image, as in torchvision's ColorJitter.
 
         Args:
+            image: [b 3 h w] uint8, or float in 0..1.
+            generator: on the CPU.
             share: which images of the batch these are; None = all.
+
+        Returns:
+            [b 3 h w] of the same type.
         """
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(f"image is {tuple(image.shape)}; expected a batch [b 3 h w]")
@@ -104,7 +116,7 @@ class Perturb:
             for p in (self.jitter_p, self.grayscale_p, self.blur_p)
         )
         amount = torch.empty(4, n).uniform_(-1, 1, generator=generator)[:, place]
-        position = torch.rand(4, n, generator=generator).argsort(0)[:, place]  # [4 b] when each part is due
+        position = torch.rand(4, n, generator=generator).argsort(0)[:, place]  # [4 b] turn of each part
         radius = torch.empty(n).uniform_(*self.blur_radius, generator=generator)[place]
 
         white = 1.0 if image.is_floating_point() else 255.0
@@ -127,15 +139,19 @@ class Perturb:
     def cutmix(
         self, image: Tensor, target: Tensor, mask: Tensor, generator: Generator, share: Share | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Paste a box of the partner, the batch in reverse, into about `cutmix_p` of the images.
+        """Pastes a box of the partner into about `cutmix_p` of the images. The partners are the batch in
+        reverse.
 
         Args:
-            image: [b 3 h w]; target: [b h w] pseudo-label; mask: [b h w] bool, True where it is valid.
+            image: [b 3 h w].
+            target: [b h w] pseudo-label.
+            mask: [b h w] bool, True where the target is valid.
+            generator: on the CPU.
             share: which images of the batch these are, partners together; None = all.
 
         Returns:
-            image, target and mask mixed alike, and box_mask [b h w], True inside the box. An image without
-            partner gets no box: the middle one of an odd batch, or one whose partner was left out.
+            image, target and mask, all mixed alike, and box_mask [b h w] bool, True inside the box. An image
+            without partner gets no box: the middle one of an odd batch, or one whose partner was left out.
         """
         h, w = mask.shape[1:]
         share = share or whole(len(mask))
@@ -162,12 +178,21 @@ def cutmix_boxes(
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
     chosen: Tensor | None = None,
 ) -> Tensor:
-    """Random boxes as masks [b h w] bool on the CPU; a share 1 - p of the images gets none.
+    """Draws random boxes. A share 1 - p of the images gets none.
 
-    Area (share of the image) and aspect (height / width) are uniform; aspect and corner are drawn until the
-    box fits, as in UniMatch (arXiv 2208.09910), which the authors of Depth Anything point to. Here many
-    candidates are drawn at once and the first that fits is taken; should none fit, a box of the image's own
-    shape is, so that the area always holds. The masks are [k h w] of the `chosen` [k] images, None = all.
+    Area (share of the image) and aspect (height / width) are uniform. UniMatch (arXiv 2208.09910), to which
+    the authors of Depth Anything refer, draws aspect and corner until the box fits. Here many candidates are
+    drawn at once, and the first that fits is taken. If none fits, the box has the shape of the image, so the
+    area is always right.
+
+    Args:
+        b, h, w: images, and their height and width.
+        generator: on the CPU.
+        p, area, aspect: see `Perturb`.
+        chosen: [k] images whose boxes are returned; None = all.
+
+    Returns:
+        [k h w] bool on the CPU, True inside the box.
     """
     with_box = torch.rand(b, 1, generator=generator) < p
     pixels = torch.empty(b, 1).uniform_(*area, generator=generator) * (h * w)
@@ -195,7 +220,7 @@ def cutmix_boxes(
 
 
 def cutmix(values: Tensor, box_mask: Tensor, partner: Tensor) -> Tensor:
-    """The partner's values inside the box, the image's own outside.
+    """Returns the partner's values inside the box, and the image's own outside.
 
     Args:
         values: [b h w] or [b c h w] of any dtype: image, pseudo-label, mask.
@@ -206,37 +231,37 @@ def cutmix(values: Tensor, box_mask: Tensor, partner: Tensor) -> Tensor:
     return torch.where(box, values[partner], values)
 
 
-# The operations below take float images [b 3 h w] of 0..white and a factor [b]; torchvision's take one factor
-# for the whole batch.
+# The operations below take float images [b 3 h w] in 0..white and a factor [b] for each; torchvision's take
+# one factor for the whole batch.
 
 
 def adjust_brightness(image: Tensor, factor: Tensor, white: float = 1.0) -> Tensor:
-    """factor · image: 0 is black, 1 leaves the image."""
+    """Returns factor · image: factor 0 is black, 1 the image itself."""
     return (image * factor[:, None, None, None]).clamp_(0, white)
 
 
 def adjust_contrast(image: Tensor, factor: Tensor, white: float = 1.0) -> Tensor:
-    """Towards (factor below 1) or away from the mean luminance of the image."""
+    """Moves the image towards (factor below 1) or away from its mean luminance."""
     mean = _grey(image).mean((1, 2, 3), keepdim=True)  # [b 1 1 1]
     return torch.lerp(mean, image, factor[:, None, None, None]).clamp_(0, white)
 
 
 def adjust_saturation(image: Tensor, factor: Tensor, white: float = 1.0) -> Tensor:
-    """Towards (factor below 1) or away from the luminance of each pixel."""
+    """Moves each pixel towards (factor below 1) or away from its luminance."""
     return torch.lerp(_grey(image), image, factor[:, None, None, None]).clamp_(0, white)
 
 
 def adjust_hue(image: Tensor, shift: Tensor, white: float = 1.0) -> Tensor:
-    """Turn the hue of HSV by `shift` [b] turns.
+    """Shifts the hue of HSV by `shift` [b] turns.
 
-    With the hue H in sixths of a turn, 0..6, and all else in the image's own range, a channel is the least
-    one plus the chroma times |H - 3| - 1 for red, 2 - |H - 2| for green, 2 - |H - 4| for blue, held to 0..1.
-    So no table of the six sectors is needed.
+    With the hue H in sixths of a turn, 0..6, a channel is the least channel plus the chroma times a factor
+    clamped to 0..1: |H - 3| - 1 for red, 2 - |H - 2| for green, 2 - |H - 4| for blue. This needs no table of
+    the six sectors.
     """
     red, green, blue = image.unbind(1)  # [b h w]
     least, value = torch.aminmax(image, dim=1)
     chroma = value - least
-    divisor = torch.where(chroma > 0, chroma, 1)  # grey has no hue; any will do
+    divisor = torch.where(chroma > 0, chroma, 1)  # gray has no hue: any value will do
     hue = torch.where(value == green, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4))
     hue = torch.where(value == red, (green - blue).div_(divisor), hue)
     hue.add_(6 * shift[:, None, None]).remainder_(6)
@@ -248,13 +273,14 @@ def adjust_hue(image: Tensor, shift: Tensor, white: float = 1.0) -> Tensor:
 
 
 def gaussian_blur(image: Tensor, radius: Tensor, half_width: int) -> Tensor:
-    """Separable Gaussian blur with a standard deviation of its own for each image.
+    """Blurs with a separable Gaussian, whose standard deviation differs between images.
 
-    Sums of shifted images instead of a grouped convolution: faster on a CPU, and deaf to autocast and TF32.
+    Adds shifted images instead of a grouped convolution: faster on a CPU, and the same under autocast and
+    TF32.
 
     Args:
         image: [b 3 h w] float; its border is reflected.
-        radius: [b] standard deviation in pixels, what Pillow calls the radius of its (approximate) Gaussian.
+        radius: [b] standard deviation in pixels, as the radius of Pillow's (approximate) Gaussian.
         half_width: taps on each side of the middle one, less than h and w.
     """
     if half_width >= min(image.shape[-2:]):
@@ -277,9 +303,9 @@ def gaussian_blur(image: Tensor, radius: Tensor, half_width: int) -> Tensor:
 def _change(
     image: Tensor, where: Tensor, parameter: Tensor, operation: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
-    """Replace the images [b 3 h w] that `where` [b] chooses by operation(those, their parameter), in place.
+    """Replaces, in place, the images [b 3 h w] chosen by `where` [b] by operation(images, parameter [b]).
 
-    A CPU takes a few at a time: a pass over more than its cache holds is several times as slow.
+    A CPU changes a few images at a time: more than its cache holds would be several times as slow.
     """
     at_once = len(image) if image.is_cuda else max(1, _CPU_PIXELS // (image.shape[2] * image.shape[3]))
     for chosen in where.nonzero()[:, 0].split(at_once):
@@ -289,11 +315,11 @@ def _change(
 
 
 def _half_width(radius: float) -> int:
-    """Taps on each side that hold all but 0.3 % of a Gaussian."""
+    """Returns the taps on each side that hold all but 0.3 % of a Gaussian."""
     return max(1, round(3 * radius))
 
 
 def _grey(image: Tensor) -> Tensor:
-    """Luminance: [b 3 h w] -> [b 1 h w]."""
+    """Returns the luminance: [b 3 h w] -> [b 1 h w]."""
     red, green, blue = image.unbind(1)
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])[:, None]

@@ -25,7 +25,7 @@ from depthany.data.images import decode_image
 from depthany.data.left_out import ImageHeader, read_header
 from depthany.data.pseudo_labels.codec import encode_label
 from depthany.data.pseudo_labels.shards import NewLabel
-from depthany.data.pseudo_labels.store import ShardRange, StoreHeader, write_shard
+from depthany.data.pseudo_labels.store import ShardRange, StoreSettings, write_shard
 from depthany.data.samples import UnlabeledSet
 from depthany.inference.pipeline import Behind, batches_of_equal, map_ahead
 from depthany.models.preprocess import input_shape, normalise
@@ -110,12 +110,12 @@ class Claims:
         held_by_others: shards that another worker has in hand.
     """
 
-    def __init__(self, store: Path, header: StoreHeader) -> None:
+    def __init__(self, store: Path, header: StoreSettings) -> None:
         self.store, self.shards, self.held_by_others = store, header.shards(), 0
         self._locks: dict[ShardRange, FileLock] = {}
         (store / "shards").mkdir(parents=True, exist_ok=True)
         done = {path.name for path in (store / "shards").glob("*.json")}
-        self.open = [shard for shard in self.shards if shard.note_path(store).name not in done]
+        self.open = [shard for shard in self.shards if shard.record_path(store).name not in done]
 
     def __iter__(self) -> Iterator[ShardRange]:
         for shard in self.open:
@@ -123,7 +123,7 @@ class Claims:
                 yield shard
 
     def _take(self, shard: ShardRange) -> bool:
-        path = shard.note_path(self.store)
+        path = shard.record_path(self.store)
         if path.exists():
             return False
         lock = FileLock(

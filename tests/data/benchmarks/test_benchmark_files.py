@@ -31,7 +31,7 @@ def names(images) -> list[str]:
     return [images.name(i) for i in range(len(images))]
 
 
-def test_diode_counts_what_its_mask_trusts_and_nothing_else(tmp_path: Path) -> None:
+def test_diode_is_valid_on_its_mask(tmp_path: Path) -> None:
     write_diode(tmp_path)
     sample = Diode(str(tmp_path)).read(0)
     assert not sample.labels.mask[0, 0]  # 300 m by the depth file
@@ -39,7 +39,7 @@ def test_diode_counts_what_its_mask_trusts_and_nothing_else(tmp_path: Path) -> N
     assert (sample.labels.disparity[sample.labels.mask] == 0.5).all()
 
 
-def test_diode_indoors_and_outdoor_are_chosen_by_folder(tmp_path: Path) -> None:
+def test_diode_parts_are_chosen_by_folder(tmp_path: Path) -> None:
     write_diode(tmp_path)
     indoors = names(Diode(str(tmp_path), "indoors"))
     assert indoors == ["indoors/scene_00019/scan_00183/00019_00183_indoors_000_010"]
@@ -48,7 +48,7 @@ def test_diode_indoors_and_outdoor_are_chosen_by_folder(tmp_path: Path) -> None:
         Diode(str(tmp_path), "indoor")
 
 
-def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
+def test_mask_of_another_size_is_named(tmp_path: Path) -> None:
     write_diode(tmp_path)
     (path,) = tmp_path.rglob("*indoors*_mask.npy")
     write_npy(path, np.ones((3, 3), np.float32))
@@ -59,9 +59,7 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("marigold", [False, True])
-def test_eth3d_depth_is_raw_floats_under_an_image_name_and_infinite_is_none(
-    tmp_path: Path, marigold: bool
-) -> None:
+def test_eth3d_depth_is_raw_floats(tmp_path: Path, marigold: bool) -> None:
     write_eth3d(tmp_path, marigold)
     images = Eth3d(str(tmp_path))
     assert names(images) == ["office/images/dslr_images/DSC_0219"]  # the undistorted one is left alone
@@ -71,7 +69,7 @@ def test_eth3d_depth_is_raw_floats_under_an_image_name_and_infinite_is_none(
     assert sample.labels.disparity[1, 1:4].tolist() == [0.25, 0.125, 0.25]
 
 
-def test_eth3d_images_are_not_turned_since_their_depth_is_not(tmp_path: Path) -> None:
+def test_eth3d_images_ignore_exif_orientation(tmp_path: Path) -> None:
     write_eth3d(tmp_path)
     path = tmp_path / "office/images/dslr_images/DSC_0219.JPG"
     with Image.open(path) as file:
@@ -83,7 +81,7 @@ def test_eth3d_images_are_not_turned_since_their_depth_is_not(tmp_path: Path) ->
     assert sample.labels.disparity[1, 1:4].tolist() == [0.25, 0.125, 0.25]
 
 
-def test_eth3d_images_that_are_damaged_are_named(tmp_path: Path) -> None:
+def test_damaged_eth3d_image_is_named(tmp_path: Path) -> None:
     write_eth3d(tmp_path)
     path = tmp_path / "office/images/dslr_images/DSC_0219.JPG"
     path.write_bytes(path.read_bytes()[:400])
@@ -91,14 +89,14 @@ def test_eth3d_images_that_are_damaged_are_named(tmp_path: Path) -> None:
         Eth3d(str(tmp_path)).read(0)
 
 
-def test_eth3d_depth_of_another_size_than_its_image_is_refused(tmp_path: Path) -> None:
+def test_eth3d_depth_of_another_size_is_refused(tmp_path: Path) -> None:
     write_eth3d(tmp_path)
     write_rgb(tmp_path / "office/images/dslr_images/DSC_0219.JPG", size=(5, 9))  # as an undistorted one
     with pytest.raises(ValueError, match=r"ground_truth_depth.*expected 180 bytes for 9x5 .* got 192"):
         Eth3d(str(tmp_path)).read(0)
 
 
-def test_sintel_sky_stays_in_the_truth_at_its_far_distance(tmp_path: Path) -> None:
+def test_sintel_sky_is_valid_and_far(tmp_path: Path) -> None:
     write_sintel(tmp_path)
     images = Sintel(str(tmp_path))
     assert names(images) == ["alley_1/frame_0001", "alley_1/frame_0002"]
@@ -108,7 +106,7 @@ def test_sintel_sky_stays_in_the_truth_at_its_far_distance(tmp_path: Path) -> No
     assert sample.labels.disparity[1, 1:4].tolist() == [np.float32(0.2), np.float32(0.1), np.float32(0.2)]
 
 
-def test_sintel_renderings_differ_in_image_and_share_depth(tmp_path: Path) -> None:
+def test_sintel_renderings_share_depth(tmp_path: Path) -> None:
     write_sintel(tmp_path)
     final, clean = (Sintel(str(tmp_path / "training"), render).read(0) for render in ("final", "clean"))
     assert (final.image[0, 0, 0], clean.image[0, 0, 0]) == (0, 1)
@@ -143,7 +141,7 @@ def test_ibims_masks_of_one_bit_count_the_same(tmp_path: Path) -> None:
     assert (Ibims(str(tmp_path)).labels(0).mask == before).all()
 
 
-def test_scannet_is_in_millimetres_and_a_list_chooses_frames(tmp_path: Path) -> None:
+def test_scannet_list_chooses_frames(tmp_path: Path) -> None:
     write_scannet(tmp_path)
     assert names(ScannetMarigold(str(tmp_path))) == ["scene0064_00/color/000800", "scene0378_01/color/000300"]
     listed = ScannetMarigold(str(tmp_path), str(tmp_path / "list.txt"))
@@ -153,14 +151,14 @@ def test_scannet_is_in_millimetres_and_a_list_chooses_frames(tmp_path: Path) -> 
     assert sample.labels.disparity[0, 0] == np.float32(0.4)
 
 
-def test_scannet_colour_at_its_own_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
+def test_scannet_colour_at_full_size_is_refused(tmp_path: Path) -> None:
     write_scannet(tmp_path)
     write_rgb(tmp_path / "scene0064_00/color/000800.jpg", size=(12, 16))
     with pytest.raises(ValueError, match=r"depth is 8x6, its image .* is 16x12"):
         ScannetMarigold(str(tmp_path)).read(0)
 
 
-def test_true_depth_survives_the_way_through_disparity_to_float32_precision(tmp_path: Path) -> None:
+def test_disparity_keeps_float32_precision(tmp_path: Path) -> None:
     depth_m = np.geomspace(1e-2, 1e5, 48, dtype=np.float32).reshape(IMAGE)
     write_rgb(tmp_path / "a_rgb.png")
     write_npy(tmp_path / "a_depth.npy", depth_m)

@@ -31,7 +31,7 @@ each_reader = pytest.mark.parametrize("write, reader, needed", READERS.values(),
 
 
 @each_reader
-def test_an_empty_folder_and_none_say_what_was_expected(
+def test_wrong_folder_names_the_expected_layout(
     tmp_path: Path, write: Callable, reader: Callable, needed: str
 ) -> None:
     for root in (tmp_path, tmp_path / "none"):
@@ -42,9 +42,7 @@ def test_an_empty_folder_and_none_say_what_was_expected(
 
 
 @each_reader
-def test_any_one_file_that_is_missing_is_named(
-    tmp_path: Path, write: Callable, reader: Callable, needed: str
-) -> None:
+def test_every_missing_file_is_named(tmp_path: Path, write: Callable, reader: Callable, needed: str) -> None:
     write(tmp_path)
     paths = sorted({path for pattern in needed.split() for path in tmp_path.glob(pattern)} - {tmp_path})
     assert paths
@@ -60,7 +58,7 @@ def test_any_one_file_that_is_missing_is_named(
     assert len(reader(str(tmp_path))) >= 1
 
 
-def test_the_first_ten_missing_files_are_named_and_all_are_counted(tmp_path: Path) -> None:
+def test_missing_files_are_counted_and_ten_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as failure:
         require_files(tmp_path, [tmp_path / f"{i:02d}.png" for i in range(12)])
     assert "12 of 12 files are missing" in str(failure.value)
@@ -69,7 +67,7 @@ def test_the_first_ten_missing_files_are_named_and_all_are_counted(tmp_path: Pat
     assert "10.png" not in str(failure.value)
 
 
-def test_an_image_that_a_list_names_twice_is_refused(tmp_path: Path) -> None:
+def test_image_listed_twice_is_refused(tmp_path: Path) -> None:
     trees.write_scannet(tmp_path)
     twice = tmp_path / "twice.txt"
     twice.write_text((tmp_path / "list.txt").read_text() * 2)

@@ -13,17 +13,17 @@ _PARTS = {"indoors": ("indoors",), "outdoor": ("outdoor",), "all": ("indoors", "
 
 
 class Diode(BenchmarkDepth):
-    """DIODE's validation images with float32 depth in metres and the set's mask of trustworthy pixels.
+    """DIODE's validation images, with float32 depth in metres and a mask of valid pixels.
 
-    Vasiljevic et al. 2019 (arXiv 1908.00463). Depth is stored as (768, 1024, 1); off the mask it holds
-    numbers too, which must not count (ZoeDepth's loader reads the mask and does not use it).
+    Vasiljevic et al. 2019 (arXiv 1908.00463). Depth is stored as (768, 1024, 1). It has numbers off the mask
+    too, which must not count (ZoeDepth's loader reads the mask and does not use it).
 
     Args:
         root: holds val/, or is it.
         part: indoors (325 images), outdoor (446) or all (771).
 
     Raises:
-        ValueError: see `BenchmarkDepth`; or the part is none of these.
+        ValueError: see `BenchmarkDepth`; or the part is unknown.
     """
 
     layout = (

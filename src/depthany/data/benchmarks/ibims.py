@@ -14,10 +14,10 @@ _MASKS = ("mask_invalid", "mask_transp")
 
 
 class Ibims(BenchmarkDepth):
-    """The 100 images of iBims-1, 480x640, scanned by laser: uint16 PNG, 50/65535 m, 0 = none.
+    """The 100 images of iBims-1, 480x640, with laser scans: uint16 PNG, 50/65535 m, 0 = none.
 
-    Koch et al. 2018 (arXiv 1805.01328). A pixel counts where both masks are set: `mask_invalid` is 0 on
-    missing depth, `mask_transp` on glass and the like, which the laser went through.
+    Koch et al. 2018 (arXiv 1805.01328). A pixel is valid where both masks are set. `mask_invalid` is 0 on
+    missing depth, `mask_transp` on glass and the like, through which the laser goes.
 
     Args:
         root: holds ibims1_core_raw/, or is it.

@@ -13,8 +13,7 @@ from depthany.data.pairs import Pair
 class BlendedMVS(LayoutDepth):
     """`<scene>/blended_images/%08d.jpg` with `<scene>/rendered_depth_maps/%08d.pfm`, however deep.
 
-    Depth is in units of the scene's own reconstruction, not in metres; 0 is invalid. Rows of a PFM are stored
-    from the bottom up.
+    Depth is in units of the reconstruction of the scene, not in metres; 0 is invalid.
 
     Args:
         root: folder of the scenes.

@@ -27,12 +27,11 @@ class DIML(LayoutDepth):
     """Indoor `.../color/NAME_c.png` with `depth_filled/NAME_depth_filled.png`, outdoor `.../outleft/NAME.png`
     with `depthmap/NAME.png`; 16-bit depth in millimetres, 0 = unknown.
 
-    Each part has its own range of valid depth: up to 10 m indoors, 2 to 80 m outdoors. `min_depth` and
-    `max_depth` narrow both.
+    Valid depth is up to 10 m indoors, and 2 to 80 m outdoors. `min_depth` and `max_depth` narrow both ranges.
 
     Args:
         root: folder that holds one or both parts, however deep.
-        parts: which of `indoor` and `outdoor` are read.
+        parts: `indoor`, `outdoor` or both.
         common: see `PairedDepth`.
     """
 

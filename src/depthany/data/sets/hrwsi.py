@@ -18,8 +18,8 @@ SPLITS = ("train", "val")
 class HRWSI(LayoutDepth):
     """`<split>/imgs/NAME.jpg` with `<split>/gts/NAME.png` and `<split>/valid_masks/NAME.png`.
 
-    The 8-bit numbers are disparity of unknown scale and shift: there is no baseline or focal length
-    (HR-WSI#15), so no metres. A pixel is valid where the mask is 255; nothing says that sky is 0 there.
+    The 8-bit numbers are disparity of unknown scale and shift: baseline and focal length are not published
+    (HR-WSI#15). A pixel is valid where the mask is 255. The data set does not mark sky.
 
     Args:
         root: folder that holds `train` and `val`.
