@@ -42,7 +42,7 @@ class Finding:
     mode: Pillow's name of the stored colour mode (RGB, L, CMYK); None if the data set holds pixels.
     valid: share of pixels that are valid or sky; None if there are no labels, or they cannot be read.
     sky: share of sky; None as `valid`.
-    invalid: share of the other pixels by reason (INVALID), if the data set tells.
+    invalid: share of the other pixels by reason (INVALID), if known.
     """
 
     name: str

@@ -26,7 +26,7 @@ class NYUv2(PairedDepth):
     test frames alone as `test/<scene>/{rgb,depth,filled}_NNNN.png` (Marigold's evaluation data).
 
     The .mat is of MATLAB's format 7.3, which is HDF5. HDF5 shows MATLAB's axes in reverse, images [n 3 w h]
-    and depths [n w h]. The PNGs hold millimetres in 16 bits. Both give the same names, such as
+    and depths [n w h]. The PNGs hold millimetres in 16 bits. Both have the same names, such as
     `kitchen_0004/rgb_0001`; the number counts the frames of the .mat from 1.
 
     Args:
