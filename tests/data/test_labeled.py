@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthany.data.images import decode_image
 from depthany.data.labeled import FolderDepth
 from depthany.data.unlabeled import FolderImages
 
@@ -90,4 +91,6 @@ def test_plain_images_are_found_in_fixed_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (5, 4), (i, 0, 0)).save(tmp_path / name)
     images = FolderImages(str(tmp_path))
-    assert [int(images.read(i)[0, 0, 0]) for i in range(len(images))] == [1, 0, 2]
+    assert [
+        int(decode_image(images.stored_image(i), images.name(i))[0, 0, 0]) for i in range(len(images))
+    ] == [1, 0, 2]

@@ -83,8 +83,6 @@ class UnlabeledSet(Protocol):
         """Returns a hash that changes with the images of the set or their order."""
 
     def stored_image(self, index: int) -> bytes | NDArray[np.uint8]: ...
-    def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]:
-        """Returns the image, [h w 3] uint8 RGB."""
 
 
 class NoValidPixel(ValueError):

@@ -10,7 +10,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from depthany.data.folders import list_files
-from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
+from depthany.data.images import IMAGE_SUFFIXES, read_bytes
 from depthany.data.indexed.archives import OpenFiles, read_lmdb
 from depthany.data.indexed.build_index import build_index
 from depthany.data.indexed.index_file import KINDS, WHOLE_FILE, Index
@@ -50,12 +50,6 @@ class FolderImages:
     def stored_image(self, index: int) -> bytes:
         """Returns the content of image file `index`."""
         return read_bytes(self.paths[index])
-
-    def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]:
-        """Returns image `index` as [h w 3] uint8 RGB. Raises ValueError, which names the file, if
-        unusable.
-        """
-        return decode_image(self.stored_image(index), self.name(index), convert_images)
 
 
 class IndexedImages:
@@ -132,12 +126,6 @@ class IndexedImages:
         if size == WHOLE_FILE:
             return read_bytes(Path(self._shard(shard), os.fsdecode(self.index.entry_name(index))))
         return self._files.read(self._shard(shard), offset, size)
-
-    def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]:
-        """Returns image `index` as [h w 3] uint8 RGB. Raises ValueError, which names the image, if
-        unusable.
-        """
-        return decode_image(self.stored_image(index), self.name(index), convert_images)
 
     def _shard(self, shard: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.index.shard_name(shard)))
