@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from depthany.data.batch import Batch
-from depthany.data.perturb import Perturb, cutmix_boxes
+from depthany.data.perturb import Perturb
+from depthany.data.perturb_ops import cutmix_boxes
 from depthany.losses.affine_invariant import affine_invariant_loss, cutmix_affine_invariant_loss
 from depthany.losses.features import feature_alignment_loss
 from depthany.models.files.huggingface import save_huggingface

@@ -7,9 +7,8 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from depthany.data.perturb import (
-    Perturb,
-    Share,
+from depthany.data.perturb import Perturb, Share
+from depthany.data.perturb_ops import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
