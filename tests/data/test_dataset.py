@@ -15,6 +15,7 @@ from depthany.data.dataset import TrainingSet
 from depthany.data.labeled import FolderDepth
 from depthany.data.left_out import ImageIssue, ImageReport, summary
 from depthany.data.loading.loader import read_batches
+from depthany.data.perturb import Perturb
 from depthany.data.sampler import Draw, MixedBatches
 from depthany.data.unlabeled import FolderImages
 from depthany.system.distributed import ALONE
@@ -24,9 +25,9 @@ from depthany.training.parallel import shared_count
 SIZE = 28
 
 
-def training_set(world, **options) -> TrainingSet:
+def training_set(world, crop_size: int | list[int] = SIZE, **options) -> TrainingSet:
     labeled = [FolderDepth(str(world.root / "labeled")), FolderDepth(str(world.root / "val"))]
-    return TrainingSet(labeled, [FolderImages(str(world.root / "unlabeled"))], SIZE, **options)
+    return TrainingSet(labeled, [FolderImages(str(world.root / "unlabeled"))], crop_size, **options)
 
 
 def read(dataset: TrainingSet, tmp_path: Path, workers: int = 0) -> list[Batch]:
@@ -117,6 +118,18 @@ def test_batch_of_crops_that_are_not_square(tiny_world, decode: str) -> None:
     assert batch.unlabeled_image.shape == (6, 3, 14, 42)
     assert batch.target.shape == batch.mask.shape == (4, 14, 42)
     assert batch.target[batch.mask].max() <= 1
+
+
+def test_crops_that_are_not_square_are_read_and_perturbed(tiny_world, tmp_path: Path) -> None:
+    alone, together = (read(training_set(tiny_world, [14, 42]), tmp_path, workers) for workers in (0, 2))
+    assert all(equal(a, b) for a, b in zip(alone, together, strict=True))
+    batch, generator = alone[0], torch.Generator().manual_seed(0)
+    image = Perturb().colour(batch.unlabeled_image, generator, batch.share)
+    target = torch.rand(2, 14, 42)
+    mixed = Perturb(cutmix_p=1.0).cutmix(image, target, target > 0, generator, batch.share)
+    assert [tuple(part.shape) for part in mixed] == [(2, 3, 14, 42), *3 * [(2, 14, 42)]]
+    box = mixed[3]
+    assert box.any() and torch.equal(mixed[1], torch.where(box, target.flip(0), target))
 
 
 def test_loader_processes_do_not_change_batches(tiny_world, tmp_path: Path) -> None:
