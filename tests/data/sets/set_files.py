@@ -9,6 +9,7 @@ import OpenEXR
 import scipy.io
 from PIL import Image
 
+from benchmark_trees import write_scenes
 from depthany.data.labeled import PairedDepth
 
 
@@ -109,6 +110,7 @@ def _nyuv2(root: Path) -> None:
     with h5py.File(root / "nyu_depth_v2_labeled.mat", "w", userblock_size=512) as file:
         file["images"] = np.full((1, 3, 3, 2), 90, np.uint8)
         file["depths"] = file["rawDepths"] = np.asarray([DEPTH_M], np.float32).transpose(0, 2, 1)
+        write_scenes(file, ["kitchen_0004"])
     scipy.io.savemat(root / "splits.mat", {"trainNdxs": [[1]], "testNdxs": [[1]]})
 
 
