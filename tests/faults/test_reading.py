@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from depthany.data.dataset import FileKind
+from depthany.data.loading.watch import CurrentReads
+
 # 24 micro-batches, two to a step. A loader process reads four of them ahead.
 SETTINGS = ("accumulate=2", "steps=12", "save_every=2", "eval_every=0", "data.read_timeout=1.5")
 # For `before`: something happens as the optimizer begins its third step, when a checkpoint has been written.
