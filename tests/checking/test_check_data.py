@@ -33,20 +33,20 @@ def test_report_by_hand(check, tmp_path: Path) -> None:
     write(tmp_path / "mine", "b", np.array([[1000, 1000], [3000, 65000]], np.uint16))
     ended = check("data.labeled.mine.sky_value=65535", "data.labeled.mine.max_depth=50")
     assert ended.code == 0, ended.err
-    told = ended.report["sets"]["labeled.mine"]
-    assert (told["found"], told["checked"], told["problems"]) == (2, 2, {})
-    assert told["valid_share"] == {
+    report = ended.report["sets"]["labeled.mine"]
+    assert (report["found"], report["checked"], report["problems"]) == (2, 2, {})
+    assert report["valid_share"] == {
         "images": 2,
         "mean": (5 / 8 + 3 / 4) / 2,
         "min": 5 / 8,
         "below_threshold": 0,
     }
-    assert told["sky_share"] == 1 / 16
-    assert told["without_depth"] == {
+    assert report["sky_share"] == 1 / 16
+    assert report["without_depth"] == {
         "zero": {"share": 3 / 16, "images": 1, "first": ["a"]},
         "too far": {"share": 1 / 8, "images": 1, "first": ["b"]},
     }
-    depth = told["depth"]  # 1 1 1 2 3 4 8
+    depth = report["depth"]  # 1 1 1 2 3 4 8
     assert (depth["unit"], depth["pixels"], depth["min"], depth["max"]) == ("m", 7, 1.0, 8.0)
     expected = {"1": 1, "5": 1, "25": 1, "50": 2, "75": 4, "95": 8, "99": 8}
     assert depth["percentiles"] == pytest.approx(expected, rel=1e-3)
@@ -56,7 +56,7 @@ def test_report_by_hand(check, tmp_path: Path) -> None:
         (4, 8, 1),
         (8, 16, 1),
     ]
-    assert told["sizes"] == {"min": [2, 2], "median": [2, 2], "max": [4, 2], "distinct": 2}
+    assert report["sizes"] == {"min": [2, 2], "median": [2, 2], "max": [4, 2], "distinct": 2}
 
 
 class InDisparity(FolderDepth):
@@ -68,13 +68,13 @@ class InDisparity(FolderDepth):
 def test_measured_disparity_0_is_not_sky(check, tmp_path: Path) -> None:
     write(tmp_path / "mine", "a", np.array([[0, 0.5, 0.75, 100], [np.nan, -1, 3, 3]], np.float32))
     target = "data.labeled.mine._target_=test_check_data.InDisparity"
-    told = check(target, "data.labeled.mine.depth_scale=1").report["sets"]["labeled.mine"]
-    assert (told["valid_share"]["mean"], told["sky_share"]) == (6 / 8, 0)
-    assert {name: each["share"] for name, each in told["without_depth"].items()} == {
+    report = check(target, "data.labeled.mine.depth_scale=1").report["sets"]["labeled.mine"]
+    assert (report["valid_share"]["mean"], report["sky_share"]) == (6 / 8, 0)
+    assert {name: each["share"] for name, each in report["without_depth"].items()} == {
         "not finite": 1 / 8,
         "negative": 1 / 8,
     }
-    depth = told["depth"]
+    depth = report["depth"]
     assert (depth["unit"], depth["pixels"], depth["zeros"]) == ("disparity", 6, 1)
     assert (depth["min"], depth["max"]) == (0, 100), "metres have no say here"
     assert [each["pixels"] for each in depth["histogram"]] == [2, 0, 2, 0, 0, 0, 0, 1]
@@ -92,9 +92,9 @@ def test_every_planted_defect_is_named(check, tmp_path: Path) -> None:
         assert found_level == level and reason in found_reason
         assert f"{tmp_path / 'mine' / name}: " in ended.out
     assert not found, "nothing else is wrong"
-    told = ended.report["sets"]["labeled.mine"]
-    assert (told["found"], told["checked"], told["wrong"]) == (16, 16, True)
-    assert told["problems"] == {
+    report = ended.report["sets"]["labeled.mine"]
+    assert (report["found"], report["checked"], report["wrong"]) == (16, 16, True)
+    assert report["problems"] == {
         "no partner": 2,
         "unreadable image": 3,
         "unreadable depth": 2,
@@ -105,10 +105,10 @@ def test_every_planted_defect_is_named(check, tmp_path: Path) -> None:
         "few valid pixels": 1,
         "blank image": 1,
     }
-    assert told["without_partner"] == ["depth/orphan", "images/alone"]
-    assert told["without_depth"]["not finite"]["first"] == ["nan"]
-    assert told["without_depth"]["negative"]["images"] == 2
-    assert told["reasons"]["unreadable image"]["the file is empty (0 bytes)"] == 1
+    assert report["without_partner"] == ["depth/orphan", "images/alone"]
+    assert report["without_depth"]["not finite"]["first"] == ["nan"]
+    assert report["without_depth"]["negative"]["images"] == 2
+    assert report["reasons"]["unreadable image"]["the file is empty (0 bytes)"] == 1
 
 
 def test_missing_root_does_not_stop_other_sets(check, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_missing_root_does_not_stop_other_sets(check, tmp_path: Path) -> None:
     assert "error: val.mine: /no/such: no such folder" in ended.out
     assert ended.problems[0][:4] == ["error", "val.mine", "cannot be opened", "/no/such"]
     sets = ended.report["sets"]
-    assert {name: told["checked"] for name, told in sets.items()} == {
+    assert {name: report["checked"] for name, report in sets.items()} == {
         "labeled.mine": 1,
         "val.mine": 0,
         "unlabeled.mine": 1,
@@ -158,9 +158,9 @@ def test_gray_image_is_unreadable_or_counted(check, tmp_path: Path) -> None:
     Image.fromarray(ramp).save(tmp_path / "mine/images/b.png")
     assert check().code == 1
     ended = check("data.convert_images=true")
-    told = ended.report["sets"]["labeled.mine"]
-    assert (ended.code, told["stored_as"]) == (0, {"L": 1, "RGB": 1})
-    assert told["gray_images"] == {"images": 1, "first": ["b"]}
+    report = ended.report["sets"]["labeled.mine"]
+    assert (ended.code, report["stored_as"]) == (0, {"L": 1, "RGB": 1})
+    assert report["gray_images"] == {"images": 1, "first": ["b"]}
     assert "converted to RGB: 1 L" in ended.out
 
 
@@ -213,7 +213,7 @@ def test_sample_has_no_problem(check, tmp_path: Path, monkeypatch: pytest.Monkey
     assert end.value.code == 0
     out = tmp_path / "outputs/check_data"
     sets = json.loads((out / "report.json").read_text())["sets"]
-    assert {name: told["checked"] for name, told in sets.items()} == {
+    assert {name: report["checked"] for name, report in sets.items()} == {
         "labeled.sample": 10,
         "val.labeled_rooms": 5,
         "val.labeled_streets": 5,
@@ -222,7 +222,9 @@ def test_sample_has_no_problem(check, tmp_path: Path, monkeypatch: pytest.Monkey
         "unlabeled.sample": 10,
     }
     assert sets["val.labeled_rooms"]["sky_share"] == 0 < sets["val.labeled_streets"]["sky_share"]
-    assert all(told["valid_share"]["mean"] == 1 for name, told in sets.items() if name != "unlabeled.sample")
+    assert all(
+        report["valid_share"]["mean"] == 1 for name, report in sets.items() if name != "unlabeled.sample"
+    )
     assert len(list(out.glob("contact_*.jpg"))) == 6
 
 

@@ -194,7 +194,7 @@ def grow_labeled(folder: Path) -> None:
 
 
 def damage_labeled(folder: Path) -> dict[str, str]:
-    """Make most of the labeled images unusable, each in its own way; gives the reasons."""
+    """Makes most of the labeled images unusable in different ways; returns the reasons."""
     images, depth = folder / "images", folder / "depth"
     (images / "room_0.png").write_bytes(b"")
     (images / "room_1.png").unlink()
@@ -274,7 +274,7 @@ def test_unknown_setting_of_decode_lists_the_choices() -> None:
 
 
 def write_strange(folder: Path) -> dict[str, tuple[str, str]]:
-    """Images as the web has them, each with what is done and the reason that it is counted by."""
+    """Writes images as the web has them; returns action and reason by name."""
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
     plain = Image.fromarray(pixels)

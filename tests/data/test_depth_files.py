@@ -166,7 +166,7 @@ def test_pfm_data_may_begin_with_white_space(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "header, told",
+    "header, message",
     [
         (b"PF\n3 2\n-1.0\n", "a PFM of three"),
         (b"P5\n3 2\n-1.0\n", "got b'P5'"),
@@ -177,9 +177,9 @@ def test_pfm_data_may_begin_with_white_space(tmp_path: Path) -> None:
         (b"", "incomplete"),
     ],
 )
-def test_pfm_with_a_wrong_header_is_refused(tmp_path: Path, header: bytes, told: str) -> None:
+def test_pfm_with_a_wrong_header_is_refused(tmp_path: Path, header: bytes, message: str) -> None:
     (tmp_path / "a.pfm").write_bytes(header + (PFM_ROWS.astype("<f4").tobytes() if len(header) > 9 else b""))
-    assert told in refused(read_pfm, tmp_path / "a.pfm")
+    assert message in refused(read_pfm, tmp_path / "a.pfm")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -222,7 +222,7 @@ def test_sintel_dpt_by_hand(tmp_path: Path) -> None:
 
 
 def test_raw_floats_must_fit_the_shape(tmp_path: Path) -> None:
-    path = tmp_path / "DSC_0286.JPG"  # ETH3D gives its raw depth the names of the photos
+    path = tmp_path / "DSC_0286.JPG"  # ETH3D names its raw depth as the photos
     path.write_bytes(FLOATS.astype("<f4").tobytes())
     assert read_raw_float(path, 2, 3).tolist() == FLOATS.tolist()
     assert "expected 20 bytes for 5x1 float32 numbers, got 24" in refused(read_raw_float, path, 1, 5)

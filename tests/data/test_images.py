@@ -139,10 +139,10 @@ def test_first_picture_of_an_mpo_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_image(stored, "a"), pillow(stored))
 
 
-@pytest.mark.parametrize("mode, told", [("L", "gray"), ("CMYK", "CMYK")])
-def test_gray_and_cmyk_jpegs_are_refused_or_converted(mode: str, told: str) -> None:
+@pytest.mark.parametrize("mode, message", [("L", "gray"), ("CMYK", "CMYK")])
+def test_gray_and_cmyk_jpegs_are_refused_or_converted(mode: str, message: str) -> None:
     file = io.BytesIO()
     Image.new(mode, (64, 64)).save(file, "JPEG")
-    with pytest.raises(ValueError, match=f"got {told}: .*convert_images=true"):
+    with pytest.raises(ValueError, match=f"got {message}: .*convert_images=true"):
         decode_photo(file.getvalue(), "a", min_hw=(16, 16))
     assert decode_photo(file.getvalue(), "a", convert=True, min_hw=(16, 16)).pixels.shape == (64, 64, 3)

@@ -50,16 +50,16 @@ def test_missing_listed_files_are_counted_and_ten_named(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, message",
     [
         ("", "the list names no pair"),
         ("images/0.png\n", "line 1: expected an image and its depth file, got 'images/0.png'"),
         ("a b\nonly\tone tab\nc\n", "line 3: expected an image and its depth file"),
     ],
 )
-def test_list_without_pairs_or_columns_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_list_without_pairs_or_columns_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         read_list(tmp_path / "list.txt")
     with pytest.raises(ValueError, match=r"none\.txt: cannot read the list of pairs: No such file"):
         read_list(tmp_path / "none.txt")

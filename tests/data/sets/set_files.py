@@ -50,7 +50,7 @@ def hdf5(path: Path, key: str, rows: object) -> None:
 
 
 def disparity(dataset: PairedDepth, index: int = 0) -> list[list[float | None]]:
-    """What `labels` gives, None where the mask is False."""
+    """The disparity of an image, None off the mask."""
     labels = dataset.labels(index)
     return [
         [round(float(value), 6) if known else None for value, known in zip(*row)]

@@ -1,4 +1,4 @@
-"""The leaves in configs/dataset and the mixtures of the papers: two paths in a config are enough to train."""
+"""The data sets in configs/dataset, and the mixtures of the papers."""
 
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def test_expected_counts_are_those_of_the_papers() -> None:
 
 
 class Sized(list):
-    """A set of so many images, which the paper counted as `expected`."""
+    """A data set of `found` images, of which the paper counted `expected`."""
 
     def __init__(self, found: int, expected: int | None) -> None:
         super().__init__(range(found))
