@@ -135,7 +135,7 @@ TEACHER_MISTAKES = {
     "optimizer.lrr=1": "did you mean optimizer.lr?",
     "data.labeled.mine.depth_scal=3": "did you mean data.labeled.mine.depth_scale?",
     "+foo=1": "Key 'foo' not in",
-    "model=vitx": "unknown model 'vitx'; choose from vitb, vitg, vitl, vits, vitt",
+    "model=vitx": "unknown model 'vitx'; choose from timm, vitb, vitg, vitl, vits, vitt",
     "stage=pupil": "unknown stage 'pupil'; choose from student, teacher",
     "experiment=v9": "unknown experiment 'v9'; choose from none, sample",
     "optimizer.lr=fast": "optimizer.lr: Value 'fast'",
@@ -243,7 +243,7 @@ def test_help_shows_the_groups_the_settings_and_the_commands(start_elsewhere, tm
     assert ended.code == 0
     for part in (
         "stage: student, teacher",
-        "model: vitb, vitg, vitl, vits, vitt",
+        "model: timm, vitb, vitg, vitl, vits, vitt",
         "stage=student",
         "crop_size: ",
     ):
