@@ -110,7 +110,7 @@ TEACHER_MISTAKES = {
     "data.labeled.mine.depth_scal=3": "did you mean data.labeled.mine.depth_scale?",
     "+foo=1": "unknown setting 'foo'; --help lists all",
     "model.encoder.siz=vits": "unknown setting 'model.encoder.siz'; did you mean model.encoder.size?",
-    "model=vitx": "unknown model 'vitx'; choose from vitb, vitg, vitl, vits, vitt",
+    "model=vitx": "unknown model 'vitx'; choose from timm, vitb, vitg, vitl, vits, vitt",
     "stage=pupil": "unknown stage 'pupil'; choose from student, teacher",
     "experiment=v9": "unknown experiment 'v9'; choose from none, sample",
     "optimizer.lr=fast": "optimizer.lr: Value 'fast'",
@@ -223,7 +223,7 @@ def test_help_shows_groups_settings_and_commands(start_elsewhere, tmp_path: Path
     assert ended.code == 0
     for part in (
         "stage: student, teacher",
-        "model: vitb, vitg, vitl, vits, vitt",
+        "model: timm, vitb, vitg, vitl, vits, vitt",
         "stage=student",
         "crop_size: ",
     ):
