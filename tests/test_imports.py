@@ -22,7 +22,13 @@ BELOW = {  # room -> the rooms that it may import, besides itself
         *("evaluation", "inference", "models", "data", "losses", "metrics", "display", "system", "config")
     },
 }
-SEE_THE_CONFIGURATION = {"config/entry", "training/build", "training/checks", "evaluation/protocol_files"}
+SEE_THE_CONFIGURATION = {
+    "config/entry",
+    "config/checker",
+    "training/build",
+    "training/checks",
+    "evaluation/protocol_files",
+}
 
 
 def imported(path: Path) -> set[str]:

@@ -5,27 +5,33 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
-from depthany.config.entry import require, run_entry, typed
-from depthany.config.schema import AppSettings
-from depthany.models.fast import prepare_for_inference
-from depthany.models.files.loading import load_model
-from depthany.system.device import choose_amp, choose_device, keep_freed_memory
+from depthany.config.checker import check_settings
+from depthany.config.entry import run_entry
+from depthany.config.schema import CheckpointSettings, ComputeSettings
+from depthany.inference.ready_model import load_ready_model
+from depthany.system.device import prepare_compute
+from depthany.system.rules import setting
+
+
+@dataclass
+class AppSettings(CheckpointSettings, ComputeSettings):
+    """configs/app.yaml."""
+
+    input_size: int | None = None  # its bounds depend on the model
+    host: str = setting()
+    port: int | None = setting(None, least=1, most=65535)
+    max_upload_mb: float = setting(above=0)
+    max_megapixels: float = setting(above=0)
 
 
 def check(cfg: DictConfig) -> DictConfig:
-    """The configuration with its types checked; finds what the user can mend before a model is loaded."""
-    cfg = typed(cfg, AppSettings)
-    require(cfg)
-    for key in ("threads", "max_upload_mb", "max_megapixels"):
-        if cfg[key] is not None and cfg[key] <= 0:
-            raise ValueError(f"{key}={cfg[key]}: expected more than 0")
-    if cfg.port is not None and not 0 < cfg.port < 65536:
-        raise ValueError(f"port={cfg.port}: expected 1 to 65535")
+    """Returns the configuration with the types of `AppSettings`; refuses to start without the packages."""
+    cfg = check_settings(cfg, AppSettings)
     for module in ("gradio", "trimesh"):
         if not importlib.util.find_spec(module):
             raise ValueError(f"the package {module} is missing: pip install -e '.[app]'")
@@ -33,18 +39,14 @@ def check(cfg: DictConfig) -> DictConfig:
 
 
 def start(cfg: DictConfig) -> Any:
-    """Load the model and serve the page; gives the running `gradio.Blocks`.
+    """Loads the model, serves the page and returns the running `gradio.Blocks`.
 
     Raises:
-        ValueError, OSError: a setting cannot be, the checkpoint cannot be loaded, or the port is taken.
+        ValueError, OSError: a setting cannot be used, the checkpoint cannot be loaded, or the port is taken.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-    device = choose_device(cfg.device)
-    dtype = choose_amp(cfg.precision, device) or torch.float32
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
-    keep_freed_memory()
-    model = prepare_for_inference(load_model(cfg.checkpoint, device, cfg.taps, cfg.max_depth), dtype)
+    compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
+    model = load_ready_model(cfg.checkpoint, compute, cfg.taps, cfg.max_depth).model
     if cfg.input_size is not None:
         model.preprocessing.require_input_size(cfg.input_size)
 
@@ -70,7 +72,7 @@ def main() -> None:
 
 
 def run(cfg: DictConfig) -> int:
-    """Serve the page until Ctrl-C; the exit code."""
+    """Serves the page until Ctrl-C; returns the exit code."""
     cfg = check(cfg)
     page = start(cfg)
     print(f"open {page.local_url} in a browser; Ctrl-C ends it", flush=True)

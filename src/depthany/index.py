@@ -2,12 +2,24 @@
 
 import logging
 import sys
+from dataclasses import dataclass, field
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from depthany.config.entry import require, require_least, run_entry, typed
-from depthany.config.schema import IndexSettings
+from depthany.config.checker import check_settings
+from depthany.config.entry import run_entry
+from depthany.config.schema import CommandSettings
+from depthany.data.mixture import DataSettings
+from depthany.system.rules import setting
+
+
+@dataclass
+class IndexSettings(CommandSettings):
+    """configs/index.yaml."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    workers: int | None = setting(None, least=1)
 
 
 def main() -> None:
@@ -16,11 +28,9 @@ def main() -> None:
 
 
 def run(cfg: DictConfig) -> int:
-    """Build or update the index of every set that has one; the exit code."""
+    """Builds or updates the index of every set that has one; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cfg = typed(cfg, IndexSettings)
-    require_least(cfg, {"workers": 1})
-    require(cfg, ignore=("data.labeled", "data.val"))
+    cfg = check_settings(cfg, IndexSettings, optional=("data.labeled", "data.val"))
     large = {
         name: entry
         for name, entry in cfg.data.unlabeled.items()

@@ -1,48 +1,70 @@
-"""Predict the depth of photos and videos: `python -m depthany.predict checkpoint=... images=...`."""
+"""Predicts the depth of photos and videos: `python -m depthany.predict checkpoint=... images=...`."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
-import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
-from depthany import load_model
-from depthany.config.entry import require, require_least, run_entry, typed
-from depthany.config.schema import PredictSettings
+from depthany.config.checker import check_settings
+from depthany.config.entry import run_entry
+from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.display.progress import Bar
 from depthany.inference.outputs import FORMATS, OutputSettings, check_formats
 from depthany.inference.photos import PhotoJob, predict_photos
 from depthany.inference.prediction_counts import PredictionCounts
 from depthany.inference.predictor import Predictor
+from depthany.inference.ready_model import load_ready_model
 from depthany.inference.sources import Source, find_sources
 from depthany.inference.video_in import UnreadableVideo, probe_video
 from depthany.inference.video_out import VIDEO_ENDINGS, VIDEO_SCALES, predict_video
-from depthany.models.fast import prepare_for_inference
 from depthany.models.model import DenseModel
-from depthany.system.device import choose_amp, choose_device, keep_freed_memory
+from depthany.system.device import Compute, prepare_compute
 from depthany.system.files import require_writable
+from depthany.system.rules import setting, split_words
+
+
+@dataclass
+class PredictSettings(CheckpointSettings, BatchSettings):
+    """configs/predict.yaml."""
+
+    images: str = setting()
+    out: str = setting()
+    overwrite: bool = setting()
+    save: Any = setting(choices=FORMATS, words=True)
+    colormap: str = setting(choices=COLOUR_MAPS)
+    video_scale: str = setting(choices=VIDEO_SCALES)
+    input_size: int | None = None  # its bounds depend on the model
+    flip: bool = setting()
+    scales: list[float] = setting(above=0)
+    near_m: float | None = setting(None, above=0)
+    far_m: float | None = setting(None, above=0)
+    focal_px: float | None = setting(None, above=0)
+    fov_deg: float = setting(above=0, below=180)
+
+    def __post_init__(self) -> None:
+        if not self.scales:
+            raise ValueError("scales=[]: expected factors on input_size, such as [1.0, 1.5]")
+        if (self.near_m is None) != (self.far_m is None):
+            raise ValueError(f"near_m={self.near_m} far_m={self.far_m}: give both or none, in metres")
+        if self.near_m is not None and self.far_m is not None and self.near_m >= self.far_m:
+            raise ValueError(f"near_m={self.near_m} far_m={self.far_m}: expected near_m < far_m")
 
 
 def run(cfg: DictConfig) -> int:
     """Predicts everything that `cfg.images` names; returns the exit code."""
-    cfg = check(cfg)
-    out, save = Path(cfg.out), formats(cfg.save)
+    cfg = check_settings(cfg, PredictSettings)
+    out, save = Path(cfg.out), formats(cfg)
     sources = find_sources(cfg.images, out)
     check_videos(sources, save)
     require_writable(out)
-    device = choose_device(cfg.device)
-    dtype = choose_amp(cfg.precision, device) or torch.float32
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
-    cv2.setNumThreads(1)  # images are read in threads of ours; more would take the cores from the model
-    keep_freed_memory()
-
-    model = prepare_for_inference(load_model(cfg.checkpoint, device, cfg.taps, cfg.max_depth), dtype)
+    compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
+    model = load_ready_model(cfg.checkpoint, compute, cfg.taps, cfg.max_depth).model
     predictor, settings = build_predictor(cfg, model), build_settings(cfg, model)
     check_formats(save, settings)
-    print(describe(cfg, predictor, len(sources), device), flush=True)
+    print(describe(cfg, predictor, len(sources), compute), flush=True)
     counts = PredictionCounts()
     try:
         run_photos([source for source in sources if not source.is_video], predictor, settings, cfg, counts)
@@ -62,7 +84,7 @@ def run_photos(
     counts: PredictionCounts,
 ) -> None:
     """Predicts the photos whose results do not exist yet."""
-    endings = {name: FORMATS[name][0] for name in formats(cfg.save)}
+    endings = {name: FORMATS[name][0] for name in formats(cfg)}
     jobs = [PhotoJob(each.path, each.targets(endings, Path(cfg.out), cfg.overwrite)) for each in sources]
     wanted = [job for job in jobs if job.targets]
     counts.existing += [job.path for job in jobs if not job.targets]
@@ -79,7 +101,7 @@ def run_video(
     counts: PredictionCounts,
 ) -> None:
     """Predicts a video, unless its results exist."""
-    endings = {name: VIDEO_ENDINGS[name] for name in formats(cfg.save)}
+    endings = {name: VIDEO_ENDINGS[name] for name in formats(cfg)}
     targets = source.targets(endings, Path(cfg.out), cfg.overwrite)
     if not targets:
         counts.existing.append(source.path)
@@ -95,52 +117,18 @@ def run_video(
         counts.done.append(source.path)
 
 
-def check(cfg: DictConfig) -> DictConfig:
-    """The configuration with its types checked.
-
-    Raises:
-        ValueError: (or one of OmegaConf's errors) a setting has a wrong type, no value, or a value that
-            cannot be.
-    """
-    cfg = typed(cfg, PredictSettings)
-    require(cfg)
-    require_least(cfg, {"batch_size": 1, "workers": 1, "threads": 1})
-    for key, choices in {"colormap": COLOUR_MAPS, "video_scale": VIDEO_SCALES}.items():
-        if cfg[key] not in choices:
-            raise ValueError(f"unknown {key} {cfg[key]!r}; choose from {', '.join(choices)}")
-    if not cfg.scales or min(cfg.scales) <= 0:
-        raise ValueError(f"scales={cfg.scales}: expected factors above 0, such as [1.0, 1.5]")
-    if (cfg.near_m is None) != (cfg.far_m is None):
-        raise ValueError(f"near_m={cfg.near_m} far_m={cfg.far_m}: give both or none, in metres")
-    if cfg.near_m is not None and not 0 < cfg.near_m < cfg.far_m:
-        raise ValueError(f"near_m={cfg.near_m} far_m={cfg.far_m}: expected 0 < near_m < far_m")
-    if cfg.focal_px is not None and cfg.focal_px <= 0:
-        raise ValueError(f"focal_px={cfg.focal_px}: expected pixels above 0")
-    if not 0 < cfg.fov_deg < 180:
-        raise ValueError(f"fov_deg={cfg.fov_deg}: expected degrees between 0 and 180")
-    formats(cfg.save)
-    return cfg
-
-
-def formats(save: object) -> tuple[str, ...]:
-    """Returns the formats in `color,npy` or in a list, without repetitions."""
-    words = save.split(",") if isinstance(save, str) else save if isinstance(save, ListConfig) else []
-    names = tuple(dict.fromkeys(str(word).strip() for word in words))
-    for name in names:
-        if name not in FORMATS:
-            raise ValueError(f"unknown format {name!r} in save; choose from {', '.join(FORMATS)}")
-    if not names:
-        raise ValueError(f"save={save}: expected one or more of {', '.join(FORMATS)}")
-    return names
+def formats(cfg: DictConfig) -> tuple[str, ...]:
+    """Returns the file formats to write, without repetitions."""
+    return tuple(dict.fromkeys(split_words("save", cfg.save)))
 
 
 def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
-    """Raises a `ValueError` if there is a video, and a format that a video cannot be saved in."""
+    """Raises ValueError if a video cannot be saved in one of the formats."""
     others = [name for name in save if name not in VIDEO_ENDINGS]
     videos = [source for source in sources if source.is_video]
     if others and videos:
         raise ValueError(
-            f"save={','.join(others)}: of a video only {' and '.join(VIDEO_ENDINGS)} can be saved, and "
+            f"save={','.join(others)}: a video can be saved as {' and '.join(VIDEO_ENDINGS)} only, and "
             f"{videos[0].path} is one"
         )
 
@@ -157,14 +145,12 @@ def build_settings(cfg: DictConfig, model: DenseModel) -> OutputSettings:
     return OutputSettings(model.quantity, cfg.colormap, range_m, cfg.focal_px, cfg.fov_deg)
 
 
-def describe(cfg: DictConfig, predictor: Predictor, count: int, device: torch.device) -> str:
-    """Returns one line about the work that begins."""
-    model = predictor.model
-    number_format = str(next(model.parameters()).dtype).removeprefix("torch.")
-    files = f"{count} {'file' if count == 1 else 'files'}"
+def describe(cfg: DictConfig, predictor: Predictor, count: int, compute: Compute) -> str:
+    """Returns one line on what the command is going to do."""
+    model, files = predictor.model, f"{count} {'file' if count == 1 else 'files'}"
     return (
         f"{model.encoder.label} ({model.quantity.describe()}) at input_size={predictor.input_size} "
-        f"on {files}, {device.type} in {number_format}, colours of {cfg.colormap}"
+        f"on {files}, {compute.describe()}, colours of {cfg.colormap}"
     )
 
 

@@ -21,8 +21,8 @@ from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.models.files.loading import load_model
 from depthany.models.model import DenseModel, save_model
-from depthany.system.device import choose_amp, choose_device, keep_freed_memory
-from depthany.system.distributed import Processes, joined, launched
+from depthany.system.device import Compute, prepare_compute
+from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import write_atomically
 from depthany.training import build
 from depthany.training import run_dir as runs
@@ -42,27 +42,24 @@ def main() -> None:
 
 
 def run(cfg: DictConfig) -> int:
-    """Make the parts of a run, train, score and save; the exit code."""
-    processes = launched()
+    """Builds the parts of a run, trains, scores and saves; returns the exit code."""
+    processes = launched_processes()
     logging.basicConfig(level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s")
     cfg = check(cfg)
     check_processes(cfg, processes)
-    device = choose_device(cfg.device, processes.local_rank if processes.size > 1 else None)
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
-    keep_freed_memory()
-    with joined(processes, device):
+    compute = prepare_compute(cfg.device, cfg.precision, cfg.threads, processes)
+    with process_group(processes, compute.device):
         if processes.from_main(runs.is_finished(Path(cfg.run_dir)) and not cfg.overwrite):
             if processes.is_main:
                 print(f"{cfg.run_dir} holds a finished run: pass overwrite=true or another run_dir=...")
             return 0
-        run_together(cfg, processes, device)
+        run_together(cfg, processes, compute)
     return 0
 
 
-def run_together(cfg: DictConfig, processes: Processes, device: torch.device) -> None:
-    """`run` in each of its processes, once they have met."""
-    run_dir, amp = Path(cfg.run_dir), choose_amp(cfg.precision, device)
+def run_together(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
+    """Runs the training in every process of the group."""
+    run_dir, device, amp = Path(cfg.run_dir), compute.device, compute.amp
     online = cfg.pseudo_labels == ONLINE
     teacher = (
         load_model(cfg.stage.teacher, device if online else "cpu") if cfg.stage.name == "student" else None

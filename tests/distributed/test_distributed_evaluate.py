@@ -129,12 +129,12 @@ def test_unreadable_image_ends_both_processes(garden: Path, torchrun: Callable, 
 VALIDATE = """
 import json, sys, torch
 from depthany.data.labeled import FolderDepth
-from depthany.system.distributed import joined, launched
+from depthany.system.distributed import process_group, launched_processes
 from depthany.models.files.loading import load_model
 from depthany.training.validation import evaluate
 model, root, out = sys.argv[1:]
 torch.set_num_threads(1)
-with joined(launched(), torch.device("cpu")) as processes:
+with process_group(launched_processes(), torch.device("cpu")) as processes:
     sets = {"mine": FolderDepth(root)}
     scores = evaluate(load_model(model), sets, 28, torch.device("cpu"), batch_size=2, processes=processes)
 with open(f"{out}/{processes.rank}", "w") as file:

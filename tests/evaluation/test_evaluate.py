@@ -15,8 +15,9 @@ from PIL import Image
 
 from depthany.config.entry import run_entry
 from depthany.data.labeled import FolderDepth
-from depthany.evaluate import ALIASES, LITERAL, labels_of, run
+from depthany.evaluate import ALIASES, LITERAL, run
 from depthany.evaluation import run as loop
+from depthany.evaluation.open_predictors import labels_of
 from depthany.evaluation.protocol_files import protocol_names
 from depthany.models.files.loading import load_model
 from depthany.models.model import depth_anything, save_model
@@ -148,7 +149,7 @@ def test_exact_prediction_files_score_zero(garden: Path, start: Callable, tmp_pa
     assert "1 without prediction, left out: 5" in out
     code, _, err = start(*words)
     assert (code, err.count("\n")) == (2, 1)
-    assert "say what they are, quantity=disparity" in err
+    assert "is a folder of predictions: pass quantity=disparity" in err
 
 
 def test_limit_is_partial_and_override_is_changed(
@@ -241,6 +242,11 @@ def break_image(garden: Path) -> list[str]:
         (lambda _: ["protocol=mine.yaml"], r"protocol=mine\.yaml: no such file"),
         (lambda _: ["roots.mine=null"], r"protocol folder: its data is not there: pass roots\.mine="),
         (lambda _: ["override.align=magic"], "unknown align 'magic'; choose from least_squares"),
+        (lambda _: ["override.count=few"], "override.count: Value 'few'"),
+        (lambda _: ["+override.foo=1"], "override.foo: Key 'foo' not in"),
+        (lambda _: ["protocol=folder,folder"], "protocols=folder,folder: folder is given twice"),
+        (lambda _: ["stored_per_unit=0"], "stored_per_unit=0.0: expected more than 0"),
+        (lambda _: ["quantity=depths"], "unknown quantity 'depths'; choose from disparity, depth"),
         (lambda _: ["override.crop=eigen_nyu"], "crop eigen_nyu is of 640x480 maps, this one is 40x30"),
         (lambda _: ["checkpoint=nowhere"], "nowhere does not exist"),
         (lambda _: ["quantity=disparity"], "no checkpoint is one"),

@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 import benchmark_trees as trees
 from depthany.config.entry import config_dir
-from depthany.config.schema import ProtocolSettings
 from depthany.evaluation.protocol import Protocol
+from depthany.evaluation.protocol_files import ProtocolFile
 from depthany.evaluation.score import score_together, select
 from depthany.metrics.crops import INPUT_CROPS
 
@@ -121,7 +121,7 @@ def test_the_range_of_the_reader_cuts_nothing_that_the_protocol_counts(stem: str
 def build(stem: str, root: Path, size: tuple[int, int] | None = None):
     """The protocol and its data set on a tiny tree, with the types that `depthany.evaluate` checks."""
     TREES[_root_of(PROTOCOLS[stem])](root, **({} if size is None else {"size": size}))
-    settings = OmegaConf.merge(OmegaConf.structured(ProtocolSettings), PROTOCOLS[stem])
+    settings = OmegaConf.merge(OmegaConf.structured(ProtocolFile), PROTOCOLS[stem])
     roots = {name: str(root) for name in TREES}
     plain = OmegaConf.to_container(OmegaConf.create({"roots": roots, "protocol": settings}), resolve=True)
     assert isinstance(plain, dict)

@@ -112,9 +112,12 @@ def test_the_interval_of_a_paired_difference_forgets_how_hard_the_images_are():
     "settings, message",
     [
         ({"align": "magic"}, "unknown align 'magic'; choose from least_squares, median"),
-        ({"min_depth": 5, "max_depth": 2}, "expected 0 < min_depth < max_depth"),
-        ({"clip_prediction": (3, 1)}, "0 < nearest < farthest"),
-        ({"max_depth": None}, "say clip_prediction"),
+        (
+            {"min_depth": 5, "max_depth": 2},
+            "protocol p: min_depth=5 and max_depth=2: expected min_depth < max_depth",
+        ),
+        ({"clip_prediction": (3, 1)}, "nearest < farthest"),
+        ({"max_depth": None}, "clip_prediction=null"),
         ({"count": 0}, "expected 1 or more"),
     ],
 )

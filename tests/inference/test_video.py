@@ -205,6 +205,6 @@ def test_photo_formats_are_refused_for_videos(predict, tmp_path: Path) -> None:
     ended = predict(f"images={tmp_path / 'a.mp4'}", "save=color,npy")
     assert ended.code == 2
     assert ended.err == (
-        f"error: save=npy: of a video only color and side can be saved, and {tmp_path / 'a.mp4'} is one\n"
+        f"error: save=npy: a video can be saved as color and side only, and {tmp_path / 'a.mp4'} is one\n"
     )
     assert not (tmp_path / "out").exists()

@@ -16,10 +16,11 @@ import torch
 
 from depthany import load_model
 from depthany.config.entry import run_entry
-from depthany.export import run, staged
+from depthany.export import run
 from depthany.models.dinov2 import Dinov2, resize_pos_embed
 from depthany.models.files.onnx import OFFSET, positions_in_graph, relative_difference
 from depthany.models.model import depth_anything, save_model
+from depthany.system.files import staged
 
 KINDS = {
     "disparity": {"pos_interpolation": "official"},

@@ -1,9 +1,10 @@
 """Device and number format are what was asked for, or refused."""
 
+import cv2
 import pytest
 import torch
 
-from depthany.system.device import choose_amp, choose_device, multiplies_bf16
+from depthany.system.device import choose_amp, choose_device, multiplies_bf16, prepare_compute
 
 CPU = torch.device("cpu")
 
@@ -34,3 +35,12 @@ def test_impossible_choice_names_the_remedy() -> None:
     with pytest.raises(ValueError, match=r"device=abacus cannot be used: .*; try device=auto"):
         choose_device("abacus")
     assert choose_device("cpu") == CPU
+
+
+def test_prepared_process_has_device_format_and_threads() -> None:
+    torch.set_num_threads(2)
+    compute = prepare_compute("cpu", "bf16", threads=1)
+    assert (compute.device, compute.amp, compute.dtype) == (CPU, torch.bfloat16, torch.bfloat16)
+    assert compute.describe() == "cpu in bfloat16"
+    assert prepare_compute("cpu", "fp32").describe() == "cpu in float32"
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)

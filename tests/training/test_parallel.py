@@ -3,7 +3,7 @@
 import pytest
 import torch.distributed as dist
 
-from depthany.system.distributed import Processes, is_lost_contact, launched
+from depthany.system.distributed import Processes, is_lost_contact, launched_processes, should_report
 from depthany.training.parallel import shards_weights
 
 
@@ -26,10 +26,11 @@ def test_vitg_is_split_among_processes_and_others_where_asked(
 def test_an_environment_that_torchrun_did_not_make_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert launched() == Processes()
+    assert launched_processes() == Processes()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="WORLD_SIZE is set without RANK, LOCAL_RANK: start with torchrun"):
-        launched()
+        launched_processes()
+    assert should_report(ValueError()), "also where nobody knows how many processes there are"
 
 
 def test_only_what_tells_of_another_process_counts_as_lost_contact() -> None:

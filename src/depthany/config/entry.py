@@ -1,6 +1,5 @@
-"""From the command line to a configuration, and from an exception to one readable line."""
+"""Turns a command line into a configuration and a job, and an exception into one readable line."""
 
-import difflib
 import os
 import re
 import sys
@@ -14,12 +13,14 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from depthany.system.distributed import has_the_word
+from depthany.config.checker import nested_keys, unknown_setting
+from depthany.system.distributed import should_report
+from depthany.system.plugins import load_plugins
 from depthany.system.signals import Terminated, sigterm_raises
 
 
 def _below(folder: str | None, name: str) -> str | None:
-    """${below:${data.unlabeled_root},LSUN} in a configuration: a path, or null where the folder is null."""
+    """Resolves ${below:${data.unlabeled_root},LSUN}: a path, or null where the folder is null."""
     return None if folder is None else f"{folder}/{name}"
 
 
@@ -27,7 +28,7 @@ OmegaConf.register_new_resolver("below", _below, replace=True)
 
 
 def config_dir() -> Path:
-    """configs/ of the installed package, or of the checkout that the package is run from."""
+    """Returns configs/ of the installed package, or of the checkout that the package is run from."""
     package = Path(__file__).resolve().parents[1]
     return next(folder for folder in (package / "configs", package.parents[1] / "configs") if folder.is_dir())
 
@@ -39,17 +40,18 @@ def run_entry(
     literal: tuple[str, ...] = (),
     aliases: Mapping[str, str] | None = None,
 ) -> int:
-    """Compose `configs/<config_name>.yaml` with the overrides in `sys.argv` and run `job` on it.
+    """Composes `configs/<config_name>.yaml` with the overrides in `sys.argv`, imports plugins, runs `job`.
 
-    What the user can mend (a setting, a file) ends in one line on stderr and exit code 2;
-    DEPTHANY_TRACEBACK=1 shows where it came from. Anything else is a defect of ours and keeps its traceback.
+    An error that the user can correct (a setting, a file) ends in one line on stderr and exit code 2.
+    DEPTHANY_TRACEBACK=1 shows where it was raised. Any other exception is a defect of this package and keeps
+    its traceback.
 
     Args:
-        help_with: overrides without which `--help` has nothing to show, where the user gives none of that
-            group.
-        literal: settings whose value is taken as it stands, such as paths: Hydra's grammar has a meaning for
-            letters like ( [ , = and no place for those beyond ASCII.
-        aliases: words that stand for a setting, where Hydra would take them for one of its groups.
+        help_with: overrides that `--help` adds where the user chooses nothing of their group. Without them it
+            has no settings to show.
+        literal: settings whose value is taken literally, such as paths. Hydra's grammar gives characters like
+            ( [ , = a meaning and accepts only ASCII letters.
+        aliases: other names of settings, for names that Hydra would take for one of its groups.
 
     Returns:
         The exit code.
@@ -58,20 +60,23 @@ def run_entry(
     if {"--help", "-h"} & set(sys.argv):
         given = {word.partition("=")[0] for word in sys.argv}
         sys.argv += [word for word in help_with if word.partition("=")[0] not in given]
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come to us instead of being printed by Hydra
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises exceptions instead of printing them
     composed: list[DictConfig] = []
     compose = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
     try:
         compose(composed.append)()
+        if not composed:  # --help and --cfg print and compose nothing to run
+            return 0
         with sigterm_raises():
-            return job(composed[0]) if composed else 0  # --help and --cfg compose nothing to run
+            load_plugins(composed[0].plugins)
+            return job(composed[0])
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         if os.environ.get("DEPTHANY_TRACEBACK") == "1":
             raise
-        if has_the_word(error):
+        if should_report(error):
             print(f"error: {_one_line(error, config_name)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:  # not of the training loop, which has a handler of its own
+    except KeyboardInterrupt as stop:  # the training loop handles its signals itself
         is_term = isinstance(stop, Terminated)
         print(
             f"{'terminated' if is_term else 'interrupted'}; what was saved before is whole", file=sys.stderr
@@ -80,54 +85,31 @@ def run_entry(
 
 
 def _renamed(word: str, aliases: Mapping[str, str]) -> str:
+    """Returns the override with the real name of its setting."""
     key, equals, value = word.partition("=")
     return f"{aliases.get(key, key)}{equals}{value}"
 
 
 def _quoted(word: str, keys: tuple[str, ...]) -> str:
-    """The override in Hydra's quotes if it sets one of the keys, to no list and without quotes of its own."""
+    """Returns the override in Hydra's quotes if it sets one of `keys` to an unquoted text."""
     key, equals, value = word.partition("=")
     is_list = value.startswith("[") and value.endswith("]")
     if key not in keys or not value or value[0] in "'\"" or is_list or value == "null":
         return word
-    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)  # only before a quote is a backslash not itself
+    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)  # a backslash escapes only before a quote
     escaped = doubled.replace("'", "\\'")
     return f"{key}{equals}'{escaped}'"
 
 
-def typed(cfg: DictConfig, schema: type) -> DictConfig:
-    """The configuration, checked: a type that the dataclass does not have, or a key, is refused."""
-    checked = OmegaConf.merge(OmegaConf.structured(schema), cfg)
-    assert isinstance(checked, DictConfig)
-    return checked
-
-
-def require(cfg: DictConfig, ignore: tuple[str, ...] = ()) -> None:
-    """Raise a `ValueError` that names every required setting without a value, but for those below
-    `ignore`.
-    """
-    missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith(ignore or ("\0",)))
-    if missing:
-        raise ValueError("these settings need a value: " + " ".join(f"{key}=..." for key in missing))
-
-
-def require_least(cfg: DictConfig, least: Mapping[str, float]) -> None:
-    """Raise a `ValueError` for a setting (dotted key; None is fine) that is below its smallest value."""
-    for key, smallest in least.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and value < smallest:
-            raise ValueError(f"{key}={value}: expected {smallest} or more")
-
-
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain dicts and lists, interpolations resolved."""
+    """Returns the configuration as plain dicts and lists, with interpolations resolved."""
     container = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
 def flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
+    """Returns nested settings by their dotted keys."""
     leaves: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict) and value:
@@ -138,11 +120,12 @@ def flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _one_line(error: Exception, config_name: str) -> str:
+    """Returns the message of an error in one line, with the remedy where Hydra's own words lack it."""
     text = str(error)
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
-        return f"{text.rpartition('full_key: ')[2]}: {error.__cause__}"  # Hydra's words about ours left out
+        return f"{text.rpartition('full_key: ')[2]}: {error.__cause__}"  # without Hydra's own words
     if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(found[1], config_name)
+        return unknown_setting(found[1], _known_keys(config_name))
     if found := re.search(r"You must specify '(\w+)'", text):
         return f"choose a {found[1]}: {found[1]}={'|'.join(_choices(found[1]))}"
     if found := re.search(r"(?:Could not find|In '[^']*': Could not find) '([\w./]+)'", text):
@@ -153,17 +136,30 @@ def _one_line(error: Exception, config_name: str) -> str:
     return re.sub(r"\s+", " ", text).strip() or type(error).__name__
 
 
+def _config_dirs() -> list[Path]:
+    """Returns the folders of configuration files: that of the package, and the user's (`--config-dir`)."""
+    folders, words = [config_dir()], iter(sys.argv[1:])
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folders.append(Path(value if equals else next(words, "")).resolve())
+    return folders
+
+
 def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+    """Returns the names of the YAML files of a group."""
+    return sorted({path.stem for folder in _config_dirs() for path in (folder / group).glob("*.yaml")})
 
 
-def _unknown_key(key: str, config_name: str) -> str:
-    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        groups = [
-            word for word in sys.argv[1:] if re.fullmatch(r"(stage|data|model|perturb|experiment)=\w+", word)
-        ]
-        known = OmegaConf.to_container(hydra.compose(config_name, groups), resolve=False)
-    assert isinstance(known, dict)
-    near = difflib.get_close_matches(key, flat(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "--help lists all"
-    return f"unknown setting {key!r}; {hint}"
+def _known_keys(config_name: str) -> list[str]:
+    """Returns all keys of a command, with the groups chosen on the command line, and all groups."""
+    folders = _config_dirs()
+    chosen = [
+        word
+        for word in sys.argv[1:]
+        if (found := re.fullmatch(r"([\w/]+)=(\w+)", word)) and found[2] in _choices(found[1])
+    ]
+    chosen.append("hydra.searchpath=[" + ",".join(f"'file://{folder}'" for folder in folders[1:]) + "]")
+    with hydra.initialize_config_dir(str(folders[0]), version_base="1.3"):
+        known = nested_keys(hydra.compose(config_name, chosen))
+    return known + sorted({path.name for folder in folders for path in folder.glob("*/")})

@@ -1,301 +1,44 @@
-"""Types of the settings. Values and their meaning stand in configs/; here a wrong type or a misspelt key
-is refused.
+"""Settings that several commands share. The settings of one command stand in its own file, those of an object
+beside the object.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from omegaconf import MISSING
-
-
-@dataclass
-class OptimizerSettings:
-    lr: float = MISSING
-    decoder_lr_factor: float = MISSING
-    weight_decay: float = MISSING
-    betas: list[float] = field(default_factory=list)
-    warmup_steps: int = MISSING
-    decay_power: float = MISSING
-    clip_norm: float | None = None
+from depthany.system.device import PRECISIONS
+from depthany.system.rules import setting
 
 
 @dataclass
-class LossSettings:
-    normalisation: str = MISSING
-    reduction: str = MISSING
+class CommandSettings:
+    """Settings of every command that loads a model or a data set (configs/command.yaml).
+
+    plugins: modules that are imported before the configuration is checked.
+    """
+
+    plugins: list[str] = field(default_factory=list)
 
 
 @dataclass
-class ModelSettings:
-    encoder: dict[str, Any] = MISSING
-    decoder: dict[str, Any] = MISSING
-    head: dict[str, Any] = MISSING
-    pretrained: bool = MISSING
-    weights: str | None = None
+class ComputeSettings(CommandSettings):
+    """Where a model computes, and in which number format; see `prepare_compute`."""
+
+    device: str = setting()
+    precision: str = setting(choices=PRECISIONS)
+    threads: int | None = setting(None, least=1)
 
 
 @dataclass
-class DataSettings:
-    labeled: dict[str, Any] = field(default_factory=dict)
-    unlabeled: dict[str, Any] = field(default_factory=dict)
-    val: dict[str, Any] = field(default_factory=dict)
-    convert_images: bool = MISSING
-    unreadable: str = MISSING
-    decode: str = MISSING
-    max_unreadable_share: float = MISSING
-    read_timeout: float | None = MISSING
-    min_side: int = MISSING
-    order: str = MISSING
-    window: int = MISSING
-    index_dir: str | None = None
-    unlabeled_root: str | None = None
+class BatchSettings(ComputeSettings):
+    """Images that go through the model together, and the threads that read them."""
+
+    batch_size: int = setting(least=1)
+    workers: int = setting(least=1)
 
 
 @dataclass
-class PerturbSettings:
-    jitter_p: float = MISSING
-    brightness: float = MISSING
-    contrast: float = MISSING
-    saturation: float = MISSING
-    hue: float = MISSING
-    grayscale_p: float = MISSING
-    blur_p: float = MISSING
-    blur_radius: list[float] = field(default_factory=list)
-    cutmix_p: float = MISSING
-    cutmix_area: list[float] = field(default_factory=list)
-    cutmix_aspect: list[float] = field(default_factory=list)
+class CheckpointSettings(CommandSettings):
+    """The model file of a command; see `load_model`."""
 
-
-@dataclass
-class TeacherSettings:
-    name: str = MISSING
-
-
-@dataclass
-class TermWeights:
-    labeled: float = MISSING
-    unlabeled: float = MISSING
-    feature: float = MISSING
-
-
-@dataclass
-class FeatureAlignmentSettings:
-    alpha: float = MISSING
-    mean_over: str = MISSING
-    frozen_input: str = MISSING
-    encoder: str | None = None
-    weights: str | None = None
-
-
-@dataclass
-class StudentSettings(TeacherSettings):
-    teacher: str = MISSING
-    ratio: list[int] = field(default_factory=list)
-    weights: TermWeights = field(default_factory=TermWeights)
-    trim: float = MISSING
-    feature_alignment: FeatureAlignmentSettings = field(default_factory=FeatureAlignmentSettings)
-
-
-@dataclass
-class TrainSettings:
-    """configs/train.yaml with its groups; `stage` has a schema of its own for each choice."""
-
-    run_dir: str = MISSING
-    overwrite: bool = MISSING
-    seed: int = MISSING
-    epochs: float = MISSING
-    passes: float = MISSING
-    steps: int | None = None
-    batch_size: int = MISSING
-    accumulate: int = MISSING
-    pseudo_labels: str = MISSING
-    crop_size: int = MISSING
-    precision: str = MISSING
-    device: str = MISSING
-    threads: int | None = None
-    channels_last: bool = MISSING
-    compile: bool = MISSING
-    parallel: str = MISSING
-    activation_checkpointing: bool = MISSING
-    workers: int = MISSING
-    log_every: int = MISSING
-    image_every: int = MISSING
-    eval_every: int = MISSING
-    save_every: int = MISSING
-    keep_checkpoints: int = MISSING
-    if_save_fails: str = MISSING
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    perturb: PerturbSettings = field(default_factory=PerturbSettings)
-    stage: Any = MISSING
-
-
-@dataclass
-class IndexSettings:
-    """configs/index.yaml."""
-
-    data: DataSettings = field(default_factory=DataSettings)
-    workers: int | None = None
-
-
-@dataclass
-class PseudoLabelSettings:
-    """configs/pseudo_label.yaml."""
-
-    teacher: str = MISSING
-    data: DataSettings = field(default_factory=DataSettings)
-    out: str = MISSING
-    verify: str | None = None
-    inspect: str | None = None
-    inspect_images: int = MISSING
-    input_size: int | None = None
-    resolution: str = MISSING
-    shard_size: int = MISSING
-    batch_size: int = MISSING
-    workers: int = MISSING
-    device: str = MISSING
-    precision: str = MISSING
-    threads: int | None = None
-
-
-@dataclass
-class CheckpointSettings:
-    """What `load_model` is told, the same for every entry that uses a trained model."""
-
-    checkpoint: str = MISSING
+    checkpoint: str = setting()
     taps: str | None = None
     max_depth: float | None = None
-
-
-@dataclass
-class ExportSettings(CheckpointSettings):
-    """configs/export.yaml."""
-
-    format: str = MISSING
-    out: str = MISSING
-    dtype: str = MISSING
-    overwrite: bool = MISSING
-
-
-@dataclass
-class AppSettings(CheckpointSettings):
-    """configs/app.yaml."""
-
-    input_size: int | None = None
-    precision: str = MISSING
-    device: str = MISSING
-    threads: int | None = None
-    host: str = MISSING
-    port: int | None = None
-    max_upload_mb: float = MISSING
-    max_megapixels: float = MISSING
-
-
-@dataclass
-class PredictSettings(CheckpointSettings):
-    """configs/predict.yaml."""
-
-    images: str = MISSING
-    out: str = MISSING
-    overwrite: bool = MISSING
-    save: Any = MISSING
-    colormap: str = MISSING
-    video_scale: str = MISSING
-    input_size: int | None = None
-    flip: bool = MISSING
-    scales: list[float] = field(default_factory=list)
-    near_m: float | None = None
-    far_m: float | None = None
-    focal_px: float | None = None
-    fov_deg: float = MISSING
-    batch_size: int = MISSING
-    workers: int = MISSING
-    device: str = MISSING
-    precision: str = MISSING
-    threads: int | None = None
-
-
-@dataclass
-class ProtocolSettings:
-    """configs/protocol/NAME.yaml; the defaults here are what a user's own file need not say."""
-
-    name: str | None = None
-    dataset: dict[str, Any] = field(default_factory=dict)
-    count: int | None = None
-    task: str = "depth"
-    space: str = "disparity"
-    align: str = "least_squares"
-    align_per: str = "image"
-    crop: str = "none"
-    input_crop: str = "none"
-    min_depth: float | None = 1e-3
-    max_depth: float | None = 80.0
-    truth_beyond: str = "invalid"
-    clip_prediction: list[float] | None = None
-    input_size: int | None = None
-    upsample: str = "bilinear_corners"
-    averaging: str = "image"
-    boundary_f1: bool = False
-    sources: dict[str, str] = field(default_factory=dict)
-    published: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-@dataclass
-class OverrideSettings:
-    """What may be changed in every protocol from the command line; null leaves it as it is."""
-
-    count: int | None = None
-    space: str | None = None
-    align: str | None = None
-    align_per: str | None = None
-    crop: str | None = None
-    input_crop: str | None = None
-    min_depth: float | None = None
-    max_depth: float | None = None
-    truth_beyond: str | None = None
-    clip_prediction: list[float] | None = None
-    input_size: int | None = None
-    upsample: str | None = None
-    averaging: str | None = None
-    boundary_f1: bool | None = None
-
-
-@dataclass
-class EvaluateSettings:
-    """configs/evaluate.yaml."""
-
-    checkpoint: Any = MISSING
-    taps: str | None = None
-    max_depth: float | None = None
-    protocols: Any = MISSING
-    roots: dict[str, str | None] = field(default_factory=dict)
-    override: OverrideSettings = field(default_factory=OverrideSettings)
-    out: str = MISSING
-    quantity: Any = None
-    stored_per_unit: float | None = None
-    limit: int | None = None
-    skip_unreadable: bool = MISSING
-    pictures: int = MISSING
-    batch_size: int = MISSING
-    workers: int = MISSING
-    device: str = MISSING
-    precision: str = MISSING
-    threads: int | None = None
-
-
-@dataclass
-class CheckDataSettings:
-    """configs/check_data.yaml with its group."""
-
-    out: str = MISSING
-    limit: int | None = None
-    seed: int = MISSING
-    min_valid_share: float = MISSING
-    sheet_images: int = MISSING
-    workers: int | None = None
-    data: DataSettings = field(default_factory=DataSettings)
-
-
-STAGES = {"teacher": TeacherSettings, "student": StudentSettings}

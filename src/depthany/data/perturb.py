@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from depthany.system.rules import check_fields, setting
+
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as Pillow and torchvision
 _CPU_PIXELS = 2**17  # of the images that a CPU perturbs at once: 8 of 126 x 126, 1 of 518 x 518
 _BOX_CANDIDATES = 256  # of the largest boxes about 1 in 14 fits
@@ -54,38 +56,37 @@ def whole(b: int) -> Share:
 class Perturb:
     """Strengths and probabilities of the strong perturbation; a probability of 0 turns its part off.
 
-    brightness, contrast, saturation: factors are uniform in 1 ± this. hue: shift uniform in ± this, in turns.
-    jitter_p, grayscale_p, blur_p: share of images that get the colour jitter, lose colour, are blurred.
-    blur_radius: range of the Gaussian's standard deviation, in pixels of the crop. The default was chosen for
-        crops of 500 to 800 pixels; for small crops pass a smaller one, else less of the image is left.
-    cutmix_p: share of images that get a box of their partner; cutmix_area: range of its share of the image;
-        cutmix_aspect: range of its height over its width.
+    Attributes:
+        brightness, contrast, saturation: x; the factor is drawn from 1 - x to 1 + x.
+        hue: x; the shift is drawn from -x to +x of the colour circle.
+        jitter_p, grayscale_p, blur_p: share of images with colour jitter, without colour, with blur.
+        blur_radius: range of the Gaussian's standard deviation, in pixels of the crop. The default is for
+            crops of 500 to 800 pixels. Small crops need a smaller one, or too little of the image is left.
+        cutmix_p: share of images with a box of their partner.
+        cutmix_area, cutmix_aspect: ranges of the box's share of the image, and of its height over its width.
+
+    Raises:
+        ValueError: a value is outside its range.
     """
 
-    brightness: float = 0.5
-    contrast: float = 0.5
-    saturation: float = 0.5
-    hue: float = 0.25
-    jitter_p: float = 0.8
-    grayscale_p: float = 0.2
-    blur_p: float = 0.5
-    blur_radius: tuple[float, float] = (0.1, 2.0)
-    cutmix_p: float = 0.5
-    cutmix_area: tuple[float, float] = (0.02, 0.4)
-    cutmix_aspect: tuple[float, float] = (0.3, 1 / 0.3)
+    brightness: float = setting(0.5, least=0, most=1)
+    contrast: float = setting(0.5, least=0, most=1)
+    saturation: float = setting(0.5, least=0, most=1)
+    hue: float = setting(0.25, least=0, most=0.5)
+    jitter_p: float = setting(0.8, least=0, most=1)
+    grayscale_p: float = setting(0.2, least=0, most=1)
+    blur_p: float = setting(0.5, least=0, most=1)
+    blur_radius: tuple[float, float] = setting((0.1, 2.0), length=2, above=0)
+    cutmix_p: float = setting(0.5, least=0, most=1)
+    cutmix_area: tuple[float, float] = setting((0.02, 0.4), length=2, above=0, most=1)
+    cutmix_aspect: tuple[float, float] = setting((0.3, 1 / 0.3), length=2, above=0)
 
     def __post_init__(self) -> None:
-        for name in ("jitter_p", "grayscale_p", "blur_p", "cutmix_p", "brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
-        if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue is {self.hue}; expected 0 to 0.5 turns")
-        if not 0 < self.blur_radius[0] <= self.blur_radius[1]:
-            raise ValueError(f"blur_radius is {tuple(self.blur_radius)}; expected 0 < low <= high, in pixels")
-        if not 0 < self.cutmix_area[0] <= self.cutmix_area[1] <= 1:
-            raise ValueError(f"cutmix_area is {tuple(self.cutmix_area)}; expected 0 < low <= high <= 1")
-        if not 0 < self.cutmix_aspect[0] <= self.cutmix_aspect[1]:
-            raise ValueError(f"cutmix_aspect is {tuple(self.cutmix_aspect)}; expected 0 < low <= high")
+        check_fields(self)
+        for name in ("blur_radius", "cutmix_area", "cutmix_aspect"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}={[low, high]}: expected the smaller number first")
 
     def colour(self, image: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
         """Colour jitter, grayscale and blur, drawn for each image on its own: [b 3 h w], dtype kept.

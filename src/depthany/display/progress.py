@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from depthany.system.distributed import CountOfAll, Processes
+from depthany.system.distributed import Processes, SharedCount
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -89,4 +89,4 @@ def bar_of_all(processes: Processes, description: str, total: int) -> Iterator[C
         description: of what is counted, once in a run.
     """
     with Bar(description, total) if processes.is_main else nullcontext() as bar:
-        yield CountOfAll(processes, description, bar.advance if bar is not None else lambda count: None).add
+        yield SharedCount(processes, description, bar.advance if bar is not None else lambda count: None).add

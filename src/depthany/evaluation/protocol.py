@@ -1,26 +1,15 @@
 """A named way to score depth maps: every choice that moves a number, and where it comes from."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from depthany.metrics.align import METHODS, SPACES
 from depthany.metrics.crops import CROPS, INPUT_CROPS
+from depthany.system.rules import check_fields, setting
 
 UPSAMPLES: dict[str, tuple[str, bool | None]] = {  # mode and align_corners of torch's interpolate
     "bilinear_corners": ("bilinear", True),
     "bilinear": ("bilinear", False),
     "nearest": ("nearest", None),
-}
-CHOICES: dict[str, tuple[str, ...]] = {
-    "task": ("depth", "ordinal"),
-    "space": SPACES,
-    "align": tuple(METHODS),
-    "align_per": ("image", "sequence"),
-    "crop": tuple(CROPS),
-    "input_crop": tuple(INPUT_CROPS),
-    "truth_beyond": ("invalid", "clip"),
-    "upsample": tuple(UPSAMPLES),
-    "averaging": ("image", "pixel"),
 }
 
 
@@ -51,52 +40,43 @@ class Protocol:
     """
 
     name: str
-    count: int | None = None
-    task: str = "depth"
-    space: str = "disparity"
-    align: str = "least_squares"
-    align_per: str = "image"
-    crop: str = "none"
-    input_crop: str = "none"
-    min_depth: float | None = 1e-3
-    max_depth: float | None = 80.0
-    truth_beyond: str = "invalid"
-    clip_prediction: tuple[float, float] | None = None
-    input_size: int | None = None
-    upsample: str = "bilinear_corners"
-    averaging: str = "image"
+    count: int | None = setting(None, least=1)
+    task: str = setting("depth", choices=("depth", "ordinal"))
+    space: str = setting("disparity", choices=SPACES)
+    align: str = setting("least_squares", choices=METHODS)
+    align_per: str = setting("image", choices=("image", "sequence"))
+    crop: str = setting("none", choices=CROPS)
+    input_crop: str = setting("none", choices=INPUT_CROPS)
+    min_depth: float | None = setting(1e-3, above=0)
+    max_depth: float | None = setting(80.0, above=0)
+    truth_beyond: str = setting("invalid", choices=("invalid", "clip"))
+    clip_prediction: tuple[float, float] | None = setting(None, length=2, above=0)
+    input_size: int | None = setting(None, least=1)
+    upsample: str = setting("bilinear_corners", choices=UPSAMPLES)
+    averaging: str = setting("image", choices=("image", "pixel"))
     boundary_f1: bool = False
-    sources: Mapping[str, str] = field(default_factory=dict)
-    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for key, choices in CHOICES.items():
-            if getattr(self, key) not in choices:
-                raise ValueError(
-                    f"protocol {self.name}: unknown {key} {getattr(self, key)!r}; choose from "
-                    f"{', '.join(choices)}"
-                )
-        low, high = self.min_depth or 0.0, self.max_depth or float("inf")
-        if not 0 <= low < high or self.min_depth == 0 or self.max_depth == 0:
-            raise ValueError(
-                f"protocol {self.name}: min_depth={self.min_depth} and max_depth={self.max_depth}; expected "
-                "0 < min_depth < max_depth"
-            )
-        if self.truth_beyond == "clip" and self.max_depth is None:
-            raise ValueError(f"protocol {self.name}: truth_beyond=clip needs max_depth")
-        self._check_prediction_range()
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"protocol {self.name}: count={self.count}; expected 1 or more, or null for any")
+        try:
+            check_fields(self)
+            self._check_ranges()
+        except ValueError as error:
+            raise ValueError(f"protocol {self.name}: {error}") from None
 
-    def _check_prediction_range(self) -> None:
-        if self.clip_prediction is None and (self.min_depth is None or self.max_depth is None):
-            raise ValueError(f"protocol {self.name}: say clip_prediction=[nearest, farthest] in metres")
-        if self.clip_prediction is not None and (
-            len(self.clip_prediction) != 2 or not 0 < self.clip_prediction[0] < self.clip_prediction[1]
-        ):
+    def _check_ranges(self) -> None:
+        low, high = self.min_depth, self.max_depth
+        if low is not None and high is not None and low >= high:
+            raise ValueError(f"min_depth={low} and max_depth={high}: expected min_depth < max_depth")
+        if self.truth_beyond == "clip" and self.max_depth is None:
+            raise ValueError("truth_beyond=clip needs max_depth")
+        if self.clip_prediction is None and (low is None or high is None):
+            raise ValueError("clip_prediction=null: pass [nearest, farthest] in metres, or both depths")
+        if self.clip_prediction is not None and self.clip_prediction[0] >= self.clip_prediction[1]:
             raise ValueError(
-                f"protocol {self.name}: clip_prediction={list(self.clip_prediction)}; expected [nearest, "
-                "farthest] in metres, 0 < nearest < farthest, or null for [min_depth, max_depth]"
+                f"clip_prediction={list(self.clip_prediction)}: expected [nearest, farthest] in metres, "
+                "nearest < farthest, or null for [min_depth, max_depth]"
             )
 
     @property

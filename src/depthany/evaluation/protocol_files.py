@@ -1,8 +1,8 @@
-"""From a name, a pattern or a file to a protocol and its data set: configs/protocol and files of the user."""
+"""Finds protocols and their data sets by name, pattern or file, in configs/protocol and the user's files."""
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from depthany.config.entry import config_dir, plain
-from depthany.config.schema import ProtocolSettings
 from depthany.evaluation.protocol import Protocol
 
-FOLDER_SET = "depthany.data.labeled.FolderDepth"  # what a protocol that names no class of data set reads
+FOLDER_SET = "depthany.data.labeled.FolderDepth"  # class of a data set without _target_
+
+
+@dataclass(frozen=True)
+class ProtocolFile(Protocol):
+    """A protocol and the settings of its data set: the schema of configs/protocol and of a user's file."""
+
+    dataset: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,11 @@ class Chosen:
     changed: dict[str, Any]
 
     def open(self) -> Any:
-        """The data set; raises a `ValueError` where it is not whole, or not of the protocol's size."""
+        """Opens the data set.
+
+        Raises:
+            ValueError: files are missing, or it has not as many images as the protocol says.
+        """
         try:
             dataset = instantiate(self.dataset)
         except Exception as error:
@@ -44,21 +54,21 @@ class Chosen:
 
 
 def protocol_names() -> list[str]:
-    """Those that come with the package."""
+    """Returns the names of the protocols of the package."""
     return sorted(path.stem for path in (config_dir() / "protocol").glob("*.yaml"))
 
 
 def choose(words: list[str], roots: DictConfig, override: DictConfig) -> tuple[list[Chosen], dict[str, str]]:
-    """The protocols that are meant; of `all` and of patterns also those whose data is not there, and why.
+    """Returns the chosen protocols, and the reason for every one that `all` or a pattern leaves out.
 
     Args:
         words: names, patterns such as sample_*, paths of YAML files, or all.
-        roots: where data sets lie, null where the user has none.
-        override: settings that hold in every protocol, null where the protocol's own does.
+        roots: folders of the data sets, null where the user has none.
+        override: settings that replace those of every protocol; null keeps the protocol's own.
 
     Raises:
-        ValueError: a name is unknown, a protocol has an unknown setting, or one that was named lacks its
-            data.
+        ValueError: a name is unknown, a protocol has an unknown setting, or the data of a named one is
+            missing.
     """
     chosen: dict[str, Chosen] = {}
     missing: dict[str, str] = {}
@@ -95,29 +105,44 @@ def _sources(word: str) -> list[str]:
 
 
 def load_protocol(source: str, roots: DictConfig, override: DictConfig) -> Chosen:
-    """A protocol by its name or the path of its file, with the user's roots and changes."""
+    """Returns a protocol by its name or the path of its file, with the user's roots and changes.
+
+    Raises:
+        ValueError: the file or `override` has an unknown setting or a value of a wrong type.
+    """
     path = _file_of(source)
-    try:
-        settings = OmegaConf.merge(OmegaConf.structured(ProtocolSettings), OmegaConf.load(path))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        where = getattr(error, "full_key", None)
-        told = " ".join(str(error).split("\n    full_key")[0].split())
-        raise ValueError(f"protocol {path}: {f'{where}: ' if where else ''}{told}") from None
-    assert isinstance(settings, DictConfig)
+    written = _typed(f"protocol {path}: ", OmegaConf.structured(ProtocolFile), {"name": path.stem}, path)
     given = {str(key): value for key, value in override.items() if value is not None}
-    before = {key: plain(OmegaConf.create({"value": settings[key]}))["value"] for key in given}
-    settings = OmegaConf.merge(settings, given)
+    settings = _typed("override.", written, given)
+    before = {key: plain(OmegaConf.create({"value": written[key]}))["value"] for key in given}
     resolved = plain(OmegaConf.create({"roots": roots, "protocol": settings}))["protocol"]
     changed = {key: resolved[key] for key in given if resolved[key] != before[key]}
     dataset = _dataset(resolved.pop("dataset"), resolved)
     if resolved["clip_prediction"] is not None:
         resolved["clip_prediction"] = tuple(resolved["clip_prediction"])
-    resolved["name"] = resolved["name"] or (path.stem)
     return Chosen(Protocol(**resolved), dataset, changed)
 
 
+def _typed(where: str, schema: DictConfig, *parts: Any) -> DictConfig:
+    """Merges settings, or files of them, into a schema that has their types.
+
+    Raises:
+        ValueError: a setting is unknown or has a wrong type; the message begins with `where`.
+    """
+    try:
+        merged = OmegaConf.merge(
+            schema, *(OmegaConf.load(part) if isinstance(part, Path) else part for part in parts)
+        )
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
+        key = getattr(error, "full_key", None)
+        words = " ".join(str(error).split("\n    full_key")[0].split())
+        raise ValueError(f"{where}{f'{key}: ' if key else ''}{words}") from None
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
 def _dataset(dataset: dict[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """With what the user of an own folder need not say: the class, and the range of the protocol."""
+    """Returns the settings of the data set, with the defaults of a user's folder: class and depth range."""
     if dataset.get("_target_", FOLDER_SET) == FOLDER_SET:
         own = {key: protocol[key] for key in ("min_depth", "max_depth") if protocol[key] is not None}
         return {"_target_": FOLDER_SET, **own, **dataset}
@@ -125,7 +150,7 @@ def _dataset(dataset: dict[str, Any], protocol: Mapping[str, Any]) -> dict[str, 
 
 
 def _why_missing(one: Chosen, source: str, roots: DictConfig) -> str | None:
-    """Why the data is not there, None if it may be: a root that the user gave is looked at on opening."""
+    """Returns why the data is missing, or None. A root that the user gave is checked when it is opened."""
     root = one.dataset.get("root")
     if root is None:
         keys = _root_keys(source)

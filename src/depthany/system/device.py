@@ -1,18 +1,74 @@
-"""Where and in which number format to compute, and how memory is kept for it."""
+"""Where a command computes, and in which number format."""
 
 import ctypes
 import sys
+from dataclasses import dataclass
 
+import cv2
 import torch
 
+from depthany.system.distributed import ALONE, Processes
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}  # None: no autocast
+PRECISIONS = ("auto", *AMP_DTYPES)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
 
 
-def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The named device; `auto` takes CUDA, then MPS, then the CPU.
+@dataclass(frozen=True)
+class Compute:
+    """Where a model computes, and in which number format.
+
+    Attributes:
+        device: of the model.
+        amp: dtype of autocast; None computes in float32.
+    """
+
+    device: torch.device
+    amp: torch.dtype | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of matrix products."""
+        return self.amp or torch.float32
+
+    @property
+    def precision(self) -> str:
+        """The name of `dtype`, such as float32."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def describe(self) -> str:
+        """Returns device and number format, such as "cpu in float32"."""
+        return f"{self.device.type} in {self.precision}"
+
+
+def prepare_compute(
+    device: str, precision: str, threads: int | None = None, processes: Processes = ALONE
+) -> Compute:
+    """Chooses device and number format, and sets up threads and memory of this process.
 
     Args:
-        local_rank: number of this process on its machine, where there are several: `auto` and `cuda` are then
+        device: see `choose_device`.
+        precision: see `choose_amp`.
+        threads: CPU threads of the model; None leaves torch's default.
+        processes: of the run; each takes the GPU of its rank.
+
+    Raises:
+        ValueError: the device cannot be used, or does not compute in this precision.
+    """
+    chosen = choose_device(device, processes.local_rank if processes.size > 1 else None)
+    amp = choose_amp(precision, chosen)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    cv2.setNumThreads(1)  # images are read in our own threads; OpenCV's would slow the model down
+    keep_freed_memory()
+    return Compute(chosen, amp)
+
+
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
+    """Returns the named device; `auto` is CUDA, else MPS, else the CPU.
+
+    Args:
+        local_rank: rank of this process on its machine, where a run has several: `auto` and `cuda` are then
             the GPU of that number.
 
     Raises:
@@ -33,22 +89,24 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
 
 
 def choose_amp(precision: str, device: torch.device) -> torch.dtype | None:
-    """The dtype of autocast, None for plain float32.
+    """Returns the dtype of autocast, None for plain float32.
 
     Args:
         precision: bf16, fp16 (CUDA only), fp32, or auto: bf16 where the hardware multiplies it natively,
             else fp32.
+
+    Raises:
+        ValueError: the precision is unknown, or is fp16 on another device than CUDA.
     """
-    table = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
     if precision == "auto":
         return torch.bfloat16 if multiplies_bf16(device) else None
-    if precision not in table:
-        raise ValueError(f"unknown precision {precision!r}; choose from auto, {', '.join(table)}")
     if precision == "fp16" and device.type != "cuda":
         raise ValueError(
             f"precision=fp16 needs a CUDA device, this is {device.type}: use precision=bf16 or auto"
         )
-    return table[precision]
+    return AMP_DTYPES[precision]
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -64,10 +122,10 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed instead of giving it back: a step on the CPU then faults in no pages anew.
+    """Lets glibc keep freed memory instead of returning it to the system: no page is faulted in twice.
 
-    7 to 10 % of a training step of `vitt` on two AVX-512 cores; the largest memory stays the same. Elsewhere
-    nothing happens.
+    Saves 7 to 10 % of a training step of `vitt` on two AVX-512 cores, at the same peak memory. Does nothing
+    without glibc.
     """
     if sys.platform != "linux":
         return

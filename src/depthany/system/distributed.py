@@ -1,6 +1,6 @@
-"""Processes that work on one run together, as `torchrun` starts them; on one process all here is a no-op.
+"""The processes of one run, as `torchrun` starts them. On a single process everything here does nothing.
 
-Small things (counts, decisions, rows of results) go through gloo on the CPU, gradients through NCCL on GPUs.
+Small values (counts, decisions, rows of results) are exchanged by gloo on the CPU, gradients by NCCL on GPUs.
 """
 
 import hashlib
@@ -20,20 +20,22 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
-TIMEOUT = timedelta(minutes=30)  # that one process waits for the others; a validation or a save fits in
-_SILENCE_S = 8.0  # for process 0 to start, speak and end; torchrun then ends the others at once
+TIMEOUT = timedelta(minutes=30)  # longest wait for another process; longer than a validation or a save
+_SILENCE_S = 8.0  # time in which process 0 starts, reports and ends; torchrun then ends the others at once
 
 
 class LostContact(ValueError):
-    """Another process of the run is gone; what happened to it is for that one to tell."""
+    """Another process of the run ended. That process reports the reason."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run.
+    """The rank of this process and the number of processes of the run.
 
-    rank: 0 to size - 1; process 0 alone writes and prints. local_rank: its number on this machine, which is
-        that of its GPU.
+    Attributes:
+        rank: 0 to size - 1. Only process 0 writes files and prints.
+        size: number of processes.
+        local_rank: rank among the processes of this machine; also the index of its GPU.
     """
 
     rank: int = 0
@@ -42,11 +44,11 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, counts: Sequence[int]) -> list[int]:
-        """The sum over the processes of each count."""
+        """Returns the sum of each count over the processes."""
         if self.size == 1:
             return list(counts)
         summed = torch.tensor(counts, dtype=torch.int64)
@@ -54,7 +56,7 @@ class Processes:
         return summed.tolist()
 
     def max(self, number: int) -> int:
-        """The largest that any process has."""
+        """Returns the largest number over the processes."""
         if self.size == 1:
             return number
         largest = torch.tensor(number, dtype=torch.int64)
@@ -62,7 +64,7 @@ class Processes:
         return int(largest)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the processes of a tensor [...], on its device; no gradient flows through it."""
+        """Returns the mean over the processes of a tensor of any shape, on its device, without gradient."""
         if self.size == 1:
             return values.detach()
         mean = values.detach().clone().contiguous()
@@ -70,7 +72,7 @@ class Processes:
         return mean / self.size
 
     def gather(self, value: T) -> list[T]:
-        """What each process has, in the order of the ranks, on all of them; picklable and small."""
+        """Returns the values of all processes in the order of their ranks; small ones that can be pickled."""
         if self.size == 1:
             return [value]
         gathered: list[Any] = [None] * self.size
@@ -78,7 +80,7 @@ class Processes:
         return gathered
 
     def from_main(self, value: T) -> T:
-        """What process 0 has, on all of them; picklable and small."""
+        """Returns the value of process 0, on every process; a small one that can be pickled."""
         if self.size == 1:
             return value
         values = [value]
@@ -86,15 +88,17 @@ class Processes:
         return values[0]
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Waits until every process has called this (a barrier)."""
         self.sum([0])
 
-    def wait_however_long(self, name: str) -> None:
-        """Until all have come here, past `TIMEOUT`: for an entry in which SIGTERM raises, since whoever waits
-        here learns of another's end from torchrun alone.
+    def wait_without_timeout(self, name: str) -> None:
+        """Waits until every process has called this, even longer than `TIMEOUT`.
+
+        A process that waits here notices only by torchrun's SIGTERM that another one failed, so SIGTERM must
+        raise an exception.
 
         Args:
-            name: of this place, once in a run.
+            name: of this barrier, unique in a run.
         """
         if self.size == 1:
             return
@@ -107,35 +111,35 @@ class Processes:
 ALONE = Processes()
 
 
-class CountOfAll:
-    """How much all processes have done; threads may call it.
+class SharedCount:
+    """A count over all processes; threads may call it.
 
     Args:
-        name: of what is counted, once in a run.
-        tell: called on process 0 with how many more are done, by itself and the others.
+        name: of the count, unique in a run.
+        report: called on process 0 with the increase since the last call, over all processes.
     """
 
-    def __init__(self, processes: Processes, name: str, tell: Callable[[int], object]) -> None:
-        self._processes, self._key, self._tell = processes, f"counts/{name}", tell
-        self._told, self._lock = 0, threading.Lock()
+    def __init__(self, processes: Processes, name: str, report: Callable[[int], object]) -> None:
+        self._processes, self._key, self._report = processes, f"counts/{name}", report
+        self._reported, self._lock = 0, threading.Lock()
 
     def add(self, count: int = 1) -> None:
-        """So many more are done here; process 0 hears of the others when it calls this, with 0 too."""
+        """Adds to the count. On process 0 a count of 0 reports what the others have added."""
         if self._processes.size == 1:
-            self._tell(count)
+            self._report(count)
             return
-        done = dist.distributed_c10d._get_default_store().add(self._key, count)
+        total = dist.distributed_c10d._get_default_store().add(self._key, count)
         if self._processes.is_main:
             with self._lock:
-                new, self._told = max(0, done - self._told), max(done, self._told)
-                self._tell(new)
+                increase, self._reported = max(0, total - self._reported), max(total, self._reported)
+                self._report(increase)
 
 
-def launched() -> Processes:
-    """What torchrun says in the environment; one process without it.
+def launched_processes() -> Processes:
+    """Returns the processes that torchrun's environment variables describe; one process without them.
 
     Raises:
-        ValueError: the environment says half of it.
+        ValueError: some of the variables are missing.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     given = {name: os.environ[name] for name in names if name in os.environ}
@@ -147,11 +151,11 @@ def launched() -> Processes:
 
 
 @contextmanager
-def joined(processes: Processes, device: torch.device) -> Iterator[Processes]:
-    """Meet the other processes; inside, the methods of `Processes` work.
+def process_group(processes: Processes, device: torch.device) -> Iterator[Processes]:
+    """Opens the process group, within which the methods of `Processes` work.
 
     Raises:
-        LostContact: another process is gone, in place of whatever its absence led to.
+        LostContact: another process ended. Replaces the error that its absence caused.
     """
     if processes.size == 1:
         yield processes
@@ -160,11 +164,11 @@ def joined(processes: Processes, device: torch.device) -> Iterator[Processes]:
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        with ends_at_sigterm():
+        with default_sigterm():
             dist.init_process_group(backend, timeout=TIMEOUT)
         yield processes
-        processes.wait()  # nobody leaves while another may still need it
-    except SystemExit:  # all leave alike, after a signal
+        processes.wait()  # another process may still need this one
+    except SystemExit:  # every process leaves in this way after a signal
         dist.destroy_process_group()
         raise
     except RuntimeError as error:
@@ -174,15 +178,15 @@ def joined(processes: Processes, device: torch.device) -> Iterator[Processes]:
         raise LostContact(
             f"process {processes.rank} of {processes.size} lost contact with another one ({reason})"
         ) from error
-    dist.destroy_process_group()  # not after an error: it would wait for those that are gone
+    dist.destroy_process_group()  # not after an error: it would wait for processes that have ended
 
 
 @contextmanager
-def ends_at_sigterm() -> Iterator[None]:
-    """SIGTERM ends the process at once inside, where there is nothing to lose.
+def default_sigterm() -> Iterator[None]:
+    """SIGTERM ends the process at once inside, where nothing can be lost.
 
-    Waiting for the others happens in C++, where a handler of ours would not be called until it is over; and
-    torchrun sends SIGTERM when one of them has failed on its way here.
+    Opening the process group waits in C++, where Python runs no signal handler, and torchrun sends SIGTERM
+    when another process has failed before it.
     """
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
@@ -192,18 +196,21 @@ def ends_at_sigterm() -> Iterator[None]:
 
 
 def is_lost_contact(error: RuntimeError) -> bool:
-    """Whether gloo, NCCL or their store tell of a process that is gone or does not answer."""
+    """Whether gloo, NCCL or their store report a process that ended or does not answer."""
     words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
-def has_the_word(error: BaseException) -> bool:
-    """Whether this process is to print its error; false where another one has told the same.
+def should_report(error: BaseException) -> bool:
+    """Whether this process prints its error; False where another process prints the same one.
 
-    Before the processes have met, all find the same mistakes in a command: process 0 tells of them. Whoever
-    has merely lost contact waits, since torchrun ends it while the one that failed speaks.
+    Before the process group is open, every process finds the same mistake in a command, and process 0 reports
+    it. A process that has only lost contact waits first: torchrun ends it while the failed one reports.
     """
-    processes = launched()
+    try:
+        processes = launched_processes()
+    except ValueError:  # the error is about the environment
+        return True
     if processes.size == 1:
         return True
     if isinstance(error, LostContact):
@@ -215,11 +222,11 @@ def has_the_word(error: BaseException) -> bool:
     key = hashlib.blake2b(str(error).encode(), digest_size=16).hexdigest()
     try:
         store = dist.distributed_c10d._get_default_store()
-        return store.add(f"told/{key}", 1) == 1
-    except RuntimeError:  # of a store that is gone with its process
+        return store.add(f"reported/{key}", 1) == 1
+    except RuntimeError:  # the store has ended with its process
         return True
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded; all processes must come here together where it is."""
+    """Returns the whole of a tensor that may be sharded. If it is, every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,30 +1,28 @@
-"""Files that are either whole or not there."""
+"""Writes files that are either complete or not there."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, flush it to the disk, then rename it: never is half of it there.
+    """Lets `write` fill a file beside `path`, flushes it to the disk and renames it.
 
     Raises:
-        ValueError: it cannot be written (disk full, no permission); what stood at `path` before stands there
-            still.
+        ValueError: it cannot be written (disk full, no permission); `path` is unchanged.
     """
     try:
         with whole_file(path) as partial:
             write(partial)
-    except Exception as error:  # torch and safetensors tell of a full disk by exceptions of their own
+    except Exception as error:  # torch and safetensors have their own exceptions for a full disk
         raise ValueError(f"cannot write {path}: {why(error)}; what was written before is whole") from error
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to fill; renamed to it at the end, flushed to the disk, or deleted if there is an
-    exception.
-    """
+    """Yields a path beside `path` to fill; flushed and renamed at the end, or deleted after an exception."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,19 +40,54 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Yields a path for a file or folder that replaces `out` at the end, or is deleted after an exception.
+
+    Other files that are written beside it (the weights of a large graph) are moved beside `out`.
+
+    Raises:
+        ValueError: it cannot be written; `out` is unchanged.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+            yield Path(folder) / out.name
+            for item in sorted(Path(folder).iterdir(), reverse=True):  # model.onnx after model.onnx.data
+                _flush(item)
+                target = out.with_name(item.name)
+                if target.is_dir():
+                    os.replace(target, Path(folder) / f"{item.name}.replaced")
+                os.replace(item, target)
+    except OSError as error:
+        raise ValueError(f"cannot write {out}: {error.strerror or error}; nothing was changed") from error
+
+
+def _flush(item: Path) -> None:
+    """Flushes a file, or all files of a folder, to the disk."""
+    for path in [item, *item.rglob("*")]:
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+
+
 def why(error: BaseException) -> str:
-    """The reason in one line: of an error of the system its text, without number and path."""
+    """Returns the reason in one line: the text of a system error, without its number and path."""
     return getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
 
 
 def remove_partials(folder: Path) -> None:
-    """Delete the half files that writers left in the folder when they were killed; none may be at work."""
+    """Deletes the partial files of killed writers in the folder. No writer may be running."""
     for partial in folder.glob(".*.partial"):
         partial.unlink()
 
 
 def require_writable(out: Path) -> None:
-    """Make the output folder and a file in it, so that hours of work do not end at the first write."""
+    """Creates the output folder and a file in it, so that hours of work do not fail at the first write.
+
+    Raises:
+        ValueError: the folder cannot be written to.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".depthany_probe"

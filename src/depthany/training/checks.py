@@ -1,55 +1,24 @@
-"""What the configuration of a training run must be: types, ranges, choices, and how they go together."""
+"""Checks how the settings of a training run go together; their bounds stand in `training.settings`."""
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from depthany.config.entry import require, require_least, typed
-from depthany.config.schema import STAGES, TrainSettings
-from depthany.data.sampler import ORDERS
-from depthany.losses.affine_invariant import NORMALISATIONS, REDUCTIONS
-from depthany.losses.features import MEANS_OVER
+from depthany.config.checker import check_settings
 from depthany.models.dinov2 import PATCH
 from depthany.system.distributed import Processes
-from depthany.training.checkpoints.writer import IF_SAVE_FAILS
-from depthany.training.parallel import PARALLELS, shards_weights
+from depthany.training.parallel import shards_weights
+from depthany.training.settings import STAGES, TrainSettings
 
 ONLINE = "online"  # the teacher labels each view while the student trains
-_LEAST = {
-    "batch_size": 1,
-    "accumulate": 1,
-    "keep_checkpoints": 1,
-    "crop_size": 1,
-    "threads": 1,
-    "seed": 0,
-    "workers": 0,
-    "log_every": 0,
-    "image_every": 0,
-    "eval_every": 0,
-    "save_every": 0,
-    "data.min_side": 1,
-    "data.window": 1,
-    "data.max_unreadable_share": 0,
-    "data.read_timeout": 0,
-    "optimizer.clip_norm": 0,
-    "optimizer.warmup_steps": 0,
-}
-_CHOICES = {
-    "if_save_fails": IF_SAVE_FAILS,
-    "loss.normalisation": NORMALISATIONS,
-    "loss.reduction": REDUCTIONS,
-    "parallel": PARALLELS,
-    "data.order": ORDERS,
-    "stage.feature_alignment.mean_over": MEANS_OVER,
-}
 
 
 def check(cfg: DictConfig) -> DictConfig:
-    """The configuration with its types checked; finds what the user can mend before any data is loaded.
+    """Returns the configuration with the types and defaults of its dataclasses.
 
     Raises:
-        ValueError: (or one of OmegaConf's errors) a setting has a wrong type, no value, or a value that
-            cannot be.
+        ValueError: a setting is unknown, or its value is missing, not allowed, or does not go with another.
+        omegaconf.ValidationError: a value has the wrong type.
     """
     if cfg.stage.name not in STAGES:
         raise ValueError(f"unknown stage.name {cfg.stage.name!r}; choose from {', '.join(STAGES)}")
@@ -62,22 +31,12 @@ def check(cfg: DictConfig) -> DictConfig:
         raise ValueError(
             f"pseudo_labels={cfg.pseudo_labels}: of the student alone; leave it for stage=teacher"
         )
-    typed(cfg.stage, STAGES[cfg.stage.name])
-    cfg = typed(cfg, TrainSettings)
     is_student = cfg.stage.name == "student"
-    require(cfg, ignore=() if is_student else ("data.unlabeled",))
+    unused = () if is_student else ("data.unlabeled",)
+    cfg = check_settings(cfg, TrainSettings, optional=unused, stage=STAGES[cfg.stage.name])
     if cfg.crop_size % PATCH:
         nearest = max(1, round(cfg.crop_size / PATCH)) * PATCH
         raise ValueError(f"crop_size={cfg.crop_size} is not a multiple of {PATCH}: try {nearest}")
-    require_least(cfg, _LEAST)
-    for key, choices in _CHOICES.items():
-        value = OmegaConf.select(cfg, key)  # None: a setting of the other stage
-        if value is not None and value not in choices:
-            raise ValueError(f"unknown {key} {value!r}; choose from {', '.join(choices)}")
-    if len(cfg.optimizer.betas) != 2:
-        raise ValueError(
-            f"optimizer.betas={cfg.optimizer.betas}: expected two numbers, for example [0.9, 0.999]"
-        )
     for kind, wanted in zip(("labeled", "unlabeled"), per_micro_batch(cfg)):
         _require_a_root(cfg, kind, wanted)
     if is_student and cfg.stage.feature_alignment.weights and not cfg.stage.feature_alignment.encoder:

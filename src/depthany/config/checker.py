@@ -1,0 +1,94 @@
+"""Checks a configuration against a settings dataclass: keys, types, missing values, bounds and choices."""
+
+import difflib
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError
+
+from depthany.system.rules import rules
+
+
+def check_settings(
+    cfg: DictConfig, schema: type, optional: tuple[str, ...] = (), **chosen: type
+) -> DictConfig:
+    """Returns the configuration with the types and defaults of `schema`.
+
+    The `Rule` of every field is checked. A settings dataclass with a `__post_init__` checks there how its
+    fields go together, with messages that begin with the name of a field.
+
+    Args:
+        schema: dataclass of the whole configuration. Nested settings are fields that are dataclasses.
+        optional: keys below which a setting may lack its value.
+        chosen: dataclasses of fields whose type depends on another setting (`stage`).
+
+    Raises:
+        ValueError: a key is unknown, or a value is missing or not allowed.
+        omegaconf.ValidationError: a value has the wrong type.
+    """
+    checked = _typed(cfg, schema, chosen)
+    missing = sorted(OmegaConf.missing_keys(checked))
+    needed = [key for key in missing if not any(f"{key}.".startswith(f"{name}.") for name in optional)]
+    if needed:
+        raise ValueError("these settings need a value: " + " ".join(f"{key}=..." for key in needed))
+    _check_rules(checked)
+    return checked
+
+
+def _typed(cfg: DictConfig, schema: type, chosen: dict[str, type]) -> DictConfig:
+    """Merges the configuration into the schema, which refuses unknown keys and wrong types."""
+    expected = OmegaConf.structured(schema)
+    parts = {name: OmegaConf.structured(part) for name, part in chosen.items()}
+    for node in (expected, *parts.values()):
+        _make_writable(node)
+    try:
+        checked = OmegaConf.merge(expected, parts, cfg)
+    except ConfigKeyError as error:
+        known = nested_keys(OmegaConf.merge(expected, parts))
+        raise ValueError(unknown_setting(str(error.full_key), known)) from error
+    assert isinstance(checked, DictConfig)
+    return checked
+
+
+def _make_writable(node: DictConfig) -> None:
+    """OmegaConf makes the settings of a frozen dataclass read-only, and then no value can be merged in."""
+    OmegaConf.set_readonly(node, None)
+    for name in node:
+        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
+            _make_writable(node[name])
+
+
+def _check_rules(node: DictConfig, prefix: str = "") -> None:
+    """Checks the rules of a settings dataclass and of those nested in it."""
+    schema = OmegaConf.get_type(node)
+    assert schema is not None
+    rule_of, values = rules(schema), dict[str, Any]()
+    for name in (each.name for each in fields(schema)):
+        values[name] = MISSING if OmegaConf.is_missing(node, name) else node[name]
+        if isinstance(values[name], DictConfig) and is_dataclass(OmegaConf.get_type(values[name])):
+            _check_rules(values[name], f"{prefix}{name}.")
+        elif name in rule_of and values[name] != MISSING:
+            rule_of[name].check(f"{prefix}{name}", values[name])
+    if hasattr(schema, "__post_init__"):
+        try:
+            schema(**values)
+        except ValueError as error:
+            raise ValueError(f"{prefix}{error}") from error
+
+
+def nested_keys(settings: Any, prefix: str = "") -> list[str]:
+    """Returns the dotted keys of nested settings, those that hold further settings included."""
+    keys = list[str]()
+    for key in map(str, settings) if isinstance(settings, DictConfig) else ():
+        keys.append(f"{prefix}{key}")
+        if not OmegaConf.is_missing(settings, key) and not OmegaConf.is_interpolation(settings, key):
+            keys += nested_keys(settings[key], f"{prefix}{key}.")
+    return keys
+
+
+def unknown_setting(key: str, known: list[str]) -> str:
+    """Returns the message about a key that is not among the known ones, with the closest of these."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "--help lists all"
+    return f"unknown setting {key!r}; {hint}"

@@ -1,0 +1,57 @@
+"""What is printed while pseudo-labels are made, and at the end."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from depthany.data.pseudo_labels.store import UNREADABLE
+from depthany.inference.labeling_counts import LabelingCounts
+
+_PROJECT_AFTER_S = 20.0  # before the first projection; the time doubles before each further one
+
+
+class LabelingProgress:
+    """Advances the progress bar, and now and then prints what the paper's 62 million images would take.
+
+    Args:
+        advance: advances the bar by a number of images.
+        projects: whether this process prints the projection, which is made from its own rate.
+    """
+
+    def __init__(self, advance: Callable[[int], object], projects: bool) -> None:
+        self.advance, self.next_s = advance, _PROJECT_AFTER_S if projects else math.inf
+
+    def __call__(self, images: int, counts: LabelingCounts) -> None:
+        """Reports that `images` more images are done."""
+        self.advance(images)
+        if time.monotonic() - counts.began > self.next_s:
+            self.next_s *= 2
+            print(counts.projection(), flush=True)
+
+
+def print_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any] | None) -> None:
+    """Prints what was done.
+
+    Args:
+        counts: of all processes.
+        manifest: of the complete store; None if other workers are still labeling.
+    """
+    if counts.labels:
+        seconds = time.monotonic() - counts.began
+        print(
+            f"{counts.labels} labels in {seconds:.1f} s, {counts.rate():.1f}/s, "
+            f"{counts.bytes_per_label() / 1e3:.0f} kB each; "
+            f"the teacher was at work {counts.teacher_s / seconds / counts.workers:.0%} of the time"
+        )
+        print(counts.projection())
+    if manifest is None:
+        print(f"{store}: other workers have shards in hand; the last of them completes the store")
+        return
+    print(
+        f"{store} is complete: {manifest['labels']} labels in {len(manifest['shards'])} shards, "
+        f"{manifest['bytes'] / 1e9:.3f} GB"
+    )
+    if manifest["unreadable"]:
+        print(f"{manifest['unreadable']} images could not be read and have no label: {store / UNREADABLE}")

@@ -1,0 +1,112 @@
+"""Rules of settings dataclasses: every field says which values it may hold, and one function checks them.
+
+    @dataclass
+    class ReadingSettings:
+        batch_size: int = setting(least=1)
+        order: str = setting(choices=ORDERS)
+
+The same dataclass is the schema of the YAML file (`config.checker.check_settings`) and, where an object needs
+just these values, the object's arguments (`check_fields` in its `__post_init__`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which values a setting may hold. `None` is always allowed; of a list, every element is checked.
+
+    Attributes:
+        least, most: smallest and largest value, themselves allowed.
+        above, below: bounds that are themselves not allowed.
+        length: number of elements of a list.
+        choices: allowed values: a tuple, or a table whose keys they are. A table may grow after the rule
+            was made (`plugins`), so it is read when a value is checked.
+        words: whether several choices may be given, as `a,b` or as a list.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    length: int | None = None
+    choices: Iterable[str] | None = None
+    words: bool = False
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises ValueError if `value`, that of the setting `key`, is not allowed."""
+        if value is None:
+            return
+        if self.words:
+            value = split_words(key, value)
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        if self.length is not None and len(value) != self.length:
+            raise ValueError(f"{key}={list(value)}: expected {self.length} numbers")
+        for element in value if is_list else [value]:
+            if self.choices is not None and element not in self.choices:
+                raise ValueError(f"unknown {key} {element!r}; choose from {', '.join(self.choices)}")
+            if not self._is_within(element):
+                raise ValueError(f"{key}={list(value) if is_list else value}: expected {self._range()}")
+
+    def _is_within(self, value: float) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def _range(self) -> str:
+        """The allowed range in words."""
+        if self.least is not None:
+            return f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
+        named = {"more than": self.above, "less than": self.below, "at most": self.most}
+        return " and ".join(f"{words} {bound}" for words, bound in named.items() if bound is not None)
+
+
+def setting(
+    default: Any = MISSING,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    length: int | None = None,
+    choices: Iterable[str] | None = None,
+    words: bool = False,
+) -> Any:
+    """Returns a dataclass field with a `Rule`.
+
+    Args:
+        default: value of the field. Without one the configuration must give a value.
+    """
+    rule = Rule(least, most, above, below, length, choices, words)
+    return field(default=default, metadata={"rule": rule})
+
+
+def rules(settings: Any) -> Mapping[str, Rule]:
+    """Returns the rules of a settings dataclass, or of an instance of one, by field name."""
+    return {each.name: each.metadata["rule"] for each in fields(settings) if "rule" in each.metadata}
+
+
+def check_fields(settings: Any) -> None:
+    """Raises ValueError if a field of a dataclass instance breaks its rule; for `__post_init__`."""
+    for name, rule in rules(settings).items():
+        rule.check(name, getattr(settings, name))
+
+
+def split_words(key: str, value: Any) -> list[str]:
+    """Returns the words of the setting `key`, given as `a,b` or as a list.
+
+    Raises:
+        ValueError: there is no word.
+    """
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, Sequence) else []
+    words = [word for part in parts if (word := str(part).strip())]
+    if not words:
+        raise ValueError(f"{key}={value}: expected one or more values, with commas between them")
+    return words

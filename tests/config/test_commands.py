@@ -1,0 +1,148 @@
+"""What the eight commands share: settings that are read, one help template, plug-ins, further configs."""
+
+import re
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from depthany.app import AppSettings
+from depthany.check_data import CheckDataSettings
+from depthany.config.entry import config_dir
+from depthany.data.perturb import Perturb
+from depthany.evaluate import EvaluateSettings
+from depthany.export import ExportSettings
+from depthany.index import IndexSettings
+from depthany.predict import PredictSettings
+from depthany.pseudo_label import PseudoLabelSettings
+from depthany.system.plugins import load_plugins
+from depthany.training.settings import STAGES, LossSettings, TermWeights, TrainSettings
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "depthany"
+SETTINGS: dict[str, type] = {
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "predict": PredictSettings,
+    "pseudo_label": PseudoLabelSettings,
+    "app": AppSettings,
+    "export": ExportSettings,
+    "check_data": CheckDataSettings,
+    "index": IndexSettings,
+}
+each_command = pytest.mark.parametrize("command", SETTINGS)
+
+
+@each_command
+def test_every_setting_of_a_command_is_read(command: str) -> None:
+    code = (SOURCE / f"{command}.py").read_text() + (SOURCE / "config/entry.py").read_text()
+    if command == "train":
+        code += "".join((SOURCE / f"training/{name}.py").read_text() for name in ("build", "checks"))
+    for each in fields(SETTINGS[command]):
+        assert re.search(rf"(cfg|composed\[0\])\.{each.name}\b", code), f"{each.name} is never read"
+
+
+def leaves(settings: type) -> set[str]:
+    """Names of the settings of nested dataclasses."""
+    names = set[str]()
+    for each in fields(settings):
+        nested = each.default_factory
+        names |= leaves(nested) if is_dataclass(nested) and isinstance(nested, type) else {each.name}
+    return names
+
+
+def test_every_setting_of_training_groups_is_read() -> None:
+    code = "".join(
+        (SOURCE / name).read_text() for name in ("training/build.py", "training/checks.py", "train.py")
+    )
+    code += "".join(path.read_text() for path in config_dir().rglob("*.yaml"))  # such as ${data.index_dir}
+    passed_whole = leaves(Perturb) | leaves(LossSettings) | leaves(TermWeights)  # as keyword arguments
+    passed_whole |= {"encoder", "decoder", "head"}  # to `build_model`
+    names = leaves(TrainSettings).union(*map(leaves, STAGES.values())) - passed_whole - {"plugins"}
+    for name in names:
+        pattern = rf"(cfg|alignment|optimizer|stage|data|model_cfg)\.{name}\b"
+        assert re.search(pattern, code), f"{name} is never read"
+
+
+@each_command
+def test_yaml_and_dataclass_have_the_same_settings(command: str) -> None:
+    texts = [(config_dir() / f"{name}.yaml").read_text() for name in ("command", command)]
+    written = {key for text in texts for key in re.findall(r"^(\w+):", text, re.MULTILINE)}
+    groups = set(re.findall(r"^  - (\w+): ", texts[1], re.MULTILINE)) - {"experiment"}
+    names = {each.name for each in fields(SETTINGS[command])}
+    assert names == (written | groups) - {"defaults", "hydra"}
+
+
+def test_help_template_and_hydra_folders_stand_once() -> None:
+    for word in ("$CONFIG", "output_subdir", "job_logging"):
+        holders = [path.name for path in config_dir().rglob("*.yaml") if word in path.read_text()]
+        assert holders == ["command.yaml"], word
+
+
+PLUGIN = """
+from depthany.data.labeled import FolderDepth
+class Mine(FolderDepth):
+    pass
+print("plug-in imported")
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's project: a module `own_sets`, and a YAML group that names a class of it."""
+    (tmp_path / "own_sets.py").write_text(PLUGIN)
+    (tmp_path / "configs" / "data").mkdir(parents=True)
+    (tmp_path / "configs/data/mine.yaml").write_text(
+        "defaults:\n  - folder\n  - _self_\nlabeled:\n  mine:\n    _target_: own_sets.Mine\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_config_dir_and_plugins_train_on_own_set(
+    start: Callable, tiny_world, project: Path, tmp_path: Path
+) -> None:
+    words = tiny_world.settings("teacher", tmp_path / "run", "steps=1", "eval_every=0")
+    words[words.index("data=folder")] = "data=mine"
+    ended = start(["--config-dir", str(project / "configs"), "plugins=[own_sets]", *words])
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("plug-in imported\n")
+    assert "plugins:\n- own_sets\n" in (tmp_path / "run/settings.yaml").read_text()
+
+
+def test_choices_of_config_dir_are_listed(start: Callable, project: Path, tmp_path: Path) -> None:
+    ended = start([f"--config-dir={project / 'configs'}", "stage=teacher", "data=nothing"])
+    assert "unknown data 'nothing'; choose from depth_anything_v1" in ended.err
+    assert ", mine, " in ended.err
+
+
+def test_misspelt_key_of_config_dir_has_a_hint(start: Callable, project: Path) -> None:
+    words = [f"--config-dir={project / 'configs'}", "stage=teacher", "data=mine"]
+    ended = start([*words, "data.labeled.mine.depth_scal=1"])
+    assert "did you mean data.labeled.mine.depth_scale?" in ended.err
+    assert "did you mean data?" in start(["stage=teacher", "dat=mine"]).err
+
+
+BAD_PLUGINS = {
+    "plugins=[no_such.module]": "plugins: no module named no_such: install the project that holds",
+    "plugins=[broken]": "plugins: broken cannot be imported: ZeroDivisionError: division by zero",
+    "plugins=[lacking]": "plugins: lacking cannot be imported: ModuleNotFoundError: No module named 'no_s",
+    "plugins=broken": "plugins=broken: expected a list of modules",
+}
+
+
+@pytest.mark.parametrize("word, message", BAD_PLUGINS.items(), ids=BAD_PLUGINS)
+def test_bad_plugin_ends_in_one_line(start: Callable, project: Path, word: str, message: str) -> None:
+    (project / "broken.py").write_text("x = 1\ny = x / 0\n")
+    (project / "lacking.py").write_text("import no_such\n")
+    ended = start(["stage=teacher", word])
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert message in ended.err
+    if "[broken]" in word:
+        assert f"({project / 'broken.py'}, line 2)" in ended.err
+
+
+def test_plugin_module_is_not_run_twice(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "counted.py").write_text('print("once")\n')
+    load_plugins(["counted", "counted"])
+    assert capsys.readouterr().out == "once\n"
