@@ -23,10 +23,10 @@ import torch
 from depthany.models.model import depth_anything
 from depthany.system.device import keep_freed_memory
 from depthany.system.files import write_atomically
-from depthany.training.checkpoints.state import Parts, TrainState
+from depthany.training.checkpoints.state import Progress, TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, HostCopy
-from depthany.training.optim import build_optimizer
-from depthany.training.stages.teacher import TeacherStage
+from depthany.training.optim import OptimizerSettings, build_optimizer
+from depthany.training.stages.base import Stage
 
 
 def main() -> None:
@@ -40,29 +40,29 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
-    parts = state_after_a_step(args.encoder)
+    state = state_after_a_step(args.encoder)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        print_stalls(parts, measure_stalls(parts, Path(folder), args.rounds))
-        print_rates(*measure_rates(parts, Path(folder), args.rounds))
+        print_stalls(state, measure_stalls(state, Path(folder), args.rounds))
+        print_rates(*measure_rates(state, Path(folder), args.rounds))
 
 
-def state_after_a_step(encoder: str) -> Parts:
+def state_after_a_step(encoder: str) -> TrainingState:
     """A model with the moments of its optimizer, from gradients that are all zero."""
     model = depth_anything(encoder)
-    optimizer = build_optimizer(model, [], 1e-3, 1, 0.01, (0.9, 0.999))
+    optimizer = build_optimizer(model, [], OptimizerSettings(1e-3))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return Parts(model, TeacherStage("median_mad", "batch"), optimizer, scaler, TrainState(step=1))
+    return TrainingState(model, Stage(), optimizer, scaler, Progress(step=1))
 
 
-def measure_stalls(parts: Parts, folder: Path, rounds: int) -> dict[str, list[float]]:
+def measure_stalls(state: TrainingState, folder: Path, rounds: int) -> dict[str, list[float]]:
     """Seconds of each way by rounds."""
     seconds: dict[str, list[float]] = {}
     kept = HostCopy()
-    kept.take(parts.payload())
+    kept.take(state.payload())
     writer = CheckpointWriter(folder / "background", 2, "stop", print)
 
     def clock(name: str, action: Callable[[], object]) -> None:
@@ -71,47 +71,47 @@ def measure_stalls(parts: Parts, folder: Path, rounds: int) -> dict[str, list[fl
         seconds.setdefault(name, []).append(time.perf_counter() - began)
 
     def first() -> None:
-        fresh.save(parts)
+        fresh.save(state)
 
     with writer:
-        writer.save(parts)
+        writer.save(state)
         for k in range(rounds):
-            parts.state.step += 1
+            state.progress.step += 1
             writer.wait()
-            clock("copy", lambda: kept.take(parts.payload()))
-            clock("fresh copy", lambda: HostCopy().take(parts.payload()))
+            clock("copy", lambda: kept.take(state.payload()))
+            clock("fresh copy", lambda: HostCopy().take(state.payload()))
             path = folder / f"synchronous_{k % 2}.pt"
-            clock("synchronous", lambda path=path: save_synchronously(path, parts))
-            clock("background", lambda: writer.save(parts))
+            clock("synchronous", lambda path=path: save_synchronously(path, state))
+            clock("background", lambda: writer.save(state))
             clock("the write in the background", writer.wait)
             with CheckpointWriter(folder / "first", 2, "stop", print) as fresh:
                 clock("first", first)
     return seconds
 
 
-def save_synchronously(path: Path, parts: Parts) -> None:
-    write_atomically(path, lambda partial: torch.save(parts.payload(), partial))
+def save_synchronously(path: Path, state: TrainingState) -> None:
+    write_atomically(path, lambda partial: torch.save(state.payload(), partial))
 
 
-def measure_rates(parts: Parts, folder: Path, rounds: int) -> tuple[list[float], list[float]]:
+def measure_rates(state: TrainingState, folder: Path, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of a forward pass at 252 pixels without a write and during one, by turns."""
     image, alone, beside = torch.randn(1, 3, 252, 252), [], []
     with torch.no_grad(), CheckpointWriter(folder / "rates", 2, "stop", print) as writer:
         for _ in range(rounds):
             for times, is_writing in ((alone, False), (beside, True)):
                 if is_writing:
-                    parts.state.step += 1
-                    writer.save(parts)
+                    state.progress.step += 1
+                    writer.save(state)
                 for _ in range(3):
                     began = time.perf_counter()
-                    parts.model(image)
+                    state.model(image)
                     times.append(time.perf_counter() - began)
                 writer.wait()
     return alone, beside
 
 
-def print_stalls(parts: Parts, seconds: dict[str, list[float]]) -> None:
-    payload = parts.payload()
+def print_stalls(state: TrainingState, seconds: dict[str, list[float]]) -> None:
+    payload = state.payload()
     state = [payload["model"], *payload["optimizer"]["state"].values()]
     size = sum(tensor.nbytes for tensors in state for tensor in tensors.values())
     count = sum(tensor.numel() for tensor in payload["model"].values())

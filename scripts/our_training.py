@@ -13,47 +13,56 @@ from torch import Tensor
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
 from depthany.models.model import DenseModel
-from depthany.training.checkpoints.state import Parts
+from depthany.training.checkpoints.state import TrainingState
 from depthany.training.loop import draw_generator, require_finite, update
-from depthany.training.optim import build_optimizer
-from depthany.training.stages import stages
+from depthany.training.optim import LrFactors, OptimizerSettings, build_optimizer
+from depthany.training.stages import student as student_stage
+from depthany.training.stages import teacher as teacher_stage
+from depthany.training.stages.base import Stage, StageContext
 
-LOSSES = ("affine_invariant_loss", "cutmix_affine_invariant_loss", "feature_alignment_loss")
+TERMS = {"affine_invariant": 1.0}
+TEACHER = teacher_stage.TeacherSettings("teacher", TERMS)
+STUDENT = student_stage.StudentSettings(
+    name="student",
+    teacher="",
+    terms=TERMS,
+    ratio=[1, 2],
+    weights=student_stage.ImageWeights(1 / 3, 1 / 3, 1 / 3),
+    trim=0.1,
+    feature_alignment=student_stage.FeatureAlignmentSettings(0.15, "kept", "perturbed"),
+)
+LOSSES = (
+    (teacher_stage, "weighted_terms"),
+    (student_stage, "weighted_terms"),
+    (student_stage, "feature_alignment_loss"),
+)
 
 
 class OurTraining:
-    """All parts of a run, from a model that is trained, and the body of the loop of train.py."""
+    """All objects of a run, from a model that is trained, and the body of the training loop."""
 
     def __init__(
         self, model: DenseModel, student: bool, amp: torch.dtype | None, checkpointing: bool
     ) -> None:
-        loss: Any = {"normalisation": "median_mad", "reduction": "batch"}
-        self.amp, self.student, stage = amp, student, stages.TeacherStage(**loss)
+        options = {"normalisation": "median_mad", "reduction": "batch"}
+        context = StageContext(model, deepcopy(model) if student else None, Perturb(), options)
+        stage: Stage = teacher_stage.TeacherStage.build(TEACHER, context)
         if student:
-            stage = stages.StudentStage(
-                deepcopy(model),
-                deepcopy(model.encoder),
-                model.encoder.spec.embed_dim,
-                Perturb(),
-                dict.fromkeys(("labeled", "unlabeled", "feature"), 1 / 3),
-                trim=0.1,
-                alpha=0.15,
-                mean_over="kept",
-                frozen_input="perturbed",
-                **loss,
-            )
+            stage = student_stage.StudentStage.build(STUDENT, context)
+        self.amp, self.student = amp, student
         model.encoder.activation_checkpointing = checkpointing
         for network in (model, stage):
             network.to(memory_format=torch.channels_last)
-        optimizer = build_optimizer(model, [], 5e-6, 10, 0.01, (0.9, 0.999))
-        self.parts = Parts(model, stage.train(), optimizer, torch.amp.GradScaler("cpu", enabled=False))
+        optimizer = build_optimizer(model, [], OptimizerSettings(5e-6, lr_factors=LrFactors(1, 10, 10)))
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self.state = TrainingState(model, stage.train(), optimizer, scaler)
         self.backward: Callable[[Tensor], None] = lambda loss: loss.backward()
-        self.update: Callable[[], object] = lambda: update(self.parts, None)
+        self.update: Callable[[], object] = lambda: update(self.state, None)
 
     def step(self, batch: Batch, number: int) -> Tensor:
-        """One step; gives the loss."""
+        """Takes one step; returns the loss []."""
         with torch.autocast("cpu", self.amp, enabled=self.amp is not None):
-            output = self.parts.stage(self.parts.model, batch, draw_generator(0, number))
+            output = self.state.stage(self.state.model, batch, draw_generator(0, number))
         require_finite(output, number)
         self.backward(output.loss)
         self.update()
@@ -85,7 +94,7 @@ class Shares:
     @contextmanager
     def timing(self) -> Iterator[None]:
         """Count the parts of every step inside."""
-        training, parts = self.training, self.training.parts
+        training, state = self.training, self.training.state
         with ExitStack() as stack:
 
             def replace(owner: Any, attribute: str, name: str) -> None:
@@ -93,13 +102,13 @@ class Shares:
                 stack.enter_context(mock.patch.object(owner, attribute, counted))
 
             if training.student:
-                replace(parts.stage.teacher, "forward", "teacher")
+                replace(state.stage.teacher, "forward", "teacher")
                 replace(Perturb, "colour", "perturbations")
                 replace(Perturb, "cutmix", "perturbations")
-                replace(parts.stage.frozen_encoder, "forward", "frozen encoder")
-            replace(parts.model, "forward", "forward")
-            for loss in LOSSES:
-                replace(stages, loss, "losses")
+                replace(state.stage.frozen_encoder, "forward", "frozen encoder")
+            replace(state.model, "forward", "forward")
+            for module, loss in LOSSES:
+                replace(module, loss, "losses")
             replace(training, "backward", "backward")
             replace(training, "update", "optimizer")
             yield

@@ -66,7 +66,7 @@ class World:
             "batch_size=6",
             "crop_size=28",
             "optimizer.lr=1e-3",
-            "optimizer.decoder_lr_factor=1",
+            "optimizer.lr_factors={encoder:1,decoder:1,head:1}",
             "threads=1",
             "workers=0",
             "device=cpu",

@@ -74,7 +74,7 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
         for name, why in missing.items():
             print(f"{name}: not run, {why}")
         require_writable(out)
-    predictors, checkpoints = open_predictors(
+    predictors, about = open_predictors(
         split_words("checkpoint", cfg.checkpoint),
         [] if cfg.quantity is None else split_words("quantity", cfg.quantity),
         compute,
@@ -93,7 +93,7 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
         chosen,
         sets,
         out,
-        describe_run(cfg, checkpoints, missing, compute),
+        describe_run(cfg, about, missing, compute),
         cfg.batch_size,
         cfg.workers,
         cfg.limit,
@@ -114,7 +114,7 @@ def describe(
 
 
 def describe_run(
-    cfg: DictConfig, checkpoints: dict[str, dict[str, Any]], missing: dict[str, str], compute: Compute
+    cfg: DictConfig, checkpoints: dict[str, Any], missing: dict[str, str], compute: Compute
 ) -> dict[str, Any]:
     """Returns what results.json says besides the results."""
     return {

@@ -1,38 +1,38 @@
-"""Train a teacher or a student: `python -m depthany.train stage=teacher`.
+"""Train a stage such as the teacher or the student: `python -m depthany.train stage=teacher`.
 
-`run` makes the parts from the configuration; the loop itself is `depthany.training.loop.train`.
+`run` builds the objects from the configuration; the loop itself is `depthany.training.loop.train`.
 """
 
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from depthany.config.entry import plain, run_entry
-from depthany.data.batch import Batch
+from depthany.config.entry import run_entry
 from depthany.data.left_out import summary
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
-from depthany.models.files.loading import load_model
+from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel, save_model
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import write_atomically
 from depthany.training import build
 from depthany.training import run_dir as runs
-from depthany.training.checkpoints.resume import take_over
-from depthany.training.checkpoints.state import Parts
-from depthany.training.checkpoints.writer import CheckpointWriter, NoWriter, ShardedWriter
-from depthany.training.checks import ONLINE, check, check_processes
-from depthany.training.loop import Loop, Scored, train
-from depthany.training.parallel import is_sharded, shared_count, whole_model
-from depthany.training.tracking import Silent, Tracker
+from depthany.training.checkpoints.resume import resume_latest
+from depthany.training.checkpoints.state import TrainingState
+from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
+from depthany.training.checks import check, check_processes
+from depthany.training.loop import Run, SetScores, train
+from depthany.training.parallel import is_sharded, shared_count, unsharded
+from depthany.training.settings import ONLINE, TrainSettings
+from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import evaluate
 
 
@@ -42,133 +42,131 @@ def main() -> None:
 
 
 def run(cfg: DictConfig) -> int:
-    """Builds the parts of a run, trains, scores and saves; returns the exit code."""
+    """Checks the configuration, and trains unless the run is finished; returns the exit code."""
     processes = launched_processes()
     logging.basicConfig(level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s")
-    cfg = check(cfg)
-    check_processes(cfg, processes)
-    compute = prepare_compute(cfg.device, cfg.precision, cfg.threads, processes)
+    settings = check(cfg)
+    check_processes(settings, processes)
+    compute = prepare_compute(settings.device, settings.precision, settings.threads, processes)
     with process_group(processes, compute.device):
-        if processes.from_main(runs.is_finished(Path(cfg.run_dir)) and not cfg.overwrite):
+        if processes.from_main(runs.is_finished(Path(settings.run_dir)) and not settings.overwrite):
             if processes.is_main:
-                print(f"{cfg.run_dir} holds a finished run: pass overwrite=true or another run_dir=...")
+                print(f"{settings.run_dir} holds a finished run: pass overwrite=true or another run_dir=...")
             return 0
-        run_together(cfg, processes, compute)
+        run_stage(settings, compute, processes)
     return 0
 
 
-def run_together(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
-    """Runs the training in every process of the group."""
-    run_dir, device, amp = Path(cfg.run_dir), compute.device, compute.amp
-    online = cfg.pseudo_labels == ONLINE
-    teacher = (
-        load_model(cfg.stage.teacher, device if online else "cpu") if cfg.stage.name == "student" else None
-    )
-    dataset, val_sets = build.build_training_set(cfg, teacher), build.build_sets(cfg.data.val)
-    parts = build.build_parts(cfg, teacher if online else None, device, amp, processes)
-    sampler = build.build_sampler(cfg, dataset, processes)
-    loop = build.build_loop(cfg, micro_batches=len(sampler))
-    with runs.locked(run_dir) if processes.is_main else nullcontext():
-        tracker = begin(cfg, parts, sampler, loop.total_steps, processes)
-        tracker.say(build.describe(parts, dataset, loop.total_steps, device, amp, processes.size))
-        for line in build.dataset_notes(cfg, dataset):
-            tracker.say(line)
-        unreadable, share = run_dir / runs.UNREADABLE_FILE, cfg.data.max_unreadable_share
-        count = shared_count(processes, sampler, unreadable, share)
-        pin, timeout_s = device.type == "cuda", cfg.data.read_timeout or None
-        batches = read_batches(dataset, sampler, cfg.workers, pin, count, timeout_s)
+def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -> None:
+    """Builds the objects of a run, trains, scores and saves."""
+    run_dir, device, amp = Path(settings.run_dir), compute.device, compute.amp
+    online = settings.pseudo_labels == ONLINE
+    teacher = build.load_teacher(settings, device if online else "cpu")
+    dataset = build.build_training_set(settings, teacher)
+    val_sets = build.build_sets(settings.data.val, "data.val")
+    state = build.build_state(settings, teacher if online else None, device, amp, processes)
+    sampler = build.build_sampler(settings, dataset, processes)
+    loop = build.build_loop_settings(settings, micro_batches=len(sampler))
 
-        def score(network: DenseModel) -> Scored:
-            size, convert = cfg.crop_size, cfg.data.convert_images
-            return evaluate(network, val_sets, size, device, amp, convert_images=convert, processes=processes)
+    with runs.locked(run_dir) if processes.is_main else nullcontext():
+        saved = saved_settings(settings, sampler)
+        prepare_run_dir(run_dir, saved, settings.overwrite, processes)
+        resume_latest(runs.checkpoint_dir(run_dir), state, processes)
+        sampler.start = state.progress.step * settings.accumulate
+        tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
+        tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
+        for line in build.dataset_notes(settings, dataset):
+            tracker.say(line)
+        unreadable, share = run_dir / runs.UNREADABLE_FILE, settings.data.max_unreadable_share
+        count = shared_count(processes, sampler, unreadable, share)
+        pin, timeout_s = device.type == "cuda", settings.data.read_timeout or None
+        batches = read_batches(dataset, sampler, settings.workers, pin, count, timeout_s)
+        compiled = torch.compile(state.model) if settings.compile else None
+
+        metrics = tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary)))
+
+        def score(model: DenseModel) -> SetScores:
+            size, convert = settings.crop_size, settings.data.convert_images
+            return evaluate(
+                model,
+                val_sets,
+                size,
+                device,
+                amp,
+                convert_images=convert,
+                processes=processes,
+                metrics=metrics,
+                say=tracker.say,
+            )
 
         try:
-            own = train_run(cfg, loop, parts, batches, tracker, score, device, amp, processes)
-            scores = {cfg.stage.name: own}
+            with open_writer(settings, state, tracker, processes) as writer:
+                training = Run(state, batches, score, loop, tracker, writer, device, amp, compiled, processes)
+                train(training)
+            scores = {settings.stage.name: training.scores()}
             if teacher is not None:
-                scores["teacher"] = score(whole_model(teacher).to(device))
-            model = whole_model(parts.model)
+                scores["teacher"] = score(unsharded(teacher).to(device))
+            model = unsharded(state.model)
         finally:
             tracker.close()
         if processes.is_main:
-            finish(run_dir, model, parts.state.step, scores, settings_of(cfg, sampler), tracker)
+            finish(run_dir, model, state.progress.step, scores, saved, tracker)
 
 
-def begin(
-    cfg: DictConfig, parts: Parts, sampler: MixedBatches, total_steps: int, processes: Processes
-) -> Tracker | Silent:
-    """Claim the run directory and take over its last checkpoint, where it has one; gives the log."""
-    run_dir, settings = Path(cfg.run_dir), settings_of(cfg, sampler)
+def saved_settings(settings: TrainSettings, sampler: MixedBatches) -> dict[str, Any]:
+    """Returns the settings with the numbers of images found: with other numbers their order would differ."""
+    labeled, unlabeled = sampler.counts
+    return asdict(settings) | {"images_found": {"labeled": labeled, "unlabeled": unlabeled}}
+
+
+def prepare_run_dir(run_dir: Path, saved: dict[str, Any], overwrite: bool, processes: Processes) -> None:
+    """Claims the run directory on rank 0, and deletes what a killed run has left half written."""
     if processes.is_main:
-        if cfg.overwrite:
+        if overwrite:
             runs.clear(run_dir)  # only now that everything the new run needs is known to be there
-        runs.claim(run_dir, settings)
+        runs.claim(run_dir, saved)
         runs.remove_half_written(run_dir)
     processes.wait()
-    take_over(runs.checkpoint_dir(run_dir), parts, processes)
-    sampler.start = parts.state.step * cfg.accumulate
-    if not processes.is_main:
-        return Silent()
-    text, goes_on = OmegaConf.to_yaml(OmegaConf.create(settings)), cfg.if_save_fails == "continue"
-    return Tracker(run_dir, parts.state.step, total_steps, text, goes_on)
 
 
-def settings_of(cfg: DictConfig, sampler: MixedBatches) -> dict[str, Any]:
-    """The configuration and the numbers of images found: with others the order of all would be another."""
-    labeled, unlabeled = sampler.counts
-    return plain(cfg) | {"images_found": {"labeled": labeled, "unlabeled": unlabeled}}
-
-
-def train_run(
-    cfg: DictConfig,
-    loop: Loop,
-    parts: Parts,
-    batches: Iterator[Batch],
-    tracker: Tracker | Silent,
-    score: Callable[[DenseModel], Scored],
-    device: torch.device,
-    amp: torch.dtype | None,
+def open_tracker(
+    settings: TrainSettings,
+    saved: dict[str, Any],
+    state: TrainingState,
+    total_steps: int,
     processes: Processes,
-) -> Scored:
-    """`train` with its validation and files as the configuration says; gives the scores of the last step."""
-    newest: dict[int, Scored] = {}
-
-    def validate() -> Scored:
-        newest.clear()
-        newest[parts.state.step] = score(whole_model(parts.model))
-        return newest[parts.state.step]
-
-    compiled = torch.compile(parts.model) if cfg.compile else None
-    with open_writer(cfg, parts, tracker, processes) as saves:
-        train(parts, batches, tracker, validate, saves, loop, device, amp, compiled, processes)
-    if parts.state.step not in newest:  # killed after the last step
-        validate()
-    return newest[parts.state.step]
+) -> Tracker | NullTracker:
+    """Opens the log of this rank."""
+    if not processes.is_main:
+        return NullTracker()
+    text, goes_on = OmegaConf.to_yaml(OmegaConf.create(saved)), settings.if_save_fails == "continue"
+    return Tracker(Path(settings.run_dir), state.progress.step, total_steps, text, goes_on)
 
 
 def open_writer(
-    cfg: DictConfig, parts: Parts, tracker: Tracker | Silent, processes: Processes
-) -> CheckpointWriter | NoWriter:
-    """What writes the checkpoints of this process."""
-    folder, keep, if_fails = runs.checkpoint_dir(Path(cfg.run_dir)), cfg.keep_checkpoints, cfg.if_save_fails
-    if is_sharded(parts.model):
-        return ShardedWriter(folder, keep, if_fails, tracker.say, parts.state.step, processes)
+    settings: TrainSettings, state: TrainingState, tracker: Tracker | NullTracker, processes: Processes
+) -> CheckpointWriter | NullWriter:
+    """Opens what writes the checkpoints of this rank."""
+    folder, step = runs.checkpoint_dir(Path(settings.run_dir)), state.progress.step
+    keep, if_fails = settings.keep_checkpoints, settings.if_save_fails
+    if is_sharded(state.model):
+        return ShardedWriter(folder, keep, if_fails, tracker.say, step, processes)
     if not processes.is_main:
-        return NoWriter()
-    return CheckpointWriter(folder, keep, if_fails, tracker.say, parts.state.step)
+        return NullWriter()
+    return CheckpointWriter(folder, keep, if_fails, tracker.say, step)
 
 
 def finish(
     run_dir: Path,
     model: DenseModel,
     step: int,
-    scores: dict[str, Scored],
-    settings: dict[str, Any],
-    tracker: Tracker | Silent,
+    scores: dict[str, SetScores],
+    saved: dict[str, Any],
+    tracker: Tracker | NullTracker,
 ) -> None:
-    """Write results and model, the model last since it marks the run as finished, and print the table."""
+    """Writes results and model, the model last since it marks the run as finished, and prints the table."""
     results = json.dumps({"step": step, "scores": scores}, indent=2) + "\n"
-    training = {"step": step, "settings": settings}
+    training = {"step": step, "settings": saved}
     try:
         write_atomically(run_dir / runs.RESULTS_FILE, lambda path: path.write_text(results))
         save_model(model, run_dir, extra={"training": training})

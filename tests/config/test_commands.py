@@ -17,7 +17,10 @@ from depthany.index import IndexSettings
 from depthany.predict import PredictSettings
 from depthany.pseudo_label import PseudoLabelSettings
 from depthany.system.plugins import load_plugins
-from depthany.training.settings import STAGES, LossSettings, TermWeights, TrainSettings
+from depthany.training.optim import LrFactors
+from depthany.training.settings import LossSettings, TrainSettings
+from depthany.training.stages.student import ImageWeights
+from depthany.training.stages.table import STAGES
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "depthany"
 SETTINGS: dict[str, type] = {
@@ -42,6 +45,11 @@ def test_every_setting_of_a_command_is_read(command: str) -> None:
         assert re.search(rf"(cfg|composed\[0\])\.{each.name}\b", code), f"{each.name} is never read"
 
 
+TRAINING_FILES = [
+    f"training/{name}.py" for name in ("build", "checks", "optim", "stages/student", "stages/base")
+]
+
+
 def leaves(settings: type) -> set[str]:
     """Names of the settings of nested dataclasses."""
     names = set[str]()
@@ -52,15 +60,18 @@ def leaves(settings: type) -> set[str]:
 
 
 def test_every_setting_of_training_groups_is_read() -> None:
-    code = "".join(
-        (SOURCE / name).read_text() for name in ("training/build.py", "training/checks.py", "train.py")
-    )
+    code = "".join((SOURCE / name).read_text() for name in ("train.py", *TRAINING_FILES))
     code += "".join(path.read_text() for path in config_dir().rglob("*.yaml"))  # such as ${data.index_dir}
-    passed_whole = leaves(Perturb) | leaves(LossSettings) | leaves(TermWeights)  # as keyword arguments
+    passed_whole = leaves(Perturb) | leaves(LossSettings)  # as keyword arguments
+    passed_whole |= leaves(ImageWeights) | leaves(LrFactors)  # by vars()
     passed_whole |= {"encoder", "decoder", "head"}  # to `build_model`
-    names = leaves(TrainSettings).union(*map(leaves, STAGES.values())) - passed_whole - {"plugins"}
+    names = (
+        leaves(TrainSettings).union(*(leaves(stage.Settings) for stage in STAGES.values()))
+        - passed_whole
+        - {"plugins"}
+    )
     for name in names:
-        pattern = rf"(cfg|alignment|optimizer|stage|data|model_cfg)\.{name}\b"
+        pattern = rf"(settings|alignment|optimizer|stage|data|model_cfg)\.{name}\b"
         assert re.search(pattern, code), f"{name} is never read"
 
 

@@ -71,7 +71,10 @@ def test_experiment_none_keeps_the_papers_recipe() -> None:
 
 def test_defaults_are_the_papers_numbers() -> None:
     cfg = compose("stage=student", "experiment=none")
-    assert (cfg.optimizer.lr, cfg.optimizer.decoder_lr_factor, cfg.optimizer.decay_power) == (5e-6, 10, 1.0)
+    assert (cfg.optimizer.name, cfg.optimizer.lr) == ("adamw", 5e-6)
+    assert dict(cfg.optimizer.lr_factors) == {"encoder": 1, "decoder": 10, "head": 10}
+    assert (cfg.schedule.name, cfg.schedule.power, cfg.schedule.warmup_steps) == ("poly", 1.0, 0)
+    assert dict(cfg.stage.terms) == {"affine_invariant": 1.0}
     assert (cfg.epochs, cfg.passes, cfg.crop_size) == (20, 1, 518)
     assert list(cfg.stage.ratio) == [1, 2]
     assert cfg.stage.feature_alignment.alpha == 0.15
@@ -117,11 +120,15 @@ TEACHER_MISTAKES = {
     "threads=0": "threads=0: expected 1 or more",
     "workers=-1": "workers=-1: expected 0 or more",
     "batch_size=0": "batch_size=0: expected 1 or more",
-    "optimizer.warmup_steps=-1": "optimizer.warmup_steps=-1: expected 0 or more",
+    "schedule.warmup_steps=-1": "schedule.warmup_steps=-1: expected 0 or more",
+    "optimizer.name=lion": "unknown optimizer.name 'lion'; choose from adamw, adam, sgd",
+    "schedule.name=step": "unknown schedule.name 'step'; choose from poly, onecycle, cosine, constant",
+    "stage.terms.affine_invariant=0": "stage.terms: no loss has a weight above 0; choose from",
+    "+stage.terms.gradiant=1": "stage.terms: unknown loss 'gradiant'; choose from affine_invariant",
     "optimizer.betas=[0.9]": "optimizer.betas=[0.9]: expected 2 numbers",
     "optimizer.clip_norm=-1": "optimizer.clip_norm=-1.0: expected 0 or more",
     "log_every=-1": "log_every=-1: expected 0 or more",
-    "experiment=v1_vits_student": "stage.teacher: of the student alone",
+    "experiment=v1_vits_student": "stage.teacher: not of stage=teacher but of stage=student",
     "crop_size=30": "crop_size=30 is not a multiple of 14: try 28",
     "accumulate=4": "make it a multiple of 4",
     "loss.normalisation=l2": "choose from median_mad, least_squares",

@@ -83,7 +83,7 @@ loop.read_one = noting
 """
 
 
-def test_two_processes_write_the_files_of_one(
+def test_two_ranks_write_the_files_of_one(
     garden: Path, torchrun: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert alone(monkeypatch, command(garden, tmp_path / "one", "skip_unreadable=true")) == 0
@@ -115,7 +115,9 @@ if os.environ["RANK"] == "1":
 """
 
 
-def test_unreadable_image_ends_both_processes(garden: Path, torchrun: Callable, tmp_path: Path) -> None:
+def test_unreadable_image_ends_both_ranks_in_seconds(
+    garden: Path, torchrun: Callable, tmp_path: Path
+) -> None:
     write(garden / "garden/images/5/17.png", np.full((40, 30, 3), 9, np.uint8))  # one image stays damaged
     arguments = command(garden, tmp_path / "out", "pictures=0")
     failed = torchrun(arguments, before=note_end(tmp_path / "end"), entry="evaluate")
@@ -143,9 +145,7 @@ sys.exit(0)
 """
 
 
-def test_validation_scores_equal_those_of_one_process(
-    garden: Path, torchrun: Callable, tmp_path: Path
-) -> None:
+def test_validation_scores_are_equal_on_all_ranks(garden: Path, torchrun: Callable, tmp_path: Path) -> None:
     for i in DAMAGED:
         for kind in ("images", "depth"):
             (garden / f"garden/{kind}/{i // 3}/{i:02d}.png").unlink()

@@ -72,7 +72,7 @@ labeling.write_shard = write
 """
 
 
-def test_two_processes_write_the_store_of_one(
+def test_two_ranks_make_the_store_of_one(
     many, micro: str, teacher_run: Path, torchrun: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert alone(monkeypatch, settings(many, teacher_run, tmp_path / "one")) == 0
@@ -89,7 +89,7 @@ def test_two_processes_write_the_store_of_one(
 
 
 @pytest.mark.slow
-def test_fault_of_one_process_ends_both(
+def test_fault_of_one_rank_ends_both(
     many, micro: str, teacher_run: Path, torchrun: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     arguments = settings(many, teacher_run, tmp_path / "store", "data.unreadable=error")

@@ -74,7 +74,7 @@ def arguments(tiny_world, tmp_path: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_job_that_is_told_to_end_saves_is_requeued_and_goes_on(
+def test_job_at_its_time_limit_is_requeued(
     arguments: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
     job = Job(tmp_path, arguments, REQUEUE_ON_TERM="1")
@@ -92,9 +92,7 @@ def test_a_job_that_is_told_to_end_saves_is_requeued_and_goes_on(
 
 
 @pytest.mark.slow
-def test_a_cancelled_job_saves_and_a_failed_one_tells_why_and_neither_is_requeued(
-    arguments: list[str], tmp_path: Path
-) -> None:
+def test_cancelled_and_failed_jobs_are_not_requeued(arguments: list[str], tmp_path: Path) -> None:
     job = Job(tmp_path, arguments)
     job.wait_for("step 3/15")
     job.process.send_signal(signal.SIGTERM)

@@ -234,7 +234,7 @@ def break_image(garden: Path) -> list[str]:
         (break_nan, r"depth/2\.npy: no valid pixel"),
         (break_size, r"depth/2\.png: depth is 20x20, its image .*2\.png is 40x30"),
         (break_image, r"images/2\.png: not an image.*skip_unreadable=true"),
-        (lambda _: ["override.count=7"], r"folder is of 7 images, and .*garden gives 6: .*override\.count=6"),
+        (lambda _: ["override.count=7"], r"folder has 7 images, and .*garden has 6: .*override\.count=6"),
         (
             lambda _: ["protocol=nyu"],
             "unknown protocol 'nyu'; choose from all, .*folder, .*sample_test_rooms",
@@ -247,7 +247,10 @@ def break_image(garden: Path) -> list[str]:
         (lambda _: ["protocol=folder,folder"], "protocols=folder,folder: folder is given twice"),
         (lambda _: ["stored_per_unit=0"], "stored_per_unit=0.0: expected more than 0"),
         (lambda _: ["quantity=depths"], "unknown quantity 'depths'; choose from disparity, depth"),
-        (lambda _: ["override.crop=eigen_nyu"], "crop eigen_nyu is of 640x480 maps, this one is 40x30"),
+        (
+            lambda _: ["override.crop=eigen_nyu"],
+            "crop=eigen_nyu is defined for maps of 640x480, this one is 40x30",
+        ),
         (lambda _: ["checkpoint=nowhere"], "nowhere does not exist"),
         (lambda _: ["quantity=disparity"], "no checkpoint is one"),
         (lambda _: ["batch_size=0"], "batch_size=0: expected 1 or more"),

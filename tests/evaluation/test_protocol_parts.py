@@ -1,13 +1,14 @@
-"""Crops, boundary F1, pairs of points and the bootstrap, against numbers by hand or a plain reference."""
+"""Crops, boundary F1, point pairs and the bootstrap, against numbers by hand or a plain reference."""
 
 import numpy as np
 import pytest
 
 from depthany.evaluation.protocol import Protocol
+from depthany.evaluation.score import score_pairs
 from depthany.metrics.bootstrap import intervals
 from depthany.metrics.boundary import boundary_f1
 from depthany.metrics.crops import CROPS, INPUT_CROPS
-from depthany.metrics.ordinal import right_pairs
+from depthany.metrics.ordinal import pair_sums
 
 
 def corners(box):
@@ -15,7 +16,7 @@ def corners(box):
     return rows.start, rows.stop, columns.start, columns.stop
 
 
-def test_crops_are_those_of_the_published_code():
+def test_crops_are_those_of_published_code():
     assert corners(CROPS["eigen_nyu"](480, 640)) == (45, 471, 41, 601)
     # 375 x 1242: .40810811 -> 153.04, .99189189 -> 371.96, .03594771 -> 44.6, .96405229 -> 1197.4
     assert corners(CROPS["garg_kitti"](375, 1242)) == (153, 371, 44, 1197)
@@ -24,8 +25,8 @@ def test_crops_are_those_of_the_published_code():
     assert corners(INPUT_CROPS["kitti_kb"](375, 1242)) == (23, 375, 13, 1229)
 
 
-def test_a_crop_that_does_not_fit_the_image_says_so():
-    with pytest.raises(ValueError, match="640x480 maps, this one is 320x240"):
+def test_crop_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="maps of 640x480, this one is 320x240"):
         CROPS["eigen_nyu"](240, 320)
     with pytest.raises(ValueError, match="the image is 1200x370"):
         INPUT_CROPS["kitti_kb"](370, 1200)
@@ -53,7 +54,7 @@ def plain_boundary_f1(predicted, true):
     return total / weight
 
 
-def test_boundary_f1_equals_a_plain_loop_over_pixels():
+def test_boundary_f1_equals_a_loop_over_pixels():
     draw = np.random.default_rng(0)
     true = np.exp(draw.normal(0, 0.2, (7, 9)))
     predicted = true * np.exp(draw.normal(0, 0.1, (7, 9)))
@@ -61,7 +62,7 @@ def test_boundary_f1_equals_a_plain_loop_over_pixels():
     assert 0.1 < boundary_f1(predicted, true) < 0.9
 
 
-def test_boundary_f1_of_one_edge_that_is_half_as_strong_by_hand():
+def test_boundary_f1_of_a_weak_edge_by_hand():
     # A step of 1.15 instead of 2: found at the thresholds 1.05, 1.0722, ..., 1.1389, five of ten. In one of
     # the four directions there is an edge, from far to near: precision = recall = 1/4 where it is found.
     true = np.repeat([[1.0, 1.0, 2.0, 2.0]], 3, axis=0)
@@ -72,16 +73,22 @@ def test_boundary_f1_of_one_edge_that_is_half_as_strong_by_hand():
     assert boundary_f1(5 * predicted, true) == pytest.approx(expected)  # no scale matters
 
 
-def test_pairs_are_right_by_larger_disparity_or_smaller_depth_and_ties_are_wrong():
-    disparity = np.array([[1.0, 2.0], [3.0, 3.0]])
+def test_equal_points_are_a_wrong_pair():
+    nearness = np.array([[1.0, 2.0], [3.0, 3.0]])
     pairs = [((0, 1), (0, 0)), ((0, 0), (1, 1)), ((1, 0), (1, 1))]
-    assert right_pairs(disparity, pairs, larger_is_nearer=True) == 1
-    assert right_pairs(disparity, pairs, larger_is_nearer=False) == 1
+    assert pair_sums(nearness, pairs).tolist() == [3, 1]
     with pytest.raises(ValueError, match="outside of the image of 2x2"):
-        right_pairs(disparity, [((0, 2), (0, 0))], larger_is_nearer=True)
+        pair_sums(nearness, [((0, 2), (0, 0))])
 
 
-def test_the_bootstrap_of_a_mean_comes_near_its_textbook_interval_and_is_repeatable():
+def test_smaller_depth_is_nearer():
+    depth_m, pairs = np.array([[1.0, 2.0]]), [((0, 0), (0, 1))]
+    protocol = Protocol("p", task="ordinal")
+    assert score_pairs(depth_m, "depth", pairs, protocol, "").scores == {"accuracy": 1.0}
+    assert score_pairs(depth_m, "disparity", pairs, protocol, "").scores == {"accuracy": 0.0}
+
+
+def test_bootstrap_of_a_mean_matches_textbook_interval():
     values = np.random.default_rng(0).normal(5, 2, 400)
 
     def mean(counts):
@@ -93,7 +100,7 @@ def test_the_bootstrap_of_a_mean_comes_near_its_textbook_interval_and_is_repeata
     assert intervals(mean, len(values))["mean"] == (low, high)
 
 
-def test_the_interval_of_a_paired_difference_forgets_how_hard_the_images_are():
+def test_paired_difference_has_a_narrow_interval():
     draw = np.random.default_rng(0)
     hard = draw.exponential(1, 300)
     first, second = hard + 0.10 + draw.normal(0, 0.01, 300), hard
@@ -119,8 +126,11 @@ def test_the_interval_of_a_paired_difference_forgets_how_hard_the_images_are():
         ({"clip_prediction": (3, 1)}, "nearest < farthest"),
         ({"max_depth": None}, "clip_prediction=null"),
         ({"count": 0}, "expected 1 or more"),
+        ({"metrics": ("abs_rel", "mine")}, "p: unknown metric 'mine' of task depth; choose from abs_rel"),
+        ({"task": "ordinal", "metrics": ("abs_rel",)}, "of task ordinal; choose from accuracy"),
+        ({"published": {"A": {"absrel": 0.1}}}, "unknown metric 'absrel' in the figures of 'A'"),
     ],
 )
-def test_a_protocol_that_cannot_be_is_refused(settings, message):
+def test_impossible_protocol_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Protocol("p", **settings)

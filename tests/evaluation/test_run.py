@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from depthany.data.samples import DepthSample
+from depthany.data.samples import LabeledSample
+from depthany.data.targets import Labels
 from depthany.evaluation.predictors import QUANTITIES, FolderPredictor, holds_predictions
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import ProtocolResult, difference, statistic, summary
 from depthany.evaluation.run import score_set
 from depthany.evaluation.score import Row
 from depthany.inference.predictor import Predictor
-from depthany.metrics.depth import depth_metrics
+from depthany.metrics.table import DEFAULT_METRICS, pixel_sums, scores_of
 from depthany.models.model import depth_anything
 from depthany.system.distributed import Processes
 
@@ -43,11 +44,11 @@ class Memory:
         return self.samples[index]
 
 
-def sample(name: str, depth_m: np.ndarray, seed: int = 0, mask: np.ndarray | None = None) -> DepthSample:
+def sample(name: str, depth_m: np.ndarray, seed: int = 0, mask: np.ndarray | None = None) -> LabeledSample:
     image = np.random.default_rng(seed).integers(0, 256, (*depth_m.shape, 3), dtype=np.uint8)
     known = depth_m > 0 if mask is None else mask
     disparity = np.where(np.isfinite(depth_m) & (depth_m > 0), 1 / np.where(depth_m > 0, depth_m, 1), 0)
-    return DepthSample(name, image, disparity.astype(np.float32), known)
+    return LabeledSample(name, image, Labels(disparity.astype(np.float32), "disparity", known))
 
 
 def random_depth(seed: int, height: int = 28, width: int = 42) -> np.ndarray:
@@ -68,7 +69,7 @@ def write_predictions(folder: Path, maps: dict[str, np.ndarray]) -> None:
 
 
 def truths(dataset: Memory) -> dict[str, np.ndarray]:
-    return {each.name: 1 / np.maximum(each.disparity, 1e-3) for each in dataset.samples}
+    return {each.name: 1 / np.maximum(each.labels.disparity, 1e-3) for each in dataset.samples}
 
 
 def flat(rows: list[Row]) -> dict[str, dict[str, float]]:
@@ -76,7 +77,7 @@ def flat(rows: list[Row]) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    "protocol", [RELATIVE, replace(RELATIVE, align_per="sequence"), replace(RELATIVE, align="ransac")]
+    "protocol", [RELATIVE, replace(RELATIVE, align_per="sequence"), replace(RELATIVE, align="robust_l1")]
 )
 def test_scores_ignore_batch_size_threads_and_order(micro: str, protocol: Protocol) -> None:
     torch.manual_seed(0)
@@ -87,7 +88,9 @@ def test_scores_ignore_batch_size_threads_and_order(micro: str, protocol: Protoc
         assert [row.index for row in rows] == list(range(7))
         expected = expected or flat(rows)
         for name, scores in flat(rows).items():  # float32 products differ in the last bits with the batch
-            assert scores == pytest.approx(expected[name], rel=1e-4 if protocol.align == "ransac" else 1e-6)
+            assert scores == pytest.approx(
+                expected[name], rel=1e-4 if protocol.align == "robust_l1" else 1e-6
+            )
 
 
 class Crowd(FolderPredictor):
@@ -128,7 +131,7 @@ def test_scores_of_files_are_bit_for_bit_equal(
     dataset = room_set()
     write_predictions(tmp_path, {name: each + np.sin(each) for name, each in truths(dataset).items()})
     predictor = FolderPredictor(tmp_path, DEPTH)
-    for protocol in (RELATIVE, METRES, replace(RELATIVE, align="ransac", align_per="sequence")):
+    for protocol in (RELATIVE, METRES, replace(RELATIVE, align="robust_l1", align_per="sequence")):
         found = [
             flat(score_set(predictor, dataset, protocol, range(7)[::step], batch, workers).rows)
             for batch, workers, step in [(1, 1, 1), (3, 4, -1), (8, 2, 1)]
@@ -142,7 +145,8 @@ def test_metres_are_clipped_to_the_range(tmp_path: Path) -> None:
     dataset = Memory([sample("a", depth_m)])
     (row,) = score_set(FolderPredictor(tmp_path, DEPTH), dataset, METRES).rows
     assert row.pixels == 3
-    assert row.scores == pytest.approx(depth_metrics(np.array([2.0, 5, 20]), np.array([2.0, 4, 8])))
+    sums = pixel_sums(DEFAULT_METRICS["depth"], np.array([2.0, 5, 20]), np.array([2.0, 4, 8]))
+    assert row.scores == pytest.approx({name: float(score) for name, score in scores_of(sums).items()})
 
 
 def test_far_truth_is_left_out_or_clipped(tmp_path: Path) -> None:
@@ -248,7 +252,7 @@ def test_constant_and_reversed_predictions_get_finite_scores(tmp_path: Path) -> 
     notes = " | ".join(result.notes("p"))
     assert "1 with a constant prediction, which cannot be aligned" in notes
     assert "0/0" in notes
-    assert "1 fitted with a negative scale (near and far exchanged), scored as fitted: 1/1" in notes
+    assert "1 fitted with a negative scale (near and far swapped), scored as fitted: 1/1" in notes
     assert all(np.isfinite(list(row.scores.values())).all() for row in scored.rows)
 
 
@@ -273,13 +277,13 @@ def test_boundary_f1_needs_truth_without_holes(tmp_path: Path) -> None:
     holes[0, 0] = 0
     dataset = Memory([sample("dense", depth_m), sample("holes", holes)])
     write_predictions(tmp_path, {"dense": depth_m, "holes": depth_m})
-    protocol = replace(METRES, boundary_f1=True)
+    protocol = replace(METRES, metrics=(*METRES.metrics, "boundary_f1"))
     scored = score_set(FolderPredictor(tmp_path, DEPTH), dataset, protocol)
     assert summary(scored.rows, protocol)["boundary_f1"] == pytest.approx(
         0.25
     )  # one direction of four has edges
     notes = ProtocolResult(protocol, {}, {}, 2, 2, {"p": scored}).notes("p")
-    assert notes == ["no boundary F1 for 1 of 2 images: their truth has holes"]
+    assert notes == ["no boundary_f1 for 1 of 2 images: their truth has holes"]
 
 
 @dataclass

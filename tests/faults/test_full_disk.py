@@ -19,7 +19,17 @@ from depthany.training.log_files import LogFiles
 
 FULL, ALMOST_FULL = 0, 100_000  # bytes left; a checkpoint of the tiny model is larger than the second
 STAGES = ("teacher", "student")
-CHANGES = ("speed/", "memory")  # begin the names of what the clock and the process decide
+LONG = "x" * 5000  # a name longer than the rest of a file's last block, which can be written on a full disk
+CHANGES = ("speed/", "memory", LONG)  # begin the names of what the clock, the process and this file decide
+
+
+@pytest.fixture
+def long_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line of the log needs a new block of the disk."""
+    write = LogFiles.scalars
+    monkeypatch.setattr(
+        LogFiles, "scalars", lambda self, step, values: write(self, step, {LONG: 0.0, **values})
+    )
 
 
 @pytest.fixture
@@ -132,7 +142,7 @@ def assert_only_step_2(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_save_that_fails_stops_the_run_in_one_line_and_it_goes_on_bitwise_equal_when_there_is_room(
+def test_failed_save_stops_run_which_resumes_bitwise(
     start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, stage: str
 ) -> None:
     run_dir = disk / "run"
@@ -152,8 +162,8 @@ def test_a_save_that_fails_stops_the_run_in_one_line_and_it_goes_on_bitwise_equa
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_told_to_continue_it_trains_on_warns_at_each_save_and_fails_at_the_end_without_a_model(
-    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, stage: str
+def test_continue_trains_on_and_fails_without_model(
+    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, long_lines, stage: str
 ) -> None:
     run_dir = disk / "run"
     settings = arguments(tiny_world, stage, run_dir, teacher_run, "if_save_fails=continue")
@@ -176,8 +186,8 @@ def test_told_to_continue_it_trains_on_warns_at_each_save_and_fails_at_the_end_w
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_with_room_again_in_time_a_run_told_to_continue_ends_as_if_nothing_had_been_but_for_lost_lines(
-    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, stage: str
+def test_continue_ends_well_once_there_is_room(
+    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, long_lines, stage: str
 ) -> None:
     run_dir = disk / "run"
     at_step(3, lambda: fill(disk, FULL, run_dir))
@@ -201,8 +211,8 @@ def until_none_is_half(run_dir: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_log_that_cannot_be_written_stops_the_run_in_one_line(
-    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step
+def test_unwritable_log_stops_run_in_one_line(
+    start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, long_lines
 ) -> None:
     run_dir = disk / "run"
     settings = arguments(tiny_world, "teacher", run_dir, teacher_run)
@@ -218,7 +228,7 @@ def test_a_log_that_cannot_be_written_stops_the_run_in_one_line(
 
 
 @pytest.mark.parametrize("mode, code", [("stop", 2), ("continue", 128 + signal.SIGTERM)])
-def test_a_signal_on_a_full_disk_does_not_say_that_all_is_saved(
+def test_signal_on_full_disk_claims_no_save(
     start, tiny_world, teacher_run: Path, whole, disk: Path, at_step, mode: str, code: int
 ) -> None:
     run_dir = disk / "run"
@@ -236,10 +246,7 @@ def test_a_signal_on_a_full_disk_does_not_say_that_all_is_saved(
     assert_same(run_dir, whole["teacher"])
 
 
-LONG = "x" * 5000  # more than what is left in the last block of a file on a disk that is full
-
-
-def test_lost_lines_are_told_once_and_counted_and_the_lines_after_them_are_whole(disk: Path) -> None:
+def test_lost_lines_are_reported_once_and_counted(disk: Path) -> None:
     told: list[str] = []
     log = LogFiles(disk, 0, "a: 1", goes_on=True, tell=told.append)
     for step in range(1, 10):
@@ -261,7 +268,7 @@ def test_lost_lines_are_told_once_and_counted_and_the_lines_after_them_are_whole
     assert len(list(disk.glob("events*"))) == 2, "no file for each line that was tried"
 
 
-def test_a_log_does_not_begin_on_a_full_disk_however_it_is_to_go_on(disk: Path) -> None:
+def test_log_does_not_begin_on_full_disk(disk: Path) -> None:
     occupy(disk)
     with pytest.raises(ValueError, match=f"cannot write the log in {disk}: No space left on device"):
         LogFiles(disk, 0, LONG, goes_on=True, tell=print)
@@ -269,7 +276,7 @@ def test_a_log_does_not_begin_on_a_full_disk_however_it_is_to_go_on(disk: Path) 
 
 
 @pytest.mark.parametrize("mode", ["stop", "continue"])
-def test_a_file_that_may_not_grow_fails_like_a_full_disk(
+def test_file_size_limit_fails_like_full_disk(
     start, start_elsewhere, tiny_world, teacher_run: Path, whole, tmp_path: Path, mode: str
 ) -> None:
     run_dir = tmp_path / "run"

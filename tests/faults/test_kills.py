@@ -49,7 +49,7 @@ def slow_fsync(handle, fsync=os.fsync):
     fsync(handle)
 handle, now = os.open({path!r}, os.O_RDWR | os.O_CREAT), ["start", 0]
 note("start", 0)
-told("train", "steps", lambda parts, *_: parts.state.step)
+told("train", "steps", lambda run, *_: run.state.progress.step)
 told("evaluate", "validation")
 told("finish", "finish")
 loop.update, os.fsync = update, slow_fsync
@@ -132,7 +132,7 @@ def kill_training(
         pytest.param("student", 24, marks=pytest.mark.slow),
     ],
 )
-def test_training_killed_at_random_moments_comes_to_the_same_bits(
+def test_training_killed_at_random_reaches_same_bits(
     nursery, start, tiny_world, teacher_run: Path, tmp_path: Path, stage: str, kills: int
 ) -> None:
     steps = 60 if kills > 3 else 6
@@ -181,7 +181,7 @@ models.write_atomically = half
 
 
 @pytest.mark.parametrize("where", LAST_WRITES)
-def test_training_killed_as_it_writes_the_model_only_finishes(
+def test_training_killed_writing_the_model_only_finishes(
     nursery, start, tiny_world, teacher_run: Path, tmp_path: Path, where: str
 ) -> None:
     command = tiny_world.settings("teacher", tmp_path / "run")
@@ -212,7 +212,7 @@ def label_settings(images: Path, teacher: Path, out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_labeling_killed_at_random_moments_makes_the_same_store(
+def test_labeling_killed_at_random_makes_same_store(
     nursery, teacher_run: Path, tmp_path: Path, kills: int
 ) -> None:
     images, count = tmp_path / "images", (40 if kills == 3 else 100) * kills

@@ -59,7 +59,7 @@ def logged(run_dir: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if not k.startswith(("speed/", "memory"))} for line in lines]
 
 
-def test_one_of_two_processes_killed_ends_both_in_seconds_and_two_go_on_to_the_same_bits(
+def test_killed_rank_ends_both_and_resumes_bitwise(
     torchrun, tiny_world, teacher_run: Path, tmp_path: Path
 ) -> None:
     more = ("steps=40", "batch_size=9", "save_every=2", "eval_every=20", "workers=1")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from depthany.data.dataset import Read
-from depthany.data.loading.watch import ReadNotes
+from depthany.data.dataset import FileKind
+from depthany.data.loading.watch import CurrentReads
 
 # 24 micro-batches, two to a step. A loader process reads four of them ahead.
 SETTINGS = ("accumulate=2", "steps=12", "save_every=2", "eval_every=0", "data.read_timeout=1.5")
@@ -84,7 +84,7 @@ def whole(start, tiny_world, teacher_run: Path, tmp_path_factory) -> dict[str, P
         ("teacher", "labeled/depth/room_2.png", 1),
     ],
 )
-def test_a_read_that_hangs_is_named_and_the_run_goes_on_to_the_same_bits_once_it_is_mended(
+def test_hanging_read_is_named_and_run_resumes_bitwise(
     nursery, start, own_world, teacher_run: Path, whole, tmp_path: Path, stage: str, name: str, workers: int
 ) -> None:
     path = own_world.root / name
@@ -119,9 +119,7 @@ def test_a_stopped_loader_process_ends_the_run(
     assert_same(tmp_path / "run", whole["teacher"])
 
 
-def test_a_run_ends_even_where_its_loader_process_cannot_be_killed(
-    nursery, own_world, teacher_run: Path, tmp_path: Path
-) -> None:
+def test_run_ends_with_unkillable_loader(nursery, own_world, teacher_run: Path, tmp_path: Path) -> None:
     # As one that waits within the kernel, for a network disk that is gone.
     spared = "from multiprocessing.process import BaseProcess\nBaseProcess.kill = lambda self: None\n"
     command = arguments(own_world, "teacher", tmp_path / "run", teacher_run, "workers=1")
@@ -134,7 +132,7 @@ def test_a_run_ends_even_where_its_loader_process_cannot_be_killed(
     assert f"has been at {path}" in one_line(child.result())
 
 
-def test_a_run_that_is_stopped_itself_for_longer_than_the_time_out_goes_on(
+def test_stopped_run_outlives_the_read_timeout(
     nursery, tiny_world, teacher_run: Path, whole, tmp_path: Path
 ) -> None:
     stop = "def happen():\n    os.kill(0, signal.SIGSTOP)\n"  # itself and its loaders, as Ctrl-Z does
@@ -154,9 +152,7 @@ def test_a_run_that_is_stopped_itself_for_longer_than_the_time_out_goes_on(
     assert_same(tmp_path / "run", whole["teacher"])
 
 
-def test_loaders_end_with_a_training_process_that_was_killed_though_they_hang(
-    nursery, own_world, teacher_run: Path, tmp_path: Path
-) -> None:
+def test_hanging_loaders_end_with_killed_run(nursery, own_world, teacher_run: Path, tmp_path: Path) -> None:
     path = own_world.root / "labeled/images/room_1.png"
     path.unlink()
     os.mkfifo(path)
@@ -179,15 +175,19 @@ def test_loaders_end_with_a_training_process_that_was_killed_though_they_hang(
         child.clean_up()
 
 
-def test_of_several_reads_the_one_that_began_first_is_told() -> None:
-    notes = ReadNotes(3)
+def test_oldest_read_is_reported() -> None:
+    notes = CurrentReads(3)
     assert notes.oldest() is None
-    for worker, what, index in ((2, Read.UNLABELED, 2**40), (0, Read.IMAGE, 1), (1, Read.DEPTH, 5)):
+    for worker, what, index in (
+        (2, FileKind.UNLABELED, 2**40),
+        (0, FileKind.IMAGE, 1),
+        (1, FileKind.LABELS, 5),
+    ):
         notes.write(worker, what, index)
-    worker, what, index, seconds = notes.oldest() or (0, Read.NOTHING, 0, 0.0)
-    assert (worker, what, index) == (2, Read.UNLABELED, 2**40) and 0 <= seconds < 5
-    notes.write(2, Read.NOTHING, 0)
-    assert (notes.oldest() or ())[:3] == (0, Read.IMAGE, 1)
+    worker, what, index, seconds = notes.oldest() or (0, FileKind.NOTHING, 0, 0.0)
+    assert (worker, what, index) == (2, FileKind.UNLABELED, 2**40) and 0 <= seconds < 5
+    notes.write(2, FileKind.NOTHING, 0)
+    assert (notes.oldest() or ())[:3] == (0, FileKind.IMAGE, 1)
 
 
 def kill_loaders(nursery, command: list[str], kills: int, longest_s: float, dice: random.Random) -> list[str]:
@@ -228,7 +228,7 @@ def kill_loaders(nursery, command: list[str], kills: int, longest_s: float, dice
         pytest.param("student", 10, marks=pytest.mark.slow),
     ],
 )
-def test_a_loader_process_killed_at_a_random_moment_costs_no_step(
+def test_loader_killed_at_random_costs_no_step(
     nursery, start, tiny_world, teacher_run: Path, tmp_path: Path, stage: str, kills: int
 ) -> None:
     dice = random.Random(f"{stage} {kills}")

@@ -5,14 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from depthany.losses.affine_invariant import (
-    NORMALISATIONS,
-    REDUCTIONS,
-    affine_invariant_loss,
-    cutmix_affine_invariant_loss,
-)
-from depthany.losses.counting import alone
+from depthany.losses.affine_invariant import REDUCTIONS, affine_invariant_loss
 from depthany.losses.features import feature_alignment_loss
+from depthany.losses.normalise import NORMALISATIONS
+from depthany.losses.reduce import on_one_rank
 
 
 def row(*values: float) -> Tensor:
@@ -71,7 +67,7 @@ def reference_loss(
 @pytest.mark.parametrize("trim", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_loss_equals_a_float64_loop_over_images_on_random_masks(normalisation, reduction, trim):
+def test_loss_equals_float64_loop_over_images(normalisation, reduction, trim):
     for seed, valid in enumerate([0.03, 0.5, 0.95, 1.1]):
         prediction, target, mask = random_batch(seed, valid=valid)
         mask[2] = False
@@ -82,7 +78,7 @@ def test_loss_equals_a_float64_loop_over_images_on_random_masks(normalisation, r
         assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_median_mad_loss_of_five_pixels_by_hand():
+def test_median_mad_loss_of_five_pixels():
     # prediction 0 1 2 3 4: median 2, deviations 2 1 0 1 2, MAD 6/5 -> -5/3 -5/6 0 5/6 5/3
     # target     0 0 1 3 6: median 1, deviations 1 1 0 2 5, MAD 9/5 -> -5/9 -5/9 0 10/9 25/9
     # |difference| = 10/9 5/18 0 5/18 10/9, sum 25/9, mean 5/9
@@ -91,7 +87,7 @@ def test_median_mad_loss_of_five_pixels_by_hand():
     assert loss.item() == pytest.approx(5 / 9)
 
 
-def test_least_squares_loss_of_three_pixels_by_hand():
+def test_least_squares_loss_of_three_pixels():
     # prediction 0 1 2, target 0 3 3: slope 3/2, intercept 1/2 -> 1/2 2 7/2, residuals 1/2 -1 1/2
     # mean of half their squares = (1/8 + 1/2 + 1/8) / 3 = 1/4
     loss = affine_invariant_loss(
@@ -100,7 +96,7 @@ def test_least_squares_loss_of_three_pixels_by_hand():
     assert loss.item() == pytest.approx(0.25)
 
 
-def test_median_is_that_of_the_valid_pixels_not_of_zeros_in_their_place():
+def test_median_ignores_invalid_pixels():
     # Valid are 5 6 9 and 5 8 9. Medians 6 and 8, MADs 4/3 and 4/3: -3/4 0 9/4 against -9/4 0 3/4 -> mean 1.
     # With the four invalid pixels as zeros in the median (the known trap) t = 0, s = 20/3 and 22/3,
     # 0.75 0.9 1.35 against 0.68 1.09 1.23: mean 0.13.
@@ -109,7 +105,7 @@ def test_median_is_that_of_the_valid_pixels_not_of_zeros_in_their_place():
     assert loss.item() == pytest.approx(1.0)
 
 
-def test_batch_reduction_weighs_pixels_and_image_reduction_weighs_images():
+def test_reduction_weighs_pixels_or_images():
     # First image: the hand example above, 5 pixels of mean 5/9. Second: 2 valid pixels in opposite order,
     # lower median 0, MAD 1/2 -> (0 2) against (2 0): mean 2.
     prediction = torch.cat([row(0, 1, 2, 3, 4), row(0, 1, 7, 7, 7)])
@@ -121,14 +117,14 @@ def test_batch_reduction_weighs_pixels_and_image_reduction_weighs_images():
     assert image.item() == pytest.approx((5 / 9 + 2) / 2)
 
 
-def test_trim_drops_the_largest_errors_of_each_image():
+def test_trim_drops_largest_errors_of_each_image():
     # Errors of the five-pixel example, sorted: 0 5/18 5/18 10/9 10/9; 40 % of five pixels is two.
     prediction, target = row(0, 1, 2, 3, 4), row(0, 0, 1, 3, 6)
     loss = affine_invariant_loss(prediction, target, everywhere(target), trim=0.4)
     assert loss.item() == pytest.approx((5 / 18) * 2 / 3)
 
 
-def test_trim_takes_one_wild_label_in_fifty_out_of_the_sum():
+def test_trim_removes_one_wild_label_in_fifty():
     # It still stretches the target's deviation, which is why the loss does not fall to zero.
     prediction = torch.arange(50.0).reshape(1, 5, 10)
     target = prediction.clone()
@@ -170,7 +166,7 @@ def test_loss_distinguishes_near_from_far():
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_what_stands_off_the_mask_changes_neither_value_nor_gradient(normalisation, poison):
+def test_invalid_pixels_change_neither_value_nor_gradient(normalisation, poison):
     prediction, target, mask = random_batch()
     mask[1] = False
 
@@ -187,7 +183,7 @@ def test_what_stands_off_the_mask_changes_neither_value_nor_gradient(normalisati
     assert clean[1][mask].abs().max() > 0
 
 
-def test_a_nan_under_the_mask_is_not_hidden():
+def test_nan_under_mask_shows_in_loss():
     prediction, target, mask = random_batch(valid=1.1)
     broken = prediction.clone()
     broken[0, 0, 0] = torch.nan
@@ -198,7 +194,7 @@ def test_a_nan_under_the_mask_is_not_hidden():
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_images_without_mask_or_with_constant_target_count_for_nothing(normalisation, reduction):
+def test_uninformative_images_count_for_nothing(normalisation, reduction):
     prediction, target, mask = random_batch()
     mask[0] = False
     target[1] = 0.3
@@ -218,7 +214,7 @@ def test_images_without_mask_or_with_constant_target_count_for_nothing(normalisa
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("trim", [0.0, 0.1])
-def test_a_batch_without_any_valid_pixel_gives_zero_and_zero_gradient(normalisation, reduction, trim):
+def test_batch_without_valid_pixel_has_zero_gradient(normalisation, reduction, trim):
     prediction, target, mask = random_batch(valid=-1)
     loss, grad = gradient(
         lambda p: affine_invariant_loss(
@@ -231,7 +227,7 @@ def test_a_batch_without_any_valid_pixel_gives_zero_and_zero_gradient(normalisat
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_a_dead_prediction_of_zeros_gives_a_finite_loss_and_gradient(normalisation):
+def test_prediction_of_zeros_has_finite_gradient(normalisation):
     _, target, mask = random_batch()
     loss, grad = gradient(
         lambda p: affine_invariant_loss(p, target, mask, normalisation=normalisation),
@@ -242,7 +238,7 @@ def test_a_dead_prediction_of_zeros_gives_a_finite_loss_and_gradient(normalisati
     assert grad.isfinite().all()
 
 
-def test_a_constant_prediction_far_from_zero_gives_a_finite_least_squares_gradient():
+def test_constant_prediction_has_zero_least_squares_gradient():
     _, target, mask = random_batch()
     loss, grad = gradient(
         lambda p: affine_invariant_loss(p, target, mask, normalisation="least_squares"),
@@ -265,7 +261,7 @@ def test_gradient_equals_finite_differences(normalisation, reduction):
     )
 
 
-def test_gradient_is_orthogonal_to_what_the_loss_ignores():
+def test_gradient_is_orthogonal_to_scale_and_shift():
     # Invariance to shift and scale of each image: sum of the gradient and <gradient, prediction> are 0.
     prediction, target, mask = random_batch()
     _, grad = gradient(lambda p: affine_invariant_loss(p, target, mask), prediction.double())
@@ -279,11 +275,11 @@ def test_autocast_to_bfloat16_changes_nothing(normalisation):
     box_mask = torch.zeros_like(mask)
     box_mask[:, :8, :10] = True
     loss = affine_invariant_loss(prediction, target, mask, normalisation=normalisation)
-    mixed = cutmix_affine_invariant_loss(prediction, target, mask, box_mask, normalisation=normalisation)
+    mixed = affine_invariant_loss(prediction, target, mask, box_mask=box_mask, normalisation=normalisation)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert affine_invariant_loss(prediction, target, mask, normalisation=normalisation) == loss
         assert (
-            cutmix_affine_invariant_loss(prediction, target, mask, box_mask, normalisation=normalisation)
+            affine_invariant_loss(prediction, target, mask, box_mask=box_mask, normalisation=normalisation)
             == mixed
         )
     low = affine_invariant_loss(prediction.bfloat16(), target, mask, normalisation=normalisation)
@@ -293,7 +289,7 @@ def test_autocast_to_bfloat16_changes_nothing(normalisation):
     assert low.dtype == torch.float32
 
 
-def test_wrong_arguments_are_refused_with_the_choices():
+def test_wrong_arguments_are_refused_with_choices():
     prediction, target, mask = random_batch()
     with pytest.raises(ValueError, match="median_mad, least_squares"):
         affine_invariant_loss(prediction, target, mask, normalisation="minmax")
@@ -320,47 +316,49 @@ def box_of(mask: Tensor, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("box", ["empty", "whole"])
-def test_without_a_box_the_cutmix_loss_is_the_plain_loss(box, normalisation, reduction, trim):
+def test_cutmix_loss_without_box_is_plain_loss(box, normalisation, reduction, trim):
     prediction, target, mask = random_batch()
     options = {"normalisation": normalisation, "reduction": reduction, "trim": trim}
     box_mask = torch.full_like(mask, box == "whole")
     plain = affine_invariant_loss(prediction, target, mask, **options)
-    assert cutmix_affine_invariant_loss(prediction, target, mask, box_mask, **options) == plain
+    assert affine_invariant_loss(prediction, target, mask, box_mask=box_mask, **options) == plain
 
 
-def test_a_sparse_image_without_a_box_is_not_taken_for_a_small_region():
+def test_sparse_image_without_box_takes_part():
     prediction, target, mask = random_batch(valid=0.05)  # about ten valid pixels an image, fewer than 64
-    loss = cutmix_affine_invariant_loss(prediction, target, mask, torch.zeros_like(mask))
+    loss = affine_invariant_loss(prediction, target, mask, box_mask=torch.zeros_like(mask))
     assert loss == affine_invariant_loss(prediction, target, mask)
     assert loss > 0
 
 
-def test_cutmix_loss_weighs_the_regions_by_area_by_hand():
+def test_cutmix_loss_weighs_regions_by_area():
     # Inside: the five-pixel example, mean 5/9. Outside: 0 1 2 against 0 3 1.
     #   0 1 2: median 1, MAD 2/3 -> -3/2 0 3/2;  0 3 1: median 1, MAD 1 -> -1 2 0
     #   |difference| = 1/2 2 3/2, mean 4/3.  Areas 5/8 and 3/8.
     prediction, target = row(0, 1, 2, 3, 4, 0, 1, 2), row(0, 0, 1, 3, 6, 0, 3, 1)
     box_mask = torch.tensor([[[True] * 5 + [False] * 3]])
-    loss = cutmix_affine_invariant_loss(prediction, target, everywhere(target), box_mask, min_pixels=1)
+    loss = affine_invariant_loss(prediction, target, everywhere(target), box_mask=box_mask, min_pixels=1)
     assert loss.item() == pytest.approx(5 / 8 * 5 / 9 + 3 / 8 * 4 / 3)
 
 
-def test_cutmix_loss_ignores_scale_and_shift_of_each_region():
+def test_cutmix_loss_ignores_scale_of_each_region():
     prediction, target, mask = random_batch()
     box_mask = box_of(mask, 10, 12)
     moved = torch.where(box_mask, 5 * prediction + 3, 0.5 * prediction - 1)
-    loss = cutmix_affine_invariant_loss(prediction, target, mask, box_mask)
-    torch.testing.assert_close(cutmix_affine_invariant_loss(moved, target, mask, box_mask), loss)
+    loss = affine_invariant_loss(prediction, target, mask, box_mask=box_mask)
+    torch.testing.assert_close(affine_invariant_loss(moved, target, mask, box_mask=box_mask), loss)
     assert affine_invariant_loss(moved, target, mask) != loss
 
 
-def test_cutmix_loss_of_a_mixed_batch_is_that_of_its_images():
+def test_cutmix_loss_is_mean_over_images():
     prediction, target, mask = random_batch()
     box_mask = box_of(mask, 10, 12)
     box_mask[1] = False
-    loss = cutmix_affine_invariant_loss(prediction, target, mask, box_mask, reduction="image")
+    loss = affine_invariant_loss(prediction, target, mask, box_mask=box_mask, reduction="image")
     single = [
-        cutmix_affine_invariant_loss(*(x[i : i + 1] for x in (prediction, target, mask, box_mask)))
+        affine_invariant_loss(
+            *(x[i : i + 1] for x in (prediction, target, mask)), box_mask=box_mask[i : i + 1]
+        )
         for i in range(4)
     ]
     torch.testing.assert_close(loss, torch.stack(single).mean())
@@ -368,26 +366,28 @@ def test_cutmix_loss_of_a_mixed_batch_is_that_of_its_images():
 
 
 @pytest.mark.parametrize("flaw", ["few pixels", "constant", "almost constant"])
-def test_a_box_that_says_nothing_is_left_out_with_its_weight(flaw):
+def test_uninformative_box_is_left_out(flaw):
     prediction, target, mask = random_batch(valid=1.1)
     box_mask = box_of(mask, 2, 4) if flaw == "few pixels" else box_of(mask, 10, 12)
     if flaw == "constant":
         target = torch.where(box_mask, 0.25, target)
     if flaw == "almost constant":  # spread about 2.5e-4 against 0.25 of the image
         target = torch.where(box_mask, 0.25 + 1e-3 * target, target)
-    loss, grad = gradient(lambda p: cutmix_affine_invariant_loss(p, target, mask, box_mask), prediction)
+    loss, grad = gradient(lambda p: affine_invariant_loss(p, target, mask, box_mask=box_mask), prediction)
     torch.testing.assert_close(loss, affine_invariant_loss(prediction, target, mask & ~box_mask))
     assert grad[box_mask].abs().max() == 0
 
 
-def test_cutmix_loss_is_blind_to_nan_off_the_mask():
+def test_cutmix_loss_ignores_nan_off_mask():
     prediction, target, mask = random_batch()
     box_mask = box_of(mask, 10, 12)
     nan = torch.tensor(torch.nan)
-    clean = gradient(lambda p: cutmix_affine_invariant_loss(p, target, mask, box_mask, trim=0.1), prediction)
+    clean = gradient(
+        lambda p: affine_invariant_loss(p, target, mask, box_mask=box_mask, trim=0.1), prediction
+    )
     holes = torch.where(mask, target, nan)
     poisoned = gradient(
-        lambda p: cutmix_affine_invariant_loss(p, holes, mask, box_mask, trim=0.1),
+        lambda p: affine_invariant_loss(p, holes, mask, box_mask=box_mask, trim=0.1),
         torch.where(mask, prediction, nan),
     )
     assert clean[0] == poisoned[0]
@@ -399,15 +399,15 @@ def test_cutmix_gradient_equals_finite_differences():
     box_mask = box_of(mask, 3, 3)
     box_mask[1] = False
     assert torch.autograd.gradcheck(
-        lambda p: cutmix_affine_invariant_loss(p, target.double(), mask, box_mask, min_pixels=3),
+        lambda p: affine_invariant_loss(p, target.double(), mask, box_mask=box_mask, min_pixels=3),
         prediction.double().requires_grad_(),
     )
 
 
-def test_a_box_mask_of_the_wrong_shape_is_refused():
+def test_box_mask_of_wrong_shape_is_refused():
     prediction, target, mask = random_batch()
     with pytest.raises(ValueError, match=r"box_mask is bool\(4, 12\)"):
-        cutmix_affine_invariant_loss(prediction, target, mask, mask[:, :, 0])
+        affine_invariant_loss(prediction, target, mask, box_mask=mask[:, :, 0])
 
 
 # Feature alignment
@@ -417,7 +417,7 @@ def tokens(*vectors: tuple[float, float]) -> Tensor:
     return torch.tensor([vectors])  # [1 n 2]
 
 
-def test_feature_alignment_keeps_only_tokens_further_than_the_margin():
+def test_feature_alignment_keeps_tokens_beyond_margin():
     # cos with (1, 0): 1, 0.96, 0.8, 0 -> distance 0, 0.04, 0.2, 1; margin 0.15 keeps the last two.
     frozen = tokens((1, 0), (1, 0), (1, 0), (1, 0))
     student = tokens((2, 0), (24, 7), (4, 3), (0, 5))
@@ -428,14 +428,14 @@ def test_feature_alignment_keeps_only_tokens_further_than_the_margin():
     assert loss.item() == pytest.approx((0.2 + 1) / 4)
 
 
-def test_a_token_exactly_at_the_margin_is_kept():
+def test_token_at_margin_is_kept():
     # Orthogonal tokens are at distance exactly 1.
     student, frozen = tokens((0.0, 1.0)), tokens((1.0, 0.0))
     assert feature_alignment_loss(student, frozen, alpha=1.0)[1] == 1
     assert feature_alignment_loss(student, frozen, alpha=1.0 + 1e-6)[1] == 0
 
 
-def test_equal_features_give_no_loss_and_no_gradient():
+def test_equal_features_have_no_loss_nor_gradient():
     features = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0))
     (loss, kept), (grad,) = (
         feature_alignment_loss(features, features),
@@ -448,7 +448,7 @@ def test_equal_features_give_no_loss_and_no_gradient():
     assert grad.abs().max() == 0
 
 
-def test_no_gradient_flows_into_the_frozen_features():
+def test_no_gradient_flows_into_frozen_features():
     student, frozen = torch.randn(2, 2, 5, 8, generator=torch.Generator().manual_seed(0))
     student.requires_grad_()
     frozen.requires_grad_()
@@ -458,7 +458,7 @@ def test_no_gradient_flows_into_the_frozen_features():
     assert frozen.grad is None
 
 
-def test_feature_alignment_under_autocast_is_computed_in_float32():
+def test_feature_alignment_under_autocast_is_float32():
     student, frozen = torch.randn(2, 2, 50, 384, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = feature_alignment_loss(student.float(), frozen.float())[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -472,7 +472,7 @@ def test_features_of_different_sizes_are_refused():
 
 
 class Shared:
-    """`across` of processes that run one after the other: it notes their counts, then gives means."""
+    """`mean_over_ranks` for ranks that run one after the other: notes their counts, then returns means."""
 
     def __init__(self) -> None:
         self.noted: list[list[Tensor]] = []
@@ -496,13 +496,13 @@ class Shared:
 
 
 def losses_of_shares(loss_of, shares: list[list[int]]) -> list[Tensor]:
-    """Loss of each process's images: `loss_of(images, across)`."""
+    """Loss of each rank's images: `loss_of(images, mean_over_ranks)`."""
     shared = Shared()
-    for across in (shared.note, shared.mean):
+    for mean_over_ranks in (shared.note, shared.mean):
         losses = []
         for images in shares:
             shared.begin()
-            losses.append(loss_of(images, across))
+            losses.append(loss_of(images, mean_over_ranks))
     return losses
 
 
@@ -513,9 +513,7 @@ SHARES = [[0, 3], [1], [2, 4, 5], []]
 @pytest.mark.parametrize("trim", [0.0, 0.1])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_the_mean_over_processes_is_loss_and_gradient_of_the_whole_batch(
-    normalisation, reduction, trim, mixed
-):
+def test_mean_over_ranks_is_whole_batch_loss(normalisation, reduction, trim, mixed):
     prediction, target, mask = random_batch(b=6)
     mask[1], target[2] = False, 0.5  # an image without labels and one that says nothing
     mask[3, :5] = False
@@ -523,10 +521,9 @@ def test_the_mean_over_processes_is_loss_and_gradient_of_the_whole_batch(
     box[4] = False
     prediction.requires_grad_()
 
-    def loss_of(i, across=alone):
-        options = {"normalisation": normalisation, "reduction": reduction, "trim": trim, "across": across}
-        if mixed:
-            return cutmix_affine_invariant_loss(prediction[i], target[i], mask[i], box[i], **options)
+    def loss_of(i, mean_over_ranks=on_one_rank):
+        options = {"normalisation": normalisation, "reduction": reduction, "trim": trim}
+        options |= {"mean_over_ranks": mean_over_ranks, "box_mask": box[i] if mixed else None}
         return affine_invariant_loss(prediction[i], target[i], mask[i], **options)
 
     whole = loss_of(list(range(6)))
@@ -538,15 +535,17 @@ def test_the_mean_over_processes_is_loss_and_gradient_of_the_whole_batch(
 
 
 @pytest.mark.parametrize("mean_over", ["kept", "all"])
-def test_feature_alignment_shared_by_processes_is_that_of_all_tokens(mean_over):
+def test_feature_alignment_over_ranks_is_whole_batch(mean_over):
     generator = torch.Generator().manual_seed(0)
     student, frozen = torch.randn(2, 6, 5, 8, generator=generator)
     frozen[:3] = student[:3] + 0.1 * frozen[:3]  # near already: the processes keep different shares
     student.requires_grad_()
     whole, kept = feature_alignment_loss(student, frozen, mean_over=mean_over)
     parts = losses_of_shares(
-        lambda i, across: torch.stack(
-            feature_alignment_loss(student[i], frozen[i], mean_over=mean_over, across=across)
+        lambda i, mean_over_ranks: torch.stack(
+            feature_alignment_loss(
+                student[i], frozen[i], mean_over=mean_over, mean_over_ranks=mean_over_ranks
+            )
         ),
         SHARES,
     )

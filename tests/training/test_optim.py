@@ -1,5 +1,6 @@
-"""Parameter groups are complete, and the learning rate follows its formula."""
+"""Parameter groups are complete, and optimizers and learning rates follow their formulas."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -7,41 +8,61 @@ import torch
 from torch import nn
 
 from depthany.models.model import depth_anything
-from depthany.training.optim import build_optimizer, schedule, set_learning_rate
+from depthany.training.optim import (
+    OPTIMIZERS,
+    SCHEDULES,
+    LrFactors,
+    OptimizerSettings,
+    ScheduleSettings,
+    build_optimizer,
+    lr_factor,
+    set_learning_rate,
+)
+
+TENFOLD = LrFactors(encoder=1, decoder=10, head=10)
 
 
 @pytest.mark.parametrize("bridged", [False, True])
 def test_every_parameter_is_in_exactly_one_group(micro: str, bridged: bool) -> None:
     model = depth_anything(micro)
     projection = nn.Linear(24, 192) if bridged else nn.Identity()
-    optimizer = build_optimizer(model, list(projection.parameters()), 1e-4, 10, 0.01, (0.9, 0.999))
+    optimizer = build_optimizer(model, list(projection.parameters()), OptimizerSettings(1e-4))
     grouped = Counter(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
     assert set(grouped.values()) == {1}
     assert grouped.keys() == {id(parameter) for net in (model, projection) for parameter in net.parameters()}
 
 
-def test_decoder_learns_ten_times_as_fast_as_the_encoder_at_every_step(micro: str) -> None:
+def test_frozen_part_has_no_group(micro: str) -> None:
     model = depth_anything(micro)
-    optimizer = build_optimizer(
-        model, [], lr=5e-6, decoder_lr_factor=10, weight_decay=0.01, betas=(0.9, 0.99)
-    )
-    rate = {}
+    model.encoder.requires_grad_(False)
+    optimizer = build_optimizer(model, [], OptimizerSettings(1e-4))
+    names = {name for name, _ in model.named_children()} - {"encoder"}
+    assert {group["name"] for group in optimizer.param_groups} == names
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing learns"):
+        build_optimizer(model, [], OptimizerSettings(1e-4))
+
+
+def test_each_part_learns_at_its_own_rate(micro: str) -> None:
+    model, projection = depth_anything(micro), nn.Linear(2, 2)
+    settings = OptimizerSettings(5e-6, lr_factors=LrFactors(encoder=1, decoder=10, head=3))
+    optimizer = build_optimizer(model, list(projection.parameters()), settings)
     for factor in (1.0, 0.25):
         set_learning_rate(optimizer, factor)
-        for group in optimizer.param_groups:
-            rate |= {id(parameter): group["lr"] for parameter in group["params"]}
+        rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
         assert {rate[id(p)] for p in model.encoder.parameters()} == {5e-6 * factor}
         assert {round(rate[id(p)], 12) for p in model.decoder.parameters()} == {5e-5 * factor}
+        assert {round(rate[id(p)], 12) for p in projection.parameters()} == {round(1.5e-5 * factor, 12)}
     assert all(group["weight_decay"] == 0.01 for group in optimizer.param_groups)
 
 
-def test_an_update_moves_each_parameter_by_its_own_rate(micro: str) -> None:
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_first_step_of_adam_is_the_rate(micro: str, name: str) -> None:
     torch.manual_seed(0)
     model = depth_anything(micro)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = build_optimizer(
-        model, [], lr=1e-4, decoder_lr_factor=10, weight_decay=0.0, betas=(0.9, 0.999)
-    )
+    settings = OptimizerSettings(1e-4, name, lr_factors=TENFOLD, weight_decay=0.0)
+    optimizer = build_optimizer(model, [], settings)
     set_learning_rate(optimizer, 0.5)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 3.0)
@@ -52,18 +73,110 @@ def test_an_update_moves_each_parameter_by_its_own_rate(micro: str) -> None:
         torch.testing.assert_close(moved, torch.full_like(moved, expected), rtol=5e-3, atol=2e-7)
 
 
+@pytest.mark.parametrize(
+    "name, moved",
+    [
+        ("adamw", 0.1 * (0.5 * 2.0 + 1)),  # decay of the weight itself, then a step of 1
+        ("adam", 0.1 * 1),  # decay is part of the gradient, whose size does not matter
+        ("sgd", 0.1 * (3.0 + 0.5 * 2.0)),
+    ],
+)
+def test_weight_decay_by_hand(name: str, moved: float) -> None:
+    head = nn.Parameter(torch.tensor([2.0]))
+    settings = OptimizerSettings(0.1, name, weight_decay=0.5)
+    optimizer = build_optimizer(nn.Module(), [head], settings)
+    head.grad = torch.tensor([3.0])
+    optimizer.step()
+    assert float(2.0 - head.detach()) == pytest.approx(moved, rel=1e-5)
+
+
+def test_momentum_of_sgd_by_hand() -> None:
+    head = nn.Parameter(torch.tensor([2.0]))
+    optimizer = build_optimizer(
+        nn.Module(), [head], OptimizerSettings(0.1, "sgd", weight_decay=0.0, momentum=0.5)
+    )
+    for _ in range(2):
+        head.grad = torch.tensor([1.0])
+        optimizer.step()
+    assert float(head.detach()) == pytest.approx(2.0 - 0.1 * 1 - 0.1 * 1.5)
+
+
+def factors(steps: int, **settings: float | str) -> list[float]:
+    return [lr_factor(step, steps, ScheduleSettings(**settings)) for step in range(steps)]
+
+
 def test_linear_decay_by_hand() -> None:
-    assert [schedule(step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
-    assert schedule(99_999, 100_000) == pytest.approx(1e-5)
+    assert factors(4) == [1.0, 0.75, 0.5, 0.25]
+    assert lr_factor(99_999, 100_000, ScheduleSettings()) == pytest.approx(1e-5)
 
 
-def test_warm_up_by_hand_rises_linearly_into_the_decay() -> None:
-    factors = [schedule(step, 10, warmup_steps=3) for step in range(10)]
-    assert factors == pytest.approx(
+def test_warm_up_rises_linearly_into_the_decay() -> None:
+    assert factors(10, warmup_steps=3) == pytest.approx(
         [1 / 4, 0.9 * 2 / 4, 0.8 * 3 / 4, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], rel=1e-12
     )
 
 
-def test_decay_power_by_hand() -> None:
-    assert schedule(3, 4, decay_power=2.0) == pytest.approx(1 / 16)
-    assert schedule(2, 4, decay_power=0.5) == pytest.approx(0.7071068)
+def test_power_of_poly_by_hand() -> None:
+    assert factors(4, power=2.0)[3] == pytest.approx(1 / 16)
+    assert factors(4, power=0.5)[2] == pytest.approx(math.sqrt(0.5))
+
+
+def test_cosine_by_hand() -> None:
+    assert factors(4, name="cosine") == pytest.approx([1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4])
+
+
+def test_constant_with_warm_up_by_hand() -> None:
+    assert factors(4, name="constant", warmup_steps=1) == [0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 100, 1001])
+@pytest.mark.parametrize("pct_start, div, final_div", [(0.3, 25, 1e4), (0.7, 1, 1e4), (0.05, 10, 2)])
+def test_onecycle_is_that_of_torch(steps: int, pct_start: float, div: float, final_div: float) -> None:
+    settings = {"pct_start": pct_start, "div_factor": div, "final_div_factor": final_div}
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=steps, cycle_momentum=False, **settings
+    )
+    expected = []
+    for _ in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(expected) < steps:
+            scheduler.step()
+    assert factors(steps, name="onecycle", **settings) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"name": "lion"}, "unknown optimizer.name 'lion'; choose from adamw, adam, sgd"),
+        ({"betas": [0.9]}, "expected two numbers"),
+        ({"clip_norm": -1.0}, "optimizer.clip_norm=-1.0: expected 0 or more"),
+        ({"lr_factors": LrFactors(head=-1)}, "optimizer.lr_factors.head=-1: expected 0 or more"),
+    ],
+)
+def test_wrong_optimizer_settings_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OptimizerSettings(1e-3, **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"name": "step"}, "unknown schedule.name 'step'; choose from poly, onecycle, cosine, constant"),
+        ({"warmup_steps": -1}, "schedule.warmup_steps=-1: expected 0 or more"),
+        ({"pct_start": 1.0}, "schedule.pct_start=1.0: expected a share"),
+        ({"div_factor": 0}, "schedule.div_factor=0: expected more than 0"),
+    ],
+)
+def test_wrong_schedule_settings_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScheduleSettings(**wrong)
+
+
+def test_rows_of_the_tables_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCHEDULES, "half", lambda step, total_steps, settings: 0.5)
+    monkeypatch.setitem(OPTIMIZERS, "plain", lambda groups, settings: torch.optim.SGD(groups, settings.lr))
+    assert factors(2, name="half") == [0.5, 0.5]
+    optimizer = build_optimizer(nn.Module(), [nn.Parameter(torch.zeros(1))], OptimizerSettings(0.5, "plain"))
+    assert type(optimizer) is torch.optim.SGD

@@ -1,14 +1,14 @@
-"""Which runs split their weights, and that a signal or a lost process is told from other errors."""
+"""Which runs shard their weights, and that a lost process is told from other errors."""
 
 import pytest
 import torch.distributed as dist
 
 from depthany.system.distributed import Processes, is_lost_contact, launched_processes, should_report
-from depthany.training.parallel import shards_weights
+from depthany.training.parallel import uses_fsdp
 
 
 @pytest.mark.parametrize(
-    "parallel, encoder, size, split",
+    "parallel, encoder, size, sharded",
     [
         ("auto", "vitg", 8, True),
         ("auto", "vitl", 8, False),
@@ -17,13 +17,11 @@ from depthany.training.parallel import shards_weights
         ("fsdp", "vitg", 1, False),
     ],
 )
-def test_vitg_is_split_among_processes_and_others_where_asked(
-    parallel: str, encoder: str, size: int, split: bool
-) -> None:
-    assert shards_weights(parallel, encoder, Processes(0, size, 0)) is split
+def test_vitg_is_sharded_and_others_on_request(parallel: str, encoder: str, size: int, sharded: bool) -> None:
+    assert uses_fsdp(parallel, encoder, Processes(0, size, 0)) is sharded
 
 
-def test_an_environment_that_torchrun_did_not_make_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_torchrun_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     assert launched_processes() == Processes()
@@ -33,7 +31,7 @@ def test_an_environment_that_torchrun_did_not_make_is_refused(monkeypatch: pytes
     assert should_report(ValueError()), "also where nobody knows how many processes there are"
 
 
-def test_only_what_tells_of_another_process_counts_as_lost_contact() -> None:
+def test_lost_contact_is_told_from_other_errors() -> None:
     assert is_lost_contact(RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer"))
     assert is_lost_contact(dist.DistNetworkError("failed to recv, got 0 bytes"))
     assert not is_lost_contact(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

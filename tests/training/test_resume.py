@@ -60,7 +60,7 @@ def assert_same(run_dir: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["teacher", "student"])
-def test_killed_in_the_middle_of_a_step_and_started_again_equals_never_killed(
+def test_run_killed_in_a_step_resumes_to_same_bits(
     start, start_elsewhere, signal_at, tiny_world, teacher_run, whole, tmp_path: Path, stage: str
 ) -> None:
     settings = arguments(tiny_world, stage, tmp_path / "run", teacher_run, "workers=1")
@@ -73,7 +73,7 @@ def test_killed_in_the_middle_of_a_step_and_started_again_equals_never_killed(
 
 
 @pytest.mark.parametrize("stage", ["teacher", "student"])
-def test_killed_while_a_checkpoint_was_half_written_goes_on_from_the_one_before(
+def test_run_killed_in_a_save_resumes_to_same_bits(
     start, start_elsewhere, tiny_world, teacher_run, whole, tmp_path: Path, stage: str
 ) -> None:
     settings = arguments(tiny_world, stage, tmp_path / "run", teacher_run)
@@ -85,7 +85,7 @@ def test_killed_while_a_checkpoint_was_half_written_goes_on_from_the_one_before(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_a_signal_to_all_processes_of_a_run_saves_and_the_same_command_goes_on(
+def test_signal_saves_and_same_command_resumes(
     start, start_elsewhere, signal_at, tiny_world, teacher_run, whole, tmp_path: Path, number: signal.Signals
 ) -> None:
     # From outside to the whole group, as Ctrl-C and `timeout` do; so the loader process gets it too.
@@ -101,7 +101,7 @@ def test_a_signal_to_all_processes_of_a_run_saves_and_the_same_command_goes_on(
     assert_same(tmp_path / "run", whole["teacher"])
 
 
-def test_a_signal_in_the_last_step_lets_the_run_finish(
+def test_signal_in_last_step_lets_run_finish(
     start, start_elsewhere, signal_at, tiny_world, teacher_run, whole, tmp_path: Path
 ) -> None:
     settings = arguments(tiny_world, "teacher", tmp_path / "run", teacher_run)
@@ -120,7 +120,7 @@ def interrupted(whole, tiny_world, teacher_run, tmp_path: Path) -> tuple[Path, l
     return run_dir, arguments(tiny_world, "teacher", run_dir, teacher_run)
 
 
-def test_killed_between_the_last_step_and_the_end_only_finishes(start, interrupted, whole) -> None:
+def test_run_killed_after_last_step_only_finishes(start, interrupted, whole) -> None:
     run_dir, settings = interrupted
     ended = start(settings)
     assert ended.code == 0, ended.err
@@ -130,7 +130,7 @@ def test_killed_between_the_last_step_and_the_end_only_finishes(start, interrupt
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "noise"])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_taken(
+def test_damaged_newest_checkpoint_falls_back_to_previous(
     start, interrupted, whole, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_dir, settings = interrupted
@@ -145,7 +145,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_taken(
     assert_same(run_dir, whole["teacher"])
 
 
-def test_with_every_checkpoint_damaged_nothing_is_started_over_silently(start, interrupted) -> None:
+def test_all_checkpoints_damaged_is_an_error(start, interrupted) -> None:
     run_dir, settings = interrupted
     for path in (run_dir / "checkpoints").glob("step_*.pt"):
         path.write_bytes(b"")
@@ -155,7 +155,7 @@ def test_with_every_checkpoint_damaged_nothing_is_started_over_silently(start, i
     assert not (run_dir / "model.safetensors").exists()
 
 
-def test_a_line_of_metrics_cut_short_by_the_kill_is_written_again(start, interrupted, whole) -> None:
+def test_cut_line_of_metrics_is_written_again(start, interrupted, whole) -> None:
     run_dir, settings = interrupted
     (run_dir / "checkpoints/step_00000006.pt").unlink()
     text = (run_dir / "metrics.jsonl").read_text()

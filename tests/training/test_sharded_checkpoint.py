@@ -8,20 +8,27 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch import nn
 
 from depthany.models.model import depth_anything
-from depthany.training.checkpoints.sharded import Reader, begin_optimizer, crc32, fault_of, remove_incomplete
-from depthany.training.checkpoints.state import Parts
-from depthany.training.optim import build_optimizer
+from depthany.training.checkpoints.sharded import (
+    Reader,
+    begin_optimizer,
+    crc32,
+    fault_of,
+    remove_incomplete,
+    tensors_of,
+)
+from depthany.training.checkpoints.state import TrainingState
+from depthany.training.optim import OptimizerSettings, build_optimizer
+from depthany.training.stages.base import Stage
 
 pytestmark = [pytest.mark.usefixtures("micro"), pytest.mark.filterwarnings("ignore:torch.distributed is dis")]
 
 
-def new_parts() -> Parts:
-    model = depth_anything("micro")
-    optimizer = build_optimizer(model, [], 1e-3, 10, 0.01, (0.9, 0.999))
-    return Parts(model, nn.Identity(), optimizer, torch.amp.GradScaler("cpu", enabled=False))
+def new_state(optimizer: str = "adamw", momentum: float = 0.9) -> TrainingState:
+    model, settings = depth_anything("micro"), OptimizerSettings(1e-3, optimizer, momentum=momentum)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return TrainingState(model, Stage(), build_optimizer(model, [], settings), scaler)
 
 
 class Harm:
@@ -37,7 +44,7 @@ def test_metadata_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "harm").exists()
 
 
-def test_what_torch_writes_is_read_by_the_careful_reader(tmp_path: Path) -> None:
+def test_reader_reads_what_torch_writes(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 2), "b": torch.arange(5), "c": torch.ones(2, dtype=torch.bfloat16)}
     dcp.save(dict(tensors), checkpoint_id=tmp_path, no_dist=True)
     found = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
@@ -45,15 +52,28 @@ def test_what_torch_writes_is_read_by_the_careful_reader(tmp_path: Path) -> None
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
-def test_an_optimizer_gets_its_state_without_a_step_of_any_parameter() -> None:
-    parts = new_parts()
-    before = [parameter.detach().clone() for parameter in parts.model.parameters()]
-    begin_optimizer(parts.optimizer)
-    assert all(torch.equal(a, b) for a, b in zip(before, parts.model.parameters()))
-    assert len(parts.optimizer.state) == len(before)
-    assert all(not state["exp_avg"].any() for state in parts.optimizer.state.values())
-    assert [group["lr"] for group in parts.optimizer.param_groups] == [1e-3, 1e-3]
-    assert all(parameter.grad is None for parameter in parts.model.parameters())
+def test_begin_optimizer_moves_no_parameter() -> None:
+    state = new_state()
+    before = [parameter.detach().clone() for parameter in state.model.parameters()]
+    begin_optimizer(state.optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters()))
+    assert len(state.optimizer.state) == len(before)
+    assert all(not moments["exp_avg"].any() for moments in state.optimizer.state.values())
+    assert {group["lr"] for group in state.optimizer.param_groups} == {1e-3}
+    assert all(parameter.grad is None for parameter in state.model.parameters())
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_state_of_sgd_is_restored(momentum: float) -> None:
+    state, other = new_state("sgd", momentum), new_state("sgd", momentum)
+    for parameter in state.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    buffers = [name for name in tensors_of(state.payload()) if name.endswith("momentum_buffer")]
+    assert len(buffers) == (len(list(state.model.parameters())) if momentum else 0)
+    other.restore(state.payload())
+    for mine, theirs in zip(other.optimizer.state.values(), state.optimizer.state.values()):
+        assert momentum == 0 or torch.equal(mine["momentum_buffer"], theirs["momentum_buffer"])
 
 
 def write_notes(folder: Path, processes: int) -> None:
@@ -66,7 +86,7 @@ def write_notes(folder: Path, processes: int) -> None:
         (folder / f"process_{rank}.json").write_text(json.dumps(note))
 
 
-def test_a_checkpoint_is_whole_once_every_process_has_said_so_and_every_byte_is_right(tmp_path: Path) -> None:
+def test_checkpoint_is_whole_with_all_notes_and_bytes(tmp_path: Path) -> None:
     folder = tmp_path / "step_00000003.dcp"
     write_notes(folder, 3)
     assert fault_of(folder) == ""
@@ -77,7 +97,7 @@ def test_a_checkpoint_is_whole_once_every_process_has_said_so_and_every_byte_is_
     assert "it is not complete" in fault_of(folder)
 
 
-def test_half_written_checkpoints_are_deleted_and_whole_ones_stay(tmp_path: Path) -> None:
+def test_half_written_checkpoints_are_deleted(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         write_notes(tmp_path / f"step_0000000{step}.dcp", 2)
     (tmp_path / "step_00000002.dcp/process_0.json").unlink()

@@ -12,6 +12,7 @@ from torch import nn
 
 from depthany.data.batch import Batch
 from depthany.display.pictures import colour, comparison_row
+from depthany.metrics.table import DEFAULT_METRICS
 from depthany.training.stages.base import StageOutput
 from depthany.training.tracking import Meter, Tracker, log_scalars
 
@@ -21,12 +22,12 @@ COMMON = {
     "zero_outputs",
     "learning_rate/encoder",
     "learning_rate/decoder",
+    "learning_rate/head",
     "gradient_norm",
     "speed/images_per_second",
     "speed/share_waiting_for_data",
     "memory_gb",
-    "val/mine/abs_rel",
-    "val/mine/delta1",
+    *(f"val/mine/{name}" for name in (*DEFAULT_METRICS["depth"], "negative_scales", "constant_predictions")),
 }
 OF_STUDENT = {"loss/unlabeled", "loss/feature", "feature_tokens_kept"}
 
@@ -53,14 +54,14 @@ def test_tensorboard_and_metrics_jsonl_hold_the_same_numbers(
         assert len(of_file) == (2 if name.startswith("val/") else 6)
 
 
-def test_the_settings_stand_in_tensorboard_as_text(student_run: Path) -> None:
+def test_tensorboard_shows_the_settings(student_run: Path) -> None:
     board = events(student_run)
     text = board.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "batch_size: 6" in text
     assert "frozen_input: perturbed" in text
 
 
-def test_pictures_show_each_kind_of_image_at_the_steps_asked_for(student_run: Path) -> None:
+def test_pictures_show_each_kind_of_image(student_run: Path) -> None:
     board = events(student_run)
     columns = {
         "labeled: image | target | prediction | error": 4,
@@ -76,14 +77,14 @@ def test_pictures_show_each_kind_of_image_at_the_steps_asked_for(student_run: Pa
             assert tile.std() > 1, "no column is a blank"
 
 
-def test_total_is_the_weighted_sum_of_the_logged_terms(student_run: Path) -> None:
+def test_total_is_weighted_sum_of_logged_terms(student_run: Path) -> None:
     for line in lines(student_run):
         if "loss/total" in line:
             terms = [line[f"loss/{name}"] for name in ("labeled", "unlabeled", "feature")]
             assert line["loss/total"] == pytest.approx(sum(terms) / 3, rel=1e-5)
 
 
-def test_the_learning_rates_are_the_ones_that_were_used(teacher_run: Path) -> None:
+def test_logged_learning_rates_are_those_used(teacher_run: Path) -> None:
     rates = [line["learning_rate/encoder"] for line in lines(teacher_run) if "learning_rate/encoder" in line]
     assert rates == pytest.approx([1e-3 * (1 - step / 6) for step in range(6)])
 
@@ -92,7 +93,7 @@ def output(loss: float, zero_outputs: float = 0.0) -> StageOutput:
     return StageOutput(torch.tensor(loss), {"zero_outputs": torch.tensor(zero_outputs)}, {})
 
 
-def test_the_meter_averages_over_the_steps_since_the_last_line_and_their_micro_batches() -> None:
+def test_meter_averages_since_the_last_line() -> None:
     meter = Meter()
     for loss in (1.0, 3.0):  # one step of two micro-batches: 2
         meter.add(output(loss), images=4, micro_batches=2)
@@ -104,7 +105,7 @@ def test_the_meter_averages_over_the_steps_since_the_last_line_and_their_micro_b
     assert meter.means()["loss/total"] == 7.0
 
 
-def test_a_mean_is_over_the_micro_batches_that_have_the_scalar() -> None:
+def test_mean_ignores_micro_batches_without_the_scalar() -> None:
     meter = Meter()
     meter.add(output(2.0, zero_outputs=0.5), images=4, micro_batches=2)
     meter.add(StageOutput(torch.tensor(0.0), {}, {}), images=0, micro_batches=2)  # all left out
@@ -114,7 +115,7 @@ def test_a_mean_is_over_the_micro_batches_that_have_the_scalar() -> None:
     assert means["zero_outputs"] == 0.5
 
 
-def test_steps_without_any_image_are_logged_without_a_loss(tmp_path: Path, capsys) -> None:
+def test_step_without_image_has_no_loss(tmp_path: Path, capsys) -> None:
     tracker, meter = Tracker(tmp_path, 0, 10, ""), Meter()
     meter.add(StageOutput(torch.tensor(0.0), {}, {}), images=0, micro_batches=1)
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "name": "encoder"}], lr=1.0)
@@ -126,7 +127,7 @@ def test_steps_without_any_image_are_logged_without_a_loss(tmp_path: Path, capsy
     assert not any(name.startswith("loss/") for name in line)
 
 
-def test_the_share_of_waiting_is_that_of_the_time_outside_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_share_of_waiting_ignores_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("depthany.training.tracking.time.perf_counter", lambda: now[0])
 
@@ -146,7 +147,7 @@ def test_the_share_of_waiting_is_that_of_the_time_outside_pauses(monkeypatch: py
 
 
 @pytest.mark.parametrize("zeros, warned", [(1.0, True), (0.95, True), (0.5, False)])
-def test_a_dead_output_relu_is_warned_of(
+def test_dead_output_relu_is_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture, zeros: float, warned: bool
 ) -> None:
     tracker, meter = Tracker(tmp_path, 0, 10, ""), Meter()
@@ -159,7 +160,7 @@ def test_a_dead_output_relu_is_warned_of(
     assert "at step 3" in printed or not warned
 
 
-def test_after_a_resume_no_step_is_double_in_the_file_nor_in_tensorboard(tmp_path: Path) -> None:
+def test_resume_logs_no_step_twice(tmp_path: Path) -> None:
     for start, last in ((0, 7), (4, 9)):  # killed after step 7, the last checkpoint at 4
         tracker = Tracker(tmp_path, start, 9, "")
         for step in range(start + 1, last + 1):
@@ -170,7 +171,7 @@ def test_after_a_resume_no_step_is_double_in_the_file_nor_in_tensorboard(tmp_pat
     assert [(event.step, event.value) for event in events(tmp_path).Scalars("loss/total")] == expected
 
 
-def test_a_run_killed_before_its_first_checkpoint_leaves_no_curves_behind(tmp_path: Path) -> None:
+def test_run_without_checkpoint_leaves_no_curves(tmp_path: Path) -> None:
     for last in (5, 3):
         tracker = Tracker(tmp_path, 0, 9, "")
         for step in range(1, last + 1):
@@ -181,7 +182,7 @@ def test_a_run_killed_before_its_first_checkpoint_leaves_no_curves_behind(tmp_pa
     assert [(event.step, event.value) for event in events(tmp_path).Scalars("loss/total")] == expected
 
 
-def test_near_is_bright_and_pixels_without_value_are_gray() -> None:
+def test_near_is_bright_and_invalid_is_gray() -> None:
     values = np.array([[0.0, 0.5, 1.0, 0.7]])
     mask = np.array([[True, True, True, False]])
     shades = colour(values, 0.0, 1.0, mask)
@@ -192,7 +193,7 @@ def test_near_is_bright_and_pixels_without_value_are_gray() -> None:
     assert shades[0, 2].tolist() == bgr[::-1].tolist(), "RGB, not OpenCV's BGR"
 
 
-def test_a_prediction_right_up_to_scale_and_shift_looks_like_its_target_and_has_no_error() -> None:
+def test_prediction_is_shown_fitted_to_target() -> None:
     target = np.random.default_rng(0).random((8, 10)).astype(np.float32)
     mask = target > 0.1
     image = np.zeros((8, 10, 3), np.uint8)
@@ -202,7 +203,7 @@ def test_a_prediction_right_up_to_scale_and_shift_looks_like_its_target_and_has_
     assert error[mask].max() <= colour(np.zeros((1, 1)), 0, 1).max() + 2
 
 
-def test_a_target_without_any_valid_pixel_can_still_be_shown() -> None:
+def test_target_without_valid_pixel_is_shown() -> None:
     zeros, nothing = np.zeros((4, 4), np.float32), np.zeros((4, 4), bool)
     row = comparison_row([np.zeros((4, 4, 3), np.uint8)], zeros, zeros, nothing)
     assert (row[:, 4:8] == 128).all()

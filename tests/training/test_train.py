@@ -18,12 +18,17 @@ from depthany.data.labeled import FolderDepth
 from depthany.models.files.loading import load_model
 from depthany.models.model import depth_anything
 from depthany.training import run_dir as runs
-from depthany.training.checkpoints.state import Parts
+from depthany.training.checkpoints.state import (
+    Progress,
+    TrainingState,
+    read_checkpoint,
+    write_checkpoint,
+)
 from depthany.training.checkpoints.writer import CheckpointWriter
-from depthany.training.loop import Loop, draw_generator, train, update
-from depthany.training.optim import build_optimizer
-from depthany.training.stages.base import StageOutput
-from depthany.training.tracking import Tracker
+from depthany.training.loop import LoopSettings, Run, draw_generator, train, update
+from depthany.training.optim import OptimizerSettings, ScheduleSettings, build_optimizer
+from depthany.training.stages.base import Stage, StageOutput
+from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import evaluate
 
 pytestmark = pytest.mark.usefixtures("micro")
@@ -44,9 +49,7 @@ def metrics(run_dir: Path, name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("run", ["teacher_run", "student_run"])
-def test_a_run_writes_model_results_curves_and_the_last_two_and_best_checkpoints(
-    request: pytest.FixtureRequest, run: str
-) -> None:
+def test_run_writes_model_results_curves_and_checkpoints(request: pytest.FixtureRequest, run: str) -> None:
     names = set(contents(request.getfixturevalue(run)))
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
@@ -63,7 +66,7 @@ def test_a_run_writes_model_results_curves_and_the_last_two_and_best_checkpoints
     }
 
 
-def test_the_saved_model_scores_exactly_as_the_run_said(tiny_world, student_run: Path) -> None:
+def test_saved_model_scores_as_the_run_reported(tiny_world, student_run: Path) -> None:
     model = load_model(student_run).to(memory_format=torch.channels_last)  # as in training; else 1e-9 apart
     val = {"mine": FolderDepth(str(tiny_world.root / "val"))}
     scores = evaluate(model, val, 28, torch.device("cpu"))
@@ -73,15 +76,13 @@ def test_the_saved_model_scores_exactly_as_the_run_said(tiny_world, student_run:
     assert metrics(student_run, "val/mine/abs_rel")[-1] == scores["mine"]["abs_rel"]
 
 
-def test_the_best_checkpoint_is_that_of_the_smallest_abs_rel(teacher_run: Path) -> None:
+def test_best_checkpoint_has_smallest_abs_rel(teacher_run: Path) -> None:
     found = metrics(teacher_run, "val/mine/abs_rel")  # after steps 3 and 6
     best = torch.load(teacher_run / "checkpoints/best.pt", weights_only=True)["state"]
-    assert best == {"step": 3 * (1 + found.index(min(found))), "best_abs_rel": min(found)}
+    assert best == {"step": 3 * (1 + found.index(min(found))), "best_score": min(found)}
 
 
-def test_a_student_shows_its_teachers_row_with_the_teachers_own_scores(
-    student_run: Path, teacher_run: Path
-) -> None:
+def test_student_shows_scores_of_its_teacher(student_run: Path, teacher_run: Path) -> None:
     student, teacher = (
         json.loads((run / "results.json").read_text())["scores"] for run in (student_run, teacher_run)
     )
@@ -92,9 +93,7 @@ def test_a_student_shows_its_teachers_row_with_the_teachers_own_scores(
         assert re.search(rf"{name} .* {student[name]['mine']['abs_rel']:.4f} ", printed)
 
 
-def test_a_student_starts_from_weights_of_its_own(
-    start, tiny_world, teacher_run: Path, tmp_path: Path
-) -> None:
+def test_student_starts_from_its_own_weights(start, tiny_world, teacher_run: Path, tmp_path: Path) -> None:
     for stage, run in (("teacher", "a"), ("student", "b")):
         more = ("steps=1", "optimizer.lr=0", f"stage.teacher={teacher_run}")[: 3 if stage == "student" else 2]
         assert start(tiny_world.settings(stage, tmp_path / run, *more)).code == 0
@@ -104,13 +103,13 @@ def test_a_student_starts_from_weights_of_its_own(
 
 
 @pytest.mark.parametrize("run", ["teacher_run", "student_run"])
-def test_every_parameter_moves_those_of_the_encoder_too(request: pytest.FixtureRequest, run: str) -> None:
+def test_every_parameter_moves(request: pytest.FixtureRequest, run: str) -> None:
     folder = request.getfixturevalue(run) / "checkpoints"
     earlier, later = (torch.load(folder / f"step_0000000{k}.pt", weights_only=True)["model"] for k in (4, 6))
     assert [name for name, tensor in later.items() if torch.equal(tensor, earlier[name])] == []
 
 
-class NotesSeeds(nn.Module):
+class NotesSeeds(Stage):
     """A stage that learns nothing and notes what the perturbations would be drawn from."""
 
     def __init__(self) -> None:
@@ -123,24 +122,49 @@ class NotesSeeds(nn.Module):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
-def test_every_micro_batch_has_perturbations_of_its_own_however_many_make_a_step(
-    micro: str, tmp_path: Path, accumulate: int
-) -> None:
-    loop = Loop(6, accumulate, 0, 0, 1.0, None, log_every=0, image_every=0, eval_every=0, save_every=0)
+def test_every_micro_batch_has_its_own_perturbations(micro: str, tmp_path: Path, accumulate: int) -> None:
+    settings = LoopSettings(6, accumulate, 0, ScheduleSettings(), None, 0, 0, eval_every=0, save_every=0)
     model, stage = depth_anything(micro), NotesSeeds()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    parts = Parts(model, stage, build_optimizer(model, [], 1e-3, 1, 0.0, (0.9, 0.999)), scaler)
+    state = TrainingState(model, stage, build_optimizer(model, [], OptimizerSettings(1e-3)), scaler)
     batch = Batch(*(torch.zeros(1) for _ in range(4)))
-    tracker = Tracker(tmp_path, 0, loop.total_steps, "")
-    with CheckpointWriter(tmp_path / "checkpoints", 1, "stop", tracker.say) as saves:
-        train(parts, iter([batch] * 6), tracker, dict, saves, loop, torch.device("cpu"), None)
+    tracker = Tracker(tmp_path, 0, settings.total_steps, "")
+    with CheckpointWriter(tmp_path / "checkpoints", 1, "stop", tracker.say) as writer:
+        batches = iter([batch] * 6)
+        train(Run(state, batches, lambda _: {}, settings, tracker, writer, torch.device("cpu")))
     tracker.close()
-    assert parts.state.step == -(-6 // accumulate)
+    assert state.progress.step == -(-6 // accumulate)
     assert stage.seeds == [draw_generator(0, k).initial_seed() for k in range(6)]
     assert len(set(stage.seeds)) == 6
 
 
-def test_the_teacher_is_not_in_the_students_checkpoint(student_run: Path) -> None:
+class HigherIsBetter(NotesSeeds):
+    """A stage whose best checkpoint is that of the largest delta1."""
+
+    primary = "delta1"
+
+
+def test_best_checkpoint_follows_the_primary_metric(micro: str, tmp_path: Path) -> None:
+    settings = LoopSettings(3, 1, 0, ScheduleSettings(), None, 0, 0, eval_every=1, save_every=0)
+    model, stage = depth_anything(micro), HigherIsBetter()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    state = TrainingState(model, stage, build_optimizer(model, [], OptimizerSettings(1e-3)), scaler)
+    batch, delta1 = Batch(*(torch.zeros(1) for _ in range(4))), iter([0.5, 0.75, 0.25])
+    with CheckpointWriter(tmp_path, 1, "stop", print) as writer:
+        scores = lambda _: {"a": {"delta1": next(delta1), "abs_rel": 1.0, "images": 2}}  # noqa: E731
+        tracker = NullTracker()
+        train(Run(state, iter([batch] * 3), scores, settings, tracker, writer, torch.device("cpu")))
+    assert read_checkpoint(tmp_path / "best.pt")["state"] == {"step": 2, "best_score": 0.75}
+
+
+@pytest.mark.parametrize("saved, best", [(0.25, 0.25), (math.inf, None)])
+def test_best_abs_rel_of_old_checkpoints_is_read(saved: float, best: float | None) -> None:
+    progress = Progress()
+    progress.restore({"step": 4, "best_abs_rel": saved})
+    assert progress == Progress(4, best)
+
+
+def test_teacher_is_not_in_student_checkpoint(student_run: Path) -> None:
     payload = torch.load(student_run / "checkpoints/step_00000006.pt", weights_only=True)
     assert payload["stage"] == {}
     model = load_model(student_run)
@@ -150,16 +174,14 @@ def test_the_teacher_is_not_in_the_students_checkpoint(student_run: Path) -> Non
     assert payload["model"].keys() == model.state_dict().keys()
 
 
-def test_config_json_tells_how_the_model_was_trained(teacher_run: Path) -> None:
+def test_config_json_holds_the_settings(teacher_run: Path) -> None:
     config = json.loads((teacher_run / "config.json").read_text())
     assert config["model"]["encoder"]["size"] == "micro"
     assert config["training"]["step"] == 6
     assert config["training"]["settings"] == yaml.safe_load((teacher_run / "settings.yaml").read_text())
 
 
-def test_a_finished_run_started_again_says_so_and_changes_no_file(
-    start, tiny_world, teacher_run: Path
-) -> None:
+def test_finished_run_changes_no_file(start, tiny_world, teacher_run: Path) -> None:
     before = contents(teacher_run)
     ended = start(tiny_world.settings("teacher", teacher_run, "seed=5"))
     assert ended.code == 0
@@ -168,9 +190,7 @@ def test_a_finished_run_started_again_says_so_and_changes_no_file(
     assert contents(teacher_run) == before
 
 
-def test_overwrite_trains_anew_and_keeps_what_is_not_the_runs(
-    start, tiny_world, teacher_run: Path, tmp_path: Path
-) -> None:
+def test_overwrite_keeps_files_of_others(start, tiny_world, teacher_run: Path, tmp_path: Path) -> None:
     shutil.copytree(teacher_run, tmp_path / "run")
     (tmp_path / "run/notes.txt").write_text("mine")
     (tmp_path / "run/checkpoints/mine.txt").write_text("mine")
@@ -184,7 +204,7 @@ def test_overwrite_trains_anew_and_keeps_what_is_not_the_runs(
     assert len(list((tmp_path / "run").glob("events.*"))) == 1
 
 
-def test_overwrite_deletes_nothing_when_the_new_run_cannot_begin(
+def test_overwrite_deletes_nothing_if_run_cannot_begin(
     start, tiny_world, teacher_run: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(teacher_run, tmp_path / "run")
@@ -194,7 +214,7 @@ def test_overwrite_deletes_nothing_when_the_new_run_cannot_begin(
     assert contents(tmp_path / "run") == before
 
 
-def test_two_runs_cannot_train_into_one_folder(
+def test_two_runs_cannot_share_a_folder(
     start, tiny_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "LOCK_TIMEOUT_S", 0.01)
@@ -207,9 +227,7 @@ def test_two_runs_cannot_train_into_one_folder(
     assert start(tiny_world.settings("teacher", run_dir)).code == 0
 
 
-def test_a_killed_loader_process_ends_the_run_in_one_line(
-    start_elsewhere, tiny_world, tmp_path: Path
-) -> None:
+def test_killed_loader_ends_run_in_one_line(start_elsewhere, tiny_world, tmp_path: Path) -> None:
     killed = """
 import os, signal
 from depthany.data.dataset import TrainingSet
@@ -221,9 +239,7 @@ TrainingSet.__getitem__ = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     assert "Traceback" not in ended.err
 
 
-def test_an_interrupted_run_is_refused_with_other_settings_each_of_them_named(
-    start, tiny_world, teacher_run: Path, tmp_path: Path
-) -> None:
+def test_resume_with_other_settings_is_refused(start, tiny_world, teacher_run: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(teacher_run, run_dir)
     (run_dir / "model.safetensors").unlink()
@@ -240,7 +256,7 @@ def test_an_interrupted_run_is_refused_with_other_settings_each_of_them_named(
     assert contents(run_dir) == before
 
 
-def test_an_interrupted_run_is_refused_where_its_sets_have_other_numbers_of_images(
+def test_resume_with_other_image_counts_is_refused(
     start, tiny_world, teacher_run: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
@@ -255,7 +271,7 @@ def test_an_interrupted_run_is_refused_where_its_sets_have_other_numbers_of_imag
     assert "(images_found.labeled=5 is now 4): start it with its own to continue" in ended.err
 
 
-def test_the_same_seed_gives_the_same_run_and_another_one_another(
+def test_seed_decides_the_run(
     start, tiny_world, student_run: Path, teacher_run: Path, tmp_path: Path
 ) -> None:
     for seed in (0, 1):
@@ -278,16 +294,16 @@ def test_loader_processes_do_not_change_the_run(start, tiny_world, teacher_run: 
     ).read_bytes()
 
 
-def test_accumulation_equals_the_large_batch_but_for_rounding(start, tiny_world, tmp_path: Path) -> None:
+def test_accumulation_equals_large_batch(start, tiny_world, tmp_path: Path) -> None:
     for k in (1, 3):  # per image, since a mean over pixels weighs the micro-batches by their valid pixels
-        more = (f"accumulate={k}", "loss.reduction=image", "steps=3", "optimizer.warmup_steps=0")
+        more = (f"accumulate={k}", "loss.reduction=image", "steps=3", "schedule.warmup_steps=0")
         assert start(tiny_world.settings("teacher", tmp_path / f"{k}", *more)).code == 0
     for name in ("loss/total", "gradient_norm"):  # of the loss alone Adam would not notice another scale
         at_once, in_parts = (metrics(tmp_path / f"{k}", name) for k in (1, 3))
         assert in_parts == pytest.approx(at_once, rel=2e-3)
 
 
-def test_the_teacher_learns_four_images_by_heart(start, tiny_world, tmp_path: Path) -> None:
+def test_teacher_learns_four_images_by_heart(start, tiny_world, tmp_path: Path) -> None:
     more = (
         "steps=60",
         "batch_size=4",
@@ -303,9 +319,7 @@ def test_the_teacher_learns_four_images_by_heart(start, tiny_world, tmp_path: Pa
     assert json.loads((tmp_path / "run/results.json").read_text())["scores"] == {"teacher": {}}
 
 
-def test_one_pass_has_as_many_steps_as_the_unlabeled_set_has_batches(
-    start, tiny_world, teacher_run: Path, tmp_path: Path
-) -> None:
+def test_passes_and_epochs_decide_the_steps(start, tiny_world, teacher_run: Path, tmp_path: Path) -> None:
     more = ("steps=null", "passes=1", "batch_size=6", f"stage.teacher={teacher_run}")
     assert start(tiny_world.settings("student", tmp_path / "run", *more)).code == 0
     assert len(metrics(tmp_path / "run", "loss/total")) == 2  # 6 images, 4 a step
@@ -314,7 +328,7 @@ def test_one_pass_has_as_many_steps_as_the_unlabeled_set_has_batches(
     assert len(metrics(tmp_path / "epochs", "loss/total")) == 3  # 12 images, 5 a step
 
 
-def test_feature_weight_0_runs_without_frozen_encoder(
+def test_feature_weight_0_needs_no_frozen_encoder(
     start, tiny_world, teacher_run: Path, tmp_path: Path
 ) -> None:
     more = ("stage.weights.feature=0", f"stage.teacher={teacher_run}", "steps=1")
@@ -323,7 +337,7 @@ def test_feature_weight_0_runs_without_frozen_encoder(
     assert not metrics(tmp_path / "run", "loss/feature")
 
 
-def test_unreadable_unlabeled_images_are_refused_by_default_and_counted_where_skipped(
+def test_unreadable_unlabeled_images_are_refused_or_skipped(
     start, own_world, teacher_run: Path, tmp_path: Path
 ) -> None:
     bad = own_world.root / "unlabeled/street_3.jpg"
@@ -360,9 +374,7 @@ def make_all_depth_invalid(labeled: Path) -> Path:
     [empty_the_image, swap_in_a_depth_of_another_size, make_all_depth_invalid],
     ids=lambda f: f.__name__,
 )
-def test_a_bad_labeled_pair_ends_the_run_in_one_line_that_names_the_file(
-    start, own_world, tmp_path: Path, damage
-) -> None:
+def test_bad_labeled_pair_is_named_in_one_line(start, own_world, tmp_path: Path, damage) -> None:
     bad = damage(own_world.root / "labeled")
     ended = start(own_world.settings("teacher", tmp_path / "run"))
     assert ended.code == 2
@@ -371,9 +383,7 @@ def test_a_bad_labeled_pair_ends_the_run_in_one_line_that_names_the_file(
     assert "data.unreadable=skip" in ended.err
 
 
-def test_a_teacher_takes_every_step_though_all_images_of_some_are_left_out(
-    start, own_world, tmp_path: Path
-) -> None:
+def test_steps_without_images_are_taken(start, own_world, tmp_path: Path) -> None:
     count = len(list((own_world.root / "labeled/images").iterdir()))
     empty_the_image(own_world.root / "labeled")
     more = ("batch_size=1", "epochs=1", "steps=null", "log_every=1", "data.unreadable=skip")
@@ -388,7 +398,7 @@ def test_a_teacher_takes_every_step_though_all_images_of_some_are_left_out(
     assert all(map(math.isfinite, losses))
 
 
-def test_a_loss_that_is_no_number_stops_the_run_names_the_part_and_leaves_the_checkpoints_alone(
+def test_nan_loss_stops_the_run_naming_the_part(
     start, tiny_world, teacher_run: Path, student_run: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
@@ -396,7 +406,7 @@ def test_a_loss_that_is_no_number_stops_the_run_names_the_part_and_leaves_the_ch
     newest.parent.mkdir(parents=True)
     payload = torch.load(student_run / "checkpoints" / newest.name, weights_only=True)
     payload["model"]["head.conv3.bias"].fill_(torch.nan)
-    torch.save(payload, newest)
+    write_checkpoint(newest, payload)
     before = contents(newest.parent)
     ended = start(tiny_world.settings("student", run_dir, f"stage.teacher={teacher_run}"))
     assert ended.code == 2
@@ -406,19 +416,19 @@ def test_a_loss_that_is_no_number_stops_the_run_names_the_part_and_leaves_the_ch
     assert not (run_dir / "model.safetensors").exists()
 
 
-def test_a_learning_rate_that_blows_up_ends_in_one_line(start, tiny_world, tmp_path: Path) -> None:
+def test_exploding_learning_rate_ends_in_one_line(start, tiny_world, tmp_path: Path) -> None:
     ended = start(tiny_world.settings("teacher", tmp_path / "run", "optimizer.lr=1e30"))
     assert ended.code == 2
     assert re.fullmatch(r"error: loss/labeled is not finite at step \d .*lower optimizer.lr.*\n", ended.err)
 
 
-def test_a_gradient_that_is_no_number_under_a_finite_loss_stops_before_the_step() -> None:
+def test_nan_gradient_stops_before_the_step() -> None:
     model = depth_anything("micro")
-    optimizer = build_optimizer(model, [], lr=1e-3, decoder_lr_factor=1, weight_decay=0, betas=(0.9, 0.999))
+    optimizer = build_optimizer(model, [], OptimizerSettings(1e-3))
     bias = model.head.conv3.bias
     before = bias.detach().clone()
     bias.grad = torch.full_like(before, torch.nan)
-    parts = Parts(model, nn.Identity(), optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    state = TrainingState(model, Stage(), optimizer, torch.amp.GradScaler("cpu", enabled=False))
     with pytest.raises(ValueError, match="the gradient is not finite at step 0"):
-        update(parts, clip_norm=None)
+        update(state, clip_norm=None)
     assert torch.equal(bias, before)

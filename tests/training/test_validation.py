@@ -1,11 +1,13 @@
-"""Scores: what they are blind to, what they leave out, and the numbers by hand."""
+"""Validation: what the scores ignore, what they leave out, what they warn of, and numbers by hand."""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from depthany.data.samples import DepthSample
+from depthany.data.samples import LabeledSample
+from depthany.data.targets import Labels
+from depthany.metrics.table import DEFAULT_METRICS, METRICS, Metric
 from depthany.models.model import depth_anything
 from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -14,12 +16,16 @@ from depthany.training.validation import evaluate
 CPU = torch.device("cpu")
 
 
+def sample(name: str, image: np.ndarray, disparity: np.ndarray, mask: np.ndarray) -> LabeledSample:
+    return LabeledSample(name, image, Labels(disparity, "disparity", mask))
+
+
 class Samples:
     """A labeled set of samples in memory."""
 
     min_depth, max_depth = 0.5, 20.0
 
-    def __init__(self, samples: list[DepthSample]) -> None:
+    def __init__(self, samples: list[LabeledSample]) -> None:
         self.samples = samples
 
     def __len__(self) -> int:
@@ -28,7 +34,7 @@ class Samples:
     def name(self, index: int) -> str:
         return self.samples[index].name
 
-    def read(self, index: int, convert_images: bool = False) -> DepthSample:
+    def read(self, index: int, convert_images: bool = False) -> LabeledSample:
         return self.samples[index]
 
 
@@ -46,28 +52,28 @@ class RedIsDisparity(nn.Module):
         return Prediction(self.scale * red + self.shift)
 
 
-def smooth(height: int, width: int, seed: int = 0) -> DepthSample:
+def smooth(height: int, width: int, seed: int = 0) -> LabeledSample:
     """Disparity 0.1 to 0.6 in the red of a slanted plane; its size is the model's own."""
     rows, columns = np.mgrid[:height, :width]
     red = (40 + 150 * (rows / height + (seed % 3 + 1) * columns / width) / (seed % 3 + 2)).astype(np.uint8)
     image = np.repeat(red[:, :, None], 3, axis=2)
     disparity = (0.05 + 0.5 * red / 255).astype(np.float32)
-    return DepthSample(f"{seed}", image, disparity, np.ones((height, width), bool))
+    return sample(f"{seed}", image, disparity, np.ones((height, width), bool))
 
 
-def scores(model: nn.Module, samples: list[DepthSample], **options) -> dict[str, float]:
+def scores(model: nn.Module, samples: list[LabeledSample], **options) -> dict[str, float]:
     return evaluate(model, {"set": Samples(samples)}, 28, CPU, **options)["set"]
 
 
 @pytest.mark.parametrize("scale, shift", [(1.0, 0.0), (3.0, 7.0), (0.01, 5.0)])
-def test_the_truth_scaled_and_shifted_is_a_perfect_prediction(scale: float, shift: float) -> None:
+def test_scaled_and_shifted_truth_is_perfect(scale: float, shift: float) -> None:
     found = scores(RedIsDisparity(scale, shift), [smooth(28, 42, seed) for seed in range(3)])
     assert found["abs_rel"] < 1e-3
     assert found["delta1"] == 1.0
     assert found["images"] == 3
 
 
-def test_scores_do_not_depend_on_how_many_images_go_through_together(micro: str) -> None:
+def test_scores_do_not_depend_on_batch_size(micro: str) -> None:
     torch.manual_seed(0)
     model = depth_anything(micro)
     samples = [
@@ -79,9 +85,9 @@ def test_scores_do_not_depend_on_how_many_images_go_through_together(micro: str)
     assert one["images"] == 5
 
 
-def test_every_image_counts_the_same_however_large_it_is() -> None:
+def test_image_size_does_not_weigh() -> None:
     poor = smooth(56, 84)
-    poor = DepthSample("poor", poor.image[:, ::-1].copy(), poor.disparity, poor.mask)
+    poor = sample("poor", poor.image[:, ::-1].copy(), poor.labels.disparity, poor.labels.mask)
     alone = scores(RedIsDisparity(), [poor])["abs_rel"]
     both = scores(RedIsDisparity(), [poor, smooth(28, 42)])["abs_rel"]
     assert alone > 0.05
@@ -90,18 +96,18 @@ def test_every_image_counts_the_same_however_large_it_is() -> None:
 
 def test_sky_counts_in_neither_fit_nor_score() -> None:
     clear = smooth(28, 42)
-    disparity = clear.disparity.copy()
+    disparity = clear.labels.disparity.copy()
     disparity[:9] = 0  # sky: valid, infinitely far; nothing of the kind is in the image
-    with_sky = DepthSample("sky", clear.image, disparity, clear.mask)
-    without = DepthSample("none", clear.image, clear.disparity, disparity > 0)
+    with_sky = sample("sky", clear.image, disparity, clear.labels.mask)
+    without = sample("none", clear.image, clear.labels.disparity, disparity > 0)
     assert scores(RedIsDisparity(), [with_sky]) == scores(RedIsDisparity(), [without])
 
 
-def test_images_of_sky_alone_are_left_out_of_the_mean_and_of_the_count() -> None:
+def test_images_of_sky_alone_are_left_out() -> None:
     clear = smooth(28, 42)
-    sky = DepthSample("sky", clear.image, np.zeros_like(clear.disparity), clear.mask)
+    sky = sample("sky", clear.image, np.zeros_like(clear.labels.disparity), clear.labels.mask)
     assert scores(RedIsDisparity(), [clear, sky])["images"] == 1
-    with pytest.raises(ValueError, match="none of 2 images has a valid depth"):
+    with pytest.raises(ValueError, match="set: none of 2 images has a valid depth"):
         scores(RedIsDisparity(), [sky, sky])
 
 
@@ -118,11 +124,11 @@ class Fixed(nn.Module):
         return Prediction(self.disparity.expand(len(image), -1, -1))
 
 
-def test_scores_by_hand_with_the_clamp_to_the_sets_range() -> None:
+def test_scores_by_hand_with_clipping() -> None:
     # The line nearest to (0.1, 0.5, 0.5, 1.3) at (0, 1, 2, 3) is 0.36 x + 0.06.
     truth = np.array([[0.1, 0.5, 0.5, 1.3]], np.float32)
-    sample = DepthSample("a", np.zeros((1, 4, 3), np.uint8), truth, np.ones((1, 4), bool))
-    dataset = Samples([sample])
+    flat = sample("a", np.zeros((1, 4, 3), np.uint8), truth, np.ones((1, 4), bool))
+    dataset = Samples([flat])
     dataset.min_depth, dataset.max_depth = (
         1.0,
         10.0,
@@ -136,14 +142,72 @@ def test_scores_by_hand_with_the_clamp_to_the_sets_range() -> None:
     assert found["delta1"] == 0.5  # ratios 1, 1.19, 1.56, 1.3
 
 
-def test_training_mode_is_given_back(micro: str) -> None:
+def test_training_mode_is_restored(micro: str) -> None:
     for training in (True, False):
         model = depth_anything(micro).train(training)
         scores(model, [smooth(28, 42)])
         assert model.training is training
 
 
-def test_sides_that_are_no_multiple_of_14_are_scored_at_the_truths_own_size(micro: str) -> None:
+def test_any_side_is_scored_at_truth_size(micro: str) -> None:
     found = scores(RedIsDisparity(), [smooth(43, 61), smooth(100, 31), smooth(9, 13)])
     assert found["images"] == 3
     assert found["abs_rel"] < 0.03
+
+
+def test_listed_metrics_are_returned_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Metric("bias", "lower", lambda p, g: [len(g), (p - g).sum()])
+    monkeypatch.setitem(METRICS, "bias", own)
+    found = scores(RedIsDisparity(), [smooth(28, 42)], metrics=["bias", "rmse"])
+    assert list(found) == ["bias", "rmse", "negative_scales", "constant_predictions", "images"]
+    assert found["bias"] == pytest.approx(0, abs=1e-2)
+    assert list(scores(RedIsDisparity(), [smooth(28, 42)]))[:-3] == list(DEFAULT_METRICS["depth"])
+
+
+def test_swapped_near_and_far_are_warned_of() -> None:
+    lines: list[str] = []
+    samples = [smooth(28, 42, seed) for seed in range(3)]
+    found = scores(RedIsDisparity(scale=-1), samples, say=lines.append)
+    assert found["negative_scales"] == 3
+    assert found["abs_rel"] < 1e-3, "the score alone does not show it"
+    assert len(lines) == 1
+    assert lines[0].startswith("warning: set: 3 of 3 images were fitted with a negative scale")
+
+
+def test_dead_output_is_warned_of_and_not_perfect() -> None:
+    lines: list[str] = []
+    found = scores(RedIsDisparity(scale=0, shift=0), [smooth(28, 42)], say=lines.append)
+    assert (found["constant_predictions"], found["negative_scales"]) == (1, 0)
+    assert found["abs_rel"] > 0.1
+    assert len(lines) == 1
+    assert lines[0].startswith("warning: set: 1 of 1 images have a constant prediction")
+
+
+def test_good_prediction_has_no_warning() -> None:
+    lines: list[str] = []
+    scores(RedIsDisparity(), [smooth(28, 42)], say=lines.append)
+    assert lines == []
+
+
+class RedIsDepth(RedIsDisparity):
+    """A metric model: depth in metres as the red of the image says."""
+
+    quantity = Quantity("depth_m", max_depth_m=20.0)
+
+    def forward(self, image: Tensor) -> Prediction:
+        disparity = super().forward(image).map
+        return Prediction(1 / disparity)
+
+
+def test_metres_are_scored_without_alignment() -> None:
+    # disparity is 0.05 + 0.5 * red
+    exact, double = (scores(RedIsDepth(k * 0.5, k * 0.05), [smooth(28, 42)]) for k in (1, 0.5))
+    assert exact["abs_rel"] < 1e-3
+    assert double["abs_rel"] == pytest.approx(1, abs=1e-3)
+
+
+def test_classes_are_refused() -> None:
+    model = RedIsDisparity()
+    model.quantity = Quantity("classes", class_names=("sky", "road"))
+    with pytest.raises(ValueError, match="the model predicts 2 classes: validation scores depth alone"):
+        scores(model, [smooth(28, 42)])

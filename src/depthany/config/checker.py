@@ -2,12 +2,14 @@
 
 import difflib
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, SCMode
 from omegaconf.errors import ConfigKeyError
 
 from depthany.system.rules import rules
+
+T = TypeVar("T")
 
 
 def check_settings(
@@ -34,6 +36,13 @@ def check_settings(
         raise ValueError("these settings need a value: " + " ".join(f"{key}=..." for key in needed))
     _check_rules(checked)
     return checked
+
+
+def settings_object(checked: DictConfig, schema: type[T]) -> T:
+    """Returns checked settings as an object of their dataclass, with nested settings as objects of theirs."""
+    made = OmegaConf.to_container(checked, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
+    assert isinstance(made, schema)
+    return made
 
 
 def _typed(cfg: DictConfig, schema: type, chosen: dict[str, type]) -> DictConfig:

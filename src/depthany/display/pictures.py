@@ -1,4 +1,4 @@
-"""Disparity as a picture."""
+"""Depth maps as pictures: colour maps, and rows that compare a prediction with its target."""
 
 import cv2
 import numpy as np
@@ -6,29 +6,29 @@ from numpy.typing import NDArray
 
 # Eleven steps of Spectral from blue to red, by Cynthia Brewer (colorbrewer2.org, Apache-2.0).
 _SPECTRAL_R = "5e4fa2 3288bd 66c2a5 abdda4 e6f598 ffffbf fee08b fdae61 f46d43 d53e4f 9e0142"
-_GRAY = 128  # stands for no value
+_GRAY = 128  # of pixels without a value
 
 
 def _opencv_map(number: int) -> NDArray[np.uint8]:
-    """[256 3] uint8 RGB of a colour map of OpenCV."""
-    steps = np.arange(256, dtype=np.uint8)[:, None]
-    return np.ascontiguousarray(cv2.applyColorMap(steps, number)[:, 0, ::-1])
+    """Returns a colour map of OpenCV, [256 3] uint8 RGB."""
+    values = np.arange(256, dtype=np.uint8)[:, None]
+    return np.ascontiguousarray(cv2.applyColorMap(values, number)[:, 0, ::-1])
 
 
 def _between(colours: str) -> NDArray[np.uint8]:
-    """[256 3] uint8 RGB, linear between colours given as hexadecimal numbers."""
+    """Returns a colour map [256 3] uint8 RGB, linear between colours written as hexadecimal numbers."""
     anchors = np.array([list(bytes.fromhex(colour)) for colour in colours.split()])
     position = np.linspace(0, len(anchors) - 1, 256)
     channels = [np.interp(position, np.arange(len(anchors)), channel) for channel in anchors.T]
     return np.stack(channels, axis=1).round().astype(np.uint8)
 
 
-COLOUR_MAPS = {  # each [256 3] uint8 RGB, from far to near
-    "inferno": _opencv_map(cv2.COLORMAP_INFERNO),  # monotonous in brightness, so it reads in print as well
+COLOUR_MAPS = {  # [256 3] uint8 RGB, from far to near
+    "inferno": _opencv_map(cv2.COLORMAP_INFERNO),  # brightness is monotonic, so it works in print as well
     "magma": _opencv_map(cv2.COLORMAP_MAGMA),
     "viridis": _opencv_map(cv2.COLORMAP_VIRIDIS),
     "turbo": _opencv_map(cv2.COLORMAP_TURBO),
-    "spectral_r": _between(_SPECTRAL_R),  # the one in which depth is mostly shown: red is near
+    "spectral_r": _between(_SPECTRAL_R),  # most papers show depth in it: red is near
     "gray": np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1),
 }
 
@@ -36,10 +36,12 @@ COLOUR_MAPS = {  # each [256 3] uint8 RGB, from far to near
 def colour(
     values: NDArray, low: float, high: float, mask: NDArray | None = None, colour_map: str = "inferno"
 ) -> NDArray[np.uint8]:
-    """[h w 3] uint8 RGB of [h w] numbers: the map's first colour at `low`, its last at `high`, gray off the
-    mask.
+    """Returns a map in colours, [h w 3] uint8 RGB.
 
     Args:
+        values: [h w] numbers.
+        low, high: values of the first and the last colour; values beyond them get the same colours.
+        mask: [h w] bool; pixels where it is False become gray. None colours all pixels.
         colour_map: a name in COLOUR_MAPS.
 
     Raises:
@@ -54,21 +56,22 @@ def colour(
 
 
 def steps(values: NDArray, low: float, high: float) -> NDArray[np.uint8]:
-    """[h w] uint8, the place of each number in a colour map: 0 at `low`, 255 at `high`."""
+    """Returns the index in a colour map of every value, [h w] uint8: 0 at `low`, 255 at `high`."""
     return (np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)
 
 
 def comparison_row(
     images: list[NDArray], target: NDArray, prediction: NDArray, mask: NDArray
 ) -> NDArray[np.uint8]:
-    """One row: images, target, prediction, error; in one colour map and one scale.
+    """Returns images, target, prediction and error side by side, [h w·(k + 3) 3] uint8 RGB.
 
-    Target and prediction lose median and mean deviation first, as in the loss, so that they compare. Both
-    are coloured from the target's smallest to its largest value; the error from 0 over the same span.
+    Target and prediction are first normalised by median and mean absolute deviation, as in the loss. Both
+    are coloured from the target's smallest to its largest value, the error from 0 over the same span.
 
     Args:
-        images: each [h w 3] uint8. target, prediction: [h w] disparity. mask: [h w] bool, where the target
-            is known.
+        images: k arrays [h w 3] uint8 RGB.
+        target, prediction: [h w] disparity.
+        mask: [h w] bool, where the target is known.
     """
     target, prediction = (_normalised(disparity, mask) for disparity in (target, prediction))
     low, high = (float(target[mask].min()), float(target[mask].max())) if mask.any() else (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: one look of the progress bar for all commands."""
+"""The progress bar of all commands."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,11 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def columns(numbers: str) -> tuple[ProgressColumn, ...]:
-    """Columns of a `rich` bar: what, how much of it, `numbers` (with `{task.fields[...]}`), time and ETA."""
+    """Returns the columns of a `rich` bar: description, count, numbers, time and ETA.
+
+    Args:
+        numbers: format of what else it shows, such as "{task.fields[rate]:.1f}/s".
+    """
     return (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -35,22 +39,22 @@ def columns(numbers: str) -> tuple[ProgressColumn, ...]:
 
 
 def minutes(seconds: float) -> str:
-    """Such as 1:05."""
+    """Returns minutes and seconds such as 1:05."""
     return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
 
 
 class Bar:
-    """A progress bar; where there is no terminal, a line every 10 s.
+    """A progress bar; without a terminal it prints a line every 10 s.
 
     Args:
-        description: of what is counted.
-        total: how many there are, None where that is not known.
+        description: what is counted.
+        total: how many there are, None if that is not known.
     """
 
     def __init__(self, description: str, total: int | None) -> None:
         console = Console()
         self._description, self._total, self._done = description, total, 0
-        self._started = self._told = time.monotonic()
+        self._started = self._printed = time.monotonic()
         self._prints = not console.is_terminal
         self._progress = Progress(
             *columns("{task.fields[rate]:.1f}/s"), console=console, disable=self._prints
@@ -58,13 +62,13 @@ class Bar:
         self._task = self._progress.add_task(description, total=total, rate=0.0)
 
     def advance(self, count: int = 1) -> None:
-        """So many more are done."""
+        """Adds to the count of what is done."""
         self._done += count
         now = time.monotonic()
         rate = self._done / max(now - self._started, 1e-6)
         self._progress.update(self._task, advance=count, rate=rate)
-        if self._prints and now - self._told > SECONDS_BETWEEN_LINES:
-            self._told = now
+        if self._prints and now - self._printed > SECONDS_BETWEEN_LINES:
+            self._printed = now
             eta = f"  ETA {minutes((self._total - self._done) / rate)}" if self._total and rate else ""
             print(
                 f"{self._description}: {self._done}/{self._total or '?'}  {rate:.1f}/s{eta}",
@@ -83,10 +87,14 @@ class Bar:
 
 @contextmanager
 def bar_of_all(processes: Processes, description: str, total: int) -> Iterator[Callable[..., None]]:
-    """One bar, on process 0, of what all do; gives what each calls with how many more it has done (1).
+    """Yields a function that counts what all processes have done on one bar, shown by process 0.
+
+    Every process calls the function with the number of items that it has done since, by default 1.
 
     Args:
-        description: of what is counted, once in a run.
+        processes: that share the work.
+        description: what is counted; unique in a run.
+        total: how many there are in all processes.
     """
     with Bar(description, total) if processes.is_main else nullcontext() as bar:
         yield SharedCount(processes, description, bar.advance if bar is not None else lambda count: None).add

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from depthany.display.progress import bar_of_all
+from depthany.evaluation.console import print_results
 from depthany.evaluation.html import Report
 from depthany.evaluation.predictors import ScoredPredictor
 from depthany.evaluation.protocol_files import Chosen
 from depthany.evaluation.results import ProtocolResult, write_per_image, write_results
 from depthany.evaluation.run import Scored, UnreadableImage, score_set
-from depthany.evaluation.table import print_results
 from depthany.system.distributed import ALONE, Processes
 
 

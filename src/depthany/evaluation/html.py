@@ -1,4 +1,4 @@
-"""report.html: one file, without network, with the scores, where each choice comes from, and pictures."""
+"""report.html: one file that needs no network, with scores, sources of all choices, and pictures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ from depthany.evaluation.predictors import ScoredPredictor
 from depthany.evaluation.results import ProtocolResult
 from depthany.evaluation.run import ScoredSet
 from depthany.evaluation.score import Row
-from depthany.evaluation.table import HEADS
 from depthany.evaluation.tiles import Tile, tiles_of
+from depthany.metrics.table import METRICS, brief
 from depthany.system.files import write_atomically
 
 _STYLE = """
@@ -25,6 +25,7 @@ th { background: #f5f5f5 } td:first-child, th:first-child { text-align: left }
 td small { color: #777; display: block; white-space: nowrap; font-size: 11px }
 .published td { font-style: italic; color: #555 }
 .settings td, .settings th { text-align: left } .note { color: #9a4b00; margin: .2rem 0 }
+.warning { background: #fdecea; border-left: 4px solid #c0392b; margin: .5rem 0; padding: .4rem .8rem }
 .tiles { display: grid; grid-template-columns: repeat(4, 320px); gap: 8px; margin: .3rem 0 1rem }
 figure { margin: 0; width: 320px } figure img { width: 100%; display: block; image-rendering: auto }
 figcaption { font-size: 12px; color: #555 } .scores { font-size: 13px; color: #333 }
@@ -32,24 +33,32 @@ figcaption { font-size: 12px; color: #555 } .scores { font-size: 13px; color: #3
 
 
 class Report:
-    """Gathers the pages of protocols, then writes them.
+    """Gathers the sections of protocols and writes them as one page.
 
     Args:
-        pictures: best, median and worst images, so many of each.
+        pictures: how many best, how many median and how many worst images to show.
     """
 
     def __init__(self, pictures: int) -> None:
-        self._pictures, self._parts = pictures, list[str]()
+        self._pictures, self._sections = pictures, list[str]()
 
     def add(self, result: ProtocolResult, predictors: Sequence[ScoredPredictor], dataset: ScoredSet) -> None:
-        """A protocol with its pictures, chosen by the first checkpoint that has scores."""
-        part = [f"<h2>{escape(result.protocol.name)}{' (changed)' if result.changed else ''}</h2>"]
-        part += [_scores(result), _differences(result), *_notes(result), _settings(result)]
+        """Adds a protocol with its pictures, chosen by the first checkpoint that has scores."""
+        section = [f"<h2>{escape(result.protocol.name)}{' (changed)' if result.changed else ''}</h2>"]
+        section += [
+            *_warnings(result),
+            _scores(result),
+            _differences(result),
+            *_notes(result),
+            _settings(result),
+        ]
         first = next(label for label, scored in result.scored.items() if scored.rows)
-        for title, rows in picked(result.scored[first].rows, self._pictures).items():
-            part.append(f"<h3>{title}, by {HEADS[_key(rows[0])]} of {escape(first)}</h3>")
-            part += [self._image(row.index, result, predictors, dataset) for row in rows]
-        self._parts.append("\n".join(part))
+        metric = result.protocol.metrics[0]
+        for title, rows in best_median_worst(result.scored[first].rows, metric, self._pictures).items():
+            heading = METRICS[metric].heading
+            section.append(f"<h3>{title}, by {escape(heading)} of {escape(first)}</h3>")
+            section += [self._image(row.index, result, predictors, dataset) for row in rows]
+        self._sections.append("\n".join(section))
 
     def _image(
         self, index: int, result: ProtocolResult, predictors: Sequence[ScoredPredictor], dataset: ScoredSet
@@ -58,14 +67,14 @@ class Report:
             label: row for label, scored in result.scored.items() for row in scored.rows if row.index == index
         }
         name = next(iter(rows.values())).name
-        told = " · ".join(f"{escape(label)} {_row_scores(row)}" for label, row in rows.items())
+        scores = " · ".join(f"{escape(label)} {_row_scores(row)}" for label, row in rows.items())
         tiles = tiles_of(index, rows, predictors, dataset, result.protocol)
         figures = "".join(_figure(tile) for tile in tiles)
-        return f'<div class="scores"><b>{escape(name)}</b> · {told}</div><div class="tiles">{figures}</div>'
+        return f'<div class="scores"><b>{escape(name)}</b> · {scores}</div><div class="tiles">{figures}</div>'
 
     def write(self, out: Path, about: Mapping[str, Any]) -> None:
-        """Write report.html."""
-        told = escape(json.dumps(about, indent=2))
+        """Writes report.html."""
+        command = escape(json.dumps(about, indent=2))
         missing = "".join(
             f'<p class="note">{escape(name)}: not run, {escape(why)}</p>'
             for name, why in about["not_run"].items()
@@ -74,16 +83,17 @@ class Report:
         page = (
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation of depth</title>'
             f"<style>{_STYLE}</style></head><body><h1>Evaluation of depth</h1>{whole}{missing}"
-            f"{''.join(self._parts)}<h2>What was run</h2><details><summary>command, versions, checkpoints"
-            f"</summary><pre>{told}</pre></details></body></html>\n"
+            f"{''.join(self._sections)}<h2>What was run</h2><details><summary>command, versions, checkpoints"
+            f"</summary><pre>{command}</pre></details></body></html>\n"
         )
         write_atomically(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 
-def picked(rows: Sequence[Row], count: int) -> dict[str, list[Row]]:
-    """Best, median and worst rows, each row once and at most `count` of a kind."""
-    key = _key(rows[0])
-    best_first = sorted(rows, key=lambda row: row.scores[key], reverse=key == "accuracy")
+def best_median_worst(rows: Sequence[Row], metric: str, count: int) -> dict[str, list[Row]]:
+    """Returns the best, median and worst rows by a metric, each row once and at most `count` of a kind."""
+    rows = [row for row in rows if metric in row.scores]
+    higher = METRICS[metric].better == "higher"
+    best_first = sorted(rows, key=lambda row: row.scores[metric], reverse=higher)
     middle = max(0, (len(rows) - count) // 2)
     places = {
         "best": range(min(count, len(rows))),
@@ -100,26 +110,17 @@ def picked(rows: Sequence[Row], count: int) -> dict[str, list[Row]]:
     return chosen
 
 
-def _key(row: Row) -> str:
-    return "accuracy" if "accuracy" in row.scores else "abs_rel"
-
-
 def _row_scores(row: Row) -> str:
-    names = [
-        name for name in ("abs_rel", "delta1", "accuracy", "boundary_f1") if name in row.scores | row.extra
-    ]
-    told = ", ".join(f"{HEADS[name]} {(row.scores | row.extra)[name]:.4f}" for name in names)
-    if row.fitted is None:
-        return told
-    return f"{told}, scale {row.fitted.scale:.4g}, shift {row.fitted.shift:.4g}"
+    scores = ", ".join(f"{METRICS[name].heading} {row.scores[name]:.4f}" for name in brief(row.scores))
+    fitted = "" if row.fitted is None else f", scale {row.fitted.scale:.4g}, shift {row.fitted.shift:.4g}"
+    return escape(scores + fitted)
 
 
 def _figure(tile: Tile) -> str:
-    words = escape(tile.caption)
+    caption = escape(tile.caption)
     place = f' style="grid-column: {tile.column}"' if tile.column else ""
-    return (
-        f'<figure{place}><img src="{tile.data_uri()}" alt="{words}"><figcaption>{words}</figcaption></figure>'
-    )
+    image = f'<img src="{tile.data_uri()}" alt="{caption}">'
+    return f"<figure{place}>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _cells(cells: Sequence[str], kind: str = "td", style: str = "") -> str:
@@ -127,15 +128,14 @@ def _cells(cells: Sequence[str], kind: str = "td", style: str = "") -> str:
 
 
 def _scores(result: ProtocolResult) -> str:
-    """Scores of each checkpoint with 95 % intervals beneath them, then published figures."""
+    """Returns a table of scores with their 95 % intervals, and published figures below them."""
     found = {
         label: (result.mean(label), result.intervals(label))
         for label, scored in result.scored.items()
         if scored.rows
     }
     names = list(dict.fromkeys(name for values, _ in found.values() for name in values))
-    heads = [HEADS.get(name, name.removeprefix("accuracy/")) for name in names]
-    lines = [_cells(["checkpoint", "images", *map(escape, heads)], "th")]
+    lines = [_cells(["checkpoint", "images", *(escape(_heading(name)) for name in names)], "th")]
     for label, (values, ends) in found.items():
         images = f"{len(result.scored[label].rows)} of {result.images}"
         cells = [_with_interval(values.get(name), ends.get(name)) for name in names]
@@ -143,8 +143,14 @@ def _scores(result: ProtocolResult) -> str:
     for who, figures in result.protocol.published.items():
         cells = [f"{figures[name]:.4g}" if name in figures else "" for name in names]
         lines.append(_cells([f"{escape(who)} (published)", "", *cells], style=' class="published"'))
-    below = "Beneath each score: its 95 % interval, bootstrap over images."
-    return f"<table>{''.join(lines)}</table><small>{below}</small>"
+    legend = "Below a score: its 95 % interval, bootstrap over images."
+    return f"<table>{''.join(lines)}</table><small>{legend}</small>"
+
+
+def _heading(name: str) -> str:
+    """Returns the heading of a metric, or of a metric on one kind of scene, such as accuracy/indoor."""
+    metric, _, scene = name.partition("/")
+    return f"{METRICS[metric].heading} {scene}".strip()
 
 
 def _with_interval(value: float | None, ends: tuple[float, float] | None, form: str = ".4f") -> str:
@@ -158,11 +164,21 @@ def _differences(result: ProtocolResult) -> str:
     if not found:
         return ""
     names = list(next(iter(found.values())).values)
-    lines = [_cells(["difference, paired by image", "images", *(HEADS[name] for name in names)], "th")]
-    for label, each in found.items():
-        cells = [_with_interval(each.values[name], each.intervals[name], "+.4f") for name in names]
-        lines.append(_cells([escape(label), str(each.images), *cells]))
+    headings = [escape(_heading(name)) for name in names]
+    lines = [_cells(["difference, paired by image", "images", *headings], "th")]
+    for label, difference in found.items():
+        values, ends = difference.values, difference.intervals
+        cells = [_with_interval(values.get(name), ends.get(name), "+.4f") for name in names]
+        lines.append(_cells([escape(label), str(difference.images), *cells]))
     return f"<table>{''.join(lines)}</table>"
+
+
+def _warnings(result: ProtocolResult) -> list[str]:
+    return [
+        f'<p class="warning">{escape(label)}: {escape(line)}</p>'
+        for label in result.scored
+        for line in result.fit_problems(label).warnings()
+    ]
 
 
 def _notes(result: ProtocolResult) -> list[str]:
@@ -174,14 +190,14 @@ def _notes(result: ProtocolResult) -> list[str]:
 
 
 def _settings(result: ProtocolResult) -> str:
-    """Every setting of the protocol with where it comes from."""
+    """Returns every setting of the protocol with its source."""
     protocol, lines = result.protocol, [_cells(["setting", "value", "source"], "th")]
     for key, value in vars(protocol).items():
         if key in ("name", "sources", "published"):
             continue
         source = "set by the user" if key in result.changed else protocol.source_of(key)
-        told = "not set" if value is None else str(value)
-        lines.append(_cells([key, escape(told), escape(source)]))
+        words = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        lines.append(_cells([key, escape("not set" if value is None else words), escape(source)]))
     known = {*vars(protocol), "dataset"}
     others = [key for key in protocol.sources if not known & set(key.split(", "))]
     lines += [_cells([escape(key), "", escape(protocol.sources[key])]) for key in others]

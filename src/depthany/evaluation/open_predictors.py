@@ -38,14 +38,15 @@ def open_predictors(
     Raises:
         ValueError: a model cannot be loaded, or `quantities` does not fit the folders.
     """
-    quantity_of = _quantities(quantities, [path for path in paths if holds_predictions(Path(path))])
+    folders = [path for path in paths if holds_predictions(Path(path))]
+    quantity_of = _quantities(quantities, folders)
     predictors: list[ScoredPredictor] = []
     about: dict[str, dict[str, Any]] = {}
     for path, label in zip(paths, labels_of(paths), strict=True):
-        if path in quantity_of:
+        more: dict[str, Any] = {}
+        if path in folders:
             quantity = QUANTITIES[quantity_of[path]]
             predictors.append(FolderPredictor(Path(path), quantity, stored_per_unit, label))
-            more = {}
         else:
             model, sha256 = load_ready_model(path, compute, taps, max_depth_m, hash_weights=True)
             predictors.append(Predictor(model, model.input_size, label=label))

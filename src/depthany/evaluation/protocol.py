@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from depthany.metrics.align import METHODS, SPACES
 from depthany.metrics.crops import CROPS, INPUT_CROPS
+from depthany.metrics.table import DEFAULT_METRICS, METRICS, require_metrics
 from depthany.system.rules import check_fields, setting
 
 UPSAMPLES: dict[str, tuple[str, bool | None]] = {  # mode and align_corners of torch's interpolate
@@ -15,33 +16,37 @@ UPSAMPLES: dict[str, tuple[str, bool | None]] = {  # mode and align_corners of t
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a prediction is scored; configs/evaluate.yaml and configs/protocol/ say what each choice means.
+    """How a prediction is scored. The files of configs/protocol/ are checked against these types.
 
-    Attributes:
-        name: unique; results and folders of predictions go by it.
-        count: images that the set must have; None: any number.
+    Args:
+        name: unique; results and folders of predictions are named after it.
+        count: number of images that the set must have; None accepts any number.
         task: depth, or ordinal (pairs of points).
         space: where a prediction is fitted to the truth: disparity, depth, or own (that of the prediction).
         align: how it is fitted; none takes metres as they are.
-        align_per: one fit for each image, or for each sequence (images whose names share a folder).
-        crop: which pixels count. input_crop: what is cut before the model sees the image.
-        min_depth, max_depth: metres; None: the truth is not cut.
+        align_per: one fit per image, or per sequence (images whose names share a folder).
+        crop: which pixels count.
+        input_crop: what is cut before the model sees the image.
+        min_depth: m; nearer truth does not count. None does not cut the truth.
+        max_depth: m; for farther truth see `truth_beyond`. None does not cut the truth.
         truth_beyond: what truth beyond max_depth, sky included, becomes: invalid, or clip to max_depth.
-        clip_prediction: metres; the aligned prediction is held to this. None: to [min_depth, max_depth].
-        input_size: pixels of the shorter side as the model sees it; None: the model's own.
-        upsample: from the prediction to the size of the truth.
-        averaging: image (mean over images of each one's score) or pixel (all pixels pooled).
-        boundary_f1: score Depth Pro's boundary F1 too.
-        sources: of each choice, or of several ("space, align").
-        published: name -> metric -> figure of others.
+        clip_prediction: nearest and farthest depth in m to which the aligned prediction is clipped. None
+            takes min_depth and max_depth.
+        input_size: pixels of the shorter side at the model's input; None takes the model's own size.
+        upsample: how the prediction is resized to the truth.
+        averaging: image (mean over images of their scores) or pixel (one score of all pixels together).
+        metrics: names in `metrics.table.METRICS`, in the order of tables; the first one decides which images
+            are best and worst. Empty: the default ones of the task.
+        sources: where a choice comes from; a key may name several choices, "space, align".
+        published: figures of others, name -> metric -> figure.
 
     Raises:
-        ValueError: a choice is unknown, or a range is none.
+        ValueError: a choice or a metric is unknown, or a range is empty.
     """
 
     name: str
     count: int | None = setting(None, least=1)
-    task: str = setting("depth", choices=("depth", "ordinal"))
+    task: str = setting("depth", choices=DEFAULT_METRICS)
     space: str = setting("disparity", choices=SPACES)
     align: str = setting("least_squares", choices=METHODS)
     align_per: str = setting("image", choices=("image", "sequence"))
@@ -54,7 +59,7 @@ class Protocol:
     input_size: int | None = setting(None, least=1)
     upsample: str = setting("bilinear_corners", choices=UPSAMPLES)
     averaging: str = setting("image", choices=("image", "pixel"))
-    boundary_f1: bool = False
+    metrics: tuple[str, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)
     published: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -64,6 +69,9 @@ class Protocol:
             self._check_ranges()
         except ValueError as error:
             raise ValueError(f"protocol {self.name}: {error}") from None
+        if not self.metrics:  # a frozen instance has no other way to set a default that depends on the task
+            object.__setattr__(self, "metrics", DEFAULT_METRICS[self.task])
+        self._check_metrics()
 
     def _check_ranges(self) -> None:
         low, high = self.min_depth, self.max_depth
@@ -72,31 +80,43 @@ class Protocol:
         if self.truth_beyond == "clip" and self.max_depth is None:
             raise ValueError("truth_beyond=clip needs max_depth")
         if self.clip_prediction is None and (low is None or high is None):
-            raise ValueError("clip_prediction=null: pass [nearest, farthest] in metres, or both depths")
+            raise ValueError(
+                "clip_prediction=null: pass [nearest, farthest] in metres, or both min_depth and max_depth"
+            )
         if self.clip_prediction is not None and self.clip_prediction[0] >= self.clip_prediction[1]:
             raise ValueError(
                 f"clip_prediction={list(self.clip_prediction)}: expected [nearest, farthest] in metres, "
                 "nearest < farthest, or null for [min_depth, max_depth]"
             )
 
+    def _check_metrics(self) -> None:
+        require_metrics(self.metrics, self.task, f"protocol {self.name}")
+        for who, figures in self.published.items():
+            for metric in figures:
+                if metric not in METRICS:
+                    raise ValueError(
+                        f"protocol {self.name}: unknown metric {metric!r} in the figures of {who!r}; choose "
+                        f"from {', '.join(METRICS)}"
+                    )
+
     @property
     def prediction_range_m(self) -> tuple[float, float]:
-        """What the aligned prediction is held to, in metres."""
+        """Nearest and farthest depth in m to which the aligned prediction is clipped."""
         if self.clip_prediction is not None:
             return self.clip_prediction
         assert self.min_depth is not None and self.max_depth is not None
         return self.min_depth, self.max_depth
 
     def source_of(self, key: str) -> str:
-        """Where a choice comes from, "" if it is not said; `sources` may name several keys, with commas."""
-        return next((told for keys, told in self.sources.items() if key in keys.split(", ")), "")
+        """Returns where a choice comes from, "" if the protocol does not say."""
+        return next((source for keys, source in self.sources.items() if key in keys.split(", ")), "")
 
     def fitted_in(self, quantity: str) -> str:
-        """The space, disparity or depth, in which a prediction of this quantity is fitted."""
+        """Returns the space, disparity or depth, in which a prediction of this quantity is fitted."""
         return quantity if self.space == "own" or self.align == "none" else self.space
 
     def require_fits(self, quantity: str, who: str) -> None:
-        """Refuse a relative prediction where nothing is aligned."""
+        """Raises a `ValueError` if a prediction without scale meets a protocol that does not align."""
         if self.task == "depth" and self.align == "none" and quantity != "depth":
             raise ValueError(
                 f"{who} predicts disparity of unknown scale and shift, and align=none of protocol "

@@ -1,8 +1,7 @@
-"""Finds protocols and their data sets by name, pattern or file, in configs/protocol and the user's files."""
+"""From a name, a pattern or a file to a protocol and its data set: configs/protocol and files of the user."""
 
 import fnmatch
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from depthany.config.entry import config_dir, plain
 from depthany.evaluation.protocol import Protocol
 
-FOLDER_SET = "depthany.data.labeled.FolderDepth"  # class of a data set without _target_
-
-
-@dataclass(frozen=True)
-class ProtocolFile(Protocol):
-    """A protocol and the settings of its data set: the schema of configs/protocol and of a user's file."""
-
-    dataset: dict[str, Any] = field(default_factory=dict)
+FOLDER_SET = "depthany.data.labeled.FolderDepth"  # the reader where a protocol names none
 
 
 @dataclass(frozen=True)
@@ -33,10 +25,10 @@ class Chosen:
     changed: dict[str, Any]
 
     def open(self) -> Any:
-        """Opens the data set.
+        """Returns the data set.
 
         Raises:
-            ValueError: files are missing, or it has not as many images as the protocol says.
+            ValueError: the set is not complete, or does not have the protocol's number of images.
         """
         try:
             dataset = instantiate(self.dataset)
@@ -46,29 +38,29 @@ class Chosen:
             raise
         if self.protocol.count is not None and len(dataset) != self.protocol.count:
             raise ValueError(
-                f"protocol {self.protocol.name} is of {self.protocol.count} images, and "
-                f"{self.dataset.get('root')} gives {len(dataset)}: complete it, or score what is there with "
+                f"protocol {self.protocol.name} has {self.protocol.count} images, and "
+                f"{self.dataset.get('root')} has {len(dataset)}: complete it, or score what is there with "
                 f"override.count={len(dataset)}"
             )
         return dataset
 
 
 def protocol_names() -> list[str]:
-    """Returns the names of the protocols of the package."""
+    """Returns the names of the protocols that come with the package."""
     return sorted(path.stem for path in (config_dir() / "protocol").glob("*.yaml"))
 
 
 def choose(words: list[str], roots: DictConfig, override: DictConfig) -> tuple[list[Chosen], dict[str, str]]:
-    """Returns the chosen protocols, and the reason for every one that `all` or a pattern leaves out.
+    """Returns the chosen protocols, and why those were left out that `all` or a pattern also matches.
 
     Args:
         words: names, patterns such as sample_*, paths of YAML files, or all.
-        roots: folders of the data sets, null where the user has none.
-        override: settings that replace those of every protocol; null keeps the protocol's own.
+        roots: where data sets lie, null where the user has none.
+        override: settings for every protocol; null keeps the protocol's own.
 
     Raises:
-        ValueError: a name is unknown, a protocol has an unknown setting, or the data of a named one is
-            missing.
+        ValueError: a name is unknown, a protocol has an unknown setting, or the data of a protocol that was
+            named is not there.
     """
     chosen: dict[str, Chosen] = {}
     missing: dict[str, str] = {}
@@ -86,7 +78,7 @@ def choose(words: list[str], roots: DictConfig, override: DictConfig) -> tuple[l
             else:
                 raise ValueError(f"protocol {one.protocol.name}: {why}")
     if not chosen:
-        raise ValueError(f"no data of any protocol is there: {'; '.join(map(': '.join, missing.items()))}")
+        raise ValueError(f"no protocol has its data: {'; '.join(map(': '.join, missing.items()))}")
     return list(chosen.values()), missing
 
 
@@ -108,53 +100,65 @@ def load_protocol(source: str, roots: DictConfig, override: DictConfig) -> Chose
     """Returns a protocol by its name or the path of its file, with the user's roots and changes.
 
     Raises:
-        ValueError: the file or `override` has an unknown setting or a value of a wrong type.
+        ValueError: the file is no YAML of a protocol, or a setting is unknown, has a wrong type, or has a
+            value that cannot be.
     """
     path = _file_of(source)
-    written = _typed(f"protocol {path}: ", OmegaConf.structured(ProtocolFile), {"name": path.stem}, path)
+    written = _read(path)
+    dataset = written.pop("dataset", None) or {}
+    start = OmegaConf.merge(OmegaConf.structured(Protocol), {"name": path.stem})
+    settings = _checked(start, written, f"protocol {path}: ")
     given = {str(key): value for key, value in override.items() if value is not None}
-    settings = _typed("override.", written, given)
-    before = {key: plain(OmegaConf.create({"value": written[key]}))["value"] for key in given}
-    resolved = plain(OmegaConf.create({"roots": roots, "protocol": settings}))["protocol"]
-    changed = {key: resolved[key] for key in given if resolved[key] != before[key]}
-    dataset = _dataset(resolved.pop("dataset"), resolved)
-    if resolved["clip_prediction"] is not None:
-        resolved["clip_prediction"] = tuple(resolved["clip_prediction"])
-    return Chosen(Protocol(**resolved), dataset, changed)
+    protocol, original = (_build(each, roots) for each in (_checked(settings, given, "override."), settings))
+    changed = {
+        key: getattr(protocol, key) for key in given if getattr(protocol, key) != getattr(original, key)
+    }
+    plain_dataset = plain(OmegaConf.create({"roots": roots, "dataset": dataset}))["dataset"]
+    return Chosen(protocol, _with_defaults(plain_dataset, protocol), changed)
 
 
-def _typed(where: str, schema: DictConfig, *parts: Any) -> DictConfig:
-    """Merges settings, or files of them, into a schema that has their types.
-
-    Raises:
-        ValueError: a setting is unknown or has a wrong type; the message begins with `where`.
-    """
+def _read(path: Path) -> DictConfig:
     try:
-        merged = OmegaConf.merge(
-            schema, *(OmegaConf.load(part) if isinstance(part, Path) else part for part in parts)
-        )
-    except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
-        key = getattr(error, "full_key", None)
-        words = " ".join(str(error).split("\n    full_key")[0].split())
-        raise ValueError(f"{where}{f'{key}: ' if key else ''}{words}") from None
+        written = OmegaConf.load(path)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(f"protocol {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(written, DictConfig) or not isinstance(written.get("dataset", {}), DictConfig | dict):
+        raise ValueError(f"protocol {path}: expected `setting: value` lines, and settings below dataset")
+    return written
+
+
+def _checked(settings: Any, changes: Any, where: str) -> DictConfig:
+    """Returns the settings with changes; a key or type that `Protocol` does not have is a `ValueError`."""
+    try:
+        merged = OmegaConf.merge(settings, changes)
+    except OmegaConfBaseException as error:
+        reason = " ".join(str(error).split("\n    full_key")[0].split())
+        raise ValueError(f"{where}{error.full_key}: {reason}") from None
     assert isinstance(merged, DictConfig)
     return merged
 
 
-def _dataset(dataset: dict[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of the data set, with the defaults of a user's folder: class and depth range."""
-    if dataset.get("_target_", FOLDER_SET) == FOLDER_SET:
-        own = {key: protocol[key] for key in ("min_depth", "max_depth") if protocol[key] is not None}
-        return {"_target_": FOLDER_SET, **own, **dataset}
-    return dataset
+def _build(settings: DictConfig, roots: DictConfig) -> Protocol:
+    """Returns the protocol, with its interpolations such as ${roots.nyu} resolved."""
+    values: dict[str, Any] = plain(OmegaConf.create({"roots": roots, "protocol": settings}))["protocol"]
+    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    return Protocol(**(values | lists))
+
+
+def _with_defaults(dataset: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
+    """Returns the settings of a set, of a user's folder with its reader and the range of the protocol."""
+    if dataset.get("_target_", FOLDER_SET) != FOLDER_SET:
+        return dataset
+    range_m = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth}
+    return {"_target_": FOLDER_SET, **{k: v for k, v in range_m.items() if v is not None}, **dataset}
 
 
 def _why_missing(one: Chosen, source: str, roots: DictConfig) -> str | None:
-    """Returns why the data is missing, or None. A root that the user gave is checked when it is opened."""
+    """Returns why the data is not there, None if it may be: roots of the user are checked when opened."""
     root = one.dataset.get("root")
     if root is None:
-        keys = _root_keys(source)
-        return f"its data is not there: pass {keys}=/path/of/it" if keys else "its dataset names no root"
+        key = _root_key(source)
+        return f"its data is not there: pass {key}=/path/of/it" if key else "its dataset names no root"
     if str(root) not in {str(value) for value in roots.values()} and not Path(root).is_dir():
         return f"{root}: no such folder (looked from {Path.cwd()})"
     return None
@@ -165,7 +169,8 @@ def _file_of(source: str) -> Path:
     return Path(source) if is_file else config_dir() / "protocol" / f"{source}.yaml"
 
 
-def _root_keys(source: str) -> str:
+def _root_key(source: str) -> str:
+    """Returns the setting that a root refers to, such as roots.nyu, "" if it refers to none."""
     root = OmegaConf.to_container(OmegaConf.load(_file_of(source)), resolve=False)
     written = str(root.get("dataset", {}).get("root", "")) if isinstance(root, dict) else ""
     return written.strip("${}") if written.startswith("${roots.") else ""

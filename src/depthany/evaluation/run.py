@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.samples import Labels, Point
+from depthany.data.samples import Point
+from depthany.data.targets import Labels
 from depthany.evaluation import protocol as protocols
 from depthany.evaluation.blocks import cut_into_blocks
 from depthany.evaluation.predictors import MissingPrediction, ScoredPredictor, space_of
@@ -32,7 +33,7 @@ class UnreadableImage(ValueError):
 
 
 class ScoredSet(Protocol):
-    """A set that can be scored; `read` returns a `DepthSample`, or an `OrdinalSample` for an ordinal task."""
+    """A set that can be scored; `read` returns a `LabeledSample`, in an ordinal task an `OrdinalSample`."""
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
@@ -180,7 +181,7 @@ def score_blocks(
     def skip(skipped: Skipped[int]) -> None:
         result.skipped.append(skipped)
         members = groups.add(skipped.item, None)  # it may be the last one that its sequence waits for
-        result.rows.extend(score_together(members, space, protocol, groups.name(skipped.item)))
+        result.rows.extend(score_together(members, space, protocol))
         tick()
 
     run_pipeline(
@@ -231,7 +232,7 @@ def read_one(
         return Skipped(index, f"{name}: {error}", UNREADABLE)
     pixels, labels = sample.image, None
     if protocol.task == "depth":
-        pixels, labels = _cropped(name, pixels, Labels(sample.disparity, sample.mask), protocol)
+        pixels, labels = _cropped(name, pixels, sample.labels, protocol)
     try:
         inputs = predictor.prepare(pixels, name)
     except MissingPrediction as missing:
@@ -256,7 +257,7 @@ def _cropped(
         box = INPUT_CROPS[protocol.input_crop](*labels.mask.shape)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return pixels[box], Labels(labels.disparity[box], labels.mask[box])
+    return pixels[box], labels.map(lambda plane: plane[box])
 
 
 def predict_at_truth(
@@ -284,10 +285,10 @@ def score_one(
     if image.labels is None:
         if not image.pairs:
             return []
-        return [score_pairs(prediction, space, image.pairs, image.scene, image.index, image.name)]
+        return [score_pairs(prediction, space, image.pairs, protocol, image.scene, image.index, image.name)]
     truth, mask = image.labels.disparity, image.labels.mask
     try:
         pixels = select(prediction, space, truth, mask, protocol, image.index, image.name)
     except ValueError as error:
         raise ValueError(f"{image.name}: {error}") from None
-    return score_together(groups.add(image.index, pixels), space, protocol, groups.name(image.index))
+    return score_together(groups.add(image.index, pixels), space, protocol)

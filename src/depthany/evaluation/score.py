@@ -1,28 +1,27 @@
-"""Score a prediction, or those of a sequence, under a protocol: what counts, the fit, the metrics."""
+"""Scores of a prediction, or of those of a sequence, under a protocol: what counts, the fit, the metrics."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from depthany.evaluation.protocol import Protocol
-from depthany.metrics.align import Fit, depth_of, fit, floor_of, in_space
-from depthany.metrics.boundary import boundary_f1
+from depthany.metrics.align import Fit, fit, inversion_floor, to_depth_m, to_space
 from depthany.metrics.crops import CROPS
-from depthany.metrics.depth import pixel_sums, scores_of
-from depthany.metrics.ordinal import Point, right_pairs
+from depthany.metrics.ordinal import Point
+from depthany.metrics.table import METRICS, Sums, image_sums, pixel_sums, scores_of
 
-_ROUNDING = 1e-6  # a truth that was stored as disparity in float32 comes back off by this share at most
+_ROUNDING = 1e-6  # relative error of a true depth that was stored as disparity in float32, at most
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """What of an image counts, in the space of the fit.
+    """The pixels of an image that count, in the space of the fit.
 
     x, y: [n] float32 prediction and truth. depth_m: [n] float32 true depth in m.
-    whole: prediction in the space of the fit and true depth in m, [h w] each, where the boundary is scored:
-        if the protocol asks for it and the truth has no hole.
+    maps: prediction in the space of the fit and true depth in m, [h w] float32 each, and [h w] bool where the
+        truth is known; None unless the protocol lists a metric over maps.
     """
 
     index: int
@@ -30,34 +29,43 @@ class Pixels:
     x: NDArray[np.float32]
     y: NDArray[np.float32]
     depth_m: NDArray[np.float32]
-    whole: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+    maps: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]] | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one image scored.
+    """The scores of one image.
 
     Attributes:
         index, name: of the image in its set.
-        scores: by name. sums: what they are made of, to be pooled (see `pooled`).
-        fitted: scale and shift, None where nothing is fitted. pixels: how many counted.
-        scene: kind of scene (ordinal). extra: scores that no sums pool: boundary_f1.
+        scores: by metric; a metric that is not defined for this image is missing.
+        sums: by metric, what the scores are made of; they add over images.
+        fitted: scale and shift, None where nothing is fitted.
+        is_constant: the prediction was scored as a constant: it is one where the truth counts, or, for
+            align=median, its median is not above 0.
+        pixels: how many counted.
+        scene: kind of scene (ordinal).
     """
 
     index: int
     name: str
     scores: dict[str, float]
-    sums: NDArray[np.float64]
+    sums: Sums
     fitted: Fit | None = None
+    is_constant: bool = False
     pixels: int = 0
     scene: str = ""
-    extra: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether the fit has a negative scale, which swaps near and far."""
+        return self.fitted is not None and self.fitted.scale < 0
 
 
 def counted_pixels(
     disparity: NDArray[np.float32], mask: NDArray[np.bool_], protocol: Protocol
 ) -> NDArray[np.bool_]:
-    """[h w] bool, True where the truth is known, within the range and within the crop.
+    """Returns [h w] bool, True where the truth is known, within the range and within the crop.
 
     Args:
         disparity: [h w] true disparity in 1/m, 0 = infinitely far. mask: [h w] where it is known.
@@ -83,45 +91,46 @@ def select(
     index: int = 0,
     name: str = "",
 ) -> Pixels:
-    """The pixels of an image that count.
+    """Returns the pixels of an image that count.
 
     Args:
-        prediction: [h w] at the size of the truth. quantity: disparity or depth, what it is.
-        disparity, mask: [h w] the truth, as in a `DepthSample`.
+        prediction: [h w] at the size of the truth. quantity: what it is, disparity or depth.
+        disparity, mask: [h w] the truth, as in `Labels`.
+        index, name: of the image in its set.
     """
     space = protocol.fitted_in(quantity)
     counted = counted_pixels(disparity, mask, protocol)
-    floor = floor_of(prediction)
-    x, truth = in_space(prediction[counted], quantity, space, floor), disparity[counted]
+    floor = inversion_floor(prediction)
+    x, truth = to_space(prediction[counted], quantity, space, floor), disparity[counted]  # [n] each
     if protocol.truth_beyond == "clip":
         truth = np.maximum(truth, np.float32(1 / (protocol.max_depth or np.inf)))
-    depth_m = np.float32(1) / truth
-    whole = None
-    if protocol.boundary_f1 and mask.all():  # it has no mask: a hole would be an edge
-        whole = in_space(prediction, quantity, space, floor), _dense_depth_m(disparity, protocol)
-    return Pixels(index, name, x, truth if space == "disparity" else depth_m, depth_m, whole)
+    depth_m = np.float32(1) / truth  # [n]
+    maps = None
+    if any(METRICS[metric].over == "maps" for metric in protocol.metrics):
+        maps = to_space(prediction, quantity, space, floor), _clipped_depth_m(disparity, protocol), mask
+    return Pixels(index, name, x, truth if space == "disparity" else depth_m, depth_m, maps)
 
 
-def _dense_depth_m(disparity: NDArray[np.float32], protocol: Protocol) -> NDArray[np.float32]:
-    """True depth [h w] in m, held to the range."""
+def _clipped_depth_m(disparity: NDArray[np.float32], protocol: Protocol) -> NDArray[np.float32]:
+    """Returns the true depth [h w] in m, clipped to the range of the prediction."""
     nearest, farthest = protocol.prediction_range_m
     return np.float32(1) / np.clip(disparity, np.float32(1 / farthest), np.float32(1 / nearest))
 
 
-def score_together(members: Sequence[Pixels], quantity: str, protocol: Protocol, name: str) -> list[Row]:
-    """Scores of images that share one fit: a single image, or a sequence.
+def score_together(members: Sequence[Pixels], quantity: str, protocol: Protocol) -> list[Row]:
+    """Returns the scores of images that share one fit: a single image, or a sequence.
 
-    Images without a pixel that counts have no row; if none has one, there is no fit and no row.
+    Images without a pixel that counts have no row.
 
     Args:
-        quantity: disparity or depth, what was predicted. name: of the image or sequence.
+        quantity: what was predicted, disparity or depth.
     """
-    members = sorted((each for each in members if len(each.x)), key=lambda each: each.index)
+    members = sorted((pixels for pixels in members if len(pixels.x)), key=lambda pixels: pixels.index)
     if not members:
         return []
-    x, y = (_joined([getattr(each, key) for each in members]) for key in ("x", "y"))
-    fitted = fit(protocol.align, x, y, name)
-    return [_row(each, fitted, quantity, protocol) for each in members]
+    x, y = (_joined([getattr(pixels, key) for pixels in members]) for key in ("x", "y"))  # [n] each
+    fitted = fit(protocol.align, x, y)
+    return [_row(pixels, fitted, quantity, protocol) for pixels in members]
 
 
 def _joined(parts: list[NDArray]) -> NDArray:
@@ -130,39 +139,59 @@ def _joined(parts: list[NDArray]) -> NDArray:
 
 def _row(pixels: Pixels, fitted: Fit, quantity: str, protocol: Protocol) -> Row:
     space, range_m = protocol.fitted_in(quantity), protocol.prediction_range_m
-    sums = pixel_sums(depth_of(pixels.x, fitted, space, range_m), pixels.depth_m)
-    scores = {key: float(value) for key, value in scores_of(sums).items()}
-    extra = {}
-    if pixels.whole is not None:
-        predicted, true_m = pixels.whole
-        extra["boundary_f1"] = boundary_f1(depth_of(predicted, fitted, space, range_m), true_m)
-    told = None if protocol.align == "none" else fitted
-    return Row(pixels.index, pixels.name, scores, sums, told, len(pixels.x), extra=extra)
+    sums = pixel_sums(protocol.metrics, to_depth_m(pixels.x, fitted, space, range_m), pixels.depth_m)
+    if pixels.maps is not None:
+        prediction, depth_m, known = pixels.maps
+        sums |= image_sums(
+            protocol.metrics, "maps", to_depth_m(prediction, fitted, space, range_m), depth_m, known
+        )
+    return Row(
+        pixels.index,
+        pixels.name,
+        _scores(sums, protocol),
+        sums,
+        fitted=None if protocol.align == "none" else fitted,
+        is_constant=not fitted.solvable or (len(pixels.x) > 1 and bool(pixels.x.min() == pixels.x.max())),
+        pixels=len(pixels.x),
+    )
+
+
+def _scores(sums: Sums, protocol: Protocol) -> dict[str, float]:
+    """Returns the scores in the order of the protocol; NaN is a score that is not defined."""
+    scores = {name: float(score) for name, score in scores_of(sums).items()}
+    return {name: scores[name] for name in protocol.metrics if not np.isnan(scores.get(name, np.nan))}
 
 
 def score_pairs(
     prediction: NDArray,
     quantity: str,
     pairs: Sequence[tuple[Point, Point]],
+    protocol: Protocol,
     scene: str,
     index: int = 0,
     name: str = "",
 ) -> Row:
-    """Which share of point pairs (nearer, farther) is in the right order; see `right_pairs`."""
-    right = right_pairs(prediction, pairs, larger_is_nearer=quantity == "disparity")
-    sums = np.array([len(pairs), right], dtype=np.float64)
-    return Row(index, name, {"accuracy": right / max(len(pairs), 1)}, sums, scene=scene)
+    """Returns the scores of an image over its point pairs.
 
-
-def pooled(sums: NDArray[np.float64], task: str) -> dict[str, NDArray[np.float64]]:
-    """Scores of [... k] sums over images: over all pixels, or over all pairs."""
-    return {"accuracy": sums[..., 1] / sums[..., 0]} if task == "ordinal" else scores_of(sums)
+    Args:
+        prediction: [h w] at the size of the image. quantity: what it is, disparity or depth.
+        pairs: at least one pair of points, the nearer one first.
+        scene: kind of scene. index, name: of the image in its set.
+    """
+    nearness = prediction if quantity == "disparity" else -prediction
+    sums = image_sums(protocol.metrics, "pairs", nearness, pairs)
+    return Row(index, name, _scores(sums, protocol), sums, scene=scene)
 
 
 def aligned_depth_m(
     prediction: NDArray[np.float32], quantity: str, fitted: Fit | None, protocol: Protocol
 ) -> NDArray[np.float64]:
-    """The whole map in metres as it was scored, for pictures; `fitted` as in its `Row`."""
+    """Returns the whole map [h w] in metres as it was scored, for pictures.
+
+    Args:
+        prediction: [h w] at the size of the truth. quantity: what it is, disparity or depth.
+        fitted: that of its `Row`.
+    """
     space = protocol.fitted_in(quantity)
-    x = in_space(prediction, quantity, space, floor_of(prediction))
-    return depth_of(x, fitted or Fit(1.0, 0.0), space, protocol.prediction_range_m)
+    x = to_space(prediction, quantity, space, inversion_floor(prediction))
+    return to_depth_m(x, fitted or Fit(1.0, 0.0), space, protocol.prediction_range_m)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from depthany.models.encoder import Encoder
 from depthany.models.preprocess import Preprocessing
+from depthany.models.taps import TAPS, tapped_blocks
 
 PATCH = 14  # pixels per side of a patch, the same for every DINOv2 size
 POS_INTERPOLATIONS = ("official", "size")
@@ -48,14 +49,9 @@ class Size:
 
 
 def _spec(timm_name: str, width: tuple[int, int, int], image_size: int, dpt: tuple[int, ...]) -> Size:
-    """Spec of (embed_dim, depth, heads) and (F, four out_channels); V1 taps the last four blocks.
-
-    That V1 taps the last four was unintentional and made no difference to quality, say its authors; V2
-    spreads them.
-    """
+    """Returns the size with (embed_dim, depth, heads) = `width` and (F, four out_channels) = `dpt`."""
     embed_dim, depth, heads = width
-    spread = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}[depth]
-    taps = {"v1": (depth - 4, depth - 3, depth - 2, depth - 1), "v2": spread}
+    taps = {generation: tapped_blocks(generation, depth, timm_name) for generation in TAPS}
     features, c1, c2, c3, c4 = dpt
     return Size(timm_name, embed_dim, depth, heads, image_size, features, (c1, c2, c3, c4), taps)
 

@@ -19,6 +19,7 @@ from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import Preprocessing
 from depthany.models.tables import DECODERS, ENCODERS, HEADS
 from depthany.system.files import write_atomically
+from depthany.system.plugins import loaded_plugins
 
 FORMAT, FORMAT_VERSION = "depthany", 2
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
@@ -36,6 +37,7 @@ class DenseModel(nn.Module):
         quantity: what the map holds: disparity, depth in metres or classes.
         preprocessing: the image size and normalisation that the encoder expects.
         input_size: pixels of the shorter side in training, the default of `infer`.
+        frozen_parts: names of the parts that do not learn, see `freeze`.
     """
 
     def __init__(self, encoder: Encoder, decoder: nn.Module, head: Head, config: Mapping[str, Any]) -> None:
@@ -43,6 +45,7 @@ class DenseModel(nn.Module):
         self.encoder, self.decoder, self.head = encoder, decoder, head
         self.config = dict(config)
         self.input_size: int = self.config["input_size"]
+        self.frozen_parts: tuple[str, ...] = ()
         self.preprocessing.require_input_size(self.input_size)
 
     @property
@@ -54,6 +57,19 @@ class DenseModel(nn.Module):
     def preprocessing(self) -> Preprocessing:
         """The image size and normalisation that the encoder expects."""
         return self.encoder.preprocessing
+
+    def freeze(self, parts: Sequence[str]) -> None:
+        """Stops parts (encoder, decoder, head) from learning: no gradient, and eval mode even in training."""
+        self.frozen_parts = tuple(parts)
+        for name in parts:
+            self.get_submodule(name).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "DenseModel":
+        """Sets training mode, except for the frozen parts."""
+        super().train(mode)
+        for name in self.frozen_parts:
+            self.get_submodule(name).eval()
+        return self
 
     def forward(self, image: Tensor, with_features: bool = False) -> Prediction:
         """Predicts a map [b h w] float32, or [b k h w] class logits; see `quantity`.
@@ -205,7 +221,7 @@ def save_model(model: DenseModel, folder: str | Path, extra: Mapping[str, Any] |
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     own = {"format": FORMAT, "version": FORMAT_VERSION, "model": model.config}
-    own["quantity"] = model.quantity.to_config()
+    own |= {"quantity": model.quantity.to_config(), "plugins": loaded_plugins()}
     text = json.dumps({**own, **(extra or {}), **own}, indent=2) + "\n"
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(folder / CONFIG_NAME, lambda temporary: temporary.write_text(text))

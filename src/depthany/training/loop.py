@@ -9,28 +9,29 @@ import torch
 from torch import Tensor
 
 from depthany.data.batch import Batch
+from depthany.metrics.table import METRICS
+from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes, full
 from depthany.system.signals import stop_signals
-from depthany.training.checkpoints.state import Parts
-from depthany.training.checkpoints.writer import CheckpointWriter, NoWriter
-from depthany.training.optim import schedule, set_learning_rate
-from depthany.training.parallel import Whole, averaging, exchanged
+from depthany.training.checkpoints.state import TrainingState
+from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter
+from depthany.training.optim import ScheduleSettings, lr_factor, set_learning_rate
+from depthany.training.parallel import StageAndModel, sync_gradients, unsharded, wrap_ddp
 from depthany.training.stages.base import StageOutput, trained_parameters
-from depthany.training.tracking import Meter, Silent, Tracker, log_scalars
+from depthany.training.tracking import Meter, NullTracker, Tracker, log_scalars
 from depthany.training.validation import Scores
 
-Scored = dict[str, Scores]  # set -> metric -> value
+SetScores = dict[str, Scores]  # set -> metric -> value
 
 
 @dataclass(frozen=True)
-class Loop:
+class LoopSettings:
     """Plain settings of the loop; see configs/train.yaml."""
 
     micro_batches: int  # of the whole run
     accumulate: int
     seed: int
-    warmup_steps: int
-    decay_power: float
+    schedule: ScheduleSettings
     clip_norm: float | None
     log_every: int
     image_every: int
@@ -41,114 +42,155 @@ class Loop:
     def total_steps(self) -> int:
         return -(-self.micro_batches // self.accumulate)
 
-    def due(self, step: int, every: int, at_end: bool = True) -> bool:
-        """Whether something that happens every so many steps (0 = never, but for the end) happens after
-        `step`.
-        """
+    def micro_batches_of(self, step: int) -> range:
+        """Returns the numbers of the micro-batches of a step; the last step may have fewer."""
+        first = step * self.accumulate
+        return range(first, min(first + self.accumulate, self.micro_batches))
+
+    def is_due(self, step: int, every: int, at_end: bool = True) -> bool:
+        """Whether to do after `step` what is done every so many steps (0 = never) and at the end."""
         return (every > 0 and step % every == 0) or (at_end and step == self.total_steps)
 
 
-def train(
-    parts: Parts,
-    batches: Iterator[Batch],
-    tracker: Tracker | Silent,
-    validate: Callable[[], Scored],
-    saves: CheckpointWriter | NoWriter,
-    loop: Loop,
-    device: torch.device,
-    amp: torch.dtype | None,
-    compiled: Callable[..., Any] | None = None,
-    processes: Processes = ALONE,
-) -> None:
-    """Step until `loop.total_steps`; on a signal to stop, to any process, save and leave by `SystemExit`."""
-    state, optimizer, meter = parts.state, parts.optimizer, Meter(processes)
-    whole = averaging(Whole(parts.stage, parts.model, compiled), processes, device)
+@dataclass
+class Run:
+    """One run: what training changes, what it reads, and where its results go.
+
+    state: model, stage, optimizer and progress, restored from the newest checkpoint.
+    batches: micro-batches from the first that `state` has not seen.
+    score: scores a model that one process can use on the validation sets.
+    tracker, writer: of the log and of the checkpoints.
+    amp: dtype of autocast, or None.
+    compiled: the model as `torch.compile` returned it, or None.
+    newest_scores: those of the last validation, with its step.
+    """
+
+    state: TrainingState
+    batches: Iterator[Batch]
+    score: Callable[[DenseModel], SetScores]
+    settings: LoopSettings
+    tracker: Tracker | NullTracker
+    writer: CheckpointWriter | NullWriter
+    device: torch.device
+    amp: torch.dtype | None = None
+    compiled: Callable[..., Any] | None = None
+    processes: Processes = ALONE
+    newest_scores: tuple[int, SetScores] | None = None
+
+    def scores(self) -> SetScores:
+        """Returns the scores of the model as it is; validates unless this step has been validated."""
+        step = self.state.progress.step
+        if self.newest_scores is None or self.newest_scores[0] != step:
+            self.newest_scores = step, self.score(unsharded(self.state.model))
+        return self.newest_scores[1]
+
+
+def train(run: Run) -> None:
+    """Steps until `settings.total_steps`; on a stop signal to any rank, saves and leaves by SystemExit."""
+    state, settings, tracker, device = run.state, run.settings, run.tracker, run.device
+    progress, meter = state.progress, Meter(run.processes)
+    forward = wrap_ddp(StageAndModel(state.stage, state.model, run.compiled), run.processes, device)
     with stop_signals() as received:
-        while state.step < loop.total_steps:
-            set_learning_rate(
-                optimizer, schedule(state.step, loop.total_steps, loop.warmup_steps, loop.decay_power)
-            )
-            first = state.step * loop.accumulate
-            last = min(first + loop.accumulate, loop.micro_batches)
-            for k in range(first, last):
-                batch = meter.wait_for(batches).to(device)
-                with exchanged(whole, k == last - 1):
-                    with torch.autocast(device.type, amp, enabled=amp is not None):
-                        output = whole(batch, draw_generator(loop.seed, k))
-                    require_finite(output, state.step)
-                    parts.scaler.scale(output.loss / (last - first)).backward()
-                meter.add(output, sum(batch.all_counts), last - first)
-            gradient_norm = update(parts, loop.clip_norm)  # refuses a gradient that is not finite
-            state.step += 1
-            stopped = processes.max(received[0] if received else 0)  # all stop after the same step
+        while progress.step < settings.total_steps:
+            factor = lr_factor(progress.step, settings.total_steps, settings.schedule)
+            set_learning_rate(state.optimizer, factor)
+            micro_batches = settings.micro_batches_of(progress.step)
+            for k in micro_batches:
+                batch = meter.wait_for(run.batches).to(device)
+                with sync_gradients(forward, enabled=k == micro_batches[-1]):
+                    with torch.autocast(device.type, run.amp, enabled=run.amp is not None):
+                        output = forward(batch, draw_generator(settings.seed, k))
+                    require_finite(output, progress.step)
+                    state.scaler.scale(output.loss / len(micro_batches)).backward()
+                meter.add(output, sum(batch.all_counts), len(micro_batches))
+            gradient_norm = update(state, settings.clip_norm)  # refuses a gradient that is not finite
+            progress.step += 1
+            stopped = run.processes.max(received[0] if received else 0)  # all stop after the same step
 
-            if loop.due(state.step, loop.log_every):
-                log_scalars(tracker, state.step, meter, optimizer, gradient_norm, device)
-            if loop.due(state.step, loop.image_every, at_end=loop.image_every > 0):
-                tracker.pictures(state.step, output.views)
-            if loop.due(state.step, loop.eval_every):
+            if settings.is_due(progress.step, settings.log_every):
+                log_scalars(tracker, progress.step, meter, state.optimizer, gradient_norm, device)
+            if settings.is_due(progress.step, settings.image_every, at_end=settings.image_every > 0):
+                tracker.pictures(progress.step, output.images)
+            if settings.is_due(progress.step, settings.eval_every):
                 with meter.paused():
-                    scores = validate()
-                    tracker.scalars(state.step, flat_scores(scores))
-                    if mean_abs_rel(scores) < state.best_abs_rel:
-                        state.best_abs_rel = mean_abs_rel(scores)
-                        saves.save_best(parts)
-            if loop.due(state.step, loop.save_every) or stopped:
+                    validate(run)
+            if settings.is_due(progress.step, settings.save_every) or stopped:
                 with meter.paused():
-                    saves.save(parts)
-            if stopped and state.step < loop.total_steps:
-                saves.wait()
-                processes.wait()
-                saved = "all saved" if saves.written_step == state.step else f"saved up to {saves.newest()}"
-                tracker.say(f"stopped at step {state.step}, {saved}; the same command continues")
-                tracker.close()
-                raise SystemExit(128 + stopped)
+                    run.writer.save(state)
+            if stopped and progress.step < settings.total_steps:
+                leave(run, stopped)
 
 
-def update(parts: Parts, clip_norm: float | None) -> Tensor:
-    """One optimizer step from the gathered gradients; gives their norm []."""
-    parts.scaler.unscale_(parts.optimizer)
-    parameters = [*parts.model.parameters(), *trained_parameters(parts.stage)]
+def update(state: TrainingState, clip_norm: float | None) -> Tensor:
+    """Takes one optimizer step from the accumulated gradients; returns their norm []."""
+    state.scaler.unscale_(state.optimizer)
+    parameters = [*state.model.parameters(), *trained_parameters(state.stage)]
     limit = clip_norm if clip_norm is not None else float("inf")
     gradient_norm = full(torch.nn.utils.clip_grad_norm_(parameters, limit))
-    skips = parts.scaler.is_enabled()  # fp16's scaler leaves such a step out itself
+    skips = state.scaler.is_enabled()  # fp16's scaler leaves such a step out itself
     if not skips and not torch.isfinite(gradient_norm):
         raise ValueError(
-            f"the gradient is not finite at step {parts.state.step}, though the loss is; the step was not "
+            f"the gradient is not finite at step {state.progress.step}, though the loss is; the step was not "
             "taken and the last checkpoint is good: lower optimizer.lr, or try precision=fp32"
         )
-    parts.scaler.step(parts.optimizer)
-    parts.scaler.update()
-    parts.optimizer.zero_grad(set_to_none=True)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
     return gradient_norm
 
 
+def validate(run: Run) -> None:
+    """Scores the model, logs the scores, and saves it if it is the best so far."""
+    progress, primary = run.state.progress, run.state.stage.primary
+    scores = run.scores()
+    run.tracker.scalars(progress.step, flat_scores(scores))
+    score = mean_score(scores, primary)
+    if score is not None and METRICS[primary].is_better(score, progress.best_score):
+        progress.best_score = score
+        run.writer.save_best(run.state)
+
+
+def leave(run: Run, signal_number: int) -> None:
+    """Waits for the checkpoint of this step, says so, and raises SystemExit with the code of the signal."""
+    run.writer.wait()
+    run.processes.wait()
+    step, writer = run.state.progress.step, run.writer
+    saved = "all saved" if writer.written_step == step else f"saved up to {writer.newest()}"
+    run.tracker.say(f"stopped at step {step}, {saved}; the same command continues")
+    run.tracker.close()
+    raise SystemExit(128 + signal_number)
+
+
 def require_finite(output: StageOutput, step: int) -> None:
-    """Stop before the step where the loss is no number, naming the part, at the price of a host sync."""
+    """Raises a ValueError that names the part of the loss that is no number, at the price of a host sync."""
     if torch.isfinite(output.loss):
         return
-    losses = {name: float(value.detach()) for name, value in output.parts.items() if name.startswith("loss/")}
+    losses = {
+        name: float(value.detach()) for name, value in output.scalars.items() if name.startswith("loss/")
+    }
     bad = [name for name, value in losses.items() if not np.isfinite(value)] or ["loss/total"]
     raise ValueError(
         f"{', '.join(bad)} is not finite at step {step} ({losses}); the step was not taken and the last "
-        f"checkpoint is "
-        "good: lower optimizer.lr, set optimizer.clip_norm, or try precision=fp32"
+        "checkpoint is good: lower optimizer.lr, set optimizer.clip_norm, or try precision=fp32"
     )
 
 
 def draw_generator(seed: int, k: int) -> torch.Generator:
-    """What the perturbations of micro-batch `k` are drawn from."""
+    """Returns the generator (on the CPU) for all that is random in micro-batch `k`."""
     state = np.random.SeedSequence([seed, k]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def flat_scores(scores: Scored) -> dict[str, float]:
-    """val/<set>/<metric> for the log."""
+def flat_scores(scores: SetScores) -> dict[str, float]:
+    """Returns the scores as val/<set>/<metric> for the log."""
     return {
-        f"val/{name}/{key}": values[key] for name, values in scores.items() for key in ("abs_rel", "delta1")
+        f"val/{name}/{key}": value
+        for name, values in scores.items()
+        for key, value in values.items()
+        if key != "images"
     }
 
 
-def mean_abs_rel(scores: Scored) -> float:
-    """Mean AbsRel over the validation sets; infinite where there is none."""
-    return sum(values["abs_rel"] for values in scores.values()) / len(scores) if scores else float("inf")
+def mean_score(scores: SetScores, metric: str) -> float | None:
+    """Returns the mean of a metric over the validation sets; None without any."""
+    return sum(values[metric] for values in scores.values()) / len(scores) if scores else None

@@ -1,7 +1,7 @@
-"""One training run in several processes: gradients are averaged, counts and notes of a batch put together.
+"""One training run on several ranks: gradients are averaged, counts and notes of a batch put together.
 
-A loss divides by the mean over the processes of its count (`losses.Across`), so that the mean gradient of all
-is the gradient of the whole batch: results do not depend on the number of processes, but for rounding.
+A loss divides by the mean over the ranks of its count (`losses.reduce.MeanOverRanks`), so that the mean
+gradient is the gradient of the whole batch: results do not depend on the number of ranks, but for rounding.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,50 +21,53 @@ from depthany.data.left_out import ImageReport
 from depthany.data.sampler import MixedBatches
 from depthany.models.model import DenseModel, build_model
 from depthany.system.distributed import Processes, full
-from depthany.training.stages.base import StageOutput, trained_parameters
+from depthany.training.stages.base import Stage, StageOutput
 
 PARALLELS = ("auto", "ddp", "fsdp")
 
 
-def shards_weights(parallel: str, encoder: str, processes: Processes) -> bool:
-    """Whether weights, gradients and optimizer state are split among the processes (FSDP2).
+def uses_fsdp(parallel: str, encoder: str, processes: Processes) -> bool:
+    """Whether weights, gradients and optimizer state are sharded among the ranks (FSDP2).
 
     Args:
         parallel: ddp | fsdp | auto: fsdp for vitg, whose 1.3 billion parameters with gradients and AdamW's
             state take 21 GB, beside a frozen encoder and a teacher.
+        encoder: size of the model that learns.
     """
     if processes.size == 1 or parallel == "ddp":
         return False
     return parallel == "fsdp" or encoder == "vitg"
 
 
-def shard_weights(model: DenseModel, stage: nn.Module, processes: Processes, device: torch.device) -> None:
-    """Split every network of a run block by block among the processes; the optimizer is built after it.
+def shard_run(model: DenseModel, stage: Stage, processes: Processes, device: torch.device) -> None:
+    """Shards every network of a run in place, block by block; the optimizer is built after it.
 
-    A block is put together for its forward and backward pass and given up again. The frozen networks are
-    split too, and each process must send as many batches through all of them as the others, as a step does.
+    A block is gathered for its forward and backward pass and released again. Frozen networks are sharded too:
+    each rank must send as many batches through all of them as the others, as a step does.
     """
     mesh = init_device_mesh(device.type, (processes.size,))
-    frozen = [getattr(stage, name, None) for name in ("teacher", "frozen_encoder")]
-    networks: list[Any] = [model, *(each for each in frozen if each is not None)]
-    for network in networks:
-        encoder = network.encoder if isinstance(network, DenseModel) else network
-        for block in encoder.blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(network, mesh=mesh, reshard_after_forward=None if network is model else True)
-    if trained_parameters(stage):
-        fully_shard(stage.get_submodule("projection"), mesh=mesh)
+    _shard(model, mesh, reshard_after_forward=None)
+    for network in stage.frozen().values():
+        _shard(network, mesh, reshard_after_forward=True)
+    for network in stage.trained().values():
+        _shard(network, mesh, reshard_after_forward=None)
+
+
+def _shard(network: Any, mesh: DeviceMesh, reshard_after_forward: bool | None) -> None:
+    for block in getattr(getattr(network, "encoder", network), "blocks", ()):
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh, reshard_after_forward=reshard_after_forward)
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard_weights` has split it."""
+    """Whether `shard_run` has sharded it."""
     return isinstance(module, FSDPModule)
 
 
-def whole_model(model: DenseModel) -> DenseModel:
-    """A model that can be used, scored and saved by one process: itself, or a copy with all of its weights.
+def unsharded(model: DenseModel) -> DenseModel:
+    """Returns the model itself, or a copy with all of its weights if it is sharded.
 
-    All processes must come here together where it is sharded.
+    One process can use, score and save what it returns. All ranks call it together.
     """
     if not is_sharded(model):
         return model
@@ -74,60 +77,58 @@ def whole_model(model: DenseModel) -> DenseModel:
     return copy.to(full(next(model.parameters())).device)
 
 
-class Whole(nn.Module):
-    """Stage and model as one module: what DDP is to see go forward.
+class StageAndModel(nn.Module):
+    """Stage and model as one module, whose forward pass DDP can see.
 
     Args:
-        compiled: the model as `torch.compile` made it, which then goes forward in its place.
+        compiled: the model as `torch.compile` returned it, which then goes forward in its place.
     """
 
-    def __init__(
-        self, stage: nn.Module, model: nn.Module, compiled: Callable[..., Any] | None = None
-    ) -> None:
+    def __init__(self, stage: Stage, model: nn.Module, compiled: Callable[..., Any] | None = None) -> None:
         super().__init__()
         self.stage, self.model, self._compiled = stage, model, compiled
 
     def forward(self, batch: Batch, generator: torch.Generator) -> StageOutput:
-        """What the stage makes of a micro-batch."""
+        """Returns loss and log of a micro-batch."""
         return self.stage(self._compiled or self.model, batch, generator)
 
 
-def averaging(whole: Whole, processes: Processes, device: torch.device) -> nn.Module:
-    """The same with gradients that are the mean over the processes; `whole` itself where they are that."""
-    if processes.size == 1 or is_sharded(whole.model):
-        return whole
-    averaged = DistributedDataParallel(whole, gradient_as_bucket_view=True)
+def wrap_ddp(module: StageAndModel, processes: Processes, device: torch.device) -> nn.Module:
+    """Wraps stage and model in DDP; returns them unchanged on one process or under FSDP."""
+    if processes.size == 1 or is_sharded(module.model):
+        return module
+    wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True)
     if device.type == "cpu" and processes.size > 2:
-        averaged.register_comm_hook(None, mean_in_rank_order)
-    return averaged
+        wrapped.register_comm_hook(None, mean_in_rank_order)
+    return wrapped
 
 
 def mean_in_rank_order(_state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """The mean of gradients [n], summed from process 0 up whatever their place in the bucket.
+    """Averages the gradients [n] of a bucket, summed from rank 0 up whatever their place in the bucket.
 
-    gloo's own sum goes round a ring and begins each piece elsewhere, and DDP puts gradients in another order
-    after the first step: a resumed run of three or more processes would round otherwise. Two are safe, since
-    a + b = b + a; GPUs promise no equal bits and have no need of this.
+    gloo's own sum goes round a ring and starts elsewhere for each chunk, and DDP reorders gradients after the
+    first step: a resumed run of three or more ranks would round otherwise. Two are safe, since a + b = b + a;
+    GPUs promise no equal bits and do not need this.
     """
-    gradient = bucket.buffer()
+    gradient = bucket.buffer()  # [n]
     gathered = [torch.empty_like(gradient) for _ in range(dist.get_world_size())]
 
     def mean(_done: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
         total = gathered[0]
-        for each in gathered[1:]:
-            total += each
+        for other in gathered[1:]:
+            total += other
         return gradient.copy_(total.div_(len(gathered)))
 
     return dist.all_gather(gathered, gradient, async_op=True).get_future().then(mean)
 
 
 @contextmanager
-def exchanged(module: nn.Module, last: bool) -> Iterator[None]:
-    """Gradients of a micro-batch are exchanged in its backward pass if it is the `last` of its step."""
+def sync_gradients(module: nn.Module, enabled: bool) -> Iterator[None]:
+    """A backward pass inside averages gradients over the ranks if `enabled`; else it accumulates them."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
-            part.set_requires_gradient_sync(last, recurse=False)
-    if isinstance(module, DistributedDataParallel) and not last:
+            part.set_requires_gradient_sync(enabled, recurse=False)
+    if isinstance(module, DistributedDataParallel) and not enabled:
         with module.no_sync():
             yield
     else:
@@ -137,19 +138,19 @@ def exchanged(module: nn.Module, last: bool) -> Iterator[None]:
 def shared_count(
     processes: Processes, sampler: MixedBatches, unreadable: Path, max_share: float
 ) -> Callable[[int, Batch], None]:
-    """What tells a batch how many images all processes have of it, and the list what was left out.
+    """Returns what sets `counts` of each batch to the images of all ranks, and lists images left out.
 
     Args:
-        unreadable, max_share: see `ImageReport`; process 0 keeps the list.
+        unreadable, max_share: see `ImageReport`; rank 0 keeps the list.
     """
     report = ImageReport(unreadable, sampler.start, max_share) if processes.is_main else None
 
     def take(k: int, batch: Batch) -> None:
-        here = [len(batch.labeled_image), len(batch.unlabeled_image), len(batch.notes)]
-        labeled, unlabeled, notes = processes.sum(here)
+        here = [len(batch.labeled_image), len(batch.unlabeled_image), len(batch.issues)]
+        labeled, unlabeled, issues = processes.sum(here)
         batch.counts = labeled, unlabeled
-        if notes:
-            gathered = [note for each in processes.gather(batch.notes) for note in each]
+        if issues:
+            gathered = [issue for part in processes.gather(batch.issues) for issue in part]
             if report is not None:
                 report.add(k, gathered, sampler.drawn_before(k + 1))
 

@@ -6,72 +6,42 @@ from typing import Any
 from depthany.config.schema import BatchSettings
 from depthany.data.mixture import DataSettings
 from depthany.data.perturb import Perturb
-from depthany.losses.affine_invariant import NORMALISATIONS, REDUCTIONS
-from depthany.losses.features import MEANS_OVER
+from depthany.losses.affine_invariant import REDUCTIONS
+from depthany.losses.normalise import NORMALISATIONS
 from depthany.system.rules import setting
 from depthany.training.checkpoints.writer import IF_SAVE_FAILS
+from depthany.training.optim import OptimizerSettings, ScheduleSettings
 from depthany.training.parallel import PARALLELS
+from depthany.training.starting_weights import FREEZE, INIT_PARTS
 
-
-@dataclass
-class OptimizerSettings:
-    lr: float = setting()
-    decoder_lr_factor: float = setting()
-    weight_decay: float = setting()
-    betas: list[float] = setting(length=2)
-    warmup_steps: int = setting(least=0)
-    decay_power: float = setting()
-    clip_norm: float | None = setting(None, least=0)
+ONLINE = "online"  # `pseudo_labels`: the teacher labels each view while the student trains
 
 
 @dataclass
 class LossSettings:
+    """The group `loss`: options of the losses on maps."""
+
     normalisation: str = setting(choices=NORMALISATIONS)
     reduction: str = setting(choices=REDUCTIONS)
 
 
 @dataclass
 class ModelSettings:
+    """The group `model`; encoder, decoder and head are arguments of `depthany.models.model.build_model`."""
+
     encoder: dict[str, Any] = setting()
     decoder: dict[str, Any] = setting()
     head: dict[str, Any] = setting()
     pretrained: bool = setting()
     weights: str | None = None
-
-
-@dataclass
-class TeacherSettings:
-    name: str = setting()
-
-
-@dataclass
-class TermWeights:
-    labeled: float = setting()
-    unlabeled: float = setting()
-    feature: float = setting()
-
-
-@dataclass
-class FeatureAlignmentSettings:
-    alpha: float = setting()
-    mean_over: str = setting(choices=MEANS_OVER)
-    frozen_input: str = setting(choices=("perturbed", "clean"))
-    encoder: str | None = None
-    weights: str | None = None
-
-
-@dataclass
-class StudentSettings(TeacherSettings):
-    teacher: str = setting()
-    ratio: list[int] = setting(length=2, least=0)
-    weights: TermWeights = field(default_factory=TermWeights)
-    trim: float = setting()
-    feature_alignment: FeatureAlignmentSettings = field(default_factory=FeatureAlignmentSettings)
+    init: str | None = None
+    init_parts: str = setting(choices=INIT_PARTS)
+    freeze: str = setting(choices=FREEZE)
 
 
 @dataclass
 class TrainSettings(BatchSettings):
-    """Settings of `python -m depthany.train`. The dataclass of `stage` depends on its name: `STAGES`."""
+    """Settings of `python -m depthany.train`. The dataclass of `stage` is the chosen stage's `Settings`."""
 
     run_dir: str = setting()
     overwrite: bool = setting()
@@ -94,11 +64,9 @@ class TrainSettings(BatchSettings):
     keep_checkpoints: int = setting(least=1)
     if_save_fails: str = setting(choices=IF_SAVE_FAILS)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     perturb: Perturb = field(default_factory=Perturb)
     stage: Any = setting()
-
-
-STAGES = {"teacher": TeacherSettings, "student": StudentSettings}

@@ -1,4 +1,4 @@
-"""What a run tells: console progress, and the log files."""
+"""What a run reports: console progress, and the log files."""
 
 import math
 import resource
@@ -18,9 +18,11 @@ from torch import Tensor
 from depthany.data.batch import Batch
 from depthany.display.pictures import comparison_row
 from depthany.display.progress import columns, minutes
+from depthany.metrics.table import METRICS, brief
 from depthany.system.distributed import ALONE, Processes
 from depthany.training.log_files import LogFiles
-from depthany.training.stages.base import StageOutput, View
+from depthany.training.stages.base import StageImages, StageOutput
+from depthany.training.validation import IMAGES, NEGATIVE_SCALES
 
 PICTURES_PER_KIND = 4
 
@@ -30,11 +32,11 @@ class Tracker:
 
     Args:
         run_dir: where TensorBoard's events and metrics.jsonl go.
-        start_step: step of the checkpoint that the run goes on from; what was written beyond it is dropped,
-            since it will be written again.
+        start_step: step of the checkpoint that the run resumes from; later lines are dropped, since they will
+            be written again.
         total_steps: length of the run.
         settings: the resolved configuration as YAML, shown in TensorBoard as text.
-        goes_on: whether the run goes on where these cannot be written, as on a full disk; see `LogFiles`.
+        goes_on: whether the run continues if these cannot be written, as on a full disk; see `LogFiles`.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Tracker:
         self._progress.start()
 
     def progress(self, step: int, loss: float, images_per_second: float) -> None:
-        """Move the bar; where there is no terminal, print a line instead."""
+        """Moves the bar; prints a line instead where there is no terminal."""
         self._progress.update(self._task, completed=step, loss=loss, rate=images_per_second)
         if not self.console.is_terminal:
             seconds_a_step = (time.monotonic() - self._started) / max(1, step - self._start_step)
@@ -67,67 +69,59 @@ class Tracker:
             )
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Prints a line above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """The same numbers to TensorBoard and metrics.jsonl."""
+        """Writes the numbers to TensorBoard and metrics.jsonl."""
         self._files.scalars(step, values)
 
-    def pictures(self, step: int, views: Mapping[str, View]) -> None:
-        """Rows of image, view, target, prediction and error for each kind of image."""
-        for kind, view in views.items():
-            if len(view.clean):
-                perturbed = view.seen is not view.clean
+    def pictures(self, step: int, images: Mapping[str, StageImages]) -> None:
+        """Writes rows of image, view, target, prediction and error for each kind of image."""
+        for kind, shown in images.items():
+            if len(shown.clean):
+                perturbed = shown.seen is not shown.clean
                 columns = "image | perturbed view | pseudo-label" if perturbed else "image | target"
                 title = f"{kind}: {columns} | prediction | error"
-                self._files.picture(title, _sheet(view, perturbed), step)
+                self._files.picture(title, _sheet(shown, perturbed), step)
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-        """Scores of each model on each set, a row for each pair: rows[model][set][metric]."""
+        """Prints the scores rows[model][set][metric], one row for each model and set."""
+        of_first_model = next(iter(rows.values()))
+        metrics = brief(name for name in next(iter(of_first_model.values())) if name in METRICS)
         table = Table("set", "model", title=title)
-        for metric in ("AbsRel", "delta1"):
-            table.add_column(metric, justify="right")
-        for name in next(iter(rows.values())):
+        for heading in (*(METRICS[name].heading for name in metrics), "negative scales"):
+            table.add_column(heading, justify="right")
+        for name in of_first_model:
             for model, scores in rows.items():
-                cells = [f"{scores[name][key]:.4f}" for key in ("abs_rel", "delta1")]
-                table.add_row(name if model == next(iter(rows)) else "", model, *cells)
+                cells = [f"{scores[name][metric]:.4f}" for metric in metrics]
+                negative = f"{scores[name][NEGATIVE_SCALES]:.0f} of {scores[name][IMAGES]:.0f}"
+                table.add_row(name if model == next(iter(rows)) else "", model, *cells, negative)
             table.add_section()
         self.console.print(table)
 
     def close(self) -> None:
-        """Flush and close everything."""
+        """Stops the bar and closes the log files."""
         self._progress.stop()
         self._files.close()
 
 
-class Silent:
-    """The log of a process that writes none: every method of `Tracker`, without effect."""
+class NullTracker:
+    """The tracker of a rank that leaves writing to rank 0: the methods of `Tracker`, without effect."""
 
-    def progress(self, step: int, loss: float, images_per_second: float) -> None:
-        """Nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def pictures(self, step: int, views: Mapping[str, View]) -> None:
-        """Nothing."""
-
-    def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
+    def progress(self, step: int, loss: float, images_per_second: float) -> None: ...
+    def say(self, text: str) -> None: ...
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+    def pictures(self, step: int, images: Mapping[str, StageImages]) -> None: ...
+    def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None: ...
+    def close(self) -> None: ...
 
 
 class Meter:
-    """Means of what happened since the last line in the log; not saved, so it restarts on resume.
+    """Means of scalars since the last line in the log, and the speed; not saved, so it restarts on resume.
 
     A mean is over the micro-batches that have the scalar: one without labeled images has no loss/labeled. It
-    is the same in all processes, and images are counted over all; the time is that of this one.
+    is the same on all ranks, and images are counted over all of them; the time is that of this rank.
     """
 
     def __init__(self, processes: Processes = ALONE) -> None:
@@ -135,13 +129,13 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new interval."""
+        """Begins a new interval."""
         self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
         self.sums: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; the time that it took counts as waiting for data."""
+        """Returns the next batch; the time that it took counts as waiting for data."""
         asked = time.perf_counter()
         batch = next(batches)
         self.waited += time.perf_counter() - asked
@@ -149,21 +143,21 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time inside does not count as training."""
+        """Does not count the time inside as training."""
         began = time.perf_counter()
         yield
         self.started += time.perf_counter() - began
 
     def add(self, output: StageOutput, images: int, micro_batches: int) -> None:
-        """Add the scalars of a micro-batch; they stay on their device."""
+        """Adds the scalars of a micro-batch; they stay on their device."""
         self.images += images
         total = {"loss/total": output.loss} if images else {}
-        for name, value in {**total, **output.parts}.items():
+        for name, value in {**total, **output.scalars}.items():
             self.weights[name] = self.weights.get(name, 0.0) + 1 / micro_batches
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach() / micro_batches
 
     def means(self) -> dict[str, float]:
-        """Mean of each scalar and the speed since the last restart."""
+        """Returns the mean of each scalar and the speed since the last restart."""
         seconds = time.perf_counter() - self.started
         speed = {
             "speed/images_per_second": self.images / seconds,
@@ -176,14 +170,14 @@ class Meter:
 
 
 def log_scalars(
-    tracker: Tracker | Silent,
+    tracker: Tracker | NullTracker,
     step: int,
     meter: Meter,
     optimizer: torch.optim.Optimizer,
     gradient_norm: Tensor,
     device: torch.device,
 ) -> None:
-    """Write the scalars since the last line, show progress, and warn where the output ReLU is dying."""
+    """Writes the scalars since the last line, shows progress, and warns if the output ReLU is dying."""
     means = meter.means()
     rates = {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
     memory = {"gradient_norm": float(gradient_norm), "memory_gb": peak_memory_gb(device)}
@@ -193,24 +187,25 @@ def log_scalars(
         tracker.say(
             f"warning: dead output ReLU: {means['zero_outputs']:.0%} of the predicted pixels are exactly 0 "
             f"at step {step} "
-            "and pass no gradient; lower optimizer.lr or add optimizer.warmup_steps"
+            "and pass no gradient; lower optimizer.lr or raise schedule.warmup_steps"
         )
     meter.restart()
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Largest memory so far in GB: of the GPU where there is one, else resident memory of this process."""
+    """Returns the peak memory in GB: of the GPU where there is one, else resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _sheet(view: View, perturbed: bool) -> np.ndarray:
+def _sheet(shown: StageImages, perturbed: bool) -> np.ndarray:
+    """Returns the rows of up to PICTURES_PER_KIND images as one picture [H W 3] uint8 RGB."""
     rows = []
-    for i in range(min(PICTURES_PER_KIND, len(view.clean))):
-        images = [view.clean[i], view.seen[i]] if perturbed else [view.clean[i]]
-        target, prediction = (values[i].float().cpu().numpy() for values in (view.target, view.prediction))
+    for i in range(min(PICTURES_PER_KIND, len(shown.clean))):
+        images = [shown.clean[i], shown.seen[i]] if perturbed else [shown.clean[i]]
+        target, prediction = (maps[i].float().cpu().numpy() for maps in (shown.target, shown.prediction))
         hwc = [image.permute(1, 2, 0).cpu().numpy() for image in images]
-        rows.append(comparison_row(hwc, target, prediction, view.mask[i].cpu().numpy()))
+        rows.append(comparison_row(hwc, target, prediction, shown.mask[i].cpu().numpy()))
     return np.concatenate(rows)

@@ -1,17 +1,24 @@
-"""Score a model on labeled sets while it is trained: AbsRel and delta1 as Depth Anything is evaluated."""
+"""Scores of a model on labeled sets while it trains."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from depthany.data.samples import LabeledSet
+from depthany.evaluation.fit_problems import FitProblems
 from depthany.evaluation.protocol import Protocol
+from depthany.evaluation.results import summary
 from depthany.evaluation.run import score_set
+from depthany.evaluation.score import Row
 from depthany.inference.predictor import Predictor
+from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes
 
-Scores = dict[str, float]
+# Kind of the model's quantity -> quantity and alignment of the protocol.
+ALIGNED_AS = {"disparity": "least_squares", "depth_m": "none"}
+NEGATIVE_SCALES, CONSTANT_PREDICTIONS, IMAGES = "negative_scales", "constant_predictions", "images"
+Scores = dict[str, float]  # of one set: its metrics by name, and the three counts above
 
 
 @torch.no_grad()
@@ -24,55 +31,70 @@ def evaluate(
     batch_size: int = 8,
     convert_images: bool = False,
     processes: Processes = ALONE,
+    metrics: Sequence[str] = DEFAULT_METRICS["depth"],
+    say: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Scores]:
-    """AbsRel and delta1 on each set, mean over its images.
+    """Returns the scores of a model on each set, means over its images.
 
-    The image is resized so that its shorter side is `input_size` and both are multiples of 14; the
-    prediction goes back to the size of the truth bilinearly (corners aligned), is fitted to 1 / depth by
-    least squares per image over the valid pixels, clamped to the set's range and inverted. Sky counts in
-    neither fit nor metric: it has no depth.
+    The image is resized so that its shorter side is `input_size`, and the prediction to the truth bilinearly
+    (corners aligned). A disparity is fitted to 1 / depth by least squares per image over the valid pixels,
+    clipped to the set's range and inverted; metres are only clipped. Sky counts in neither fit nor metric,
+    since it has no depth.
 
     Args:
+        sets: by name. input_size: pixels of the shorter side at the model's input.
         amp: dtype of autocast, or None.
-        batch_size: images of equal shape that go through the model together; changes the scores by
-            rounding alone.
-        processes: that share the images: all of them call this with the same weights.
+        batch_size: images of equal shape that go through the model together; changes scores by rounding.
+        convert_images: accept gray, RGBA, CMYK and 16-bit images.
+        processes: that share the images; all call this with the same weights and get the same scores.
+        metrics: names in `metrics.table.METRICS`.
+        say: called with a warning if many images have a negative scale or a constant prediction.
 
     Returns:
-        Per set: abs_rel, delta1, and `images`, the number that counted. All processes get the same, to the
-        bit that of one.
+        By set: the metrics, and the numbers of images that counted (`images`), that were fitted with a
+        negative scale (`negative_scales`) and that have a constant prediction (`constant_predictions`).
+
+    Raises:
+        ValueError: no image of a set has a valid depth, or the model predicts no depth.
     """
-    was_training = model.training
+    was_training, align = model.training, _align_of(model)
     predictor = Predictor(model.eval(), input_size, amp=amp)
+    scores: dict[str, Scores] = {}
     try:
-        return {
-            name: _scores(predictor, dataset, name, batch_size, convert_images, processes)
-            for name, dataset in sets.items()
-        }
+        for name, dataset in sets.items():
+            # What the set calls valid counts, at any distance: a set of unknown scale has no metres.
+            range_m, names = (dataset.min_depth, dataset.max_depth), tuple(metrics)
+            protocol = Protocol(
+                name, align=align, min_depth=None, max_depth=None, clip_prediction=range_m, metrics=names
+            )
+            scored = score_set(
+                predictor,
+                dataset,
+                protocol,
+                batch_size=batch_size,
+                convert_images=convert_images,
+                processes=processes,
+            )
+            scores[name] = _scores_of(scored.rows, protocol, len(dataset), say)
     finally:
         model.train(was_training)
+    return processes.from_main(scores)  # equal to the last bit even where processors round differently
 
 
-def _scores(
-    predictor: Predictor,
-    dataset: LabeledSet,
-    name: str,
-    batch_size: int,
-    convert_images: bool,
-    processes: Processes,
-) -> Scores:
-    # What the set itself calls valid counts, whatever its distance: a set of unknown scale has no metres.
-    range_m = (dataset.min_depth, dataset.max_depth)
-    protocol = Protocol(name, min_depth=None, max_depth=None, clip_prediction=range_m)
-    rows = score_set(
-        predictor,
-        dataset,
-        protocol,
-        batch_size=batch_size,
-        convert_images=convert_images,
-        processes=processes,
-    ).rows
+def _align_of(model: DenseModel) -> str:
+    if model.quantity.kind not in ALIGNED_AS:
+        raise ValueError(f"the model predicts {model.quantity.describe()}: validation scores depth alone")
+    return ALIGNED_AS[model.quantity.kind]
+
+
+def _scores_of(rows: Sequence[Row], protocol: Protocol, images: int, say: Callable[[str], object]) -> Scores:
     if not rows:
-        raise ValueError(f"none of {len(dataset)} images has a valid depth: nothing to evaluate")
-    means = {key: sum(row.scores[key] for row in rows) / len(rows) for key in ("abs_rel", "delta1")}
-    return {**means, "images": len(rows)}
+        raise ValueError(f"{protocol.name}: none of {images} images has a valid depth: nothing to evaluate")
+    problems = FitProblems.of(rows)
+    for line in problems.warnings():
+        say(f"warning: {protocol.name}: {line}")
+    return summary(rows, protocol) | {
+        NEGATIVE_SCALES: len(problems.negative),
+        CONSTANT_PREDICTIONS: len(problems.constant),
+        IMAGES: problems.images,
+    }

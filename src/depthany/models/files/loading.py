@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from depthany.models.model import (
     depth_anything_config,
 )
 from depthany.models.output import Quantity
+from depthany.system.plugins import missing_plugins
 
 # V1 and V2, relative and metric files are alike inside; only the name of the file tells which it is.
 OFFICIAL_FILES: tuple[tuple[str, str, float | None], ...] = (
@@ -43,6 +44,7 @@ OFFICIAL_FILES: tuple[tuple[str, str, float | None], ...] = (
     (r"depth_anything_v2_metric_hypersim_vit[sblg]", "v2", 20.0),  # metres, indoors
     (r"depth_anything_v2_metric_vkitti_vit[sblg]", "v2", 80.0),  # outdoors
 )
+
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -56,6 +58,7 @@ class Found:
         state: weights by their names in the file.
         name_of: returns the name in the file of a weight of `DenseModel`.
         quantity: what the file says that its map holds; None if it does not say so.
+        plugins: modules that were imported when the file was written.
     """
 
     where: Path
@@ -63,6 +66,7 @@ class Found:
     state: Mapping[str, Tensor]
     name_of: Callable[[str], str] = str
     quantity: Mapping[str, Any] | None = None
+    plugins: Sequence[str] = ()
 
 
 def load_model(
@@ -113,14 +117,14 @@ def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
     content, config_path = read_tensors(path), path.with_name(CONFIG_NAME)
     state = unwrap(content)
     if {"model", "model_config"} <= content.keys():
-        return _own(path, content["model_config"], state, content.get("quantity"))
+        return _own(path, content["model_config"], state, content)
     if all(any(name.startswith(part) for name in state) for part in ("pretrained.", "depth_head.")):
         return _official(path, state, taps, max_depth_m)
     if _is_huggingface(config_path):
         return _huggingface(path, state)
     if path.suffix == ".safetensors":
         config = _own_config(config_path)
-        return _own(path, config["model"], state, config.get("quantity"))
+        return _own(path, config["model"], state, config)
     raise ValueError(
         f"{path} is no depth model: expected entries 'model' and 'model_config' (a checkpoint of ours) or "
         f"weights pretrained.* and depth_head.* (official); it has: {listed([str(key) for key in content])}"
@@ -128,11 +132,16 @@ def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
 
 
 def _own(
-    path: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], quantity: Mapping[str, Any] | None
+    path: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> Found:
-    """Returns what a file of ours holds, of version 2 or 1."""
+    """Returns what a file of ours holds, of version 2 or 1.
+
+    Args:
+        config: arguments of `build_model`.
+        about: what else the file says, with entries "quantity" and "plugins" in version 2.
+    """
     if isinstance(config.get("encoder"), Mapping):
-        return Found(path, config, state, quantity=quantity)
+        return Found(path, config, state, quantity=about.get("quantity"), plugins=about.get("plugins", ()))
     renamed = {"encoder": "size", "max_depth": "max_depth_m"}  # version 1: Depth Anything alone, in one row
     arguments = {"taps": "v1", **{renamed.get(key, key): value for key, value in config.items()}}
     try:
@@ -250,7 +259,10 @@ def _build(found: Found) -> DenseModel:
         else:
             model.to_empty(device="cpu")
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{found.where} cannot be built: {error}") from None
+        hint = ""
+        if missing := missing_plugins(found.plugins):
+            hint = f"; it was trained with plugins=[{','.join(missing)}]: pass them, if its parts are theirs"
+        raise ValueError(f"{found.where} cannot be built: {error}{hint}") from None
     if found.quantity is not None and Quantity.from_config(found.quantity) != model.quantity:
         raise ValueError(
             f"{found.where} predicts {Quantity.from_config(found.quantity).describe()}, but its head "

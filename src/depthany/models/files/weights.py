@@ -1,4 +1,4 @@
-"""Weights from files: safe reading, strict loading, and DINOv2 weights for the encoder."""
+"""Weights from files: safe reading, strict loading, and pre-trained weights for the encoder."""
 
 import hashlib
 import logging
@@ -19,6 +19,7 @@ from depthany.models.dinov2 import SIZES, Dinov2, resize_pos_embed, size_of
 from depthany.models.encoder import Encoder
 from depthany.models.files.hub import hub_file
 from depthany.models.files.names import MASK_TOKENS, dinov2_name, hf_dinov2_name, join_qkv
+from depthany.models.timm_encoder import TimmEncoder
 
 log = logging.getLogger(__name__)
 LISTED = 10  # names of mismatched keys in an error message
@@ -32,18 +33,36 @@ def load_encoder_weights(encoder: Encoder, path: str | Path | None) -> None:
     """Loads pre-trained weights into an encoder, strictly.
 
     Args:
-        encoder: a `Dinov2`.
-        path: an official DINOv2 `.pth`, the same with timm's names (`.pth` or `.safetensors`), a Hugging Face
-            `Dinov2Model` folder or its file; float16 or float32, bare or as part of a larger checkpoint; or
-            None to download the official weights through timm.
+        encoder: a `Dinov2` or a `TimmEncoder`.
+        path: for a `Dinov2` an official DINOv2 `.pth`, the same with timm's names (`.pth` or `.safetensors`),
+            a Hugging Face `Dinov2Model` folder or its file; for a `TimmEncoder` a file with timm's names or
+            its folder. float16 or float32. None: from the hub's local cache, else downloaded.
 
     Raises:
+        FileNotFoundError: there is no such file.
+        DownloadError: the weights are not in the cache, and the hub cannot be reached.
         ValueError: the file is damaged, of another size or architecture, or holds NaN; or no rule is known
             for the encoder.
     """
-    if not isinstance(encoder, Dinov2):
+    if isinstance(encoder, TimmEncoder):
+        _load_timm(encoder, _from_hub(encoder.label) if path is None else weights_file(Path(path)))
+    elif isinstance(encoder, Dinov2):
+        _load_dinov2(encoder, _download(encoder.label) if path is None else weights_file(Path(path)))
+    else:
         raise ValueError(f"no pre-trained weights are known for {encoder.label}: pass model.pretrained=false")
-    path = _download(encoder.label) if path is None else weights_file(Path(path))
+
+
+def _load_timm(encoder: TimmEncoder, path: Path) -> None:
+    """Loads a state dict of the whole timm model; skips by name what the encoder leaves out of the model."""
+    unused, own = encoder.unused_names(), encoder.timm_model.state_dict()
+    # Old files have no counters of BatchNorm's batches, and no layer of timm uses them.
+    counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
+    found = {name: tensor for name, tensor in unwrap(read_tensors(path)).items() if name not in unused}
+    load_strictly(encoder.timm_model, counters | found, f"{path} ({encoder.label})")
+
+
+def _load_dinov2(encoder: Dinov2, path: Path) -> None:
+    """Loads the one DINOv2 in a file, under whichever names, bare or as part of a larger checkpoint."""
     state = join_qkv(_encoder_part(unwrap(read_tensors(path)), path))
     state = {name: tensor for name, tensor in state.items() if name not in MASK_TOKENS}
     name_of = _naming(state)
@@ -199,12 +218,24 @@ def _grid(pos_embed: Tensor) -> int:
 
 
 def _download(name: str) -> Path:
-    """Returns the local path of the official DINOv2 weights; the first call downloads them from the hub."""
+    """Returns the local path of the official DINOv2 weights, see `_from_hub`."""
     spec = size_of(name)
     if name not in OFFICIAL_FILES:
         raise ValueError(f"{name} has no published weights; pass a local file with model.weights=PATH")
-    config = timm.get_pretrained_cfg(spec.timm_name)
-    assert config is not None
-    assert config.hf_hub_id is not None
-    way_out = f"offline, pass a local file: model.weights=/path/to/{OFFICIAL_FILES[name]}"
-    return hub_file(config.hf_hub_id, "model.safetensors", f"the weights of {name}", way_out)
+    return _from_hub(spec.timm_name, name, OFFICIAL_FILES[name])
+
+
+def _from_hub(timm_name: str, label: str | None = None, local_file: str | None = None) -> Path:
+    """Returns the local path of the weights that timm lists for a model, downloaded at the first call.
+
+    Args:
+        label, local_file: names of the encoder and of a file that serves as well, for messages; timm's own by
+            default.
+    """
+    config = timm.get_pretrained_cfg(timm_name)
+    if config is None or config.hf_hub_id is None:
+        raise ValueError(f"{timm_name} has no published weights; pass a local file with model.weights=PATH")
+    file_name = config.hf_hub_filename or "model.safetensors"
+    way_out = f"offline, pass a local file: model.weights=/path/to/{local_file or file_name}"
+    what = f"the weights of {label or timm_name} from {config.hf_hub_id}"
+    return hub_file(config.hf_hub_id, file_name, what, way_out)

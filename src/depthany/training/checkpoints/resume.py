@@ -1,4 +1,4 @@
-"""Find the newest whole checkpoint of a run, of either kind, and take it over in any number of processes."""
+"""Resume a run from its newest whole checkpoint, of either kind, on any number of ranks."""
 
 import logging
 from pathlib import Path
@@ -7,31 +7,36 @@ from typing import Any
 from depthany.system.distributed import ALONE, Processes
 from depthany.system.files import why
 from depthany.training.checkpoints.sharded import fault_of, load_sharded
-from depthany.training.checkpoints.state import SHARDED_SUFFIX, Parts, list_checkpoints, read_checkpoint
+from depthany.training.checkpoints.state import (
+    SHARDED_SUFFIX,
+    TrainingState,
+    list_checkpoints,
+    read_checkpoint,
+)
 
 logger = logging.getLogger(__name__)
 
 
-def take_over(folder: Path, parts: Parts, processes: Processes = ALONE) -> None:
-    """Put the newest whole checkpoint of `folder` into `parts`, which stay as they are where there is none.
+def resume_latest(folder: Path, state: TrainingState, processes: Processes = ALONE) -> None:
+    """Loads the newest whole checkpoint of `folder` into `state`; changes nothing where there is none.
 
-    All processes come here together and take the same one: a checkpoint that one of them cannot read counts
-    as damaged.
+    All ranks call it together and load the same one: a checkpoint that one of them cannot read counts as
+    damaged.
 
     Raises:
         ValueError: there are checkpoints, and none of them is whole.
     """
     found = load_latest(folder, processes)
     if isinstance(found, Path):
-        load_sharded(found, parts)
+        load_sharded(found, state)
     elif found is not None:
-        parts.restore(found)
+        state.restore(found)
 
 
 def load_latest(folder: Path, processes: Processes = ALONE) -> dict[str, Any] | Path | None:
-    """Payload of the newest checkpoint that is whole, or its folder where it is split; None without any.
+    """Returns the payload of the newest whole checkpoint, or its folder if it is sharded; None without any.
 
-    A damaged one is named in the log and passed over.
+    A damaged one is named in the log, and the one before is tried.
 
     Raises:
         ValueError: there are checkpoints, and none of them is whole.
@@ -51,10 +56,10 @@ def load_latest(folder: Path, processes: Processes = ALONE) -> dict[str, Any] | 
 
 
 def _read(path: Path, processes: Processes) -> tuple[dict[str, Any] | None, str]:
-    """Payload of a file, None for a folder; and what is wrong with it."""
+    """Returns the payload of a file, None for a folder; and what is wrong with it, "" if nothing is."""
     if path.suffix == SHARDED_SUFFIX:
         return None, fault_of(path, processes.rank, processes.size)
     try:
         return read_checkpoint(path), ""
-    except Exception as error:  # whatever its bytes lead to; told by the caller, and fatal if none is left
+    except Exception as error:  # whatever its bytes lead to; the caller reports it, and fails if none is left
         return None, why(error) or type(error).__name__

@@ -1,10 +1,10 @@
-"""Checkpoints of a run whose state is split among processes (FSDP2), through torch.distributed.checkpoint.
+"""Checkpoints of a run whose state is sharded among ranks (FSDP2), through torch.distributed.checkpoint.
 
-    step_NNNNNNNN.dcp/__R_0.distcp, .metadata    tensors as process R had them, and where each piece lies
-    step_NNNNNNNN.dcp/process_R.json             last of all: size and CRC-32 of what process R wrote, and the
-                                                 plain values of the state; whole once every process has one
+    step_NNNNNNNN.dcp/__R_0.distcp, .metadata    tensors as rank R had them, and where each shard lies
+    step_NNNNNNNN.dcp/process_R.json             written last: size and CRC-32 of what rank R wrote, and the
+                                                 plain values of the state; whole once every rank has one
 
-Any number of processes can load one, a single one too.
+Any number of ranks can load one, a single one too.
 """
 
 import json
@@ -25,23 +25,23 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from depthany.system.files import why, write_atomically
-from depthany.training.checkpoints.state import SHARDED_SUFFIX, Parts
+from depthany.training.checkpoints.state import SHARDED_SUFFIX, TrainingState
 
 _METADATA = ".metadata"
 
 
 def tensors_of(payload: Mapping[str, Any]) -> dict[str, Tensor]:
-    """All tensors of a payload by names such as model/encoder.cls_token and optimizer/3/exp_avg."""
+    """Returns all tensors of a payload by names such as model/encoder.cls_token and optimizer/3/exp_avg."""
     found = {
         f"{part}/{name}": tensor for part in ("model", "stage") for name, tensor in payload[part].items()
     }
     for index, state in payload["optimizer"]["state"].items():
-        found |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
+        found |= {f"optimizer/{index}/{key}": value for key, value in state.items() if torch.is_tensor(value)}
     return found
 
 
 def local_tensors(payload: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The pieces of all tensors that this process has."""
+    """Returns this rank's shards of all tensors."""
     return {
         name: tensor.to_local() if isinstance(tensor, DTensor) else tensor
         for name, tensor in tensors_of(payload).items()
@@ -49,7 +49,13 @@ def local_tensors(payload: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def on_mesh(payload: Mapping[str, Any], local: Mapping[str, Tensor], mesh: DeviceMesh) -> dict[str, Tensor]:
-    """Copies in CPU memory of the pieces as what they are pieces of; `mesh` has the CPUs of all processes."""
+    """Rebuilds each local shard as a DTensor on the CPU.
+
+    Args:
+        payload: tells the placements and full shapes.
+        local: copies in CPU memory of what `local_tensors` returns.
+        mesh: of the CPUs of all ranks.
+    """
     return {
         name: DTensor.from_local(
             local[name], mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
@@ -63,13 +69,14 @@ def on_mesh(payload: Mapping[str, Any], local: Mapping[str, Tensor], mesh: Devic
 def write_sharded(
     folder: Path, tensors: dict[str, Tensor], plain: Mapping[str, Any], group: dist.ProcessGroup
 ) -> None:
-    """Write this process's part; all processes of the group come here, and all leave when all is durable.
+    """Writes this rank's part; all ranks of the group call it, and it returns when all of it is durable.
 
     Args:
-        tensors: on the CPU, split or whole. plain: JSON-able values, the same in all processes.
+        tensors: on the CPU, sharded or whole.
+        plain: values for JSON, the same on all ranks.
 
     Raises:
-        ValueError: a process could not write its part; the same in all of them.
+        ValueError: a rank could not write its part; the same on all of them.
     """
     rank, fault = dist.get_rank(group), ""
     try:
@@ -79,7 +86,7 @@ def write_sharded(
         files = {path.name: [path.stat().st_size, crc32(path)] for path in own}
         note = json.dumps({"processes": dist.get_world_size(group), "files": files, "plain": dict(plain)})
         write_atomically(folder / f"process_{rank}.json", lambda partial: partial.write_text(note))
-    except Exception as error:  # dcp's own wraps those of all processes
+    except Exception as error:  # dcp's own wraps those of all ranks
         fault = _reason(error)
     faults: list[str] = [""] * dist.get_world_size(group)
     dist.all_gather_object(faults, fault, group=group)
@@ -97,7 +104,7 @@ def _reason(error: BaseException) -> str:
 
 
 def fault_of(folder: Path, rank: int = 0, size: int = 1) -> str:
-    """What is wrong with a checkpoint, "" if nothing is; of its files this process looks at its share."""
+    """Returns what is wrong with a checkpoint, "" if nothing is; each rank checks its share of the files."""
     try:
         notes = [json.loads((folder / "process_0.json").read_text())]
         for other in range(1, notes[0]["processes"]):
@@ -111,20 +118,20 @@ def fault_of(folder: Path, rank: int = 0, size: int = 1) -> str:
     return ""
 
 
-def load_sharded(folder: Path, parts: Parts) -> None:
-    """Take over a checkpoint that `fault_of` found whole, each process its pieces; all come here."""
-    begin_optimizer(parts.optimizer)
+def load_sharded(folder: Path, state: TrainingState) -> None:
+    """Loads a checkpoint that `fault_of` found whole, each rank its shards; all ranks call it together."""
+    begin_optimizer(state.optimizer)
     plain = json.loads((folder / "process_0.json").read_text())["plain"]
-    tensors = tensors_of(parts.payload())
+    tensors = tensors_of(state.payload())
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # so it is, in one process
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # so it is, on one rank
         dcp.load(tensors, storage_reader=Reader(folder), no_dist=not dist.is_initialized())  # in place
-    parts.scaler.load_state_dict(plain["scaler"])
-    parts.state.__dict__.update(plain["state"])
+    state.scaler.load_state_dict(plain["scaler"])
+    state.progress.restore(plain["state"])
 
 
 def begin_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Make the state that the optimizer's first step would make, without a step."""
+    """Creates the state that the optimizer's first step would create; parameters stay as they are."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -137,12 +144,12 @@ def begin_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def plain_of(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a payload is no tensor and not given by the configuration."""
+    """Returns what of a payload is neither tensor nor known from the configuration."""
     return {"scaler": payload["scaler"], "state": payload["state"]}
 
 
 def incomplete(folder: Path) -> Iterator[Path]:
-    """Checkpoints that a run which was killed has left half written."""
+    """Yields the checkpoints that a killed run has left half written."""
     for path in folder.glob(f"step_*{SHARDED_SUFFIX}"):
         try:
             count = json.loads((path / "process_0.json").read_text())["processes"]
@@ -154,16 +161,16 @@ def incomplete(folder: Path) -> Iterator[Path]:
 
 
 def remove_incomplete(folder: Path) -> None:
-    """Delete them; no process may be at work."""
+    """Deletes the checkpoints that a killed run has left half written; no rank may be writing."""
     for path in list(incomplete(folder)):
         shutil.rmtree(path)
 
 
 class Reader(dcp.FileSystemReader):
-    """Reads a folder without trust in it: DCP's own unpickles whatever `.metadata` holds."""
+    """Reads a folder that may be hostile: DCP's own reader unpickles whatever `.metadata` holds."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Where each piece lies."""
+        """Returns where each shard lies."""
         with open(Path(self.path) / _METADATA, "rb") as file:
             metadata = _PlacesOnly(file).load()
         if metadata.storage_meta is None:
@@ -173,7 +180,7 @@ class Reader(dcp.FileSystemReader):
 
 
 class _PlacesOnly(pickle.Unpickler):
-    """Classes of DCP's own metadata and nothing that runs code."""
+    """Unpickles classes of DCP's own metadata and nothing that runs code."""
 
     _MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
     _NAMES = (
@@ -197,7 +204,7 @@ class _PlacesOnly(pickle.Unpickler):
 
 
 def crc32(path: Path) -> int:
-    """Of a file's bytes."""
+    """Returns the CRC-32 of a file's bytes."""
     checksum = 0
     with open(path, "rb") as file:
         while block := file.read(1 << 22):

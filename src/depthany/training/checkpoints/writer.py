@@ -4,6 +4,7 @@ import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from depthany.training.checkpoints.sharded import local_tensors, on_mesh, plain_
 from depthany.training.checkpoints.state import (
     BEST_FILE,
     SHARDED_SUFFIX,
-    Parts,
+    TrainingState,
     checkpoint_name,
     prune,
     write_checkpoint,
@@ -30,16 +31,16 @@ IF_SAVE_FAILS = ("stop", "continue")
 
 
 class HostCopy:
-    """A copy of nested state in CPU memory that is taken once and filled anew each time.
+    """Copies nested state into CPU memory.
 
-    Memory that was used before is a copy away; fresh memory has to be asked of the system page by page.
+    Reuses the host buffer: fresh pages are slow to fault in.
     """
 
     def __init__(self) -> None:
         self._memory: list[Tensor] = []
 
     def take(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """The payload with every tensor and every plain value copied; the one before is overwritten."""
+        """Returns the payload with every tensor and plain value copied; overwrites the copy before."""
         tensors = list(_tensors(payload))
         if [_layout(tensor) for tensor in tensors] != [_layout(tensor) for tensor in self._memory]:
             self._memory = [torch.empty_like(tensor, device="cpu") for tensor in tensors]
@@ -50,16 +51,16 @@ class HostCopy:
 class CheckpointWriter:
     """Writes the checkpoints of one run, at most one state at a time, in a thread of its own.
 
-    The state is copied before `save` returns, since the optimizer changes tensors in place; the next one is
-    copied when the last is written. A `with` block ends when all is written, also where an exception ends
-    it. A write that fails leaves the checkpoints before it as they are.
+    `save` copies the state before it returns, since the optimizer changes tensors in place; it first waits
+    for the write of the state before. A `with` block ends when all is written, also where an exception ends
+    it. A write that fails leaves earlier checkpoints as they are.
 
     Args:
         folder: of the checkpoints, which no other run writes to.
         keep: newest checkpoints kept, besides the best; older ones are deleted once a newer is durable.
         if_fails: "stop": the next `save` or `wait` raises; "continue": the next `save` tries again.
-        tell: takes a line on each write that failed under "continue", from the thread.
-        written_step: of the newest checkpoint that is already there; 0 = none.
+        tell: receives a line on each write that failed under "continue", from the thread.
+        written_step: step of the newest checkpoint that is already there; 0 = none.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class CheckpointWriter:
         self._goes_on = if_fails == "continue"
         self._copy = HostCopy()
         self._payload: dict[str, Any] = {}
-        self._copied: dict[str, Any] = {}  # the TrainState that the payload is of
+        self._copied: dict[str, Any] = {}  # the Progress that the payload belongs to
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._under_way: list[Future[object]] = []
 
@@ -82,9 +83,7 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the write under way. Where an exception ends the block, a failed write is told, and the
-        exception goes on.
-        """
+        """Waits for the write under way. If an exception ends the block, a failed write is only reported."""
         try:
             self.wait()
         except Exception as failure:
@@ -94,23 +93,23 @@ class CheckpointWriter:
         finally:
             self._thread.shutdown()
 
-    def save(self, parts: Parts) -> None:
-        """Copy the state and have it written as the checkpoint of its step; older ones are deleted after it.
+    def save(self, state: TrainingState) -> None:
+        """Copies the state and starts its write as the checkpoint of its step, which then deletes older ones.
 
         Raises:
             ValueError: an earlier write failed, under "stop".
         """
-        self._copy_state(parts)
-        self._start(self._write_newest, parts.state.step)
+        self._copy_state(state)
+        self._start(self._write_newest, state.progress.step)
 
-    def save_best(self, parts: Parts) -> None:
-        """The same as the best so far. At the step of a `save` the two share one copy."""
-        self._copy_state(parts)
+    def save_best(self, state: TrainingState) -> None:
+        """Like `save`, as the best checkpoint so far. At the step of a `save` the two share one copy."""
+        self._copy_state(state)
         path, payload = self._folder / BEST_FILE, self._payload
         self._start(self._attempt, path, partial(write_checkpoint, path, payload))
 
     def wait(self) -> None:
-        """Return when all is written.
+        """Returns when all is written.
 
         Raises:
             ValueError: a write failed, under "stop".
@@ -120,17 +119,17 @@ class CheckpointWriter:
             write.result()
 
     def newest(self) -> str:
-        """The newest checkpoint that is written, in words."""
+        """Returns the newest checkpoint that is written, in words."""
         return f"step {self.written_step}" if self.written_step else "its start: there is no checkpoint yet"
 
-    def _copy_state(self, parts: Parts) -> None:
-        if vars(parts.state) != self._copied:  # else this is the state that is being written
+    def _copy_state(self, state: TrainingState) -> None:
+        if asdict(state.progress) != self._copied:  # else this is the state that is being written
             self.wait()
-            self._payload = self._take(parts)
-            self._copied = dict(vars(parts.state))
+            self._payload = self._take(state)
+            self._copied = asdict(state.progress)
 
-    def _take(self, parts: Parts) -> dict[str, Any]:
-        return self._copy.take(parts.payload())
+    def _take(self, state: TrainingState) -> dict[str, Any]:
+        return self._copy.take(state.payload())
 
     def _start(self, write: Callable[..., object], *arguments: object) -> None:
         self._under_way.append(self._thread.submit(write, *arguments))
@@ -141,7 +140,7 @@ class CheckpointWriter:
             self._written(step)
 
     def _written(self, step: int) -> None:
-        """A checkpoint is durable: those that are too old for it go."""
+        """Notes that a checkpoint is durable, and deletes those that are too old."""
         self.written_step = step
         try:
             prune(self._folder, step, self._keep)
@@ -149,7 +148,7 @@ class CheckpointWriter:
             self._tell(f"warning: cannot delete the older checkpoints in {self._folder}: {why(error)}")
 
     def _attempt(self, path: Path, write: Callable[[], object]) -> bool:
-        """Whether it could be written; raises a `ValueError` if not, under "stop"."""
+        """Returns whether it could be written; under "stop" raises a ValueError if not."""
         try:
             write()
         except ValueError as error:
@@ -168,12 +167,12 @@ class CheckpointWriter:
 
 
 class ShardedWriter(CheckpointWriter):
-    """The same for a state that is split among processes: each writes its pieces, see sharded_checkpoint.py.
+    """Writes a state that is sharded among ranks: each writes its shards, see checkpoints/sharded.py.
 
-    All of them save together. The best model is gathered and written whole by process 0, as weights alone.
+    All ranks save together. The best model is gathered and written as one file by rank 0, weights only.
 
     Args:
-        processes: those of the run; `folder`, `keep`, `if_fails` are equal in all, and `tell` that of each.
+        processes: those of the run. `folder`, `keep`, `if_fails` are the same on all ranks.
     """
 
     def __init__(
@@ -192,18 +191,19 @@ class ShardedWriter(CheckpointWriter):
         self._group = group
         self._mesh = init_device_mesh("cpu", (processes.size,))
 
-    def save_best(self, parts: Parts) -> None:
-        """The weights of the best model so far, whole; a run cannot go on from them."""
-        whole = {name: full(tensor).cpu() for name, tensor in parts.model.state_dict().items()}
+    def save_best(self, state: TrainingState) -> None:
+        """Writes the full weights of the best model so far; a run cannot resume from them."""
+        weights = {name: full(tensor).cpu() for name, tensor in state.model.state_dict().items()}
         if self._is_main:
-            path, payload = self._folder / BEST_FILE, parts.payload()
-            best = {"model": whole, "model_config": payload["model_config"], "state": payload["state"]}
+            path, payload = self._folder / BEST_FILE, state.payload()
+            best = {key: payload[key] for key in ("model_config", "quantity", "plugins", "state")}
+            best["model"] = weights
             self._start(self._attempt, path, partial(write_checkpoint, path, best))
 
-    def _take(self, parts: Parts) -> dict[str, Any]:
-        payload = parts.payload()
-        pieces = self._copy.take(local_tensors(payload))
-        return {"tensors": on_mesh(payload, pieces, self._mesh), "plain": plain_of(payload)}
+    def _take(self, state: TrainingState) -> dict[str, Any]:
+        payload = state.payload()
+        shards = self._copy.take(local_tensors(payload))
+        return {"tensors": on_mesh(payload, shards, self._mesh), "plain": plain_of(payload)}
 
     def _write_newest(self, step: int) -> None:
         path = self._folder / checkpoint_name(step, SHARDED_SUFFIX)
@@ -220,28 +220,19 @@ class ShardedWriter(CheckpointWriter):
             self.written_step = step
 
 
-class NoWriter:
-    """The writer of a process that leaves writing to process 0."""
+class NullWriter:
+    """The writer of a rank that leaves writing to rank 0."""
 
     written_step = 0
 
-    def __enter__(self) -> "NoWriter":
+    def __enter__(self) -> "NullWriter":
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        """Nothing."""
-
-    def save(self, parts: Parts) -> None:
-        """Nothing."""
-
-    def save_best(self, parts: Parts) -> None:
-        """Nothing."""
-
-    def wait(self) -> None:
-        """Nothing."""
-
+    def __exit__(self, *_error: object) -> None: ...
+    def save(self, state: TrainingState) -> None: ...
+    def save_best(self, state: TrainingState) -> None: ...
+    def wait(self) -> None: ...
     def newest(self) -> str:
-        """Nothing."""
         return ""
 
 

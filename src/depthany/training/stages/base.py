@@ -1,19 +1,66 @@
-"""What differs between the stages of training: how a batch becomes a loss."""
+"""The contract of a stage: what it needs, what it trains, and how a batch becomes a loss."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from depthany.losses.counting import Across, alone
+from depthany.data.batch import Batch
+from depthany.data.perturb import Perturb
+from depthany.losses.reduce import MeanOverRanks, on_one_rank
+from depthany.models.model import DenseModel
+from depthany.models.output import Kind
+from depthany.system.rules import setting
 
 
 @dataclass(frozen=True)
-class View:
-    """What a stage saw and predicted, for the pictures in TensorBoard.
+class Needs:
+    """What a stage learns from.
 
-    clean, seen: [b 3 h w] uint8, before and after perturbation. target, prediction: [b h w] disparity. mask:
-        [b h w].
+    labeled, unlabeled: whether it draws images of this kind.
+    teacher: whether a trained model labels images for it; `Settings` then has the field `teacher`, its path.
+    """
+
+    labeled: bool = False
+    unlabeled: bool = False
+    teacher: bool = False
+
+
+@dataclass
+class StageSettings:
+    """The group `stage` of the configuration, as far as all stages have it; a stage's `Settings` extend
+    it."""
+
+    name: str = setting()
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage is built from besides its settings.
+
+    model: the model that learns, in its initial state, on the CPU.
+    teacher: the trained model that labels images; None where the stage needs none or batches bring labels.
+    perturb: the perturbation chosen by the group `perturb`.
+    loss_options: normalisation and reduction, see `depthany.losses.table.weighted_terms`.
+    mean_over_ranks: see `depthany.losses.reduce.MeanOverRanks`.
+    """
+
+    model: DenseModel
+    teacher: DenseModel | None
+    perturb: Perturb
+    loss_options: Mapping[str, Any]
+    mean_over_ranks: MeanOverRanks = on_one_rank
+
+
+@dataclass(frozen=True)
+class StageImages:
+    """Images of one kind with what a stage saw and predicted, for the pictures in TensorBoard.
+
+    clean, seen: [b 3 h w] uint8, before and after perturbation.
+    target, prediction: [b h w], in the unit of the stage's target.
+    mask: [b h w] bool, True where the target is known.
     """
 
     clean: Tensor
@@ -25,23 +72,109 @@ class View:
 
 @dataclass(frozen=True)
 class StageOutput:
-    """What a micro-batch gives.
+    """What a stage makes of a micro-batch.
 
-    loss: [] to go backward from; a kind of image of which the micro-batch has none adds 0 and no gradient.
-    parts: named scalars [] for the log, those of the kinds that are there.
-    views: by kind of image, those of this process.
+    loss: [] to go backward from; a kind of image that the micro-batch lacks adds 0 and no gradient.
+    scalars: [] by name, for the log; only of the kinds that the micro-batch has.
+    images: by kind, those of this rank.
 
-    Where processes share the micro-batch, the means over them of loss, gradients and parts are those of the
+    Where ranks share the micro-batch, the means over them of loss, gradients and scalars are those of the
     whole.
     """
 
     loss: Tensor
-    parts: dict[str, Tensor]
-    views: dict[str, View]
+    scalars: dict[str, Tensor]
+    images: dict[str, StageImages]
+
+
+class Stage(nn.Module):
+    """A stage of training. Loop, checkpoints, FSDP and tracking ask it, and know no stage by name.
+
+    A stage is a subclass with its own class attributes, `build` and `forward`, and a row in
+    `depthany.training.stages.table.STAGES`. Networks that it holds besides the model are returned by `frozen`
+    or by `trained`, under the names of the attributes that hold them.
+
+    Class attributes:
+        Settings: dataclass from which the group `stage` of the configuration is checked.
+        needs: kinds of images and whether a teacher is needed.
+        target: name in `depthany.data.targets.TARGETS` of what it learns from labels.
+        predicts: kind of quantity that the model learns to predict; a teacher must predict the same.
+        primary: name in `depthany.metrics.table.METRICS` of the score that decides which checkpoint is best.
+        seed_offset: added to the seed of the initial weights, so that stages start from different ones.
+    """
+
+    Settings: ClassVar[type[StageSettings]] = StageSettings
+    needs: ClassVar[Needs] = Needs(labeled=True)
+    target: ClassVar[str] = "disparity01"
+    predicts: ClassVar[Kind] = "disparity"
+    primary: ClassVar[str] = "abs_rel"
+    seed_offset: ClassVar[int] = 0
+
+    @classmethod
+    def ratio(cls, settings: Any) -> tuple[int, int]:
+        """Returns the shares of labeled and unlabeled images in a batch."""
+        return int(cls.needs.labeled), int(cls.needs.unlabeled)
+
+    @classmethod
+    def build(cls, settings: Any, context: StageContext) -> "Stage":
+        """Builds the stage from its `Settings`, on the CPU."""
+        raise NotImplementedError(f"{cls.__name__} has no build")
+
+    def frozen(self) -> dict[str, nn.Module]:
+        """Returns its networks that do not learn: without gradient, always in eval mode, in no checkpoint."""
+        return {}
+
+    def trained(self) -> dict[str, nn.Module]:
+        """Returns its networks that learn besides the model; they are in the optimizer and in checkpoints."""
+        return {}
+
+    def train(self, mode: bool = True) -> "Stage":
+        """Sets training mode, except for what is frozen."""
+        super().train(mode)
+        for network in self.frozen().values():
+            network.eval()
+        return self
+
+    def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
+        """Returns loss and log of a micro-batch; `generator` (on the CPU) decides all that is random."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+
+def trained_parameters(stage: Stage) -> list[nn.Parameter]:
+    """Returns the parameters of what a stage trains besides the model."""
+    return [parameter for network in stage.trained().values() for parameter in network.parameters()]
+
+
+def trained_state(stage: Stage) -> dict[str, Tensor]:
+    """Returns parameters and buffers of what a stage trains, by names such as projection.weight."""
+    return {
+        f"{name}.{key}": tensor
+        for name, network in stage.trained().items()
+        for key, tensor in network.state_dict().items()
+    }
+
+
+def require_declared(stage: Stage) -> None:
+    """Raises a ValueError unless each parameter of a stage is frozen or trained as the stage declares it."""
+    trained = {id(parameter) for parameter in trained_parameters(stage)}
+    frozen = {id(p) for network in stage.frozen().values() for p in network.parameters()}
+    for name, parameter in stage.named_parameters():
+        if parameter.requires_grad and id(parameter) not in trained:
+            raise ValueError(
+                f"{type(stage).__name__}.{name} has a gradient but would not be trained: return its network "
+                "from trained(), or freeze() it and return it from frozen()"
+            )
+        if not parameter.requires_grad and id(parameter) not in frozen:
+            raise ValueError(f"{type(stage).__name__}.{name} is frozen: return its network from frozen()")
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    """Switches gradients off and eval mode on; `Stage.train` keeps what `frozen` returns in eval mode."""
+    return network.requires_grad_(False).eval()
 
 
 def at_least_one(image: Tensor) -> Tensor:
-    """The images [b 3 h w], or a black one in place of none, of whose output nothing is to be taken.
+    """Replaces an empty batch [0 3 h w] by one black image [1 3 h w], whose output is to be ignored.
 
     So the loss of an empty micro-batch has a gradient, 0 everywhere, as the step and fp16's scaler need it,
     and no attention kernel has to cope with an empty batch.
@@ -49,23 +182,15 @@ def at_least_one(image: Tensor) -> Tensor:
     return image if len(image) else image.new_zeros(1, *image.shape[1:])
 
 
-def freeze(network: nn.Module) -> nn.Module:
-    """The same network without gradients and in eval mode; `StudentStage.train` keeps the mode pinned."""
-    return network.requires_grad_(False).eval()
+def zero_fraction(prediction: Tensor, mean_over_ranks: MeanOverRanks = on_one_rank) -> Tensor:
+    """Returns the share [] of pixels of prediction [b h w] that are exactly 0.
+
+    Near 1 the output ReLU is dead, and no gradient flows.
+    """
+    zero = prediction.detach() == 0  # [b h w]
+    return zero.sum() / mean_over_ranks(torch.ones_like(zero).sum()).clamp(min=1e-6)
 
 
-def zero_fraction(disparity: Tensor, across: Across = alone) -> Tensor:
-    """Share [] of pixels that are exactly 0: near 1 the output ReLU is dead and no gradient flows."""
-    zero = disparity.detach() == 0
-    return zero.sum() / across(torch.ones_like(zero).sum()).clamp(min=1e-6)
-
-
-def trained_parameters(stage: nn.Module) -> list[nn.Parameter]:
-    """Parameters of a stage that learn: those of the projection, where there is one."""
-    return [parameter for parameter in stage.parameters() if parameter.requires_grad]
-
-
-def trained_state(stage: nn.Module) -> dict[str, Tensor]:
-    """What of a stage belongs into a checkpoint: what it trains, nothing frozen."""
-    trained = {name for name, parameter in stage.named_parameters() if parameter.requires_grad}
-    return {name: tensor for name, tensor in stage.state_dict().items() if name in trained}
+def term_scalars(kind: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the value [] of each loss as loss/<kind>/<name>; nothing where there is only one."""
+    return {f"loss/{kind}/{name}": value for name, value in values.items()} if len(values) > 1 else {}

@@ -1,60 +1,114 @@
 """Stage 2: the student learns from labeled and pseudo-labeled images."""
 
 from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
-from depthany.losses.affine_invariant import (
-    Normalisation,
-    Reduction,
-    affine_invariant_loss,
-    cutmix_affine_invariant_loss,
-)
-from depthany.losses.counting import Across, alone
-from depthany.losses.features import MeanOver, feature_alignment_loss
+from depthany.losses.features import MEANS_OVER, feature_alignment_loss
+from depthany.losses.reduce import MeanOverRanks, on_one_rank
+from depthany.losses.table import require_terms, weighted_terms
 from depthany.models.encoder import Encoder, patch_tokens
-from depthany.models.model import DenseModel
-from depthany.training.stages.base import StageOutput, View, at_least_one, freeze, zero_fraction
+from depthany.models.files.weights import load_encoder_weights
+from depthany.models.model import DenseModel, build_encoder
+from depthany.system.rules import setting
+from depthany.training.stages.base import (
+    Needs,
+    Stage,
+    StageContext,
+    StageImages,
+    StageOutput,
+    StageSettings,
+    at_least_one,
+    freeze,
+    term_scalars,
+    zero_fraction,
+)
+
+FROZEN_INPUTS = ("perturbed", "clean")
 
 
-class StudentStage(nn.Module):
-    """Stage 2: labeled images, pseudo-labeled images under perturbation, and feature alignment (paper, 3.2
-    and 3.3).
+@dataclass
+class ImageWeights:
+    """Weight of each kind of image, and of feature alignment, in the student's loss."""
+
+    labeled: float = setting(least=0)
+    unlabeled: float = setting(least=0)
+    feature: float = setting(least=0)
+
+
+@dataclass
+class FeatureAlignmentSettings:
+    """Which features are aligned, and how; see configs/stage/student.yaml."""
+
+    alpha: float = setting(least=0, most=2)
+    mean_over: str = setting(choices=MEANS_OVER)
+    frozen_input: str = setting(choices=FROZEN_INPUTS)
+    encoder: str | None = None
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights and not self.encoder:
+            raise ValueError(
+                "weights belong to another frozen encoder: name its size in encoder, or leave both null for "
+                "the student's own start"
+            )
+
+
+@dataclass
+class StudentSettings(StageSettings):
+    """configs/stage/student.yaml."""
+
+    teacher: str = setting()
+    terms: dict[str, float] = setting()
+    ratio: list[int] = setting(length=2, least=0)
+    weights: ImageWeights = field(default_factory=ImageWeights)
+    trim: float = setting(least=0, below=1)
+    feature_alignment: FeatureAlignmentSettings = field(default_factory=FeatureAlignmentSettings)
+
+    def __post_init__(self) -> None:
+        require_terms(self.terms)
+        if not any(self.ratio):
+            raise ValueError(f"ratio={list(self.ratio)}: expected two shares, for example [1, 2]")
+
+
+class StudentStage(Stage):
+    """Stage 2: labeled images, pseudo-labeled images under perturbation, and feature alignment.
+
+    Source: Yang et al. 2024 (arXiv 2401.10891) sections 3.2 and 3.3.
 
     Args:
+        settings: see configs/stage/student.yaml.
         teacher: labels the clean views; frozen here. None where batches bring their pseudo-labels.
-        frozen_encoder: what the features are aligned to; frozen here. None where the feature weight is 0.
+        frozen_encoder: what the features are aligned to; frozen here. None = no feature alignment.
         student_width: channels of the student's tokens; a linear layer on the student's side bridges another
             width.
         perturb: how the student's view differs from the teacher's.
-        weights: of the terms labeled, unlabeled and feature.
-        trim: share of pixels of largest loss left out on pseudo-labels.
-        alpha, mean_over: see `feature_alignment_loss`.
-        frozen_input: `perturbed` or `clean` view for the frozen encoder.
-        normalisation, reduction, across: see `affine_invariant_loss`.
+        loss_options, mean_over_ranks: see `weighted_terms`.
     """
+
+    Settings = StudentSettings
+    needs = Needs(labeled=True, unlabeled=True, teacher=True)
+    seed_offset = 1_000_003  # not the teacher's initial decoder
 
     def __init__(
         self,
+        settings: StudentSettings,
         teacher: DenseModel | None,
         frozen_encoder: Encoder | None,
         student_width: int,
         perturb: Perturb,
-        weights: Mapping[str, float],
-        trim: float,
-        alpha: float,
-        mean_over: MeanOver,
-        frozen_input: str,
-        normalisation: Normalisation,
-        reduction: Reduction,
-        across: Across = alone,
+        loss_options: Mapping[str, Any],
+        mean_over_ranks: MeanOverRanks = on_one_rank,
     ) -> None:
         super().__init__()
-        if frozen_input not in ("perturbed", "clean"):
-            raise ValueError(f"unknown frozen_input {frozen_input!r}; choose from perturbed, clean")
+        self.settings, self.perturb = settings, perturb
+        self.loss_options, self.mean_over_ranks = dict(loss_options), mean_over_ranks
         self.teacher = teacher
         if teacher is not None:
             freeze(teacher)
@@ -66,91 +120,112 @@ class StudentStage(nn.Module):
             frozen_width = frozen_encoder.widths[-1]
             if frozen_width != student_width:
                 self.projection = nn.Linear(student_width, frozen_width)
-        self.perturb, self.weights, self.trim = perturb, dict(weights), trim
-        self.alpha, self.mean_over, self.frozen_input = alpha, mean_over, frozen_input
-        self.normalisation, self.reduction, self.across = normalisation, reduction, across
 
-    def train(self, mode: bool = True) -> "StudentStage":
-        """Training mode, except for the frozen networks."""
-        super().train(mode)
-        for frozen in (self.teacher, self.frozen_encoder):
-            if frozen is not None:
-                frozen.eval()
-        return self
+    @classmethod
+    def ratio(cls, settings: StudentSettings) -> tuple[int, int]:
+        """Returns `stage.ratio`, the shares of labeled and unlabeled images in a batch."""
+        return settings.ratio[0], settings.ratio[1]
+
+    @classmethod
+    def build(cls, settings: StudentSettings, context: StageContext) -> "StudentStage":
+        """Builds the stage; the frozen encoder is a copy of the student's own start or the one named."""
+        alignment, encoder = settings.feature_alignment, context.model.encoder
+        frozen_encoder = None
+        if settings.weights.feature > 0 and "encoder" in context.model.frozen_parts:
+            raise ValueError(
+                "model.freeze: a frozen encoder cannot be aligned to another; set stage.weights.feature=0"
+            )
+        if settings.weights.feature > 0:
+            if alignment.encoder is None:
+                frozen_encoder = deepcopy(encoder)
+            else:
+                frozen_encoder = build_encoder({"name": "dinov2", "size": alignment.encoder})
+                load_encoder_weights(frozen_encoder, alignment.weights)
+        return cls(
+            settings,
+            context.teacher,
+            frozen_encoder,
+            encoder.widths[-1],
+            context.perturb,
+            context.loss_options,
+            context.mean_over_ranks,
+        )
+
+    def frozen(self) -> dict[str, nn.Module]:
+        """Returns the teacher and the frozen encoder, as far as there are any."""
+        networks = {"teacher": self.teacher, "frozen_encoder": self.frozen_encoder}
+        return {name: network for name, network in networks.items() if network is not None}
+
+    def trained(self) -> dict[str, nn.Module]:
+        """Returns the layer that bridges two widths, where there is one."""
+        return {"projection": self.projection} if isinstance(self.projection, nn.Linear) else {}
 
     def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
-        """`generator` (CPU) decides the perturbations."""
+        """Returns loss and log of a micro-batch; `generator` (on the CPU) decides the perturbations."""
         clean = batch.unlabeled_image  # [u 3 h w] uint8
-        seen, pseudo, everywhere, box_mask = self._perturbed(batch, generator)
-        known, u = len(batch.labeled_image), len(clean)
+        seen, pseudo_label, pseudo_mask, box_mask = self._perturbed(batch, generator)
+        count, u = len(batch.labeled_image), len(clean)
         both = model.preprocessing.normalise(at_least_one(torch.cat([batch.labeled_image, seen])))
         disparity, tokens, _ = model(both, with_features=True)  # [l+u h w], [l+u n c]
-        labeled, unlabeled = disparity[:known], disparity[known : known + u]
+        labeled, unlabeled = disparity[:count], disparity[count : count + u]
+        terms, trim, weights = self.settings.terms, self.settings.trim, vars(self.settings.weights)
+        options = {**self.loss_options, "mean_over_ranks": self.mean_over_ranks}
 
-        losses = {
-            "labeled": affine_invariant_loss(
-                labeled,
-                batch.disparity,
-                batch.mask,
-                normalisation=self.normalisation,
-                reduction=self.reduction,
-                across=self.across,
-            ),
-            "unlabeled": cutmix_affine_invariant_loss(
-                unlabeled,
-                pseudo,
-                everywhere,
-                box_mask,
-                normalisation=self.normalisation,
-                reduction=self.reduction,
-                trim=self.trim,
-                across=self.across,
-            ),
-        }
+        losses, values = dict[str, Tensor](), dict[str, dict[str, Tensor]]()
+        losses["labeled"], values["labeled"] = weighted_terms(
+            terms, labeled, batch.target, batch.mask, **options
+        )
+        losses["unlabeled"], values["unlabeled"] = weighted_terms(
+            terms, unlabeled, pseudo_label, pseudo_mask, box_mask=box_mask, trim=trim, **options
+        )
         any_labeled, any_unlabeled = (count > 0 for count in batch.all_counts)
-        zeros = zero_fraction(disparity[: len(batch)], self.across)
-        parts = {"zero_outputs": zeros} if any_labeled or any_unlabeled else {}
+        zeros = zero_fraction(disparity[: len(batch)], self.mean_over_ranks)
+        scalars = {"zero_outputs": zeros} if any_labeled or any_unlabeled else {}
         if self.frozen_encoder is not None:
-            frozen_image = seen if self.frozen_input == "perturbed" else clean
-            with torch.no_grad():
-                normalised = self.frozen_encoder.preprocessing.normalise(at_least_one(frozen_image))
-                frozen_tokens = patch_tokens(self.frozen_encoder(normalised)[-1])[:u]  # [u n c]
             # of unlabeled images only: on labeled ones it gains nothing (paper, section 7)
-            losses["feature"], kept = feature_alignment_loss(
-                self.projection(tokens[known : known + u]),
-                frozen_tokens,
-                alpha=self.alpha,
-                mean_over=self.mean_over,
-                across=self.across,
-            )
-            parts |= {"feature_tokens_kept": kept} if any_unlabeled else {}
-        total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
-        parts |= {
-            f"loss/{name}": loss
-            for name, loss in losses.items()
-            if (any_labeled if name == "labeled" else any_unlabeled)
-        }
-        views = {
-            "labeled": View(
-                batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, labeled.detach()
+            losses["feature"], kept = self._align(tokens[count : count + u], clean, seen)
+            scalars |= {"feature_tokens_kept": kept} if any_unlabeled else {}
+        for name, loss in losses.items():
+            if any_labeled if name == "labeled" else any_unlabeled:
+                scalars |= {f"loss/{name}": loss, **term_scalars(name, values.get(name, {}))}
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        images = {
+            "labeled": StageImages(
+                batch.labeled_image, batch.labeled_image, batch.target, batch.mask, labeled.detach()
             ),
-            "unlabeled": View(clean, seen, pseudo, everywhere, unlabeled.detach()),
+            "unlabeled": StageImages(clean, seen, pseudo_label, pseudo_mask, unlabeled.detach()),
         }
-        return StageOutput(total, parts, views)
+        return StageOutput(total, scalars, images)
+
+    def _align(self, tokens: Tensor, clean: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the feature loss [] of tokens [u n c] of images [u 3 h w] uint8, and the share kept."""
+        assert self.frozen_encoder is not None
+        alignment = self.settings.feature_alignment
+        image = seen if alignment.frozen_input == "perturbed" else clean
+        with torch.no_grad():
+            levels = self.frozen_encoder(self.frozen_encoder.preprocessing.normalise(at_least_one(image)))
+            frozen_tokens = patch_tokens(levels[-1])[: len(image)]  # [u n c]
+        return feature_alignment_loss(
+            self.projection(tokens),
+            frozen_tokens,
+            alpha=alignment.alpha,
+            mean_over=alignment.mean_over,
+            mean_over_ranks=self.mean_over_ranks,
+        )
 
     @torch.no_grad()
     def _perturbed(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the student sees [u 3 h w], and its pseudo-label, mask and pasted boxes [u h w]."""
-        pseudo = to_unit_range(self._label(batch))
+        """Returns what the student sees [u 3 h w] uint8, and its pseudo-label, mask and boxes [u h w]."""
+        pseudo_label = to_unit_range(self._label(batch))  # [u h w] in 0..1
         # CutMix works on distorted images (paper, section 3.2)
         seen = self.perturb.colour(batch.unlabeled_image, generator, batch.share)
-        everywhere = torch.ones_like(pseudo, dtype=torch.bool)
-        return self.perturb.cutmix(seen, pseudo, everywhere, generator, batch.share)
+        everywhere = torch.ones_like(pseudo_label, dtype=torch.bool)
+        return self.perturb.cutmix(seen, pseudo_label, everywhere, generator, batch.share)
 
     def _label(self, batch: Batch) -> Tensor:
-        """[u h w] disparity of the clean views, from the teacher or as it was stored."""
+        """Returns the disparity [u h w] of the clean views, from the teacher or as it was stored."""
         if self.teacher is not None:
-            image = self.teacher.preprocessing.normalise(at_least_one(batch.unlabeled_image))
+            image = self.teacher.preprocessing.normalise(at_least_one(batch.unlabeled_image))  # [u 3 h w]
             disparity: Tensor = self.teacher(image).map
             return disparity[: len(batch.unlabeled_image)]
         assert batch.pseudo_label is not None
@@ -158,6 +233,6 @@ class StudentStage(nn.Module):
 
 
 def to_unit_range(disparity: Tensor) -> Tensor:
-    """Each map [b h w] min-max normalised to [0, 1], as the labels are."""
+    """Scales each map [b h w] from its minimum and maximum to 0..1, as the labels are."""
     low, high = disparity.float().flatten(1).aminmax(dim=1)  # [b]
     return (disparity - low[:, None, None]) / (high - low).clamp(min=1e-6)[:, None, None]

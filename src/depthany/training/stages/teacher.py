@@ -1,42 +1,81 @@
 """Stage 1: the teacher learns from labeled images alone."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import nn
 
 from depthany.data.batch import Batch
-from depthany.losses.affine_invariant import Normalisation, Reduction, affine_invariant_loss
-from depthany.losses.counting import Across, alone
+from depthany.losses.reduce import MeanOverRanks, on_one_rank
+from depthany.losses.table import require_terms, weighted_terms
 from depthany.models.model import DenseModel
-from depthany.training.stages.base import StageOutput, View, at_least_one, zero_fraction
+from depthany.system.rules import setting
+from depthany.training.stages.base import (
+    Needs,
+    Stage,
+    StageContext,
+    StageImages,
+    StageOutput,
+    StageSettings,
+    at_least_one,
+    term_scalars,
+    zero_fraction,
+)
 
 
-class TeacherStage(nn.Module):
-    """Stage 1: affine-invariant loss on labeled images (paper, section 3.1).
+@dataclass
+class TeacherSettings(StageSettings):
+    """configs/stage/teacher.yaml."""
+
+    terms: dict[str, float] = setting()
+
+    def __post_init__(self) -> None:
+        require_terms(self.terms)
+
+
+class TeacherStage(Stage):
+    """Stage 1: losses on labeled images, which are not perturbed (paper, section 3.1).
 
     Args:
-        normalisation, reduction, across: see `affine_invariant_loss`.
+        settings: see configs/stage/teacher.yaml.
+        loss_options, mean_over_ranks: see `weighted_terms`.
     """
 
-    def __init__(self, normalisation: Normalisation, reduction: Reduction, across: Across = alone) -> None:
+    Settings = TeacherSettings
+    needs = Needs(labeled=True)
+
+    def __init__(
+        self,
+        settings: TeacherSettings,
+        loss_options: Mapping[str, Any],
+        mean_over_ranks: MeanOverRanks = on_one_rank,
+    ) -> None:
         super().__init__()
-        self.normalisation, self.reduction, self.across = normalisation, reduction, across
+        self.settings, self.loss_options = settings, dict(loss_options)
+        self.mean_over_ranks = mean_over_ranks
+
+    @classmethod
+    def build(cls, settings: TeacherSettings, context: StageContext) -> "TeacherStage":
+        """Builds the stage; it holds no network."""
+        return cls(settings, context.loss_options, context.mean_over_ranks)
 
     def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
-        """`generator` is not drawn from: labeled images are not perturbed."""
-        count = len(batch.labeled_image)
-        image = model.preprocessing.normalise(at_least_one(batch.labeled_image))
+        """Returns loss and log of a micro-batch; nothing is drawn from `generator`."""
+        count, mean_over_ranks = len(batch.labeled_image), self.mean_over_ranks
+        image = model.preprocessing.normalise(at_least_one(batch.labeled_image))  # [l 3 h w]
         prediction = model(image).map[:count]  # [l h w]
-        loss = affine_invariant_loss(
+        loss, values = weighted_terms(
+            self.settings.terms,
             prediction,
-            batch.disparity,
+            batch.target,
             batch.mask,
-            normalisation=self.normalisation,
-            reduction=self.reduction,
-            across=self.across,
+            mean_over_ranks=mean_over_ranks,
+            **self.loss_options,
         )
-        view = View(
-            batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, prediction.detach()
+        images = StageImages(
+            batch.labeled_image, batch.labeled_image, batch.target, batch.mask, prediction.detach()
         )
-        parts = {"loss/labeled": loss, "zero_outputs": zero_fraction(prediction, self.across)}
-        parts = parts if batch.all_counts[0] else {}
-        return StageOutput(loss, parts, {"labeled": view})
+        scalars = {"loss/labeled": loss, "zero_outputs": zero_fraction(prediction, mean_over_ranks)}
+        scalars |= term_scalars("labeled", values)
+        return StageOutput(loss, scalars if batch.all_counts[0] else {}, {"labeled": images})

@@ -1,0 +1,84 @@
+"""The losses on maps by name, and their weighted sum."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from depthany.losses.affine_invariant import affine_invariant_loss
+from depthany.losses.reduce import MeanOverRanks, on_one_rank
+
+Loss = Callable[..., Tensor]
+"""`(prediction [b h w], target [b h w], mask [b h w] bool, *, mean_over_ranks, ...) -> loss []`.
+
+Further options (box_mask, normalisation, reduction, trim) are passed only to a function whose signature names
+them.
+"""
+
+LOSSES: dict[str, Loss] = {"affine_invariant": affine_invariant_loss}
+
+
+def require_terms(terms: Mapping[str, float]) -> None:
+    """Raises a ValueError unless `terms` (loss name -> weight) names known losses and gives one a weight."""
+    for name, weight in terms.items():
+        if name not in LOSSES:
+            raise ValueError(f"terms: unknown loss {name!r}; choose from {', '.join(LOSSES)}")
+        if weight < 0:
+            raise ValueError(f"terms.{name}={weight}: expected 0 or more")
+    if not any(terms.values()):
+        raise ValueError(f"terms: no loss has a weight above 0; choose from {', '.join(LOSSES)}")
+
+
+def weighted_terms(
+    terms: Mapping[str, float],
+    prediction: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    *,
+    box_mask: Tensor | None = None,
+    mean_over_ranks: MeanOverRanks = on_one_rank,
+    **options: object,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sums the losses named in `terms`, each times its weight; a loss of weight 0 is not computed.
+
+    Args:
+        terms: weight of each loss, by its name in `LOSSES`.
+        prediction, target: [b h w], in the unit that the losses expect.
+        mask: [b h w] bool, True where the target is known.
+        box_mask: [b h w] bool, True inside a box that CutMix pasted; None = no image is mixed. A loss that
+            does not name it takes inside and outside as two images.
+        mean_over_ranks: see `depthany.losses.reduce.MeanOverRanks`.
+        options: passed to each loss whose signature names them.
+
+    Returns:
+        [] the weighted sum, and the value [] of each loss before its weight.
+    """
+    values: dict[str, Tensor] = {}
+    for name, weight in terms.items():
+        if weight == 0:
+            continue
+        loss, maps = LOSSES[name], (prediction, target, mask)
+        own = {key: value for key, value in options.items() if accepts(loss, key)}
+        if box_mask is not None and accepts(loss, "box_mask"):
+            own["box_mask"] = box_mask
+        elif box_mask is not None:
+            maps = _regions_as_images(prediction, target, mask, box_mask)
+        values[name] = loss(*maps, mean_over_ranks=mean_over_ranks, **own)
+    return torch.stack([terms[name] * value for name, value in values.items()]).sum(), values
+
+
+@cache
+def accepts(loss: Loss, option: str) -> bool:
+    """Whether the signature of a loss names the option."""
+    parameters = inspect.signature(loss).parameters
+    return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _regions_as_images(
+    prediction: Tensor, target: Tensor, mask: Tensor, box_mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns each image twice, [2b h w]: first with the mask inside its box, then with the mask outside."""
+    regions = torch.cat([mask & box_mask, mask & ~box_mask])  # [2b h w]
+    return torch.cat([prediction, prediction]), torch.cat([target, target]), regions

@@ -1,0 +1,7 @@
+"""The stages by name; `stage=<name>` chooses one together with configs/stage/<name>.yaml."""
+
+from depthany.training.stages.base import Stage
+from depthany.training.stages.student import StudentStage
+from depthany.training.stages.teacher import TeacherStage
+
+STAGES: dict[str, type[Stage]] = {"teacher": TeacherStage, "student": StudentStage}
