@@ -29,7 +29,7 @@ from torchvision.transforms import v2
 from depthany.data.dataset import TrainingSet
 from depthany.data.labeled import FolderDepth
 from depthany.data.sampler import Draw
-from depthany.data.transforms import shorter_side_to
+from depthany.data.transforms import covering_size
 from depthany.data.unlabeled import FolderImages
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
@@ -111,7 +111,7 @@ def ours(dataset: TrainingSet, count: int, depth: bool, seed: int) -> tuple[Tens
     """A micro-batch as the loader gives it, normalised as the stage does it."""
     batch = dataset[[Draw(depth, i, seed * count + i) for i in range(count)]]
     if depth:
-        return Preprocessing().normalise(batch.labeled_image), batch.disparity, batch.mask
+        return Preprocessing().normalise(batch.labeled_image), batch.target, batch.mask
     return (Preprocessing().normalise(batch.unlabeled_image),)
 
 
@@ -127,7 +127,7 @@ def stack(
 def official(image: Path, depth: Path | None, size: int, draw: np.random.Generator) -> tuple[Tensor, ...]:
     """Read, float64, cubic to a multiple of 14, normalise, transpose, and only then crop."""
     rgb = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB) / 255.0
-    height, width = (round(side / 14) * 14 for side in shorter_side_to(*rgb.shape[:2], size))
+    height, width = (round(side / 14) * 14 for side in covering_size(*rgb.shape[:2], (size, size)))
     rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC)
     rgb = (rgb - IMAGENET_MEAN) / IMAGENET_STD
     rgb = np.ascontiguousarray(np.transpose(rgb, (2, 0, 1))).astype(np.float32)
@@ -146,7 +146,7 @@ def torchvision_v2(
 ) -> tuple[Tensor, ...]:
     """uint8 through the anti-aliased resize and the crop, then float and normalise."""
     rgb = decode_image(read_file(str(image)), ImageReadMode.RGB)
-    height, width = shorter_side_to(*rgb.shape[1:], size)
+    height, width = covering_size(*rgb.shape[1:], (size, size))
     rgb = v2.functional.resize(rgb, [height, width], v2.InterpolationMode.BICUBIC, antialias=True)
     top, left = int(draw.integers(height - size + 1)), int(draw.integers(width - size + 1))
     rgb = v2.functional.to_dtype(v2.functional.crop(rgb, top, left, size, size), torch.float32, scale=True)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from depthany.data.pseudo_labels.store import StoreHeader, begin_store, finish_store
+from depthany.data.pseudo_labels.store import StoreSettings, begin_store, finish_store
 from depthany.data.unlabeled import FolderImages
 from depthany.inference.claims import Claims
 from depthany.inference.labeling import Labeler, Reading
@@ -99,7 +99,7 @@ def label(
     model: DenseModel, images: FolderImages, store: Path, arguments: argparse.Namespace
 ) -> LabelingCounts:
     """A new store of all images, its end included."""
-    header = StoreHeader({}, {}, 500, {"photos": {"images": len(images), "identity": images.identity()}})
+    header = StoreSettings({}, {}, 500, {"photos": {"images": len(images), "identity": images.identity()}})
     begin_store(store, header)
     reading, teacher = Reading(False, 1, "error", 0.05), Predictor(model, arguments.size)
     labeler = Labeler(

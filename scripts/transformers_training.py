@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from depthany.data.batch import Batch
-from depthany.data.perturb import Perturb, cutmix_boxes
+from depthany.data.perturb import Perturb
+from depthany.data.perturb_ops import cutmix_boxes
 from depthany.losses.affine_invariant import affine_invariant_loss
 from depthany.losses.features import feature_alignment_loss
 from depthany.models.files.huggingface import save_huggingface
@@ -63,7 +64,7 @@ class PlainTraining:
     def teacher_loss(self, batch: Batch) -> Tensor:
         """Affine-invariant loss of labeled images."""
         prediction = self.net(pixel_values=normalised(batch.labeled_image)).predicted_depth
-        return affine_invariant_loss(prediction, batch.disparity, batch.mask)
+        return affine_invariant_loss(prediction, batch.target, batch.mask)
 
     def student_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Mean of the three terms."""
@@ -80,7 +81,7 @@ class PlainTraining:
         disparity = output.predicted_depth
         tokens = self.net.backbone.layernorm(output.hidden_states[-1])[known:, 1:]
         feature, _ = feature_alignment_loss(tokens, frozen)
-        labeled = affine_invariant_loss(disparity[:known], batch.disparity, batch.mask)
+        labeled = affine_invariant_loss(disparity[:known], batch.target, batch.mask)
         everywhere = torch.ones_like(box)
         unlabeled = affine_invariant_loss(disparity[known:], pseudo, everywhere, box_mask=box, trim=0.1)
         return (labeled + unlabeled + feature) / 3

@@ -44,11 +44,16 @@ def write_nyu_mat(
     # MATLAB 7.3 puts a block of 512 bytes of its own in front of the HDF5 file
     with h5py.File(root / "nyu_depth_v2_labeled.mat", "w", userblock_size=512) as file:
         file["images"], file["depths"], file["rawDepths"] = images, depths.astype(np.float32), raw
-        scenes = file.create_dataset("scenes", (1, count), h5py.ref_dtype)
-        for n in range(count):
-            codes = np.array([ord(letter) for letter in f"kitchen_{n + 1:04d}"], np.uint16)
-            scenes[0, n] = file.create_dataset(f"#refs#/{n}", data=codes[:, None]).ref
+        write_scenes(file, [f"kitchen_{n + 1:04d}" for n in range(count)])
     savemat(root / "splits.mat", {"testNdxs": np.array(test, np.uint16)[:, None], "trainNdxs": [[1]]})
+
+
+def write_scenes(file: h5py.File, names: list[str]) -> None:
+    """The variable `scenes` as MATLAB 7.3 stores a cell array of strings: references to character codes."""
+    scenes = file.create_dataset("scenes", (1, len(names)), h5py.ref_dtype)
+    for n, name in enumerate(names):
+        codes = np.array([ord(letter) for letter in name], np.uint16)
+        scenes[0, n] = file.create_dataset(f"#refs#/{n}", data=codes[:, None]).ref
 
 
 def write_nyu_png(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Predict the depth of photos and videos: `python -m depthany.predict checkpoint=... images=...`."""
+"""Predicts the depth of photos and videos: `python -m depthany.predict checkpoint=... images=...`."""
 
 import sys
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from depthany.config.checker import check_settings
 from depthany.config.entry import run_entry
 from depthany.config.schema import BatchSettings
 from depthany.data.mixture import DataSettings
-from depthany.data.pseudo_labels.store import RESIZE, StoreHeader, begin_store, describe_sets, finish_store
+from depthany.data.pseudo_labels.store import RESIZE, StoreSettings, begin_store, describe_sets, finish_store
 from depthany.display.progress import bar_of_all
 from depthany.inference.claims import Claims
 from depthany.inference.labeling import RESOLUTIONS, Labeler, Reading
@@ -102,7 +102,7 @@ def label(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
     finish(out, counts, processes)
 
 
-def begin(out: Path, header: StoreHeader, processes: Processes) -> Claims:
+def begin(out: Path, header: StoreSettings, processes: Processes) -> Claims:
     """Begins the store, or checks that it is the same one; returns the shards that are not labeled yet."""
     if processes.is_main:
         with FileLock(out / ".lock"):  # workers that start at once would write one partial file
@@ -134,7 +134,7 @@ def open_sets(cfg: DictConfig) -> dict[str, Any]:
 
 def build_header(
     cfg: DictConfig, teacher: ReadyModel, size: int, compute: Compute, sets: dict[str, Any]
-) -> StoreHeader:
+) -> StoreSettings:
     """Returns everything that the labels depend on."""
     preprocessing = {
         "input_size": size,
@@ -146,7 +146,7 @@ def build_header(
         "min_side": cfg.data.min_side,
     }
     about = {"weights_sha256": teacher.weights_sha256, "model": teacher.model.config}
-    return StoreHeader(about, preprocessing, cfg.shard_size, describe_sets(sets))
+    return StoreSettings(about, preprocessing, cfg.shard_size, describe_sets(sets))
 
 
 def describe(teacher: ReadyModel, size: int, images: int, done: int, compute: Compute) -> str:

@@ -1,4 +1,4 @@
-"""A way to check tiny sets."""
+"""Runs the check of the data on tiny sets."""
 
 import json
 import sys

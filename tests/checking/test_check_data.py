@@ -28,25 +28,25 @@ class HasExpectation(FolderImages):
         super().__init__(f"{root}/images")
 
 
-def test_shares_percentiles_and_histogram_are_those_computed_by_hand(check, tmp_path: Path) -> None:
+def test_report_by_hand(check, tmp_path: Path) -> None:
     write(tmp_path / "mine", "a", np.array([[1000, 2000, 4000, 8000], [0, 0, 0, 65535]], np.uint16))
     write(tmp_path / "mine", "b", np.array([[1000, 1000], [3000, 65000]], np.uint16))
     ended = check("data.labeled.mine.sky_value=65535", "data.labeled.mine.max_depth=50")
     assert ended.code == 0, ended.err
-    told = ended.report["sets"]["labeled.mine"]
-    assert (told["found"], told["checked"], told["problems"]) == (2, 2, {})
-    assert told["valid_share"] == {
+    report = ended.report["sets"]["labeled.mine"]
+    assert (report["found"], report["checked"], report["problems"]) == (2, 2, {})
+    assert report["valid_share"] == {
         "images": 2,
         "mean": (5 / 8 + 3 / 4) / 2,
         "min": 5 / 8,
         "below_threshold": 0,
     }
-    assert told["sky_share"] == 1 / 16
-    assert told["without_depth"] == {
+    assert report["sky_share"] == 1 / 16
+    assert report["without_depth"] == {
         "zero": {"share": 3 / 16, "images": 1, "first": ["a"]},
         "too far": {"share": 1 / 8, "images": 1, "first": ["b"]},
     }
-    depth = told["depth"]  # 1 1 1 2 3 4 8
+    depth = report["depth"]  # 1 1 1 2 3 4 8
     assert (depth["unit"], depth["pixels"], depth["min"], depth["max"]) == ("m", 7, 1.0, 8.0)
     expected = {"1": 1, "5": 1, "25": 1, "50": 2, "75": 4, "95": 8, "99": 8}
     assert depth["percentiles"] == pytest.approx(expected, rel=1e-3)
@@ -56,31 +56,31 @@ def test_shares_percentiles_and_histogram_are_those_computed_by_hand(check, tmp_
         (4, 8, 1),
         (8, 16, 1),
     ]
-    assert told["sizes"] == {"min": [2, 2], "median": [2, 2], "max": [4, 2], "distinct": 2}
+    assert report["sizes"] == {"min": [2, 2], "median": [2, 2], "max": [4, 2], "distinct": 2}
 
 
 class InDisparity(FolderDepth):
     """The same folders, read as a disparity of unknown scale."""
 
-    in_disparity = True
+    unit = "disparity"
 
 
-def test_a_measured_disparity_of_0_is_neither_sky_nor_invalid(check, tmp_path: Path) -> None:
+def test_measured_disparity_0_is_not_sky(check, tmp_path: Path) -> None:
     write(tmp_path / "mine", "a", np.array([[0, 0.5, 0.75, 100], [np.nan, -1, 3, 3]], np.float32))
     target = "data.labeled.mine._target_=test_check_data.InDisparity"
-    told = check(target, "data.labeled.mine.depth_scale=1").report["sets"]["labeled.mine"]
-    assert (told["valid_share"]["mean"], told["sky_share"]) == (6 / 8, 0)
-    assert {name: each["share"] for name, each in told["without_depth"].items()} == {
+    report = check(target, "data.labeled.mine.depth_scale=1").report["sets"]["labeled.mine"]
+    assert (report["valid_share"]["mean"], report["sky_share"]) == (6 / 8, 0)
+    assert {name: each["share"] for name, each in report["without_depth"].items()} == {
         "not finite": 1 / 8,
         "negative": 1 / 8,
     }
-    depth = told["depth"]
+    depth = report["depth"]
     assert (depth["unit"], depth["pixels"], depth["zeros"]) == ("disparity", 6, 1)
     assert (depth["min"], depth["max"]) == (0, 100), "metres have no say here"
     assert [each["pixels"] for each in depth["histogram"]] == [2, 0, 2, 0, 0, 0, 0, 1]
 
 
-def test_each_planted_defect_is_named_with_its_reason_and_the_rest_is_checked(check, tmp_path: Path) -> None:
+def test_every_planted_defect_is_named(check, tmp_path: Path) -> None:
     planted = plant(tmp_path / "mine")
     ended = check()
     assert ended.code == 1
@@ -92,9 +92,9 @@ def test_each_planted_defect_is_named_with_its_reason_and_the_rest_is_checked(ch
         assert found_level == level and reason in found_reason
         assert f"{tmp_path / 'mine' / name}: " in ended.out
     assert not found, "nothing else is wrong"
-    told = ended.report["sets"]["labeled.mine"]
-    assert (told["found"], told["checked"], told["wrong"]) == (16, 16, True)
-    assert told["problems"] == {
+    report = ended.report["sets"]["labeled.mine"]
+    assert (report["found"], report["checked"], report["wrong"]) == (16, 16, True)
+    assert report["problems"] == {
         "no partner": 2,
         "unreadable image": 3,
         "unreadable depth": 2,
@@ -105,20 +105,20 @@ def test_each_planted_defect_is_named_with_its_reason_and_the_rest_is_checked(ch
         "few valid pixels": 1,
         "blank image": 1,
     }
-    assert told["without_partner"] == ["depth/orphan", "images/alone"]
-    assert told["without_depth"]["not finite"]["first"] == ["nan"]
-    assert told["without_depth"]["negative"]["images"] == 2
-    assert told["reasons"]["unreadable image"]["the file is empty (0 bytes)"] == 1
+    assert report["without_partner"] == ["depth/orphan", "images/alone"]
+    assert report["without_depth"]["not finite"]["first"] == ["nan"]
+    assert report["without_depth"]["negative"]["images"] == 2
+    assert report["reasons"]["unreadable image"]["the file is empty (0 bytes)"] == 1
 
 
-def test_a_missing_root_is_an_error_and_the_other_sets_are_checked(check, tmp_path: Path) -> None:
+def test_missing_root_does_not_stop_other_sets(check, tmp_path: Path) -> None:
     write(tmp_path / "mine", "a", whole())
     ended = check("data.val.mine.root=/no/such", f"data.unlabeled.mine.root={tmp_path / 'mine/images'}")
     assert ended.code == 1
     assert "error: val.mine: /no/such: no such folder" in ended.out
     assert ended.problems[0][:4] == ["error", "val.mine", "cannot be opened", "/no/such"]
     sets = ended.report["sets"]
-    assert {name: told["checked"] for name, told in sets.items()} == {
+    assert {name: report["checked"] for name, report in sets.items()} == {
         "labeled.mine": 1,
         "val.mine": 0,
         "unlabeled.mine": 1,
@@ -126,7 +126,7 @@ def test_a_missing_root_is_an_error_and_the_other_sets_are_checked(check, tmp_pa
     assert not sets["labeled.mine"]["wrong"]
 
 
-def test_a_set_without_a_root_is_said_to_be_left_out(check, tmp_path: Path) -> None:
+def test_sets_without_root_are_named(check, tmp_path: Path) -> None:
     write(tmp_path / "mine", "a", whole())
     ended = check("data.unlabeled.mine.root=???")
     assert ended.code == 0
@@ -135,14 +135,14 @@ def test_a_set_without_a_root_is_said_to_be_left_out(check, tmp_path: Path) -> N
     )
 
 
-def test_warnings_alone_leave_the_exit_code_0(check, tmp_path: Path) -> None:
+def test_warnings_alone_exit_with_0(check, tmp_path: Path) -> None:
     write(tmp_path / "mine", "constant", np.full((6, 8), 4000, np.uint16))
     ended = check()
     assert ended.code == 0
     assert "warning: labeled.mine: constant depth: 1" in ended.out
 
 
-def test_fewer_images_than_expected_are_a_warning_with_both_counts(check, tmp_path: Path) -> None:
+def test_fewer_images_than_expected_are_a_warning(check, tmp_path: Path) -> None:
     for i in range(2):
         write(tmp_path / "mine", f"{i}", whole(seed=i))
     ended = check("data.labeled.mine._target_=test_check_data.HasExpectation", "~data.unlabeled.mine")
@@ -151,20 +151,20 @@ def test_fewer_images_than_expected_are_a_warning_with_both_counts(check, tmp_pa
     assert ended.report["sets"]["labeled.mine"]["expected"] == 5
 
 
-def test_a_gray_image_is_unreadable_or_counted_as_the_mixture_says(check, tmp_path: Path) -> None:
+def test_gray_image_is_unreadable_or_counted(check, tmp_path: Path) -> None:
     write(tmp_path / "mine", "a", whole())
     write(tmp_path / "mine", "b", whole())
     ramp = np.arange(48, dtype=np.uint8).reshape(6, 8)
     Image.fromarray(ramp).save(tmp_path / "mine/images/b.png")
     assert check().code == 1
     ended = check("data.convert_images=true")
-    told = ended.report["sets"]["labeled.mine"]
-    assert (ended.code, told["stored_as"]) == (0, {"L": 1, "RGB": 1})
-    assert told["gray_images"] == {"images": 1, "first": ["b"]}
+    report = ended.report["sets"]["labeled.mine"]
+    assert (ended.code, report["stored_as"]) == (0, {"L": 1, "RGB": 1})
+    assert report["gray_images"] == {"images": 1, "first": ["b"]}
     assert "converted to RGB: 1 L" in ended.out
 
 
-def test_a_limit_draws_the_same_images_again_and_others_with_another_seed(check, tmp_path) -> None:
+def test_seed_decides_which_images_a_limit_draws(check, tmp_path) -> None:
     for i in range(9):
         write(tmp_path / "mine", f"{i}", np.full((2, 2), 1000 + 100 * i, np.uint16))
     ended = check("limit=4")
@@ -178,7 +178,7 @@ def test_a_limit_draws_the_same_images_again_and_others_with_another_seed(check,
     assert draw_indices(1000, 100, 0, "b") != drawn
 
 
-def test_sheets_show_good_pairs_of_every_shape_and_their_masks(check, tmp_path: Path) -> None:
+def test_sheets_show_good_pairs_and_masks(check, tmp_path: Path) -> None:
     plant(tmp_path / "mine")
     write(tmp_path / "mine", "tall", whole((60, 5)))
     unlabeled = tmp_path / "mine/images"
@@ -194,9 +194,7 @@ def test_sheets_show_good_pairs_of_every_shape_and_their_masks(check, tmp_path: 
     assert (rows.min(2) > 250).mean() > 0.2, "white where there is depth"
 
 
-def test_the_default_command_finds_nothing_wrong_with_the_sample(
-    check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sample_has_no_problem(check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split, kind in (("labeled/train", "depth"), ("labeled/val", "depth"), ("unlabeled/val", "depth")):
         for folder in ("images", kind):
             for scene, first in (("rooms", 0), ("streets", 1)):
@@ -215,7 +213,7 @@ def test_the_default_command_finds_nothing_wrong_with_the_sample(
     assert end.value.code == 0
     out = tmp_path / "outputs/check_data"
     sets = json.loads((out / "report.json").read_text())["sets"]
-    assert {name: told["checked"] for name, told in sets.items()} == {
+    assert {name: report["checked"] for name, report in sets.items()} == {
         "labeled.sample": 10,
         "val.labeled_rooms": 5,
         "val.labeled_streets": 5,
@@ -224,7 +222,9 @@ def test_the_default_command_finds_nothing_wrong_with_the_sample(
         "unlabeled.sample": 10,
     }
     assert sets["val.labeled_rooms"]["sky_share"] == 0 < sets["val.labeled_streets"]["sky_share"]
-    assert all(told["valid_share"]["mean"] == 1 for name, told in sets.items() if name != "unlabeled.sample")
+    assert all(
+        report["valid_share"]["mean"] == 1 for name, report in sets.items() if name != "unlabeled.sample"
+    )
     assert len(list(out.glob("contact_*.jpg"))) == 6
 
 
@@ -247,7 +247,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake, expected", MISTAKES.items(), ids=MISTAKES)
-def test_a_mistake_ends_in_one_line(check, tmp_path: Path, mistake: str, expected: str) -> None:
+def test_mistake_is_one_line(check, tmp_path: Path, mistake: str, expected: str) -> None:
     write(tmp_path / "mine", "a", whole())
     ended = check(mistake)
     assert ended.code == 2
@@ -261,7 +261,7 @@ def test_neither_the_package_nor_the_check_imports_the_models() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_help_shows_commands_settings_and_exit_codes(tmp_path: Path) -> None:
+def test_help_shows_settings_and_exit_codes(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "depthany.check_data", "--help"], capture_output=True, text=True, cwd=tmp_path
     )

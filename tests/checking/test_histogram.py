@@ -8,7 +8,7 @@ import pytest
 from depthany.checking.histogram import DepthHistogram
 
 
-def test_percentiles_are_within_a_thousandth_of_numpys_and_parts_add_up() -> None:
+def test_percentiles_are_close_to_numpys() -> None:
     values = np.random.default_rng(0).lognormal(1.0, 2.0, 20_000).astype(np.float32)
     once, added = DepthHistogram(), DepthHistogram()
     once.add(values)
@@ -23,7 +23,7 @@ def test_percentiles_are_within_a_thousandth_of_numpys_and_parts_add_up() -> Non
         assert added.percentile(percent) == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_disparity_of_0_is_counted_below_all_octaves() -> None:
+def test_zeros_are_below_all_octaves() -> None:
     histogram = DepthHistogram()
     histogram.add(np.array([0.0, -0.0, 0.5, 0.75, 3.0], np.float32))
     assert histogram.zeros == 2

@@ -15,7 +15,7 @@ from depthany.checking import readers as processes
 from depthany.data.unlabeled import FolderImages
 
 
-def test_the_report_does_not_depend_on_the_number_of_processes(check, tmp_path: Path) -> None:
+def test_report_does_not_depend_on_processes(check, tmp_path: Path) -> None:
     plant(tmp_path / "mine")
     for i in range(40):
         write(tmp_path / "mine", f"more_{i}", whole(seed=100 + i))
@@ -25,7 +25,9 @@ def test_the_report_does_not_depend_on_the_number_of_processes(check, tmp_path: 
 
 
 @pytest.mark.slow
-def test_nor_on_how_processes_start(check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_does_not_depend_on_start_method(
+    check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant(tmp_path / "mine")
     forked = check(out="forked")
     monkeypatch.setattr(processes, "START_METHOD", "spawn")
@@ -37,14 +39,14 @@ def check_with(trap: str, check, tmp_path: Path):
     for i in range(100):
         write(tmp_path / "mine", f"{i:03d}", whole((2, 2), seed=i))
     root = tmp_path / "mine/images"
-    target = f"data.unlabeled.mine._target_=test_processes.{trap}"
+    target = f"data.unlabeled.mine._target_=test_readers.{trap}"
     ended = check(target, f"data.unlabeled.mine.root={root}")
     assert ended.report["sets"]["labeled.mine"]["checked"] == 100
     assert not multiprocessing.active_children()
     return ended, ended.report["sets"]["unlabeled.mine"]["checked"]
 
 
-def test_ctrl_c_tells_what_was_checked_and_leaves_no_process(check, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_process(check, tmp_path: Path) -> None:
     ended, checked = check_with("InterruptsAtImage50", check, tmp_path)
     assert ended.code == 130
     assert ended.err == f"interrupted: {100 + checked} of 200 images were checked\n"
@@ -52,7 +54,7 @@ def test_ctrl_c_tells_what_was_checked_and_leaves_no_process(check, tmp_path: Pa
     assert "nothing is wrong so far: " in ended.out and not ended.report["complete"]
 
 
-def test_a_killed_process_is_one_line_and_what_was_checked_is_told(check, tmp_path: Path) -> None:
+def test_killed_process_is_an_error_with_report(check, tmp_path: Path) -> None:
     ended, _ = check_with("DiesAtImage50", check, tmp_path)
     assert ended.code == 2
     assert ended.err.count("\n") == 1
@@ -61,7 +63,7 @@ def test_a_killed_process_is_one_line_and_what_was_checked_is_told(check, tmp_pa
     assert not ended.report["complete"]
 
 
-def test_a_defect_of_a_reader_is_a_line_for_its_file(check, tmp_path: Path) -> None:
+def test_defect_of_a_reader_is_a_problem(check, tmp_path: Path) -> None:
     ended, checked = check_with("FailsAtImage50", check, tmp_path)
     assert (ended.code, checked) == (1, 100)
     path = str(tmp_path / "mine/images/050.png")
@@ -72,7 +74,7 @@ def test_a_defect_of_a_reader_is_a_line_for_its_file(check, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_processes_end_with_the_one_that_started_them_even_if_it_is_killed(tmp_path: Path) -> None:
+def test_processes_end_with_their_killed_parent(tmp_path: Path) -> None:
     for i in range(2000):
         write(tmp_path / "mine", f"{i:04d}", whole((2, 2), seed=i))
     words = [

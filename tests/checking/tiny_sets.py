@@ -25,7 +25,7 @@ def whole(shape: tuple[int, int] = (6, 8), seed: int = 1) -> np.ndarray:
 
 
 def plant(root: Path) -> dict[str, tuple[str, str, str]]:
-    """A set with one defect of each kind; what is to be told: level, kind and part of the reason by file."""
+    """A set with one defect of each kind; returns level, kind and part of the reason by file."""
     for i in range(3):
         write(root, f"whole_{i}", whole(seed=i))
     wrong = {

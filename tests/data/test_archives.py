@@ -26,7 +26,7 @@ def numbered(folder: Path, count: int) -> list[str]:
     return [str(folder / str(k)) for k in range(count)]
 
 
-def test_no_more_files_than_the_limit_are_open_and_all_are_read(tmp_path: Path) -> None:
+def test_open_files_stay_within_the_limit(tmp_path: Path) -> None:
     files, paths = OpenFiles(limit=3), numbered(tmp_path, 10)
     before = len(os.listdir("/proc/self/fd"))
     for k in [0, 1, 2, 0, 9, 8, 0, 5, 9]:
@@ -37,7 +37,7 @@ def test_no_more_files_than_the_limit_are_open_and_all_are_read(tmp_path: Path) 
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_file_read_longest_ago_is_the_one_closed(tmp_path: Path) -> None:
+def test_least_recently_read_file_is_closed(tmp_path: Path) -> None:
     files, paths = OpenFiles(limit=2), numbered(tmp_path, 3)
     for k in (0, 1, 0, 2):
         files.read(paths[k], 0, 1)
@@ -48,7 +48,7 @@ def test_the_file_read_longest_ago_is_the_one_closed(tmp_path: Path) -> None:
         files.read(paths[1], 0, 1)
 
 
-def test_threads_that_crowd_each_other_out_read_the_right_file(tmp_path: Path) -> None:
+def test_many_threads_read_the_right_files(tmp_path: Path) -> None:
     files, paths, wrong = OpenFiles(limit=2), numbered(tmp_path, 20), list[int]()
 
     def read(seed: int) -> None:
@@ -64,7 +64,7 @@ def test_threads_that_crowd_each_other_out_read_the_right_file(tmp_path: Path) -
     assert not wrong
 
 
-def test_a_forked_process_reads_although_the_lock_was_held_at_the_fork(tmp_path: Path) -> None:
+def test_fork_while_the_lock_is_held_can_read(tmp_path: Path) -> None:
     files, (path,) = OpenFiles(), numbered(tmp_path, 1)
     files.read(path, 0, 1)
     with files._lock:
@@ -75,7 +75,7 @@ def test_a_forked_process_reads_although_the_lock_was_held_at_the_fork(tmp_path:
     assert files.read(path, 0, 3) == b"\0\0\0", "what the child closed is open in its parent"
 
 
-def test_a_file_that_became_shorter_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_shortened_file_is_named_with_the_reason(tmp_path: Path) -> None:
     files, (path,) = OpenFiles(), numbered(tmp_path, 1)
     with pytest.raises(ValueError, match=rf"{path}: ends at byte 100, within an image of 50 bytes at 80"):
         files.read(path, 80, 50)
@@ -99,16 +99,14 @@ def three_kinds(tiny_world, tmp_path: Path) -> dict[str, IndexedImages]:
     return {kind: IndexedImages(str(tmp_path / kind), kind) for kind in ("folder", "tar", "lmdb")}
 
 
-def test_an_lmdb_is_read_by_key_without_a_lock_file_beside_it(three_kinds, tiny_world, tmp_path) -> None:
+def test_lmdb_is_read_without_a_lock_file(three_kinds, tiny_world, tmp_path) -> None:
     stored = contents(three_kinds["lmdb"])
     assert {key.split("/")[1]: value for key, value in stored.items()} == image_files(tiny_world)
     assert {key.split("/")[0] for key in stored} == {"0_lmdb", "1_lmdb"}
     assert not list(tmp_path.rglob("lock.mdb"))
 
 
-def test_folder_tar_and_lmdb_give_the_batches_of_a_plain_folder_in_any_number_of_processes(
-    three_kinds, tiny_world, tmp_path: Path
-) -> None:
+def test_folder_tar_and_lmdb_yield_equal_batches(three_kinds, tiny_world, tmp_path: Path) -> None:
     plain = FolderImages(str(tiny_world.root / "unlabeled"))
     wanted = [batch.unlabeled_image for batch in batches(plain, tmp_path, workers=0)]
     for images in three_kinds.values():
@@ -126,7 +124,7 @@ def batches(images, tmp_path: Path, workers: int):
     return list(read_batches(dataset, sampler, workers, False, count))
 
 
-def test_more_lmdb_reads_than_an_environment_is_kept_for_still_give_the_values(tmp_path: Path) -> None:
+def test_lmdb_reads_beyond_a_reopening(tmp_path: Path) -> None:
     values = {b"%03d" % k: b"value %d" % k for k in range(100)}
     for k in range(20):  # more environments than are kept open as well
         write_lmdb(tmp_path / f"set/{k:02d}", values)
@@ -136,10 +134,10 @@ def test_more_lmdb_reads_than_an_environment_is_kept_for_still_give_the_values(t
         assert images.stored_image(i) == values[b"%03d" % (i % 100)]
 
 
-def test_a_key_that_is_gone_is_named(tmp_path: Path, three_kinds) -> None:
+def test_missing_key_is_named(tmp_path: Path, three_kinds) -> None:
     from depthany.data.indexed.archives import read_lmdb
 
-    with pytest.raises(ValueError, match=r"0_lmdb: no key b'nothing': it has changed"):
+    with pytest.raises(ValueError, match=r"0_lmdb: no key b'nothing': the environment has changed"):
         read_lmdb(str(tmp_path / "lmdb/0_lmdb"), b"nothing")
     with pytest.raises(ValueError, match=r"0_lmdb: cannot read key .*BAD_VALSIZE"):  # an error of lmdb's own
         read_lmdb(str(tmp_path / "lmdb/0_lmdb"), b"")

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from depthany.data.batch import BadFile, Batch
-from depthany.data.dataset import TrainingSet, disparity_range, normalise_disparity
+from depthany.data.dataset import TrainingSet
 from depthany.data.labeled import FolderDepth
-from depthany.data.left_out import ImageReport, Note, summary
+from depthany.data.left_out import ImageIssue, ImageReport, summary
 from depthany.data.loading.loader import read_batches
+from depthany.data.perturb import Perturb
 from depthany.data.sampler import Draw, MixedBatches
 from depthany.data.unlabeled import FolderImages
 from depthany.system.distributed import ALONE
@@ -24,9 +25,9 @@ from depthany.training.parallel import shared_count
 SIZE = 28
 
 
-def training_set(world, **options) -> TrainingSet:
+def training_set(world, crop_size: int | list[int] = SIZE, **options) -> TrainingSet:
     labeled = [FolderDepth(str(world.root / "labeled")), FolderDepth(str(world.root / "val"))]
-    return TrainingSet(labeled, [FolderImages(str(world.root / "unlabeled"))], SIZE, **options)
+    return TrainingSet(labeled, [FolderImages(str(world.root / "unlabeled"))], crop_size, **options)
 
 
 def read(dataset: TrainingSet, tmp_path: Path, workers: int = 0) -> list[Batch]:
@@ -39,35 +40,8 @@ def read(dataset: TrainingSet, tmp_path: Path, workers: int = 0) -> list[Batch]:
 
 
 def equal(a: Batch, b: Batch) -> bool:
-    names = ("labeled_image", "disparity", "mask", "unlabeled_image")
+    names = ("labeled_image", "target", "mask", "unlabeled_image")
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
-
-
-def normalised(disparity: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return normalise_disparity(disparity, mask, disparity_range(disparity, mask))
-
-
-def test_disparity_is_brought_to_0_to_1_over_its_valid_pixels() -> None:
-    disparity = np.array([[0.2, 0.4, 0.7, 99.0]], np.float32)
-    mask = np.array([[True, True, True, False]])
-    np.testing.assert_allclose(normalised(disparity, mask), [[0, 0.4, 1, 0]], atol=1e-6)
-
-
-def test_constant_disparity_gives_zeros_and_no_nan() -> None:
-    assert normalised(np.full((2, 2), 0.3, np.float32), np.ones((2, 2), bool)).tolist() == [[0, 0], [0, 0]]
-
-
-def test_disparity_is_normalised_over_the_map_and_not_over_its_crop(tmp_path: Path) -> None:
-    depth_mm = np.repeat(np.linspace(1000, 9000, 200).astype(np.uint16)[None], 30, axis=0)
-    (tmp_path / "images").mkdir()
-    (tmp_path / "depth").mkdir()
-    Image.new("RGB", (200, 30)).save(tmp_path / "images/a.png")
-    Image.fromarray(depth_mm).save(tmp_path / "depth/a.png")
-    dataset = TrainingSet([FolderDepth(str(tmp_path))], [], SIZE)
-    views = [dataset[[Draw(True, 0, seed)]].disparity for seed in range(40)]
-    assert min(view.min() for view in views) < 0.01
-    assert max(view.max() for view in views) > 0.8
-    assert sum(view.max() - view.min() > 0.99 for view in views) == 0  # no crop spans the map
 
 
 def photo(path: Path, height: int, width: int, **options) -> Path:
@@ -79,9 +53,7 @@ def photo(path: Path, height: int, width: int, **options) -> Path:
 
 
 @pytest.mark.parametrize("height, width", [(54, 90), (57, 90), (90, 57), (113, 240), (447, 500)])
-def test_reduced_decoding_shifts_nothing_and_hardly_changes_a_smooth_image(
-    tmp_path: Path, height: int, width: int
-) -> None:
+def test_reduced_decoding_hardly_changes_a_smooth_image(tmp_path: Path, height: int, width: int) -> None:
     photo(tmp_path / "a.jpg", height, width)
     sets = [TrainingSet([], [FolderImages(str(tmp_path))], SIZE, decode=way) for way in ("exact", "reduced")]
     for seed in range(10):
@@ -91,7 +63,7 @@ def test_reduced_decoding_shifts_nothing_and_hardly_changes_a_smooth_image(
         assert (exact - reduced).mean(dim=(0, 2, 3)).abs().max() < 1
 
 
-def test_reduced_decoding_leaves_alone_what_the_crop_would_enlarge_by_more_than_a_twentieth(
+def test_reduced_decoding_enlarges_by_at_most_5_percent(
     tmp_path: Path,
 ) -> None:
     photo(tmp_path / "a.jpg", 2 * 26, 90)  # 27 = 28 / 1.05
@@ -99,7 +71,7 @@ def test_reduced_decoding_leaves_alone_what_the_crop_would_enlarge_by_more_than_
     assert equal(*(each[[Draw(False, 0, 7)]] for each in sets))
 
 
-def test_reduced_decoding_checks_the_size_of_the_depth_against_the_whole_image(tmp_path: Path) -> None:
+def test_reduced_decoding_compares_sizes_of_whole_images(tmp_path: Path) -> None:
     for folder in ("images", "depth"):
         (tmp_path / folder).mkdir()
     photo(tmp_path / "images/a.jpg", 60, 90)
@@ -112,39 +84,62 @@ def test_reduced_decoding_checks_the_size_of_the_depth_against_the_whole_image(t
     assert "a.png" in batch.message and "a.jpg is 90x60" in batch.message
 
 
-def test_labeled_sets_are_concatenated_in_their_order(tiny_world) -> None:
+def test_labeled_sets_are_concatenated_in_order(tiny_world) -> None:
     dataset = training_set(tiny_world)
     assert (dataset.labeled_count, dataset.unlabeled_count) == (4 + 3, 6)
     joined = dataset[[Draw(True, i, seed=1) for i in (3, 4)]]
     apart = [part[[Draw(True, i, seed=1)]] for part, i in zip(_single_sets(tiny_world), (3, 0))]
     for k in (0, 1):
         assert torch.equal(joined.labeled_image[k], apart[k].labeled_image[0])
-        assert torch.equal(joined.disparity[k], apart[k].disparity[0])
+        assert torch.equal(joined.target[k], apart[k].target[0])
 
 
 def _single_sets(world) -> list[TrainingSet]:
     return [TrainingSet([FolderDepth(str(world.root / name))], [], SIZE) for name in ("labeled", "val")]
 
 
-def test_images_of_all_sizes_and_orientations_become_one_batch(tiny_world) -> None:
+def test_images_of_all_sizes_become_one_batch(tiny_world) -> None:
     draws = [Draw(True, i, seed=i) for i in range(7)] + [Draw(False, i, i, i, 6) for i in range(6)]
     batch = training_set(tiny_world)[draws]
     assert batch.labeled_image.shape == (7, 3, SIZE, SIZE)
     assert batch.unlabeled_image.shape == (6, 3, SIZE, SIZE)
-    assert batch.disparity[~batch.mask].eq(0).all()
+    assert batch.target[~batch.mask].eq(0).all()
     assert 0 < batch.mask.float().mean() < 1
 
 
-def test_batches_are_the_same_with_and_without_loader_processes(tiny_world, tmp_path: Path) -> None:
+@pytest.mark.parametrize("decode", ["exact", "reduced"])
+def test_batch_of_crops_that_are_not_square(tiny_world, decode: str) -> None:
+    root = tiny_world.root
+    labeled, unlabeled = FolderDepth(str(root / "labeled")), FolderImages(str(root / "unlabeled"))
+    batch = TrainingSet([labeled], [unlabeled], [14, 42], decode=decode)[
+        [Draw(True, i, seed=i) for i in range(4)] + [Draw(False, i, i, i, 6) for i in range(6)]
+    ]
+    assert batch.labeled_image.shape == (4, 3, 14, 42)
+    assert batch.unlabeled_image.shape == (6, 3, 14, 42)
+    assert batch.target.shape == batch.mask.shape == (4, 14, 42)
+    assert batch.target[batch.mask].max() <= 1
+
+
+def test_crops_that_are_not_square_are_read_and_perturbed(tiny_world, tmp_path: Path) -> None:
+    alone, together = (read(training_set(tiny_world, [14, 42]), tmp_path, workers) for workers in (0, 2))
+    assert all(equal(a, b) for a, b in zip(alone, together, strict=True))
+    batch, generator = alone[0], torch.Generator().manual_seed(0)
+    image = Perturb().colour(batch.unlabeled_image, generator, batch.share)
+    target = torch.rand(2, 14, 42)
+    mixed = Perturb(cutmix_p=1.0).cutmix(image, target, target > 0, generator, batch.share)
+    assert [tuple(part.shape) for part in mixed] == [(2, 3, 14, 42), *3 * [(2, 14, 42)]]
+    box = mixed[3]
+    assert box.any() and torch.equal(mixed[1], torch.where(box, target.flip(0), target))
+
+
+def test_loader_processes_do_not_change_batches(tiny_world, tmp_path: Path) -> None:
     alone, together = (read(training_set(tiny_world), tmp_path, workers) for workers in (0, 2))
     assert len(alone) == len(together) == 6
     assert all(equal(a, b) for a, b in zip(alone, together))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_image_is_an_error_of_one_line_that_names_it_and_the_way_out(
-    own_world, tmp_path: Path, workers: int
-) -> None:
+def test_unreadable_image_is_an_error_with_remedy(own_world, tmp_path: Path, workers: int) -> None:
     bad = own_world.root / "unlabeled/street_2.jpg"
     bad.write_bytes(bad.read_bytes()[:100])
     with pytest.raises(ValueError) as failure:
@@ -171,15 +166,13 @@ sys.held = held  # outlives the module, as what a traceback holds does
 """
 
 
-def test_a_process_that_holds_on_to_its_loaders_ends_all_the_same(tiny_world) -> None:
+def test_process_exits_while_it_holds_its_loaders(tiny_world) -> None:
     images = str(tiny_world.root / "unlabeled")
     subprocess.run([sys.executable, "-c", HELD, images], timeout=60, check=True)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_skipped_images_are_listed_with_their_reason_and_the_others_stay(
-    own_world, tmp_path: Path, workers: int
-) -> None:
+def test_skipped_images_are_listed_with_their_reason(own_world, tmp_path: Path, workers: int) -> None:
     whole = read(training_set(own_world), tmp_path)
     for name in ("street_1.jpg", "street_4.jpg"):
         (own_world.root / "unlabeled" / name).write_bytes(b"")
@@ -201,7 +194,7 @@ def grow_labeled(folder: Path) -> None:
 
 
 def damage_labeled(folder: Path) -> dict[str, str]:
-    """Make most of the labeled images unusable, each in its own way; gives the reasons."""
+    """Makes most of the labeled images unusable in different ways; returns the reasons."""
     images, depth = folder / "images", folder / "depth"
     (images / "room_0.png").write_bytes(b"")
     (images / "room_1.png").unlink()
@@ -213,7 +206,7 @@ def damage_labeled(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_labeled_images_that_cannot_be_used_are_left_out_each_with_its_reason(
+def test_unusable_labeled_images_are_skipped_with_their_reason(
     own_world, tmp_path: Path, workers: int
 ) -> None:
     grow_labeled(own_world.root / "labeled")
@@ -224,14 +217,14 @@ def test_labeled_images_that_cannot_be_used_are_left_out_each_with_its_reason(
     report = tmp_path / "list.txt"
     batches = list(read_batches(dataset, sampler, workers, False, shared_count(ALONE, sampler, report, 1.0)))
     assert sum(len(batch.labeled_image) for batch in batches) == count - len(wanted)
-    assert all(len(batch.labeled_image) == len(batch.disparity) == len(batch.mask) for batch in batches)
+    assert all(len(batch.labeled_image) == len(batch.target) == len(batch.mask) for batch in batches)
     lines = [line.split("\t") for line in report.read_text().splitlines()]
     assert {Path(line[4].split(": ")[0]).name: line[3] for line in lines} == wanted
     assert all(line[1:3] == ["labeled", "left out"] for line in lines)
     assert (summary(report) or "").startswith("5 labeled images were left out (1 unreadable depth, ")
 
 
-def test_the_images_beside_a_labeled_one_left_out_are_what_they_were(own_world) -> None:
+def test_skipped_image_does_not_change_the_others(own_world) -> None:
     grow_labeled(own_world.root / "labeled")
     draws = [Draw(True, i, seed=i) for i in (4, 5, 0)]
     dataset = training_set(own_world, unreadable="skip")
@@ -239,12 +232,12 @@ def test_the_images_beside_a_labeled_one_left_out_are_what_they_were(own_world) 
     damage_labeled(own_world.root / "labeled")
     rest = dataset[draws]
     assert torch.equal(rest.labeled_image, whole.labeled_image[1:2])
-    assert torch.equal(rest.disparity, whole.disparity[1:2])
+    assert torch.equal(rest.target, whole.target[1:2])
     assert torch.equal(rest.mask, whole.mask[1:2])
 
 
 @pytest.mark.parametrize("index", range(5))
-def test_a_labeled_image_that_cannot_be_used_is_an_error_that_names_the_way_out(own_world, index) -> None:
+def test_unusable_labeled_image_is_an_error_with_remedy(own_world, index) -> None:
     grow_labeled(own_world.root / "labeled")
     dataset = training_set(own_world)
     damage_labeled(own_world.root / "labeled")
@@ -253,9 +246,7 @@ def test_a_labeled_image_that_cannot_be_used_is_an_error_that_names_the_way_out(
     assert bad.message.endswith(" (data.unreadable=skip leaves such images out)")
 
 
-def test_no_image_is_left_out_for_a_package_that_is_not_installed(
-    own_world, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_image_is_skipped_for_a_missing_package(own_world, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = training_set(own_world, unreadable="skip")
     monkeypatch.setattr(dataset.labeled[0], "decode", lambda _: optional("no_such_package", "reading X"))
     bad = dataset[[Draw(True, 0, seed=0)]]
@@ -263,27 +254,27 @@ def test_no_image_is_left_out_for_a_package_that_is_not_installed(
     assert bad.message == "reading X needs the package no_such_package: pip install no_such_package"
 
 
-def test_a_batch_all_of_whose_images_were_skipped_has_none(own_world) -> None:
+def test_batch_of_skipped_images_is_empty(own_world) -> None:
     (own_world.root / "unlabeled/street_0.jpg").write_bytes(b"")
     (own_world.root / "labeled/images/room_0.png").write_bytes(b"")
     batch = training_set(own_world, unreadable="skip")[[Draw(True, 0, seed=0), Draw(False, 0, seed=0)]]
     assert batch.labeled_image.shape == batch.unlabeled_image.shape == (0, 3, SIZE, SIZE)
-    assert batch.disparity.shape == batch.mask.shape == (0, SIZE, SIZE)
+    assert batch.target.shape == batch.mask.shape == (0, SIZE, SIZE)
     assert len(batch) == 0
 
 
-def test_unknown_way_with_unreadable_files_is_refused_with_the_choices() -> None:
+def test_unknown_setting_of_unreadable_lists_the_choices() -> None:
     with pytest.raises(ValueError, match="'ignore'; choose from error, skip"):
         TrainingSet([], [], SIZE, unreadable="ignore")
 
 
-def test_unknown_way_to_decode_is_refused_with_the_choices() -> None:
+def test_unknown_setting_of_decode_lists_the_choices() -> None:
     with pytest.raises(ValueError, match="'fast'; choose from exact, reduced"):
         TrainingSet([], [], SIZE, decode="fast")
 
 
 def write_strange(folder: Path) -> dict[str, tuple[str, str]]:
-    """Images as the web has them, each with what is done and the reason that it is counted by."""
+    """Writes images as the web has them; returns action and reason by name."""
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
     plain = Image.fromarray(pixels)
@@ -316,8 +307,8 @@ def of_folder(folder: Path, **options) -> TrainingSet:
     return TrainingSet([], [FolderImages(str(folder))], SIZE, unreadable="skip", **options)
 
 
-def left_out(name: str, labeled: bool = False) -> Note:
-    return Note("left out", "empty", name, labeled)
+def left_out(name: str, labeled: bool = False) -> ImageIssue:
+    return ImageIssue("left out", "empty", name, labeled)
 
 
 def one_pass(dataset: TrainingSet, report: Path, start: int = 0, share: float = 1.0) -> list[Batch]:
@@ -327,7 +318,7 @@ def one_pass(dataset: TrainingSet, report: Path, start: int = 0, share: float = 
     return list(read_batches(dataset, sampler, 0, False, shared_count(ALONE, sampler, report, share)))
 
 
-def test_strange_images_are_converted_or_left_out_and_listed_with_the_reason(tmp_path: Path) -> None:
+def test_strange_images_are_converted_or_skipped_and_listed(tmp_path: Path) -> None:
     wanted = write_strange(tmp_path / "images")
     dataset = of_folder(tmp_path / "images", convert_images=True, min_side=21)
     batches = one_pass(dataset, tmp_path / "list.txt")
@@ -342,7 +333,7 @@ def test_strange_images_are_converted_or_left_out_and_listed_with_the_reason(tmp
     )
 
 
-def test_without_conversion_strange_colours_are_left_out_as_such_and_not_as_damaged(tmp_path: Path) -> None:
+def test_strange_colours_are_skipped_without_conversion(tmp_path: Path) -> None:
     write_strange(tmp_path / "images")
     one_pass(of_folder(tmp_path / "images", min_side=21), tmp_path / "list.txt")
     said = summary(tmp_path / "list.txt") or ""
@@ -351,7 +342,7 @@ def test_without_conversion_strange_colours_are_left_out_as_such_and_not_as_dama
     assert "1 unlabeled images were converted (1 animated)" in said
 
 
-def test_of_an_animated_image_the_first_frame_is_taken(tmp_path: Path) -> None:
+def test_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     frames = [Image.new("RGB", (30, 30), (200 - 90 * k, 0, 0)) for k in range(3)]
     frames[0].save(tmp_path / "images/a.webp", save_all=True, append_images=frames[1:], lossless=True)
@@ -359,14 +350,14 @@ def test_of_an_animated_image_the_first_frame_is_taken(tmp_path: Path) -> None:
     assert batch.unlabeled_image[0, 0].unique().tolist() == [200]
 
 
-def test_an_image_too_small_ends_a_run_that_does_not_skip(tmp_path: Path) -> None:
+def test_image_below_min_side_is_an_error(tmp_path: Path) -> None:
     write_strange(tmp_path / "images")
     dataset = TrainingSet([], [FolderImages(str(tmp_path / "images"))], SIZE, min_side=21)
     last = dataset.unlabeled_count - 1
     assert "its smaller side has 20 pixels, data.min_side is 21" in dataset[[Draw(False, last, 0)]].message
 
 
-def test_a_resumed_run_counts_the_images_after_its_checkpoint_once(tmp_path: Path) -> None:
+def test_resumed_run_counts_issues_once(tmp_path: Path) -> None:
     write_strange(tmp_path / "images")
     dataset, report = of_folder(tmp_path / "images", convert_images=True), tmp_path / "list.txt"
     one_pass(dataset, report)
@@ -378,19 +369,19 @@ def test_a_resumed_run_counts_the_images_after_its_checkpoint_once(tmp_path: Pat
         assert report.read_text() == whole
 
 
-def test_too_many_bad_images_end_a_run_but_not_the_first_few(tmp_path: Path) -> None:
+def test_too_many_bad_images_end_a_run(tmp_path: Path) -> None:
     report, bad = ImageReport(tmp_path / "list.txt", 0, max_share=0.05), left_out("a.jpg")
     report.add(0, [bad] * 10, read=(0, 10))  # all of the first ten: 5 % of 200
     with pytest.raises(ValueError, match=r"11 of 11 .* data.max_unreadable_share=0.05 .*: 11 empty; they"):
         report.add(1, [bad], read=(0, 11))
     again = ImageReport(tmp_path / "list.txt", 2, max_share=0.05)
     again.add(2, [bad] * 39, read=(0, 1000))  # 50 of 1000
-    again.add(3, [Note("converted", "gray", "b.jpg", labeled=False)] * 500, read=(0, 1500))
+    again.add(3, [ImageIssue("converted", "gray", "b.jpg", labeled=False)] * 500, read=(0, 1500))
     with pytest.raises(ValueError, match="76 of 1500"):
         again.add(4, [bad] * 26, read=(0, 1500))
 
 
-def test_the_share_is_that_of_a_kind_many_good_unlabeled_images_do_not_hide_bad_labeled_ones(
+def test_labeled_and_unlabeled_shares_are_separate(
     tmp_path: Path,
 ) -> None:
     report = ImageReport(tmp_path / "list.txt", 0, max_share=0.05)
@@ -399,7 +390,7 @@ def test_the_share_is_that_of_a_kind_many_good_unlabeled_images_do_not_hide_bad_
         report.add(1, [left_out("c.png", labeled=True)], read=(1000, 2000))
 
 
-def test_a_file_that_is_no_list_of_images_is_refused_and_kept(tmp_path: Path) -> None:
+def test_file_that_is_no_report_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("0\tleft out\tempty\ta.jpg\n")
     with pytest.raises(ValueError, match=r"list\.txt, line 1: not a line of this list"):
@@ -407,14 +398,14 @@ def test_a_file_that_is_no_list_of_images_is_refused_and_kept(tmp_path: Path) ->
     assert path.read_text() == "0\tleft out\tempty\ta.jpg\n"
 
 
-def test_with_a_share_of_0_the_first_bad_image_ends_the_run(tmp_path: Path) -> None:
+def test_bad_image_ends_a_run_at_share_0(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/a.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="1 of 1 unlabeled images were left out"):
         one_pass(of_folder(tmp_path / "images"), tmp_path / "list.txt", share=0.0)
 
 
-def test_names_with_tabs_and_line_ends_and_foreign_bytes_stay_one_line(tmp_path: Path) -> None:
+def test_names_with_line_ends_stay_one_line(tmp_path: Path) -> None:
     report = ImageReport(tmp_path / "list.txt", 0, max_share=1.0)
     report.add(0, [left_out("a\tb\nc\rd\u2028\udcff.jpg")], read=(0, 1))
     again = ImageReport(tmp_path / "list.txt", 1, max_share=1.0)

@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from depthany.data import depth_io, pairs
+from depthany.data import depth_files, pairs
 from depthany.data.depth_files import (
     DEPTH_SUFFIXES,
     read_depth,
@@ -64,7 +64,7 @@ def test_zero_byte_file_is_said_to_be_empty(photo: Path) -> None:
     assert refused(read_image, photo) == "the file is empty (0 bytes)"
 
 
-def test_text_with_the_suffix_of_an_image_is_refused(photo: Path) -> None:
+def test_text_named_as_image_is_refused(photo: Path) -> None:
     photo.write_text("<html>404 not found</html>")
     assert "not an image" in refused(read_image, photo)
 
@@ -89,9 +89,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     "mode, name",
     [("L", "gray"), ("LA", "gray with alpha"), ("RGBA", "RGBA"), ("P", "a palette"), ("1", "1-bit")],
 )
-def test_png_that_is_not_rgb_is_refused_by_its_mode_and_converted_on_request(
-    tmp_path: Path, mode: str, name: str
-) -> None:
+def test_png_of_other_modes_is_refused_or_converted(tmp_path: Path, mode: str, name: str) -> None:
     path, gray = tmp_path / "a.png", Image.linear_gradient("L").resize((8, 8))
     gray.convert(mode).save(path)
     assert refused(read_image, path).startswith(f"expected an 8-bit RGB image, got {name}: ")
@@ -109,7 +107,7 @@ def test_cmyk_jpeg_is_refused_and_converted_on_request(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_image(path, True)[4, 4], (0, 255, 255), atol=2)
 
 
-def test_16_bit_gray_image_loses_its_low_byte_on_request(tmp_path: Path) -> None:
+def test_16_bit_gray_converts_to_its_high_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(DEPTH).save(path)
     assert "got 16-bit gray" in refused(read_image, path)
@@ -131,7 +129,7 @@ def test_exif_orientation_turns_the_image_upright(
     assert int((upright == 255).sum()) == 4 * 4 * 3
 
 
-def test_every_16_bit_value_survives_png_tiff_npy_and_hdf5(tmp_path: Path) -> None:
+def test_16_bit_values_survive_every_format(tmp_path: Path) -> None:
     Image.fromarray(DEPTH).save(tmp_path / "a.png")
     Image.fromarray(DEPTH).save(tmp_path / "a.tif")
     np.save(tmp_path / "a.npy", DEPTH)
@@ -142,7 +140,7 @@ def test_every_16_bit_value_survives_png_tiff_npy_and_hdf5(tmp_path: Path) -> No
     np.testing.assert_array_equal(read_depth(tmp_path / "a.h5", "range/depth"), DEPTH.astype(np.float32))
 
 
-def test_wrong_hdf5_key_lists_the_keys_that_are_there(tmp_path: Path) -> None:
+def test_wrong_hdf5_key_lists_the_keys(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["disp"], file["rgb"] = DEPTH, DEPTH
     assert "no dataset 'depth'; the file has disp, rgb: set h5_key" in refused(read_depth, tmp_path / "a.h5")
@@ -154,23 +152,21 @@ def test_pickle_inside_npy_is_not_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale, order", [("-1.0", "<f4"), ("1", ">f4"), ("-0.0078125", "<f4")])
-def test_pfm_is_turned_upright_in_both_byte_orders_and_its_scale_is_no_factor(
-    tmp_path: Path, scale: str, order: str
-) -> None:
+def test_pfm_is_upright_in_both_byte_orders(tmp_path: Path, scale: str, order: str) -> None:
     (tmp_path / "a.pfm").write_bytes(f"Pf\n3 2\n{scale}\n".encode() + PFM_ROWS.astype(order).tobytes())
     stored = read_pfm(tmp_path / "a.pfm")
     assert stored.tolist() == FLOATS.tolist()
     assert stored.dtype == np.float32 and stored.dtype.isnative
 
 
-def test_pfm_data_that_begins_with_a_byte_of_white_space_loses_none_of_it(tmp_path: Path) -> None:
+def test_pfm_data_may_begin_with_white_space(tmp_path: Path) -> None:
     value = np.frombuffer(b"\x20\x0a\x0d\x41", "<f4")
     (tmp_path / "a.pfm").write_bytes(b"Pf 1 1 -1.0\n" + value.tobytes())
     assert read_pfm(tmp_path / "a.pfm")[0, 0] == value[0]
 
 
 @pytest.mark.parametrize(
-    "header, told",
+    "header, message",
     [
         (b"PF\n3 2\n-1.0\n", "a PFM of three"),
         (b"P5\n3 2\n-1.0\n", "got b'P5'"),
@@ -181,13 +177,13 @@ def test_pfm_data_that_begins_with_a_byte_of_white_space_loses_none_of_it(tmp_pa
         (b"", "incomplete"),
     ],
 )
-def test_pfm_with_a_wrong_header_is_refused(tmp_path: Path, header: bytes, told: str) -> None:
+def test_pfm_with_a_wrong_header_is_refused(tmp_path: Path, header: bytes, message: str) -> None:
     (tmp_path / "a.pfm").write_bytes(header + (PFM_ROWS.astype("<f4").tobytes() if len(header) > 9 else b""))
-    assert told in refused(read_pfm, tmp_path / "a.pfm")
+    assert message in refused(read_pfm, tmp_path / "a.pfm")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_exr_is_read_by_its_only_channel_or_by_name(tmp_path: Path, dtype: type) -> None:
+def test_exr_channel_is_the_only_or_named_one(tmp_path: Path, dtype: type) -> None:
     depth = np.array([[0.5, 1, 2], [4, np.inf, 3]], dtype)
     write_exr(tmp_path / "one.exr", G=depth)
     assert read_exr(tmp_path / "one.exr").tolist() == depth.tolist()
@@ -205,15 +201,15 @@ def test_truncated_exr_is_refused(tmp_path: Path) -> None:
     assert "damaged or truncated" in refused(read_exr, path)
 
 
-def test_a_missing_package_is_told_with_the_command_that_installs_it(
+def test_missing_package_is_named_with_its_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
     with pytest.raises(ValueError, match=r"needs the package OpenEXR: pip install OpenEXR$"):
-        depth_io.read_exr(tmp_path / "a.exr")
+        depth_files.read_exr(tmp_path / "a.exr")
 
 
-def test_sintel_dpt_is_tag_width_height_and_rows_from_the_top(tmp_path: Path) -> None:
+def test_sintel_dpt_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "frame_0001.dpt"
     path.write_bytes(b"PIEH" + np.array([3, 2], "<i4").tobytes() + FLOATS.astype("<f4").tobytes())
     assert read_dpt(path).tolist() == FLOATS.tolist()  # "PIEH" is 202021.25
@@ -225,14 +221,14 @@ def test_sintel_dpt_is_tag_width_height_and_rows_from_the_top(tmp_path: Path) ->
     assert "expected a header of 12 bytes, got 4" in refused(read_dpt, path)
 
 
-def test_raw_floats_are_rows_of_the_given_shape_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "DSC_0286.JPG"  # ETH3D gives its raw depth the names of the photos
+def test_raw_floats_must_fit_the_shape(tmp_path: Path) -> None:
+    path = tmp_path / "DSC_0286.JPG"  # ETH3D names its raw depth as the photos
     path.write_bytes(FLOATS.astype("<f4").tobytes())
     assert read_raw_float(path, 2, 3).tolist() == FLOATS.tolist()
     assert "expected 20 bytes for 5x1 float32 numbers, got 24" in refused(read_raw_float, path, 1, 5)
 
 
-def test_matlab_variables_have_the_same_axes_in_both_versions_of_the_format(tmp_path: Path) -> None:
+def test_matlab_axes_agree_between_versions(tmp_path: Path) -> None:
     stored = np.arange(24.0).reshape(2, 3, 4)
     scipy.io.savemat(tmp_path / "v5.mat", {"depths": stored})
     with h5py.File(tmp_path / "v73.mat", "w", userblock_size=512) as file:
@@ -246,7 +242,7 @@ def test_matlab_variables_have_the_same_axes_in_both_versions_of_the_format(tmp_
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (4,), (4, 5, 4)])
-def test_depth_of_more_or_less_than_one_channel_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_depth_must_have_one_channel(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "a.npy", np.ones(shape, np.uint8))
     assert refused(read_depth, tmp_path / "a.npy").endswith(f"got uint8 of shape {shape}")
 
@@ -258,7 +254,7 @@ def test_colour_png_is_no_depth_map(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow on what it finds in damaged TIFF files
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
-def test_an_image_damaged_anywhere_is_read_or_refused_in_one_line(tmp_path: Path, suffix: str) -> None:
+def test_damaged_image_is_read_or_refused(tmp_path: Path, suffix: str) -> None:
     path, dice = tmp_path / f"a{suffix}", random.Random(0)
     Image.effect_noise((32, 24), 60).convert("RGB").save(path)
     assert _refusals(path, dice, lambda: read_image(path, True)) > 20
@@ -266,7 +262,7 @@ def test_an_image_damaged_anywhere_is_read_or_refused_in_one_line(tmp_path: Path
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy", ".h5", ".pfm", ".exr", ".dpt"])
-def test_a_depth_map_damaged_anywhere_is_read_or_refused_in_one_line(tmp_path: Path, suffix: str) -> None:
+def test_damaged_depth_map_is_read_or_refused(tmp_path: Path, suffix: str) -> None:
     path, dice = tmp_path / f"a{suffix}", random.Random(0)
     depth = np.random.default_rng(0).integers(1, 60000, (24, 32), dtype=np.uint16)
     if suffix == ".npy":
@@ -303,14 +299,14 @@ def _refusals(path: Path, dice: random.Random, read) -> int:
     return len(failures)
 
 
-def test_files_are_found_however_deep_and_whatever_the_case_of_their_suffix(tmp_path: Path) -> None:
+def test_files_are_found_at_any_depth(tmp_path: Path) -> None:
     for name in ("b/c/2.JPG", "a.b.png", ".hidden.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert list(list_files(tmp_path, IMAGE_SUFFIXES)) == ["a.b", "b/c/2"]
 
 
-def test_links_to_folders_are_followed_but_not_round_in_circles(tmp_path: Path) -> None:
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "set/a").mkdir(parents=True)
     (tmp_path / "other_disk").mkdir()
     (tmp_path / "set/a/1.jpg").touch()
@@ -321,7 +317,7 @@ def test_links_to_folders_are_followed_but_not_round_in_circles(tmp_path: Path) 
     assert [folder for folder, _ in pairs.walk(tmp_path / "set")] == ["", "a", "b"]
 
 
-def test_missing_folder_empty_folder_and_equal_stems_are_refused(tmp_path: Path) -> None:
+def test_missing_folders_and_equal_stems_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{tmp_path / 'gone'}: no such folder"):
         list_files(tmp_path / "gone", IMAGE_SUFFIXES)
     with pytest.raises(ValueError, match=r"no file with suffix \.png, \.tif"):

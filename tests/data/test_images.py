@@ -44,18 +44,18 @@ KINDS = [
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
 @pytest.mark.parametrize("height, width", [(1, 1), (7, 5), (17, 33), (120, 81)])
-def test_pixels_are_bit_for_bit_those_of_pillow(options: dict, height: int, width: int) -> None:
+def test_pixels_equal_those_of_pillow(options: dict, height: int, width: int) -> None:
     stored = jpeg(height, width, **options)
     np.testing.assert_array_equal(decode_image(stored, "a"), pillow(stored))
 
 
 @pytest.mark.parametrize("orientation", range(10))
-def test_every_exif_orientation_is_turned_as_pillow_turns_it(orientation: int) -> None:
+def test_exif_orientations_are_turned_as_by_pillow(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = jpeg(40, 56, exif=exif)
     np.testing.assert_array_equal(decode_image(stored, "a"), pillow(stored))
-    reduced = decode_photo(stored, "a", least=20)
+    reduced = decode_photo(stored, "a", min_hw=(20, 20))
     assert (reduced.height, reduced.width) == pillow(stored).shape[:2]
     assert reduced.pixels.shape[:2] == (reduced.height // 2, reduced.width // 2)
     halved = Image.fromarray(pillow(stored)).resize(
@@ -65,17 +65,17 @@ def test_every_exif_orientation_is_turned_as_pillow_turns_it(orientation: int) -
 
 
 @pytest.mark.parametrize("options", [KINDS[0], KINDS[3], KINDS[6]], ids=str)
-@pytest.mark.parametrize("least", [None, 20])
-def test_a_jpeg_cut_anywhere_is_refused_by_name(options: dict, least: int | None) -> None:
+@pytest.mark.parametrize("min_hw", [None, (20, 20)])
+def test_jpeg_cut_anywhere_is_refused_by_name(options: dict, min_hw: tuple[int, int] | None) -> None:
     stored = jpeg(60, 80, **options)
     for length in [*range(0, len(stored) - 1, 41), *range(len(stored) - 20, len(stored) - 1)]:
         with pytest.raises(ValueError, match=r"^photo\.jpg: ") as failure:
-            decode_photo(stored[:length], "photo.jpg", least=least)
+            decode_photo(stored[:length], "photo.jpg", min_hw=min_hw)
         assert "\n" not in str(failure.value)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_of_damaged_jpegs_the_same_are_read_and_refused_as_by_pillow() -> None:
+def test_damaged_jpegs_are_refused_as_by_pillow() -> None:
     """Flipped bits inside the scan: JPEG has no checksum, so that many give other pixels and no error."""
     dice, outcomes = random.Random(0), set()
     for options in KINDS:
@@ -96,32 +96,42 @@ def test_of_damaged_jpegs_the_same_are_read_and_refused_as_by_pillow() -> None:
     assert outcomes == {"refused", "read"}
 
 
-def test_stray_bytes_that_libjpeg_warns_of_do_not_cost_an_image() -> None:
+def test_jpeg_with_stray_bytes_is_read() -> None:
     stored = jpeg(40, 40)
     stray = stored[:-2] + b"stray" + stored[-2:]
     np.testing.assert_array_equal(decode_image(stray, "a"), pillow(stored))
 
 
 @pytest.mark.parametrize(
-    "height, width, least, k",
+    "height, width, min_hw, k",
     [
         (80, 120, None, 1),
-        (80, 120, 41, 1),
-        (80, 120, 40, 2),
-        (120, 80, 20, 4),
-        (81, 123, 10, 8),
-        (800, 640, 10, 8),
+        (80, 120, (41, 41), 1),
+        (80, 120, (40, 40), 2),
+        (120, 80, (20, 20), 4),
+        (81, 123, (10, 10), 8),
+        (800, 640, (10, 10), 8),
+        (80, 120, (20, 60), 2),
+        (80, 120, (10, 61), 1),
     ],
 )
-def test_the_shorter_side_keeps_at_least_what_is_asked_and_odd_sides_are_rounded_up(
-    height: int, width: int, least: int | None, k: int
+def test_reduced_image_keeps_the_smallest_size(
+    height: int, width: int, min_hw: tuple[int, int] | None, k: int
 ) -> None:
-    photo = decode_photo(jpeg(height, width), "a", least=least)
+    photo = decode_photo(jpeg(height, width), "a", min_hw=min_hw)
     assert (photo.height, photo.width) == (height, width)
-    assert photo.pixels.shape == (-(-height // k), -(-width // k), 3)
+    assert photo.pixels.shape == (-(-height // k), -(-width // k), 3)  # odd sides are rounded up
 
 
-def test_an_mpo_of_a_phone_gives_its_first_picture(tmp_path: Path) -> None:
+def test_smallest_size_is_that_of_the_upright_image() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored 40 x 120, upright 120 x 40
+    stored = jpeg(40, 120, exif=exif)
+    assert decode_photo(stored, "a", min_hw=(60, 20)).reduction == 2
+    assert decode_photo(stored, "a", min_hw=(20, 60)).reduction == 1
+
+
+def test_first_picture_of_an_mpo_is_read(tmp_path: Path) -> None:
     picture(40, 60).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[picture(40, 50)])
     stored = (tmp_path / "a.jpg").read_bytes()
     with Image.open(io.BytesIO(stored)) as file:
@@ -129,10 +139,10 @@ def test_an_mpo_of_a_phone_gives_its_first_picture(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_image(stored, "a"), pillow(stored))
 
 
-@pytest.mark.parametrize("mode, told", [("L", "gray"), ("CMYK", "CMYK")])
-def test_gray_and_cmyk_jpegs_are_refused_or_converted_at_any_size(mode: str, told: str) -> None:
+@pytest.mark.parametrize("mode, message", [("L", "gray"), ("CMYK", "CMYK")])
+def test_gray_and_cmyk_jpegs_are_refused_or_converted(mode: str, message: str) -> None:
     file = io.BytesIO()
     Image.new(mode, (64, 64)).save(file, "JPEG")
-    with pytest.raises(ValueError, match=f"got {told}: .*convert_images=true"):
-        decode_photo(file.getvalue(), "a", least=16)
-    assert decode_photo(file.getvalue(), "a", convert=True, least=16).pixels.shape == (64, 64, 3)
+    with pytest.raises(ValueError, match=f"got {message}: .*convert_images=true"):
+        decode_photo(file.getvalue(), "a", min_hw=(16, 16))
+    assert decode_photo(file.getvalue(), "a", convert=True, min_hw=(16, 16)).pixels.shape == (64, 64, 3)

@@ -41,7 +41,7 @@ def tar_set(tiny_world, tmp_path: Path) -> Path:
     return tmp_path / "tars"
 
 
-def test_an_index_is_built_by_the_entry_updated_by_it_and_refused_by_training_in_between(
+def test_command_builds_and_updates_an_index(
     tar_set: Path, tiny_world, start, teacher_run, tmp_path, monkeypatch, capsys
 ) -> None:
     assert index(monkeypatch, "data=folder", *large_set(tar_set), "workers=1") == 0
@@ -61,7 +61,7 @@ def test_an_index_is_built_by_the_entry_updated_by_it_and_refused_by_training_in
     assert "+ 12 unlabeled" in ended.out
 
 
-def test_a_mixture_without_large_sets_has_nothing_to_index_and_says_so(monkeypatch, capsys) -> None:
+def test_mixture_without_large_sets_is_an_error(monkeypatch, capsys) -> None:
     assert index(monkeypatch, "data=sample") == 2
     assert "none of the sets in data.unlabeled has a root and an index" in capsys.readouterr().err
 
@@ -72,7 +72,7 @@ def eight_sets(unlabeled_root: str) -> dict[str, dict]:
         return plain(compose(overrides=block))["data"]["unlabeled"]
 
 
-def test_the_eight_unlabeled_sets_have_the_counts_of_the_paper_and_62_million_images_in_all() -> None:
+def test_unlabeled_sets_have_the_counts_of_the_paper() -> None:
     sets = eight_sets("/data")
     assert {name: entry["expected"] for name, entry in sets.items()} == EIGHT
     assert round(sum(entry["expected"] for entry in sets.values()) / 1e6) == 62
@@ -84,7 +84,7 @@ def test_the_eight_unlabeled_sets_have_the_counts_of_the_paper_and_62_million_im
     }
 
 
-def test_one_path_finds_the_eight_sets_and_without_it_all_are_left_out() -> None:
+def test_one_root_finds_all_eight_sets() -> None:
     roots = {entry["root"] for entry in eight_sets("/data").values()}
     assert len(roots) == 8
     assert all(root.startswith("/data/") for root in roots)

@@ -20,7 +20,7 @@ from depthany.data.unlabeled import IndexedImages, index_path
 TAR_FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
 
-def test_folders_are_listed_however_deep_without_what_is_no_image_or_hidden(tmp_path: Path) -> None:
+def test_folder_index_lists_visible_images_at_any_depth(tmp_path: Path) -> None:
     names = ["b.jpg", "a.PNG", "one/c.jpg", "one/two/d.webp", "notes.txt", "._b.jpg", ".cache/e.jpg"]
     root = folder_of(tmp_path / "set", [*names, "empty/readme.md"])
     images = IndexedImages(str(root))
@@ -29,7 +29,7 @@ def test_folders_are_listed_however_deep_without_what_is_no_image_or_hidden(tmp_
     assert images.shard_sizes().tolist() == [2, 0, 1, 1], "root, empty, one, one/two"
 
 
-def test_a_link_to_a_folder_is_followed_and_one_to_a_folder_above_it_is_not(tmp_path: Path) -> None:
+def test_links_are_followed_unless_they_lead_up(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", ["a/b.jpg"])
     folder_of(tmp_path / "elsewhere", ["c.jpg"])
     (root / "linked").symlink_to(tmp_path / "elsewhere")
@@ -38,9 +38,7 @@ def test_a_link_to_a_folder_is_followed_and_one_to_a_folder_above_it_is_not(tmp_
 
 
 @pytest.mark.parametrize("form", TAR_FORMATS)
-def test_tar_members_are_read_by_their_offset_in_each_format_with_long_and_foreign_names(
-    tmp_path: Path, form: str
-) -> None:
+def test_tar_members_are_read_by_their_offset(tmp_path: Path, form: str) -> None:
     long = f"{'d' * 90}/{'n' * 90}.jpg" if form == "ustar" else f"{'d' * 300}/{'n' * 200}.jpg"
     foreign = "plain.jpg" if form == "ustar" else "Blick über Zürich/山.jpg"
     members = [(long, b"first"), ("k.json", b"{}"), (foreign, bytes(range(256)) * 9), ("empty.jpg", b"")]
@@ -56,7 +54,7 @@ def test_tar_members_are_read_by_their_offset_in_each_format_with_long_and_forei
     assert images.shard_sizes().tolist() == [2, 3]
 
 
-def test_links_in_a_tar_are_no_images_and_suffixes_narrow_down_what_is(tmp_path: Path) -> None:
+def test_tar_links_and_other_suffixes_are_not_indexed(tmp_path: Path) -> None:
     root = tmp_path / "set"
     path = write_tar(root / "0.tar", [("a.rgb.jpg", b"a"), ("a.mask.jpg", b"m")])
     with tarfile.open(path, "a") as archive:
@@ -77,7 +75,7 @@ def test_links_in_a_tar_are_no_images_and_suffixes_narrow_down_what_is(tmp_path:
         (3072 + 512, 3, None),
     ],
 )
-def test_a_truncated_tar_keeps_the_images_before_the_cut_and_says_where_it_is(
+def test_truncated_tar_keeps_images_before_the_cut(
     tmp_path: Path, cut: int, left: int, broken_at: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "set"
@@ -91,7 +89,7 @@ def test_a_truncated_tar_keeps_the_images_before_the_cut_and_says_where_it_is(
     assert ("1 tars break off" in caplog.text) == (broken_at is not None)
 
 
-def test_a_tar_with_a_damaged_header_in_the_middle_is_not_taken_for_whole(tmp_path: Path) -> None:
+def test_tar_with_damaged_header_is_reported_as_broken(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "set/0.tar", [(f"{i}.jpg", b"x" * 512) for i in range(3)])
     with open(path, "r+b") as file:
         file.seek(1024)
@@ -112,7 +110,7 @@ def test_a_tar_with_a_damaged_header_in_the_middle_is_not_taken_for_whole(tmp_pa
         ({"a.jpg": b""}, "zip", "unknown kind 'zip'; choose from folder, tar, lmdb"),
     ],
 )
-def test_a_root_without_images_is_refused_in_one_line_and_leaves_no_index(
+def test_root_without_images_is_refused(
     tmp_path: Path, files: dict[str, bytes], kind: str, expected: str
 ) -> None:
     root = tmp_path / "set"
@@ -125,7 +123,7 @@ def test_a_root_without_images_is_refused_in_one_line_and_leaves_no_index(
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_the_bytes_of_an_index_depend_neither_on_the_number_of_processes_nor_on_the_place(
+def test_index_bytes_are_reproducible(
     tmp_path: Path,
 ) -> None:
     for place in ("here", "there"):
@@ -140,9 +138,7 @@ def test_the_bytes_of_an_index_depend_neither_on_the_number_of_processes_nor_on_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.index", "3.index", "here", "there"]
 
 
-def test_a_build_that_is_killed_goes_on_where_it_was_and_gives_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_build_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, log, path = tmp_path / "set", tmp_path / "scanned", tmp_path / "killed"
     for k in range(30):
         write_tar(root / f"{k:02d}.tar", [(f"{i}.jpg", b"x" * i) for i in range(k)])
@@ -179,9 +175,7 @@ def touch_later(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["touched", "longer", "gone", "new"])
-def test_a_changed_set_is_refused_with_the_way_out_and_can_be_brought_up_to_date(
-    tmp_path: Path, change: str
-) -> None:
+def test_changed_data_needs_an_updated_index(tmp_path: Path, change: str) -> None:
     root = tmp_path / "set"
     for k in range(3):
         write_tar(root / f"{k}.tar", [(f"{k}.jpg", b"x")])
@@ -203,7 +197,7 @@ def test_a_changed_set_is_refused_with_the_way_out_and_can_be_brought_up_to_date
     assert IndexedImages(str(root), "tar").shard_sizes().tolist() == sizes
 
 
-def test_a_file_added_to_a_folder_is_noticed(tmp_path: Path) -> None:
+def test_added_file_is_noticed(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", ["a/b.jpg", "c/d.jpg"])
     os.utime(root / "a", ns=(0, 0))
     IndexedImages(str(root))
@@ -212,9 +206,7 @@ def test_a_file_added_to_a_folder_is_noticed(tmp_path: Path) -> None:
         IndexedImages(str(root))
 
 
-def test_bringing_up_to_date_reads_none_of_the_unchanged_tars(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_update_reads_no_unchanged_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "set"
     for k in range(3):
         write_tar(root / f"{k}.tar", [(f"{k}_{i}.jpg", bytes([i])) for i in range(k + 1)])
@@ -227,7 +219,7 @@ def test_bringing_up_to_date_reads_none_of_the_unchanged_tars(
     assert [after.name(i).removeprefix(f"{root}/") for i in range(6)] == list(before)
 
 
-def test_an_index_is_beside_the_root_or_where_told_and_two_roots_of_one_name_do_not_share_it(
+def test_index_path_is_unique_to_its_root(
     tmp_path: Path,
 ) -> None:
     assert index_path(tmp_path / "a/set/", "tar", None) == tmp_path / "a/set.tar.index"
@@ -239,7 +231,7 @@ def test_an_index_is_beside_the_root_or_where_told_and_two_roots_of_one_name_do_
     assert len(images) == 1
 
 
-def test_an_index_that_cannot_be_written_is_refused_with_the_setting(tmp_path: Path) -> None:
+def test_unwritable_index_is_refused_with_the_remedy(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", ["a.jpg"])
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ValueError, match=r"cannot write the index .*: pass data.index_dir=FOLDER"):
@@ -247,16 +239,16 @@ def test_an_index_that_cannot_be_written_is_refused_with_the_setting(tmp_path: P
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "empty"])
-def test_a_damaged_index_file_is_named_and_not_believed(tmp_path: Path, damage: str) -> None:
+def test_damaged_index_is_refused_by_name(tmp_path: Path, damage: str) -> None:
     root = folder_of(tmp_path / "set", ["a.jpg", "b.jpg"])
     path = IndexedImages(str(root)).index_path
     stored = path.read_bytes()
     path.write_bytes({"cut": stored[:-1], "other": b"x" + stored, "empty": b""}[damage])
-    with pytest.raises(ValueError, match=rf"{path}: .*delete it, and it is built anew"):
+    with pytest.raises(ValueError, match=rf"{path}: .*delete it, and it will be built anew"):
         IndexedImages(str(root))
 
 
-def test_a_spawned_process_gets_the_path_of_the_index_and_not_its_content(tmp_path: Path) -> None:
+def test_pickle_of_an_index_is_its_path(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", [f"{i:03d}.jpg" for i in range(300)])
     images = IndexedImages(str(root))
     sent = pickle.dumps(images)
@@ -265,14 +257,14 @@ def test_a_spawned_process_gets_the_path_of_the_index_and_not_its_content(tmp_pa
     assert contents(again) == contents(images)
 
 
-def test_an_entry_beyond_the_end_is_an_error_and_not_the_bytes_behind_it(tmp_path: Path) -> None:
+def test_entry_beyond_the_end_is_an_error(tmp_path: Path) -> None:
     images = IndexedImages(str(folder_of(tmp_path / "set", ["a.jpg"])))
     for index in (1, -1):
         with pytest.raises(IndexError):
             images.stored_image(index)
 
 
-def test_offsets_beyond_4_gib_and_many_shards_keep_their_entries_apart(tmp_path: Path) -> None:
+def test_offsets_beyond_4_gib_are_kept(tmp_path: Path) -> None:
     rows = [ShardRow(b"s%d" % k, k % 3, 2 * (k % 3), 0, 0, -1) for k in range(1000)]
     entries = []
     for k, row in enumerate(rows):
@@ -292,7 +284,7 @@ def test_offsets_beyond_4_gib_and_many_shards_keep_their_entries_apart(tmp_path:
         assert index.shard_name(k) == row.name
 
 
-def test_looking_up_entries_and_names_makes_no_more_memory_resident(tmp_path: Path) -> None:
+def test_lookups_do_not_grow_resident_memory(tmp_path: Path) -> None:
     count = 4_000_000
     entries = np.zeros(count, ENTRY)
     entries["size"] = WHOLE_FILE

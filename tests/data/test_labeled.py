@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthany.data.images import decode_image
 from depthany.data.labeled import FolderDepth
 from depthany.data.unlabeled import FolderImages
 
@@ -26,23 +27,23 @@ def test_scale_range_and_sky_by_hand(tmp_path: Path) -> None:
     # KITTI's unit, 1/256 m: none, 2 m, 40 m, 80 m, 80.1 m, sky
     write(tmp_path, "a", np.array([[0, 512, 10240], [20480, 20506, 65535]], np.uint16))
     sample = FolderDepth(str(tmp_path), depth_scale=256, sky_value=65535, max_depth=80).read(0)
-    assert sample.mask.tolist() == [[False, True, True], [True, False, True]]
-    np.testing.assert_allclose(sample.disparity, [[0, 0.5, 0.025], [0.0125, 0, 0]], rtol=1e-6)
+    assert sample.labels.mask.tolist() == [[False, True, True], [True, False, True]]
+    np.testing.assert_allclose(sample.labels.disparity, [[0, 0.5, 0.025], [0.0125, 0, 0]], rtol=1e-6)
 
 
-def test_without_a_sky_value_the_same_number_is_just_too_far(tmp_path: Path) -> None:
+def test_sky_value_is_too_far_if_not_set(tmp_path: Path) -> None:
     write(tmp_path, "a", np.array([[1000, 65535]], np.uint16))
-    assert FolderDepth(str(tmp_path), max_depth=60).read(0).mask.tolist() == [[True, False]]
+    assert FolderDepth(str(tmp_path), max_depth=60).labels(0).mask.tolist() == [[True, False]]
 
 
 def test_nan_infinity_zero_and_negative_depth_are_invalid(tmp_path: Path) -> None:
     write(tmp_path, "a", np.array([[np.nan, np.inf, -np.inf], [0, -3, 4]], np.float32))
     sample = FolderDepth(str(tmp_path), depth_scale=1).read(0)
-    assert sample.mask.tolist() == [[False] * 3, [False, False, True]]
-    assert sample.disparity.tolist() == [[0, 0, 0], [0, 0, 0.25]]
+    assert sample.labels.mask.tolist() == [[False] * 3, [False, False, True]]
+    assert sample.labels.disparity.tolist() == [[0, 0, 0], [0, 0, 0.25]]
 
 
-def test_sizes_that_differ_name_both_files_and_both_sizes(tmp_path: Path) -> None:
+def test_differing_sizes_name_both_files(tmp_path: Path) -> None:
     write(tmp_path, "a", np.ones((4, 6), np.uint16), size=(6, 5))
     with pytest.raises(ValueError) as failure:
         FolderDepth(str(tmp_path)).read(0)
@@ -53,13 +54,13 @@ def test_sizes_that_differ_name_both_files_and_both_sizes(tmp_path: Path) -> Non
     assert "6x5" in text
 
 
-def test_a_map_without_any_valid_pixel_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_map_without_valid_pixel_is_named(tmp_path: Path) -> None:
     write(tmp_path, "a", np.full((4, 6), 5, np.uint16))
     with pytest.raises(ValueError, match=r"depth/a\.png: no valid pixel .*depth_scale=1\)"):
         FolderDepth(str(tmp_path), depth_scale=1, max_depth=4).read(0)
 
 
-def test_files_without_a_partner_are_counted_and_named(tmp_path: Path) -> None:
+def test_files_without_partner_are_counted_and_named(tmp_path: Path) -> None:
     for stem in ("a", "b", "c"):
         write(tmp_path, stem, np.ones((4, 6), np.uint16))
     (tmp_path / "images/a.png").unlink()
@@ -68,7 +69,7 @@ def test_files_without_a_partner_are_counted_and_named(tmp_path: Path) -> None:
         FolderDepth(str(tmp_path))
 
 
-def test_pairs_are_found_by_stem_across_subfolders_and_suffixes(tmp_path: Path) -> None:
+def test_pairs_match_by_stem_across_suffixes(tmp_path: Path) -> None:
     write(tmp_path, "x", np.full((4, 6), 2, np.float32))
     write(tmp_path / "deep", "1", np.full((4, 6), 4, np.float32))
     (tmp_path / "images/s").mkdir()
@@ -76,7 +77,7 @@ def test_pairs_are_found_by_stem_across_subfolders_and_suffixes(tmp_path: Path) 
     (tmp_path / "deep/images/1.png").rename(tmp_path / "images/s/1.png")
     (tmp_path / "deep/depth/1.npy").rename(tmp_path / "depth/s/1.npy")
     pairs = FolderDepth(str(tmp_path), depth_scale=1)
-    assert [float(pairs.read(i).disparity[0, 0]) for i in range(len(pairs))] == [0.25, 0.5]
+    assert [float(pairs.labels(i).disparity[0, 0]) for i in range(len(pairs))] == [0.25, 0.5]
 
 
 @pytest.mark.parametrize("wrong", [{"min_depth": 0}, {"min_depth": 5, "max_depth": 4}, {"depth_scale": 0}])
@@ -85,9 +86,11 @@ def test_impossible_ranges_are_refused(tmp_path: Path, wrong: dict[str, float]) 
         FolderDepth(str(tmp_path), **wrong)
 
 
-def test_plain_images_are_read_from_every_depth_in_a_fixed_order(tmp_path: Path) -> None:
+def test_plain_images_are_found_in_fixed_order(tmp_path: Path) -> None:
     for i, name in enumerate(("b.png", "a/z.png", "c/d/e.png")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (5, 4), (i, 0, 0)).save(tmp_path / name)
     images = FolderImages(str(tmp_path))
-    assert [int(images.read(i)[0, 0, 0]) for i in range(len(images))] == [1, 0, 2]
+    assert [
+        int(decode_image(images.stored_image(i), images.name(i))[0, 0, 0]) for i in range(len(images))
+    ] == [1, 0, 2]

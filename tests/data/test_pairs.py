@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from depthany.data.labeled import FolderDepth
-from depthany.data.pairs import Layout, Pair, Pairs, missing, read_list, walk
+from depthany.data.layouts import Layout
+from depthany.data.pairs import Pair, Pairs, missing, read_list, walk
 
 
 def write(root: Path, stem: str, depth_mm: object) -> None:
@@ -26,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_list_says_which_pairs_and_in_which_order(root: Path) -> None:
+def test_list_chooses_pairs_and_their_order(root: Path) -> None:
     (root / "list.txt").write_text(
         "# two of three\nimages/s/2.png depth/s/2.png 721.5\n\nimages/s/0.png\tdepth/s/0.png\n"
     )
@@ -37,7 +38,7 @@ def test_a_list_says_which_pairs_and_in_which_order(root: Path) -> None:
     ]
 
 
-def test_files_that_a_list_names_in_vain_are_counted_and_the_first_ten_shown(root: Path) -> None:
+def test_missing_listed_files_are_counted_and_ten_named(root: Path) -> None:
     lines = [f"images/s/{i}.png depth/s/{i}.png" for i in range(3)]
     lines += [f"images/s/{i}.png depth/gone/{i}.png" for i in range(3, 12)]
     (root / "list.txt").write_text("\n".join(lines))
@@ -49,22 +50,22 @@ def test_files_that_a_list_names_in_vain_are_counted_and_the_first_ten_shown(roo
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, message",
     [
         ("", "the list names no pair"),
         ("images/0.png\n", "line 1: expected an image and its depth file, got 'images/0.png'"),
         ("a b\nonly\tone tab\nc\n", "line 3: expected an image and its depth file"),
     ],
 )
-def test_a_list_without_pairs_or_columns_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_list_without_pairs_or_columns_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         read_list(tmp_path / "list.txt")
     with pytest.raises(ValueError, match=r"none\.txt: cannot read the list of pairs: No such file"):
         read_list(tmp_path / "none.txt")
 
 
-def test_blanks_in_paths_are_kept_where_a_tab_separates(tmp_path: Path) -> None:
+def test_paths_may_hold_blanks_between_tabs(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("my images/a b.png\tmy depth/a b.png\n")
     assert read_list(tmp_path / "list.txt") == [("my images/a b.png", "my depth/a b.png")]
 
@@ -77,7 +78,7 @@ def masks(root: Path, *stems: str, shape: tuple[int, int] = (1, 3)) -> None:
         Image.fromarray(mask).save(root / "sky" / f"{stem}.png")
 
 
-def test_where_the_mask_beside_a_set_is_nonzero_there_is_sky_with_disparity_zero(root: Path) -> None:
+def test_nonzero_sky_mask_has_disparity_zero(root: Path) -> None:
     masks(root, "s/0", "s/1", "s/2")
     labels = FolderDepth(str(root), sky_masks="sky").labels(0)
     assert labels.mask.tolist() == [[True, True, True]]
@@ -85,7 +86,7 @@ def test_where_the_mask_beside_a_set_is_nonzero_there_is_sky_with_disparity_zero
     assert FolderDepth(str(root)).labels(0).mask.tolist() == [[True, False, True]]
 
 
-def test_a_missing_sky_mask_leaves_its_pair_without_partner(root: Path) -> None:
+def test_pair_without_sky_mask_is_unpaired(root: Path) -> None:
     masks(root, "s/0", "s/2")
     with pytest.raises(ValueError, match=r"1 file\(s\) without partner .*s/1 \(no sky mask\)"):
         FolderDepth(str(root), sky_masks="sky")
@@ -93,15 +94,15 @@ def test_a_missing_sky_mask_leaves_its_pair_without_partner(root: Path) -> None:
     assert [pair.name for pair in dataset.pairs] == ["s/0", "s/2"]
 
 
-def test_a_sky_mask_of_another_size_names_both_files(root: Path) -> None:
+def test_sky_mask_of_another_size_is_refused(root: Path) -> None:
     masks(root, "s/0", "s/1", "s/2", shape=(2, 3))
     with pytest.raises(
-        ValueError, match=r"sky/s/0\.png: the sky mask and .*depth/s/0\.png differ in size: 3x2 and 3x1"
+        ValueError, match=r"sky/s/0\.png: sky mask is 3x2, its depth map .*depth/s/0\.png is 3x1"
     ):
         FolderDepth(str(root), sky_masks="sky").labels(0)
 
 
-def test_compact_pairs_are_the_pairs_that_went_in(tmp_path: Path) -> None:
+def test_compact_pairs_equal_their_rows(tmp_path: Path) -> None:
     rows = [
         ("ä/1", "images/ä/1.png", "/elsewhere/1.h5"),
         ("", "i", "d"),
@@ -122,12 +123,12 @@ def test_only_files_whose_groups_agree_are_partners(tmp_path: Path) -> None:
     for name in [*names.split(), "b/rgb/notes.txt"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    pairs, lonely = layout.find(tmp_path)
+    pairs, unpaired = layout.find(tmp_path)
     assert pairs == [("b/rgb/2.jpg", "b/depth/d2.png"), ("rgb/3.jpg", "depth/d3.png")]
-    assert lonely == ["a/depth/d2.png", "a/rgb/1.jpg"]
+    assert unpaired == ["a/depth/d2.png", "a/rgb/1.jpg"]
 
 
-def test_linked_folders_are_entered_and_hidden_ones_are_not(tmp_path: Path) -> None:
+def test_walk_enters_linked_but_not_hidden_folders(tmp_path: Path) -> None:
     for name in ("disk/x/1.png", "set/.trash/2.png"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()

@@ -7,9 +7,8 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from depthany.data.perturb import (
-    Perturb,
-    Share,
+from depthany.data.perturb import Perturb, Share
+from depthany.data.perturb_ops import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
@@ -43,7 +42,7 @@ def photos(b: int = 8, h: int = 24, w: int = 31, seed: int = 0) -> Tensor:
         (adjust_hue, tv.adjust_hue, (-0.25, -0.01, 0.0, 0.25)),
     ],
 )
-def test_each_image_gets_its_own_factor_as_torchvision_would_apply_it(ours, theirs, factors):
+def test_factors_differ_by_image_as_in_torchvision(ours, theirs, factors):
     image = photos(b=len(factors))
     adjusted = ours(image / 255, torch.tensor(factors))
     in_bytes = ours(image.float(), torch.tensor(factors), white=255.0)
@@ -55,14 +54,14 @@ def test_each_image_gets_its_own_factor_as_torchvision_would_apply_it(ours, thei
 
 
 @pytest.mark.parametrize("radius", [0.1, 0.7, 2.0])
-def test_blur_equals_torchvision_with_a_radius_for_each_image(radius):
+def test_blur_equals_torchvision_for_each_radius(radius):
     image = photos(b=2) / 255
     blurred = gaussian_blur(image, torch.tensor([radius, 1.3]), half_width=6)
     torch.testing.assert_close(blurred[0], tv.gaussian_blur(image[0], [13, 13], [radius, radius]))
     torch.testing.assert_close(blurred[1], tv.gaussian_blur(image[1], [13, 13], [1.3, 1.3]))
 
 
-def test_an_image_smaller_than_the_blur_is_refused():
+def test_image_smaller_than_the_blur_is_refused():
     with pytest.raises(ValueError, match=r"image is \(1, 3, 6, 40\); a blur of ± 6 pixels"):
         gaussian_blur(torch.zeros(1, 3, 6, 40), torch.ones(1), half_width=6)
 
@@ -79,7 +78,7 @@ def test_colour_keeps_bytes_bytes_and_floats_in_range():
     assert (as_float * 255 - coloured).abs().max() < 0.51
 
 
-def test_the_input_batch_is_left_as_it_was():
+def test_input_batch_is_not_changed():
     image = photos()
     before, before_float = image.clone(), image / 255
     as_float = before_float.clone()
@@ -103,14 +102,14 @@ def test_with_every_probability_zero_nothing_changes():
 @pytest.mark.parametrize(
     "part, share", [("jitter_p", 0.8), ("grayscale_p", 0.2), ("blur_p", 0.5)], ids=lambda value: str(value)
 )
-def test_each_part_changes_its_share_of_images_and_leaves_the_others_to_the_bit(part, share):
+def test_perturbation_changes_its_share_of_images(part, share):
     image = photos(b=1000, h=14, w=14)
     coloured = dataclasses.replace(NOTHING, **{part: share}).colour(image, seeded())
     changed = (coloured != image).flatten(1).any(1).float().mean()
     assert changed.item() == pytest.approx(share, abs=0.05)
 
 
-def test_a_grey_image_has_three_equal_channels_of_its_luminance():
+def test_gray_image_has_three_equal_channels():
     image = photos()
     grey = dataclasses.replace(NOTHING, grayscale_p=1).colour(image, seeded())
     assert torch.equal(grey[:, 0], grey[:, 1])
@@ -119,7 +118,7 @@ def test_a_grey_image_has_three_equal_channels_of_its_luminance():
     assert (grey - expected).abs().max() < 0.51
 
 
-def test_the_same_seed_gives_the_same_batch_and_another_does_not():
+def test_seed_decides_the_perturbation():
     image, target = photos(), torch.rand(8, 24, 31, generator=seeded())
     for run in (
         lambda seed: Perturb().colour(image, seeded(seed)),
@@ -129,14 +128,14 @@ def test_the_same_seed_gives_the_same_batch_and_another_does_not():
         assert not torch.equal(run(1), run(2))
 
 
-def test_images_of_one_batch_are_jittered_differently_and_in_different_orders():
+def test_images_are_jittered_differently():
     # 64 copies of one image under full-strength jitter: no two results alike.
     copies = photos(b=1).expand(64, -1, -1, -1)
     jitter = dataclasses.replace(NOTHING, jitter_p=1)
     assert len(torch.unique(jitter.colour(copies, seeded()).flatten(1), dim=0)) == 64
 
 
-def test_jitter_is_the_four_parts_one_after_another_in_some_order():
+def test_jitter_is_four_parts_in_some_order():
     # Brightness and contrast do not commute where something is clamped; both orders must appear.
     copies = photos(b=1).expand(64, -1, -1, -1) / 255
     fixed = Perturb(brightness=0.5, contrast=0.5, saturation=0, hue=0, jitter_p=1, grayscale_p=0, blur_p=0)
@@ -153,7 +152,7 @@ def test_jitter_is_the_four_parts_one_after_another_in_some_order():
     assert 16 < is_first.sum() < 48
 
 
-def test_a_batch_gives_the_same_result_however_many_images_fit_the_cache(monkeypatch):
+def test_cache_size_does_not_change_the_result(monkeypatch):
     image = photos()
     whole = Perturb().colour(image, seeded())
     monkeypatch.setattr("depthany.data.perturb._CPU_PIXELS", 1)
@@ -161,7 +160,7 @@ def test_a_batch_gives_the_same_result_however_many_images_fit_the_cache(monkeyp
 
 
 @pytest.mark.parametrize("h, w", [(126, 126), (70, 126), (126, 42)])
-def test_every_box_is_one_rectangle_inside_the_image_with_an_area_in_range(h, w):
+def test_boxes_are_rectangles_with_area_in_range(h, w):
     box_mask = cutmix_boxes(2000, h, w, seeded(), p=1.0)
     rows, columns = box_mask.any(2), box_mask.any(1)  # [b h], [b w]
     height, width = rows.sum(1), columns.sum(1)
@@ -195,7 +194,7 @@ def test_no_box_is_cut_off_by_the_border():
     assert (box_mask.any(1).sum(1) == 30).all()
 
 
-def test_when_no_candidate_fits_the_box_has_the_shape_of_the_image():
+def test_box_without_fitting_candidate_has_image_shape():
     # Aspect 50 at 30 % of the area would be 3.9 images high: the fallback must step in and stay in range.
     box_mask = cutmix_boxes(200, 100, 100, seeded(), p=1.0, area=(0.3, 0.3), aspect=(50, 50))
     height, width = box_mask.any(2).sum(1), box_mask.any(1).sum(1)
@@ -208,7 +207,7 @@ def test_about_half_the_images_get_a_box():
     assert box_mask.flatten(1).any(1).float().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
-def test_box_holds_the_partner_and_the_rest_the_image_in_image_target_and_mask_alike():
+def test_box_holds_the_partner():
     image, target = photos(b=6), torch.rand(6, 24, 31, generator=seeded())
     mask = target > 0.3
     always = dataclasses.replace(NOTHING, cutmix_p=1)
@@ -222,7 +221,7 @@ def test_box_holds_the_partner_and_the_rest_the_image_in_image_target_and_mask_a
             assert torch.equal(mixed[i][..., ~box], own[i][..., ~box])
 
 
-def test_the_middle_image_of_an_odd_batch_has_no_partner_and_no_box():
+def test_middle_image_of_odd_batch_has_no_box():
     target = torch.rand(5, 24, 31, generator=seeded())
     always = dataclasses.replace(NOTHING, cutmix_p=1)
     *_, box_mask = always.cutmix(photos(b=5), target, target > 0, seeded())
@@ -230,7 +229,7 @@ def test_the_middle_image_of_an_odd_batch_has_no_partner_and_no_box():
 
 
 @pytest.mark.parametrize("count", [6, 7])
-def test_a_share_of_a_batch_is_perturbed_as_in_the_whole(count):
+def test_share_is_perturbed_as_in_the_whole(count):
     image, target = photos(b=count), torch.rand(count, 24, 31, generator=seeded())
     strong, place = Perturb(cutmix_p=1), torch.tensor([1, count - 2, 3])
     place = place[: 3 if count == 7 else 2]  # the middle one of seven is its own partner
@@ -242,7 +241,7 @@ def test_a_share_of_a_batch_is_perturbed_as_in_the_whole(count):
     assert all(torch.equal(part, every[place]) for part, every in zip(mixed_here, mixed, strict=True))
 
 
-def test_an_image_whose_partner_was_left_out_gets_no_box_and_the_others_keep_theirs():
+def test_image_without_partner_gets_no_box():
     image, target = photos(b=6), torch.rand(6, 24, 31, generator=seeded())
     always = dataclasses.replace(NOTHING, cutmix_p=1)
     *_, boxes = always.cutmix(image, target, target > 0, seeded())
@@ -253,8 +252,8 @@ def test_an_image_whose_partner_was_left_out_gets_no_box_and_the_others_keep_the
 
 
 @pytest.mark.parametrize("places", [[0, 0], [1, 3], [-1]])
-def test_a_place_twice_or_outside_the_batch_is_refused(places):
-    with pytest.raises(ValueError, match="expected each once, below 3"):
+def test_impossible_places_are_refused(places):
+    with pytest.raises(ValueError, match="expected different numbers from 0 to 2"):
         Share(torch.tensor(places), 3)
 
 
@@ -281,6 +280,6 @@ def test_strengths_out_of_range_are_refused_by_name(wrong):
         Perturb(**wrong)
 
 
-def test_a_single_image_without_a_batch_is_refused():
+def test_image_without_batch_axis_is_refused():
     with pytest.raises(ValueError, match=r"image is \(3, 24, 31\)"):
         Perturb().colour(photos()[0], seeded())

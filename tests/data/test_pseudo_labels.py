@@ -16,18 +16,18 @@ from depthany.data.pseudo_labels.shards import NewLabel
 from depthany.data.pseudo_labels.store import (
     PseudoLabels,
     ShardRange,
-    StoreHeader,
+    StoreSettings,
     begin_store,
     finish_store,
     read_manifest,
-    read_note,
+    read_record,
     write_shard,
 )
 from depthany.data.pseudo_labels.verify import verify_shards
-from depthany.data.transforms import View
+from depthany.data.transforms import Crop
 from depthany.data.unlabeled import FolderImages, IndexedImages
 
-HEADER = StoreHeader(
+HEADER = StoreSettings(
     {"weights_sha256": "ab"}, {"input_size": 28}, 3, {"web": {"images": 8, "identity": "cd"}}
 )
 
@@ -59,7 +59,7 @@ def problems(store: Path) -> list[str]:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (37, 53)])
 @pytest.mark.parametrize("kind", ["noise", "smooth", "far from zero"])
-def test_a_label_comes_back_within_half_of_a_65535th_of_its_range(shape: tuple[int, int], kind: str) -> None:
+def test_decoded_label_is_within_half_a_step(shape: tuple[int, int], kind: str) -> None:
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     disparity = np.sin(y / 9) + x / 50
     if kind == "noise":
@@ -74,16 +74,16 @@ def test_a_label_comes_back_within_half_of_a_65535th_of_its_range(shape: tuple[i
     assert np.abs(found - disparity).max() <= 0.51 * range_ / STEPS + rounding
 
 
-def test_a_constant_map_comes_back_exactly() -> None:
+def test_constant_map_survives_exactly() -> None:
     assert (decode_label(encode_label(np.full((4, 6), 2.5, np.float32))) == 2.5).all()
 
 
-def test_jumps_of_the_whole_range_wrap_around_and_come_back() -> None:
+def test_jumps_of_the_whole_range_survive() -> None:
     disparity = np.indices((16, 16)).sum(0) % 2 * np.float32(3)  # a chessboard: residuals beyond 16 bits
     assert np.allclose(decode_label(encode_label(disparity)), disparity, atol=3 / STEPS)
 
 
-def test_any_hdf5_without_a_plugin_reads_the_codes_as_the_file_says(store: Path) -> None:
+def test_plain_hdf5_can_read_the_codes(store: Path) -> None:
     with h5py.File(store / "shards/web-0000000000.h5") as file:
         assert file["codes/5x7"].compression == "gzip" and file["codes/5x7"].shuffle
         slot = int(np.flatnonzero(file["index"][:] == 2)[0])
@@ -93,7 +93,7 @@ def test_any_hdf5_without_a_plugin_reads_the_codes_as_the_file_says(store: Path)
     assert np.allclose(found, map_of(2), atol=3 / STEPS)
 
 
-def test_every_label_is_found_by_its_image_also_after_pickling(store: Path) -> None:
+def test_labels_are_found_also_after_pickling(store: Path) -> None:
     labels = pickle.loads(pickle.dumps(PseudoLabels(store, ["web"])))
     for index in (7, 0, 3, 5, 1, 2, 6):  # over three shards, there and back
         found = labels.of_image(0, index, (10, 14))
@@ -101,12 +101,12 @@ def test_every_label_is_found_by_its_image_also_after_pickling(store: Path) -> N
     assert labels.of_image(0, 4, (10, 14)) is None
 
 
-def test_a_label_of_an_image_that_has_another_size_now_is_refused(store: Path) -> None:
+def test_label_of_a_resized_image_is_refused(store: Path) -> None:
     with pytest.raises(ValueError, match="image 1 of web has 20x10 pixels, and had 14x10 when"):
         PseudoLabels(store, ["web"]).of_image(0, 1, (10, 20))
 
 
-def test_the_bytes_of_a_shard_do_not_depend_on_the_order_in_which_labels_were_made(tmp_path: Path) -> None:
+def test_shard_bytes_do_not_depend_on_order(tmp_path: Path) -> None:
     labels = [NewLabel(i, (10, 14), encode_label(map_of(i, width=7 + i % 2))) for i in range(3)]
     for name, order in (("a", labels), ("b", labels[::-1])):
         write_shard(tmp_path / name, ShardRange("web", 0, 3), order, [])
@@ -114,7 +114,7 @@ def test_the_bytes_of_a_shard_do_not_depend_on_the_order_in_which_labels_were_ma
     assert a.read_bytes() == b.read_bytes()
 
 
-def test_a_whole_store_counts_its_labels_and_lists_what_has_none(store: Path) -> None:
+def test_complete_store_counts_labels_and_lists_unreadable(store: Path) -> None:
     _, manifest = read_manifest(store)
     assert (manifest["complete"], manifest["labels"], manifest["unreadable"]) == (True, 7, 1)
     assert manifest["bytes"] == sum(path.stat().st_size for path in store.glob("shards/*.h5"))
@@ -122,7 +122,7 @@ def test_a_whole_store_counts_its_labels_and_lists_what_has_none(store: Path) ->
     assert problems(store) == []
 
 
-def test_a_store_is_not_complete_while_a_shard_is_missing(tmp_path: Path) -> None:
+def test_store_without_a_shard_is_not_complete(tmp_path: Path) -> None:
     begin_store(tmp_path, HEADER)
     assert finish_store(tmp_path) is None
     assert read_manifest(tmp_path)[1]["complete"] is False
@@ -142,7 +142,7 @@ def test_verify_names_the_damage(store: Path, what: str) -> None:
         "hole": "1 images neither labeled nor listed as unreadable: 4",
         "swapped": "3 images of another shard: 0, 1, 2",
     }[what]
-    note = read_note(store, HEADER.shards()[1])
+    note = read_record(store, HEADER.shards()[1])
     assert note is not None
     three = [NewLabel(i, (10, 14), encode_label(map_of(i))) for i in (3, 5)]
     if what == "cut":
@@ -166,7 +166,7 @@ def test_verify_names_the_damage(store: Path, what: str) -> None:
     assert any(expected in problem for problem in found), found
 
 
-def test_every_flipped_byte_of_a_shard_is_noticed(store: Path) -> None:
+def test_flipped_bytes_of_a_shard_are_noticed(store: Path) -> None:
     path = store / "shards/web-0000000006.h5"
     content = path.read_bytes()
     for at in np.random.default_rng(0).integers(0, len(content), 20):
@@ -178,23 +178,23 @@ def test_every_flipped_byte_of_a_shard_is_noticed(store: Path) -> None:
     assert problems(store) == []
 
 
-def test_a_store_of_other_labels_is_not_continued_and_each_difference_is_named(store: Path) -> None:
-    other = StoreHeader({"weights_sha256": "ee"}, {"input_size": 42}, 3, HEADER.sets)
+def test_store_of_other_settings_is_not_continued(store: Path) -> None:
+    other = StoreSettings({"weights_sha256": "ee"}, {"input_size": 42}, 3, HEADER.sets)
     with pytest.raises(ValueError, match="input_size: began with 28, now 42; teacher"):
         begin_store(store, other)
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_label_at_another_resolution_is_cut_and_mirrored_as_its_image(flip: bool) -> None:
+def test_label_is_cropped_and_flipped_as_its_image(flip: bool) -> None:
     y, x = np.mgrid[:60, :80].astype(np.float32)
     image = np.stack([2 * x, 3 * y, x * 0], 2).astype(np.uint8)
     label = 2 * (np.mgrid[:30, :40][1].astype(np.float32) * 2 + 0.5)  # the red of the image, at half its size
-    view = View(45, 60, 7, 11, 28, flip)
+    view = Crop((45, 60), 7, 11, 28, 28, flip)
     red = view.of_image(Photo(image, 60, 80))[..., 0]
     assert np.abs(view.of_smooth_map(label) - red).max() < 1
 
 
-def test_the_identity_of_a_folder_changes_with_a_name_but_not_with_the_place(tmp_path: Path) -> None:
+def test_folder_identity_depends_on_names_not_place(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (4, 4)).save(tmp_path / name / "1.png")
@@ -205,9 +205,7 @@ def test_the_identity_of_a_folder_changes_with_a_name_but_not_with_the_place(tmp
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_the_identity_of_an_index_outlives_a_move_and_changes_with_an_image(
-    tmp_path: Path, kind: str
-) -> None:
+def test_index_identity_survives_a_move(tmp_path: Path, kind: str) -> None:
     for name in ("a", "b"):
         (tmp_path / "plain" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "plain" / name / "1.png")

@@ -25,19 +25,19 @@ def test_every_pass_draws_every_image_exactly_once(count: int) -> None:
         assert sorted(drawn) == list(range(count))
 
 
-def test_order_differs_from_pass_to_pass_seed_to_seed_and_stream_to_stream() -> None:
+def test_order_differs_between_passes_seeds_and_streams() -> None:
     orders = [*passes(50), *passes(50, seed=1), *passes(50, stream=1)]
     assert len({tuple(order) for order in orders}) == 9
 
 
-def test_a_position_gives_the_same_image_whoever_else_is_asked_for() -> None:
+def test_index_depends_on_its_position_alone() -> None:
     whole = shuffled(np.arange(300), 77, seed=5)
     for position in (299, 0, 76, 77, 150):
         assert shuffled(np.array([position]), 77, seed=5).tolist() == [whole[position]]
 
 
 @pytest.mark.parametrize("count", [5, 40, 300])
-def test_every_image_comes_first_and_last_and_second_about_equally_often(count: int) -> None:
+def test_shuffle_places_images_evenly(count: int) -> None:
     n = 20_000
     expected, deviation = n / count, np.sqrt(n / count * (1 - 1 / count))
     for place in (0, 1, count - 1):
@@ -53,7 +53,7 @@ def test_every_image_follows_every_other_about_equally_often() -> None:
     assert all(abs(times - 4000) < 5 * 60 for times in following.values())
 
 
-def test_one_pass_over_seven_unlabeled_images_by_twos_ends_in_a_batch_of_one_to_one() -> None:
+def test_last_batch_keeps_the_ratio() -> None:
     batches = list(MixedBatches(5, 7, 1, 2, total=7, seed=0))
     assert [[draw.labeled for draw in batch] for batch in batches] == [[True, False, False]] * 3 + [
         [True, False]
@@ -61,7 +61,7 @@ def test_one_pass_over_seven_unlabeled_images_by_twos_ends_in_a_batch_of_one_to_
     assert sorted(indices(batches, labeled=False)) == list(range(7))
 
 
-def test_passes_over_the_unlabeled_set_use_the_labeled_images_equally() -> None:
+def test_labeled_images_are_used_equally_often() -> None:
     batches = list(MixedBatches(5, 10, 2, 4, total=60, seed=3))  # 6 passes, 30 labeled draws
     assert Counter(indices(batches, labeled=False)) == dict.fromkeys(range(10), 6)
     labeled = indices(batches, labeled=True)
@@ -70,7 +70,7 @@ def test_passes_over_the_unlabeled_set_use_the_labeled_images_equally() -> None:
     assert len(orders) > 1, "the labeled set is reshuffled for each pass"
 
 
-def test_labeled_and_unlabeled_images_are_not_paired_alike_where_the_sets_are_of_one_size() -> None:
+def test_labeled_and_unlabeled_orders_differ() -> None:
     batches = list(MixedBatches(50, 50, 1, 1, total=50, seed=0))
     assert sum(a.index == b.index for a, b in batches) < 10  # 1 to be expected
 
@@ -78,9 +78,7 @@ def test_labeled_and_unlabeled_images_are_not_paired_alike_where_the_sets_are_of
 @pytest.mark.parametrize(
     "per_batch, total", [((1, 2), 7), ((3, 2), 7), ((4, 0), 10), ((0, 3), 8), ((2, 2), 8)]
 )
-def test_the_images_drawn_before_a_micro_batch_are_those_of_the_ones_before(
-    per_batch: tuple[int, int], total: int
-) -> None:
+def test_drawn_before_sums_the_earlier_batches(per_batch: tuple[int, int], total: int) -> None:
     sampler = MixedBatches(5, 9, *per_batch, total=total, seed=0)
     labeled = unlabeled = 0
     for k, draws in enumerate(sampler):
@@ -97,7 +95,7 @@ def test_teacher_epochs_count_labeled_images() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 7, 15, 16])
-def test_a_sampler_that_starts_later_gives_the_tail_of_the_same_list(start: int) -> None:
+def test_later_start_yields_the_same_tail(start: int) -> None:
     whole = list(MixedBatches(5, 31, 1, 2, total=31, seed=9))
     tail = MixedBatches(5, 31, 1, 2, total=31, seed=9, start=start)
     assert list(tail) == whole[start:]
@@ -106,9 +104,7 @@ def test_a_sampler_that_starts_later_gives_the_tail_of_the_same_list(start: int)
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("per_batch", [(4, 8), (3, 7), (1, 2), (5, 0)])
-def test_processes_share_each_micro_batch_without_rest_partners_together(
-    per_batch: tuple[int, int], size: int
-) -> None:
+def test_processes_share_batches_with_partners_together(per_batch: tuple[int, int], size: int) -> None:
     whole = list(MixedBatches(9, 11, *per_batch, total=30, seed=0))
     shares = [list(MixedBatches(9, 11, *per_batch, 30, 0, rank=rank, size=size)) for rank in range(size)]
     for draws, *parts in zip(whole, *shares):
@@ -122,7 +118,7 @@ def test_processes_share_each_micro_batch_without_rest_partners_together(
             assert max(counts) - min(counts) <= 2  # a pair
 
 
-def test_an_image_is_cut_differently_each_time_it_is_drawn() -> None:
+def test_crop_seed_differs_between_draws() -> None:
     draws = [draw for batch in MixedBatches(3, 4, 1, 2, total=40, seed=0) for draw in batch]
     assert len({draw.seed for draw in draws}) == len(draws)
 
@@ -131,7 +127,7 @@ def shard_of(index: int, sizes: list[int]) -> int:
     return int(np.searchsorted(np.cumsum(sizes), index, side="right"))
 
 
-def test_62_million_images_are_ordered_without_a_list_of_them() -> None:
+def test_order_of_62_million_images_needs_no_list() -> None:
     count, positions = 62_300_000, np.random.default_rng(0).integers(0, 2 * 62_300_000, 20_000)
     for order in (
         lambda at: shuffled(at, count, seed=0),
@@ -152,7 +148,7 @@ UNEVEN = [[1], [5], [0, 3, 0], [7, 1, 1, 30, 0, 2], [100, 1] * 9, [13] * 31, [1]
 @pytest.mark.parametrize("window", [1, 3, 1000])
 @pytest.mark.parametrize("run", [4, 10_000])
 @pytest.mark.parametrize("sizes", UNEVEN)
-def test_a_pass_by_shards_draws_every_image_exactly_once_however_uneven_they_are(
+def test_shard_order_draws_every_image_once(
     sizes: list[int], run: int, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ShardOrder, "RUN", run)
@@ -163,7 +159,7 @@ def test_a_pass_by_shards_draws_every_image_exactly_once_however_uneven_they_are
 
 
 @pytest.mark.parametrize("window", [1, 2, 5])
-def test_images_that_follow_each_other_come_from_a_window_of_shards(window: int) -> None:
+def test_neighbours_come_from_a_window_of_shards(window: int) -> None:
     sizes = np.random.default_rng(1).integers(1, 40, 23).tolist()
     shards = [shard_of(i, sizes) for i in ShardOrder(np.array(sizes), window, seed=0)(np.arange(sum(sizes)))]
     seen, groups = set[int](), []
@@ -180,7 +176,7 @@ def test_images_that_follow_each_other_come_from_a_window_of_shards(window: int)
     assert len(groups) == -(-23 // window)
 
 
-def test_a_large_shard_counts_as_several_neighbouring_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_shard_counts_as_several_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ShardOrder, "RUN", 10)
     drawn = ShardOrder(np.array([35]), window=1, seed=0)(np.arange(35)).tolist()
     runs = [{i // 10 for i in drawn[start : start + 5]} for start in range(0, 35, 5)]
@@ -188,7 +184,7 @@ def test_a_large_shard_counts_as_several_neighbouring_runs(monkeypatch: pytest.M
     assert drawn != sorted(drawn)
 
 
-def test_shards_and_their_images_are_permuted_anew_for_each_pass_and_seed() -> None:
+def test_shard_order_differs_between_passes_and_seeds() -> None:
     sizes, orders, firsts = [6] * 8, set(), set()
     for seed in range(3):
         drawn = ShardOrder(np.array(sizes), 2, seed)(np.arange(3 * 48)).reshape(3, 48)
@@ -198,7 +194,7 @@ def test_shards_and_their_images_are_permuted_anew_for_each_pass_and_seed() -> N
     assert len(firsts) > 4, "28 pairs of shards can come first"
 
 
-def test_a_window_of_all_shards_mixes_them_as_evenly_as_the_whole_shuffle_does() -> None:
+def test_window_of_all_shards_mixes_evenly() -> None:
     n, sizes = 400, np.array([2, 3, 5])
     drawn = ShardOrder(sizes, 3, seed=0)(np.arange(n * 10)).reshape(n, 10)
     for place in (0, 4, 9):
@@ -206,7 +202,7 @@ def test_a_window_of_all_shards_mixes_them_as_evenly_as_the_whole_shuffle_does()
         assert np.abs(times - n / 10).max() < 5 * np.sqrt(n / 10 * 0.9)
 
 
-def test_a_position_gives_the_same_image_by_shards_whatever_was_asked_before() -> None:
+def test_shard_order_has_no_memory() -> None:
     sizes = np.array([7, 1, 1, 30, 0, 2])
     whole = ShardOrder(sizes, 2, seed=5)(np.arange(200)).tolist()
     other = ShardOrder(sizes, 2, seed=5)
@@ -214,7 +210,7 @@ def test_a_position_gives_the_same_image_by_shards_whatever_was_asked_before() -
         assert other(np.array([position])).tolist() == [whole[position]]
 
 
-def test_a_sampler_by_shards_that_starts_later_gives_the_tail_of_the_same_list() -> None:
+def test_later_start_with_shards_yields_same_tail() -> None:
     order = ShardOrder(np.array([9, 2, 20]), 1, seed=9)
     whole = list(MixedBatches(5, 31, 1, 2, total=62, seed=9, unlabeled_order=order))
     tail = MixedBatches(5, 31, 1, 2, total=62, seed=9, start=17, unlabeled_order=order)

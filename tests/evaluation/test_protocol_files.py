@@ -156,9 +156,9 @@ COUNTED = {
 @pytest.mark.parametrize("stem", COUNTED)
 def test_counted_pixels_and_score_of_perfect_prediction(stem: str, tmp_path: Path) -> None:
     protocol, dataset = build(stem, tmp_path, SIZES.get(_root_of(PROTOCOLS[stem])))
-    sample = dataset.read(0)
-    box = INPUT_CROPS[protocol.input_crop](*sample.mask.shape)
-    truth, mask = sample.disparity[box], sample.mask[box]
+    labels = dataset.labels(0)
+    box = INPUT_CROPS[protocol.input_crop](*labels.mask.shape)
+    truth, mask = labels.disparity[box], labels.mask[box]
     noise = np.random.default_rng(0).random(truth.shape, dtype=np.float32)
     prediction = np.where(mask, 3 * truth + 1, noise)
     pixels = select(prediction, "disparity", truth, mask, protocol)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from depthany.data.samples import DepthSample
+from depthany.data.samples import LabeledSample
+from depthany.data.targets import Labels
 from depthany.evaluation.console import print_results
 from depthany.evaluation.fit_problems import FitProblems
 from depthany.evaluation.html import Report, best_median_worst
-from depthany.evaluation.predictors import FolderPredictor
+from depthany.evaluation.predictors import QUANTITIES, FolderPredictor
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import ProtocolResult, statistic, summary, write_per_image, write_results
 from depthany.evaluation.run import score_set
@@ -38,19 +39,18 @@ class Depths:
     def name(self, index: int) -> str:
         return f"{index}"
 
-    def read(self, index: int, convert_images: bool = False) -> DepthSample:
+    def read(self, index: int, convert_images: bool = False) -> LabeledSample:
         depth_m = self.depths_m[index]
         image = np.full((*depth_m.shape, 3), 128, np.uint8)
-        return DepthSample(
-            self.name(index), image, (1 / depth_m).astype(np.float32), np.ones(depth_m.shape, bool)
-        )
+        labels = Labels(depth_m.astype(np.float32), "m", np.ones(depth_m.shape, bool))
+        return LabeledSample(self.name(index), image, labels)
 
 
 def save(folder: Path, maps: list[NDArray]) -> FolderPredictor:
     folder.mkdir()
     for index, values in enumerate(maps):
         np.save(folder / f"{index}.npy", values)
-    return FolderPredictor(folder, "depth", label=folder.name)
+    return FolderPredictor(folder, QUANTITIES["depth"], label=folder.name)
 
 
 def write_all(result: ProtocolResult, predictors: list, dataset: Depths, out: Path) -> tuple[dict, list, str]:

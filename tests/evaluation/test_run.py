@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from depthany.data.samples import DepthSample
+from depthany.data.samples import LabeledSample
+from depthany.data.targets import Labels
 from depthany.evaluation.predictors import QUANTITIES, FolderPredictor, holds_predictions
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import ProtocolResult, difference, statistic, summary
@@ -43,11 +44,11 @@ class Memory:
         return self.samples[index]
 
 
-def sample(name: str, depth_m: np.ndarray, seed: int = 0, mask: np.ndarray | None = None) -> DepthSample:
+def sample(name: str, depth_m: np.ndarray, seed: int = 0, mask: np.ndarray | None = None) -> LabeledSample:
     image = np.random.default_rng(seed).integers(0, 256, (*depth_m.shape, 3), dtype=np.uint8)
     known = depth_m > 0 if mask is None else mask
     disparity = np.where(np.isfinite(depth_m) & (depth_m > 0), 1 / np.where(depth_m > 0, depth_m, 1), 0)
-    return DepthSample(name, image, disparity.astype(np.float32), known)
+    return LabeledSample(name, image, Labels(disparity.astype(np.float32), "disparity", known))
 
 
 def random_depth(seed: int, height: int = 28, width: int = 42) -> np.ndarray:
@@ -68,7 +69,7 @@ def write_predictions(folder: Path, maps: dict[str, np.ndarray]) -> None:
 
 
 def truths(dataset: Memory) -> dict[str, np.ndarray]:
-    return {each.name: 1 / np.maximum(each.disparity, 1e-3) for each in dataset.samples}
+    return {each.name: 1 / np.maximum(each.labels.disparity, 1e-3) for each in dataset.samples}
 
 
 def flat(rows: list[Row]) -> dict[str, dict[str, float]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from depthany.data.dataset import Read
-from depthany.data.loading.watch import ReadNotes
+from depthany.data.dataset import FileKind
+from depthany.data.loading.watch import CurrentReads
 
 # 24 micro-batches, two to a step. A loader process reads four of them ahead.
 SETTINGS = ("accumulate=2", "steps=12", "save_every=2", "eval_every=0", "data.read_timeout=1.5")
@@ -176,14 +176,18 @@ def test_hanging_loaders_end_with_killed_run(nursery, own_world, teacher_run: Pa
 
 
 def test_oldest_read_is_reported() -> None:
-    notes = ReadNotes(3)
+    notes = CurrentReads(3)
     assert notes.oldest() is None
-    for worker, what, index in ((2, Read.UNLABELED, 2**40), (0, Read.IMAGE, 1), (1, Read.DEPTH, 5)):
+    for worker, what, index in (
+        (2, FileKind.UNLABELED, 2**40),
+        (0, FileKind.IMAGE, 1),
+        (1, FileKind.LABELS, 5),
+    ):
         notes.write(worker, what, index)
-    worker, what, index, seconds = notes.oldest() or (0, Read.NOTHING, 0, 0.0)
-    assert (worker, what, index) == (2, Read.UNLABELED, 2**40) and 0 <= seconds < 5
-    notes.write(2, Read.NOTHING, 0)
-    assert (notes.oldest() or ())[:3] == (0, Read.IMAGE, 1)
+    worker, what, index, seconds = notes.oldest() or (0, FileKind.NOTHING, 0, 0.0)
+    assert (worker, what, index) == (2, FileKind.UNLABELED, 2**40) and 0 <= seconds < 5
+    notes.write(2, FileKind.NOTHING, 0)
+    assert (notes.oldest() or ())[:3] == (0, FileKind.IMAGE, 1)
 
 
 def kill_loaders(nursery, command: list[str], kills: int, longest_s: float, dice: random.Random) -> list[str]:

@@ -18,11 +18,16 @@ from depthany.data.dataset import TrainingSet
 from depthany.data.perturb import Perturb
 from depthany.data.pseudo_labels.store import PseudoLabels
 from depthany.data.sampler import Draw
-from depthany.data.transforms import draw_view
+from depthany.data.transforms import draw_crop
 from depthany.data.unlabeled import FolderImages
 from depthany.models.model import save_model
 from depthany.pseudo_label import run
-from depthany.training.stages.student import StudentStage
+from depthany.training.stages.student import (
+    FeatureAlignmentSettings,
+    ImageWeights,
+    StudentSettings,
+    StudentStage,
+)
 
 # Renames of a run: 1 manifest, 2 to 7 three shards with a note each, 8 unreadable.txt, 9 manifest.
 DEATHS = [(1, "after"), (2, "half"), (3, "before"), (7, "after"), (9, "half")]
@@ -290,8 +295,17 @@ def test_spawned_loader_processes_read_the_same_labels(
 
 def stage_of(teacher: Any) -> StudentStage:
     still = Perturb(**dict.fromkeys(("jitter_p", "grayscale_p", "blur_p", "cutmix_p"), 0.0), **STILL)
-    weights = {"labeled": 0.0, "unlabeled": 1.0, "feature": 0.0}
-    return StudentStage(teacher, None, 24, still, weights, 0.1, 0.15, "kept", "clean", "median_mad", "batch")
+    settings = StudentSettings(
+        name="student",
+        teacher="unused",
+        terms={"affine_invariant": 1.0},
+        ratio=[1, 2],
+        weights=ImageWeights(0.0, 1.0, 0.0),
+        trim=0.1,
+        feature_alignment=FeatureAlignmentSettings(0.15, "kept", "clean"),
+    )
+    options = {"normalisation": "median_mad", "reduction": "batch"}
+    return StudentStage(settings, teacher, None, 24, still, options)
 
 
 STILL: dict[str, Any] = {
@@ -306,7 +320,7 @@ STILL: dict[str, Any] = {
 
 
 def unmirrored(index: int, height: int, width: int) -> Draw:
-    seeds = (seed for seed in range(99) if not draw_view(height, width, 28, seed).flip)
+    seeds = (seed for seed in range(99) if not draw_crop(height, width, (28, 28), seed).flip)
     return Draw(False, index, next(seeds), place=index, places=3)
 
 

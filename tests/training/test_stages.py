@@ -109,7 +109,7 @@ def test_teacher_loss_is_affine_invariant_on_labeled_images() -> None:
     batch, model = make_batch(), network(2)
     output = teacher_stage()(model, batch, generator())
     prediction = model(normalise(batch.labeled_image)).map
-    torch.testing.assert_close(output.loss, affine_invariant_loss(prediction, batch.disparity, batch.mask))
+    torch.testing.assert_close(output.loss, affine_invariant_loss(prediction, batch.target, batch.mask))
     assert output.images["labeled"].seen is batch.labeled_image
 
 
@@ -127,7 +127,7 @@ def test_student_loss_is_weighted_sum_of_terms() -> None:
         tokens = model(normalise(torch.cat([labeled.seen, unlabeled.seen])), with_features=True).features[2:]
         feature, kept = feature_alignment_loss(tokens, patch_tokens(frozen(normalise(unlabeled.seen))[-1]))
     by_hand = {
-        "loss/labeled": affine_invariant_loss(labeled.prediction, batch.disparity, batch.mask),
+        "loss/labeled": affine_invariant_loss(labeled.prediction, batch.target, batch.mask),
         "loss/unlabeled": affine_invariant_loss(unlabeled.prediction, unlabeled.target, unlabeled.mask),
         "loss/feature": feature,
     }
@@ -232,9 +232,7 @@ def test_tokens_of_labeled_images_are_not_aligned() -> None:
         student_stage(NONE, far_encoder())(network(2), each, generator()).scalars["loss/feature"]
         for each in (
             batch,
-            Batch(
-                *(getattr(other, n) for n in ("labeled_image", "disparity", "mask")), batch.unlabeled_image
-            ),
+            Batch(*(getattr(other, n) for n in ("labeled_image", "target", "mask")), batch.unlabeled_image),
         )
     ]
     torch.testing.assert_close(*losses)
@@ -284,8 +282,8 @@ def test_batch_without_one_kind_has_finite_gradient(labeled: int, unlabeled: int
 def test_missing_kind_adds_exactly_0() -> None:
     whole = student_stage(COLOURS, far_encoder())(network(2), make_batch(2, 4), generator())
     batch = make_batch(2, 4)
-    batch.labeled_image, batch.disparity, batch.mask = (
-        each[:0] for each in (batch.labeled_image, batch.disparity, batch.mask)
+    batch.labeled_image, batch.target, batch.mask = (
+        each[:0] for each in (batch.labeled_image, batch.target, batch.mask)
     )
     lacking = student_stage(COLOURS, far_encoder())(network(2), batch, generator())
     torch.testing.assert_close(lacking.loss, whole.loss - whole.scalars["loss/labeled"] / 3)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from depthany.data.samples import DepthSample
+from depthany.data.samples import LabeledSample
+from depthany.data.targets import Labels
 from depthany.metrics.table import DEFAULT_METRICS, METRICS, Metric
 from depthany.models.model import depth_anything
 from depthany.models.output import Prediction, Quantity
@@ -15,12 +16,16 @@ from depthany.training.validation import evaluate
 CPU = torch.device("cpu")
 
 
+def sample(name: str, image: np.ndarray, disparity: np.ndarray, mask: np.ndarray) -> LabeledSample:
+    return LabeledSample(name, image, Labels(disparity, "disparity", mask))
+
+
 class Samples:
     """A labeled set of samples in memory."""
 
     min_depth, max_depth = 0.5, 20.0
 
-    def __init__(self, samples: list[DepthSample]) -> None:
+    def __init__(self, samples: list[LabeledSample]) -> None:
         self.samples = samples
 
     def __len__(self) -> int:
@@ -29,7 +34,7 @@ class Samples:
     def name(self, index: int) -> str:
         return self.samples[index].name
 
-    def read(self, index: int, convert_images: bool = False) -> DepthSample:
+    def read(self, index: int, convert_images: bool = False) -> LabeledSample:
         return self.samples[index]
 
 
@@ -47,16 +52,16 @@ class RedIsDisparity(nn.Module):
         return Prediction(self.scale * red + self.shift)
 
 
-def smooth(height: int, width: int, seed: int = 0) -> DepthSample:
+def smooth(height: int, width: int, seed: int = 0) -> LabeledSample:
     """Disparity 0.1 to 0.6 in the red of a slanted plane; its size is the model's own."""
     rows, columns = np.mgrid[:height, :width]
     red = (40 + 150 * (rows / height + (seed % 3 + 1) * columns / width) / (seed % 3 + 2)).astype(np.uint8)
     image = np.repeat(red[:, :, None], 3, axis=2)
     disparity = (0.05 + 0.5 * red / 255).astype(np.float32)
-    return DepthSample(f"{seed}", image, disparity, np.ones((height, width), bool))
+    return sample(f"{seed}", image, disparity, np.ones((height, width), bool))
 
 
-def scores(model: nn.Module, samples: list[DepthSample], **options) -> dict[str, float]:
+def scores(model: nn.Module, samples: list[LabeledSample], **options) -> dict[str, float]:
     return evaluate(model, {"set": Samples(samples)}, 28, CPU, **options)["set"]
 
 
@@ -82,7 +87,7 @@ def test_scores_do_not_depend_on_batch_size(micro: str) -> None:
 
 def test_image_size_does_not_weigh() -> None:
     poor = smooth(56, 84)
-    poor = DepthSample("poor", poor.image[:, ::-1].copy(), poor.disparity, poor.mask)
+    poor = sample("poor", poor.image[:, ::-1].copy(), poor.labels.disparity, poor.labels.mask)
     alone = scores(RedIsDisparity(), [poor])["abs_rel"]
     both = scores(RedIsDisparity(), [poor, smooth(28, 42)])["abs_rel"]
     assert alone > 0.05
@@ -91,16 +96,16 @@ def test_image_size_does_not_weigh() -> None:
 
 def test_sky_counts_in_neither_fit_nor_score() -> None:
     clear = smooth(28, 42)
-    disparity = clear.disparity.copy()
+    disparity = clear.labels.disparity.copy()
     disparity[:9] = 0  # sky: valid, infinitely far; nothing of the kind is in the image
-    with_sky = DepthSample("sky", clear.image, disparity, clear.mask)
-    without = DepthSample("none", clear.image, clear.disparity, disparity > 0)
+    with_sky = sample("sky", clear.image, disparity, clear.labels.mask)
+    without = sample("none", clear.image, clear.labels.disparity, disparity > 0)
     assert scores(RedIsDisparity(), [with_sky]) == scores(RedIsDisparity(), [without])
 
 
 def test_images_of_sky_alone_are_left_out() -> None:
     clear = smooth(28, 42)
-    sky = DepthSample("sky", clear.image, np.zeros_like(clear.disparity), clear.mask)
+    sky = sample("sky", clear.image, np.zeros_like(clear.labels.disparity), clear.labels.mask)
     assert scores(RedIsDisparity(), [clear, sky])["images"] == 1
     with pytest.raises(ValueError, match="set: none of 2 images has a valid depth"):
         scores(RedIsDisparity(), [sky, sky])
@@ -122,8 +127,8 @@ class Fixed(nn.Module):
 def test_scores_by_hand_with_clipping() -> None:
     # The line nearest to (0.1, 0.5, 0.5, 1.3) at (0, 1, 2, 3) is 0.36 x + 0.06.
     truth = np.array([[0.1, 0.5, 0.5, 1.3]], np.float32)
-    sample = DepthSample("a", np.zeros((1, 4, 3), np.uint8), truth, np.ones((1, 4), bool))
-    dataset = Samples([sample])
+    flat = sample("a", np.zeros((1, 4, 3), np.uint8), truth, np.ones((1, 4), bool))
+    dataset = Samples([flat])
     dataset.min_depth, dataset.max_depth = (
         1.0,
         10.0,

@@ -1,4 +1,4 @@
-"""How often which depth occurs, in a memory that does not grow with the number of pixels."""
+"""A histogram of depth whose memory does not grow with the number of pixels."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-# The upper bits of a float32 above 0 (8 of exponent, 10 of mantissa) sort as the number itself: a logarithmic
-# histogram without a logarithm. A bin is 0.1 % wide or less, and every power of two is an edge.
+# The upper bits of a positive float32 (8 of the exponent, 10 of the mantissa) sort as the number itself: a
+# logarithmic histogram without a logarithm. A bin is at most 0.1 % wide, and every power of two is an edge.
 _DROPPED_BITS = 13
 _BINS = 1 << (31 - _DROPPED_BITS)
 
 
 @dataclass
 class DepthHistogram:
-    """Counts of numbers from 0 up, such as metres or disparity, with their exact smallest and largest.
+    """Counts of numbers of 0 or more, such as metres or disparity, with their exact smallest and largest.
 
-    counts: [bins] int64. Histograms of parts add up to that of the whole, in any order.
+    counts: [bins] int64. Histograms of parts add up to the histogram of the whole, in any order.
     """
 
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
@@ -24,7 +24,7 @@ class DepthHistogram:
     high: float = -math.inf
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Count values [n], each finite and 0 or more."""
+        """Counts values [n] float32; each must be finite and 0 or more."""
         if values.size:
             low, high = values.min(), values.max()
             bins = values.view(np.uint32) >> _DROPPED_BITS
@@ -35,12 +35,12 @@ class DepthHistogram:
             self.low, self.high = min(self.low, abs(float(low))), max(self.high, float(high))
 
     def packed(self) -> "PackedHistogram":
-        """Only the bins that hold something, for the way between processes."""
+        """Returns the bins that are not empty, which are few, to be sent between processes."""
         bins = np.flatnonzero(self.counts)
         return PackedHistogram(bins, self.counts[bins], self.low, self.high)
 
     def merge(self, part: "PackedHistogram") -> None:
-        """Add what another histogram counted."""
+        """Adds the counts of another histogram."""
         self.counts[part.bins] += part.counts
         self.low, self.high = min(self.low, part.low), max(self.high, part.high)
 
@@ -50,7 +50,9 @@ class DepthHistogram:
         return int(self.counts.sum())
 
     def percentile(self, percent: float) -> float:
-        """The smallest number that at least `percent` of the numbers do not exceed, to .05 %; NaN of none."""
+        """Returns the smallest number that at least `percent` of the numbers do not exceed, accurate to
+        0.05 %; NaN if nothing was counted.
+        """
         total = self.total
         if not total:
             return math.nan
@@ -61,10 +63,10 @@ class DepthHistogram:
         return min(max(middle, self.low), self.high) if reached else 0.0
 
     def octaves(self) -> list[tuple[float, float, int]]:
-        """Counts between neighbouring powers of two as (from, to, count), from the smallest number above 0 to
-        the largest; numbers below 1e-38 count as 0.
+        """Returns counts between neighbouring powers of two as (from, to, count), from the smallest number
+        above 0 to the largest. Numbers below 1e-38 count as 0.
         """
-        per_octave = self.counts.reshape(256, -1).sum(1)  # a float's exponent e stands for 2 ** (e - 127)
+        per_octave = self.counts.reshape(256, -1).sum(1)  # exponent e of a float stands for 2 ** (e - 127)
         per_octave[0] = 0
         filled = np.flatnonzero(per_octave)
         span = range(filled[0], filled[-1] + 1) if len(filled) else range(0)
@@ -72,7 +74,7 @@ class DepthHistogram:
 
     @property
     def zeros(self) -> int:
-        """How many numbers are 0: infinitely far in a set of disparity."""
+        """How many numbers are 0, which is infinitely far in a set of disparity."""
         return int(self.counts[: _BINS // 256].sum())
 
 

@@ -1,6 +1,5 @@
-"""What one image of a data set is like, and what is wrong with it."""
+"""Look at one image of a data set, and find what is wrong with it."""
 
-import copy
 import io
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,24 +10,24 @@ from PIL import Image
 
 from depthany.checking.histogram import DepthHistogram
 from depthany.data.images import decode_image
-from depthany.data.labeled import Decoded, Pair, PairedDepth
+from depthany.data.labeled import Decoded, PairedDepth
 from depthany.data.samples import NoValidPixel
+from depthany.data.targets import Labels
 from depthany.system.packages import reason
 
 UNREADABLE_IMAGE, UNREADABLE_DEPTH = "unreadable image", "unreadable depth"
 NO_VALID_PIXEL, SIZES_DIFFER, NO_PARTNER = "no valid pixel", "sizes differ", "no partner"
 FEW_VALID, CONSTANT, NEGATIVE, BLANK = "few valid pixels", "constant depth", "negative depth", "blank image"
-# Training stops at the first kind, unless data.unreadable=skip leaves such images out.
+# Training stops at these, unless data.unreadable=skip leaves such images out. The others are warnings.
 ERRORS = (NO_PARTNER, UNREADABLE_IMAGE, UNREADABLE_DEPTH, NO_VALID_PIXEL, SIZES_DIFFER)
-WARNINGS = (FEW_VALID, CONSTANT, NEGATIVE, BLANK)
 GRAY = "gray image"
-# Why a pixel has no depth; the first reason that holds counts.
+# Why a pixel is not valid; the first reason that holds counts.
 INVALID = ("not finite", "negative", "zero", "masked", "too near", "too far")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`kind` is one of ERRORS or WARNINGS; `reason` is one line on the file at `path`."""
+    """An error (one of ERRORS) or a warning. `reason` is one line about the file at `path`."""
 
     kind: str
     path: str
@@ -37,13 +36,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was seen of one image. Shares are of its pixels.
+    """What was found in one image. Shares are of its pixels.
 
-    size: width and height; None where the image cannot be read.
-    mode: how the image is stored, in Pillow's words (RGB, L, CMYK); None where the set holds pixels.
-    valid, sky: share of pixels with a known disparity, sky among them, and share of sky; None where there is
-        no depth, or none that can be read.
-    invalid: share of pixels without depth by reason (INVALID), where the set tells.
+    size: width and height; None if the image cannot be read.
+    mode: Pillow's name of the stored colour mode (RGB, L, CMYK); None if the data set holds pixels.
+    valid: share of pixels that are valid or sky; None if there are no labels, or they cannot be read.
+    sky: share of sky; None as `valid`.
+    invalid: share of the other pixels by reason (INVALID), if known.
     """
 
     name: str
@@ -58,7 +57,7 @@ class Finding:
 
 @dataclass
 class _Found:
-    """A `Finding` in the making."""
+    """Collects what becomes a `Finding`."""
 
     problems: list[Problem] = field(default_factory=list)
     traits: dict[str, Any] = field(default_factory=dict)
@@ -68,57 +67,47 @@ class _Found:
 
 
 class Inspector:
-    """Reads the images of a set as training does, step by step, and adds their depth to a histogram.
+    """Reads the images of a data set as training does, and counts their depth in a histogram.
 
     Args:
-        dataset: a labeled or unlabeled set.
-        convert_images: as in training, accept gray, RGBA, CMYK and 16-bit images.
-        min_valid_share: an image with less valid pixels is a warning.
+        dataset: a labeled or unlabeled data set.
+        convert_images: accept gray, RGBA, CMYK and 16-bit images, as training would.
+        min_valid_share: an image with a smaller share of valid pixels is a warning.
     """
 
     def __init__(self, dataset: Any, convert_images: bool, min_valid_share: float) -> None:
         self.dataset, self.convert_images, self.min_valid_share = dataset, convert_images, min_valid_share
-        self.in_disparity = bool(getattr(dataset, "in_disparity", False))
         self.histogram = DepthHistogram()
-        self.decoded: Decoded | None = None
-        if isinstance(dataset, PairedDepth):
-            self.dataset = copy.copy(dataset)
-            self._decode = self.dataset.decode
-            self.dataset.__dict__["decode"] = self._overheard  # `labels` calls it: no file is decoded twice
 
     def restart(self) -> None:
-        """Begin a new histogram."""
+        """Begins a new histogram."""
         self.histogram = DepthHistogram()
 
-    def _overheard(self, pair: Pair) -> Decoded:
-        self.decoded = self._decode(pair)
-        return self.decoded
-
     def inspect(self, index: int) -> Finding:
-        """Read image `index`, and its depth if the set has any; what goes wrong becomes a problem."""
-        self.decoded, found = None, _Found()
+        """Reads image `index`, and its labels if there are any. Everything wrong becomes a `Problem`."""
+        found = _Found()
         image = self._image(index, found)
         if hasattr(self.dataset, "labels"):
-            mask_hw = self._depth(index, found)
-            if image is not None and mask_hw is not None and mask_hw != image.shape[:2]:
-                told = f"depth is {mask_hw[1]}x{mask_hw[0]}, its image {image.shape[1]}x{image.shape[0]}"
-                found.add(SIZES_DIFFER, self._files(index)[1], told)
+            label_hw = self._labels(index, found)
+            if image is not None and label_hw is not None and label_hw != image.shape[:2]:
+                text = f"depth is {label_hw[1]}x{label_hw[0]}, its image {image.shape[1]}x{image.shape[0]}"
+                found.add(SIZES_DIFFER, self._files(index)[1], text)
         return Finding(self.dataset.name(index), tuple(found.problems), **found.traits)
 
     def _files(self, index: int) -> tuple[str, str]:
-        """Files of the image and its depth."""
+        """Returns the paths of the image and its labels."""
         labeled = hasattr(self.dataset, "files")
         return self.dataset.files(index) if labeled else (self.dataset.name(index),) * 2
 
-    def _image(self, index: int, found: "_Found") -> NDArray[np.uint8] | None:
-        """The image [h w 3], where it can be read."""
+    def _image(self, index: int, found: _Found) -> NDArray[np.uint8] | None:
+        """Returns the image [h w 3] uint8; None if it cannot be read."""
         path = self._files(index)[0]
         try:
             stored = self.dataset.stored_image(index)
             is_file = isinstance(stored, bytes)
             image = decode_image(stored, path, self.convert_images) if is_file else stored
-        except Exception as error:  # a reader's defect must not hide what is wrong with the other files
-            found.add(UNREADABLE_IMAGE, path, _told(error, path))
+        except Exception as error:  # a defect in one reader must not hide the problems of other files
+            found.add(UNREADABLE_IMAGE, path, _one_line(error, path))
             return None
         found.traits["size"] = (image.shape[1], image.shape[0])
         found.traits["mode"] = Image.open(io.BytesIO(stored)).mode if is_file else None
@@ -128,56 +117,46 @@ class Inspector:
             found.traits["is_gray"] = _holds(image, lambda pixels: pixels == pixels[..., :1])
         return image
 
-    def _depth(self, index: int, found: "_Found") -> tuple[int, ...] | None:
-        """Height and width of the depth, where it can be read."""
+    def _labels(self, index: int, found: _Found) -> tuple[int, ...] | None:
+        """Looks at the labels and returns their height and width; None if they cannot be read."""
         path = self._files(index)[1]
+        decoded: Decoded | None = None
         try:
-            labels = self.dataset.labels(index)
-            disparity, mask = labels.disparity, labels.mask
+            if isinstance(self.dataset, PairedDepth):
+                pair = self.dataset.pairs[index]
+                decoded = self.dataset.decode(pair)
+                labels = self.dataset.labels_of(pair, decoded)
+            else:
+                labels = self.dataset.labels(index)
         except Exception as error:
-            without_any = isinstance(error, NoValidPixel)
-            found.add(NO_VALID_PIXEL if without_any else UNREADABLE_DEPTH, path, _told(error, path))
-            if not without_any or self.decoded is None:
+            none_valid = isinstance(error, NoValidPixel)
+            found.add(NO_VALID_PIXEL if none_valid else UNREADABLE_DEPTH, path, _one_line(error, path))
+            if not none_valid or decoded is None:
                 return None
-            mask = np.zeros(self.decoded.values.shape, bool)
-            disparity = np.zeros(mask.shape, np.float32)
-        sky, reasons, valid = self._sky(disparity, mask), self._reasons(mask), float(mask.mean())
-        found.traits |= {"valid": valid, "sky": float(sky.mean()), "invalid": reasons}
-        self._measured(disparity, mask & ~sky, path, found)
+            labels = Labels(decoded.values, self.dataset.unit, np.zeros(decoded.values.shape, bool))
+        self._count(labels, path, found)
+        share = float(labels.mask.mean())
+        sky = 0.0 if labels.sky is None else float(labels.sky.mean())
+        reasons = {} if decoded is None else self._reasons(decoded, labels.mask)
+        found.traits |= {"valid": share, "sky": sky, "invalid": reasons}
         if "negative" in reasons:
             found.add(NEGATIVE, path, f"{reasons['negative']:.2%} of the pixels are below 0")
-        if 0 < valid < self.min_valid_share:
-            found.add(FEW_VALID, path, f"{valid:.2%} of the pixels are valid")
-        return mask.shape
+        if 0 < share < self.min_valid_share:
+            found.add(FEW_VALID, path, f"{share:.2%} of the pixels are valid")
+        return labels.valid.shape
 
-    def _sky(self, disparity: NDArray, mask: NDArray) -> NDArray[np.bool_]:
-        """[h w] bool. Metres have an inverse above 0, so that 0 is sky; a measured disparity can be 0, and
-        does not count as sky unless the set or masks beside it know sky.
-        """
-        if self.decoded is not None and self.decoded.sky is not None and self.in_disparity:
-            return mask & self.decoded.sky
-        knows_sky = not self.in_disparity or getattr(self.dataset, "sky_masks", None) is not None
-        return mask & (disparity == 0) & knows_sky
-
-    def _measured(self, disparity: NDArray, measured: NDArray, path: str, found: "_Found") -> None:
-        """Add the depth [h w] of the measured pixels, in metres where the set has any, to the histogram."""
-        values = disparity[measured]
-        if not values.size:
-            return
+    def _count(self, labels: Labels, path: str, found: _Found) -> None:
+        """Adds the valid values to the histogram."""
+        values = labels.values[labels.valid]
         if values.size > 1 and values.min() == values.max():
             found.add(CONSTANT, path, f"the same at all {values.size} measured pixels")
-        if not self.in_disparity:
-            np.reciprocal(values, out=values)
         self.histogram.add(values)
 
-    def _reasons(self, mask: NDArray) -> dict[str, float]:
-        """Share of the pixels off the mask by reason."""
-        if self.decoded is None or mask.all():
-            return {}
-        values, valid = self.decoded.values[~mask], self.decoded.valid[~mask]
-        metric = not self.in_disparity
-        near, far = (self.dataset.min_depth, self.dataset.max_depth) if metric else (0.0, np.inf)
-        tests = (~np.isfinite(values), values < 0, values == 0, ~valid, values < near, values > far)
+    def _reasons(self, decoded: Decoded, mask: NDArray[np.bool_]) -> dict[str, float]:
+        """Returns the share of the pixels off the mask [h w], by reason."""
+        values, valid = decoded.values[~mask], decoded.valid[~mask]
+        low, high = self.dataset.valid_range()
+        tests = (~np.isfinite(values), values < 0, values == 0, ~valid, values < low, values > high)
         left, shares = np.ones(values.shape, bool), dict[str, float]()
         for name, test in zip(INVALID, tests, strict=True):
             if count := int((left & test).sum()):
@@ -187,12 +166,12 @@ class Inspector:
 
 
 def _holds(image: NDArray[np.uint8], test: Any) -> bool:
-    """Whether `test` holds at all pixels; most images fail at a few of them already."""
+    """Returns whether `test` holds at all pixels. Tries a few first, at which most images fail."""
     return bool(test(image[::16, ::16]).all()) and bool(test(image).all())
 
 
-def _told(error: Exception, path: str) -> str:
-    """One line without the path and, unless it is a message of ours, with the kind of error."""
+def _one_line(error: Exception, path: str) -> str:
+    """Returns the message of an error without the path; with the type of the error if it is not ours."""
     text = " ".join(str(error).split())
     if not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {reason(error)}"

@@ -31,7 +31,7 @@ def verify_store(store: Path) -> int:
     if problems:
         print(
             f"{store}: {problems} problems in {wrong} of {shards} shards; delete the .json of a "
-            "damaged shard and label again with the settings of the store: it is made anew"
+            "damaged shard and label again with the settings of the store: it is written anew"
         )
         return 1
     print(f"{store}: all is well, {labels} labels of {images} images in {shards} shards")

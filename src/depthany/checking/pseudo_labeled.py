@@ -1,4 +1,4 @@
-"""A store of pseudo-labels with its images, to be looked at as a labeled set is."""
+"""A store of pseudo-labels with its images, shown as a labeled data set."""
 
 from pathlib import Path
 
@@ -7,43 +7,45 @@ from numpy.typing import NDArray
 
 from depthany.data.pseudo_labels.shards import Shard
 from depthany.data.pseudo_labels.store import PseudoLabels
-from depthany.data.samples import Labels, UnlabeledSet
+from depthany.data.samples import UnlabeledSet
+from depthany.data.targets import Labels, Unit
 
 
 class LabeledImages:
-    """The images of a set that have a label in a store, complete or not, as a set with depth to look at.
+    """The images of a data set that have a label in a store. The store need not be complete.
 
     Args:
-        name: of the set in the store.
-        images: the set itself.
+        store: folder of the store.
+        name: of the data set in the store.
+        images: the data set.
     """
 
-    in_disparity = True  # known up to scale and shift
+    unit: Unit = "disparity"
 
     def __init__(self, store: Path, name: str, images: UnlabeledSet) -> None:
         self.images, self._labels, self._name = images, PseudoLabels(store, [name]), name
 
-    def some(self, count: int, draw: np.random.Generator) -> list[int]:
-        """At most `count` labeled images, drawn from shards that are drawn."""
-        store, header = self._labels.store, self._labels.header
-        done = [s for s in header.shards() if s.set == self._name and s.note_path(store).exists()]
+    def some(self, count: int, random: np.random.Generator) -> list[int]:
+        """Returns at most `count` random images that have a label, from random shards."""
+        store, header = self._labels.store, self._labels.settings
+        done = [s for s in header.shards() if s.set == self._name and s.record_path(store).exists()]
         chosen: set[int] = set()
-        for k in draw.permutation(len(done))[:count]:
+        for k in random.permutation(len(done))[:count]:
             left = -(-count // min(len(done), count))
             labeled = Shard(done[k].path(store)).index
-            chosen |= {int(i) for i in draw.permutation(labeled)[:left]}
+            chosen |= {int(i) for i in random.permutation(labeled)[:left]}
         return sorted(chosen)[:count]
 
     def name(self, index: int) -> str:
-        """Path of image `index`."""
+        """Returns the path of image `index`."""
         return self.images.name(index)
 
     def stored_image(self, index: int) -> bytes | NDArray[np.uint8]:
-        """Image `index` as the set has it."""
+        """Returns image `index` as the data set stores it."""
         return self.images.stored_image(index)
 
     def labels(self, index: int) -> Labels:
-        """Disparity [h w] and a mask that is True everywhere."""
+        """Returns the disparity [h w] of an image; every pixel is valid."""
         label = self._labels.read(0, index)
         assert label is not None
-        return Labels(label.disparity, np.ones(label.disparity.shape, bool))
+        return Labels(label.disparity, "disparity", np.ones(label.disparity.shape, bool))

@@ -1,4 +1,4 @@
-"""Processes that read images side by side; what they find comes back in the order of the images."""
+"""Processes that read images in parallel. Their findings come back in the order of the images."""
 
 import multiprocessing
 import os
@@ -20,16 +20,16 @@ from depthany.checking.inspect import Finding, Inspector
 from depthany.checking.sheet import draw_sheet
 from depthany.system.processes import end_with_parent
 
-CHUNK = 16  # images a process takes at a time
+CHUNK = 16  # images that a process takes at a time
 
-# A forked process has the opened sets and all modules at once; started anew it would import and list them
-# again. Elsewhere than on Linux a fork is not safe.
+# A forked process has the opened data sets and all modules at once. A spawned one must import and list them
+# again, but fork is only safe on Linux.
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What was found of some images, one finding for each, and their depth."""
+    """The findings of some images, in their order, and the histogram of their depth."""
 
     indices: Sequence[int]
     findings: list[Finding]
@@ -37,11 +37,11 @@ class Chunk:
 
 
 class Readers:
-    """A pool of processes that have the sets; leaving the `with` block ends them, after the image at hand.
+    """A pool of processes that read data sets. Leaving the `with` block ends them after the current image.
 
     Args:
         sets: data sets by name.
-        workers: number of processes. The findings do not depend on it.
+        workers: number of processes; the findings do not depend on it.
         convert_images, min_valid_share: see `Inspector`.
     """
 
@@ -57,7 +57,7 @@ class Readers:
         )
 
     def check(self, name: str, indices: Sequence[int]) -> Iterator[Chunk]:
-        """What is found of the images `indices` of a set, in their order.
+        """Yields the findings of the images `indices` of a data set, in their order.
 
         Raises:
             ValueError: a process was killed.
@@ -78,14 +78,14 @@ class Readers:
             raise _killed(f"{name} was read, at or after {self._sets[name].name(at)}") from None
 
     def draw(self, name: str, indices: Sequence[int], path: Path, title: str) -> None:
-        """Begin to write the contact sheet of a set to `path`; `finish_sheets` waits for it."""
+        """Begins to write the contact sheet of a data set to `path`; `finish_sheets` waits for it."""
         try:
             self._sheets.append((name, self._pool.submit(_draw, name, indices, path, title)))
         except BrokenProcessPool:
             raise _killed(f"the contact sheet of {name} was begun") from None
 
     def finish_sheets(self) -> None:
-        """Wait for all contact sheets; raises a `ValueError` where one cannot be written."""
+        """Waits for all contact sheets. Raises ValueError if one cannot be written."""
         for name, sheet in self._sheets:
             try:
                 sheet.result()
@@ -93,7 +93,8 @@ class Readers:
                 raise _killed(f"the contact sheet of {name} was drawn") from None
 
     def __enter__(self) -> "Readers":
-        # All processes are forked here, and not later while a progress bar has a thread that prints.
+        # Fork all processes now: later a progress bar has a thread that prints, and fork would copy its
+        # locks.
         self._pool.submit(os.getpid).result()
         return self
 
@@ -116,7 +117,7 @@ _stopped: Event | None = None
 
 
 def _begin(sets: dict[str, Any], convert_images: bool, min_valid_share: float, stop: Event) -> None:
-    """Prepare a process that reads."""
+    """Initialises a process of the pool."""
     global _stopped
     end_with_parent()
     cv2.setNumThreads(1)

@@ -1,4 +1,4 @@
-"""What a check tells: tables on the console, report.json, problems.txt."""
+"""The report of a check: a table on the console, report.json and problems.txt."""
 
 import json
 from collections.abc import Mapping
@@ -14,12 +14,13 @@ from depthany.system.files import write_atomically
 
 REPORT_FILE, PROBLEMS_FILE = "report.json", "problems.txt"
 _BARS, _BARS_ASCII = "▁▂▃▄▅▆▇█", ".:-=+*#@"
-_WIDTH = 150  # where there is no terminal
+_WIDTH = 150  # without a terminal
 
 
 def write_files(out: Path, summaries: Mapping[str, SetSummary], about: Mapping[str, Any]) -> None:
-    """report.json, and problems.txt with a line for each file: error or warning, set, kind, path, reason,
-    tabs between them.
+    """Writes report.json and problems.txt.
+
+    A line of problems.txt has five fields, separated by tabs: error or warning, data set, kind, path, reason.
     """
     sets = {name: summary.as_dict() for name, summary in summaries.items()}
     ok = not any(summary.is_wrong for summary in summaries.values())
@@ -39,7 +40,7 @@ def _lines(name: str, summary: SetSummary) -> list[str]:
 
 
 def show(summaries: Mapping[str, SetSummary]) -> None:
-    """A row for each set, and below it what is wrong with which."""
+    """Prints a table with a row for each data set, then their problems."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
@@ -78,20 +79,22 @@ def _sizes(summary: SetSummary) -> str:
 
 
 def _spark(summary: SetSummary, bars: str) -> str:
-    """A histogram in a line: a bar for each octave, blank where there is nothing, between its two ends."""
+    """Returns the histogram in one line: smallest octave, a bar for each octave (blank if empty), largest."""
     octaves = summary.histogram.octaves()
     if not octaves:
         return "all at 0"
     most = max(count for *_, count in octaves)
     drawn = "".join(bars[(len(bars) - 1) * count // most] if count else " " for *_, count in octaves)
-    unit = "" if summary.in_disparity else " m"
+    unit = " m" if summary.unit == "m" else ""
     return f"{octaves[0][0]:g} {drawn} {octaves[-1][1]:g}{unit}"
 
 
 def complaints(name: str, summary: SetSummary) -> list[str]:
-    """Lines on what is wrong with a set, errors first, the first ten files of each kind named."""
+    """Returns lines about the problems of a data set, errors first. Names the first ten files of each
+    kind.
+    """
     lines = [f"error: {name}: {summary.failure}"] if summary.failure else []
-    for kind, count in sorted(summary.kinds.items(), key=lambda each: each[0] not in ERRORS):
+    for kind, count in sorted(summary.kinds.items(), key=lambda item: item[0] not in ERRORS):
         lines.append(f"{'error' if kind in ERRORS else 'warning'}: {name}: {kind}: {count}")
         named = [problem for problem in summary.problems if problem.kind == kind][:FIRST]
         lines += [f"    {problem.path}: {problem.reason}" for problem in named]
@@ -105,6 +108,6 @@ def complaints(name: str, summary: SetSummary) -> list[str]:
         lines.append(f"note: {name}: {gray} of {summary.checked} images are gray")
     odd = {mode: count for mode, count in sorted(summary.modes.items()) if mode != "RGB"}
     if odd:
-        told = ", ".join(f"{count} {mode}" for mode, count in odd.items())
-        lines.append(f"note: {name}: converted to RGB: {told}")
+        modes = ", ".join(f"{count} {mode}" for mode, count in odd.items())
+        lines.append(f"note: {name}: converted to RGB: {modes}")
     return lines

@@ -1,4 +1,4 @@
-"""What is known of a data set: findings added up, in the order of its images."""
+"""The findings of a data set, added up."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -8,15 +8,17 @@ from typing import Any
 from depthany.checking.histogram import DepthHistogram, PackedHistogram
 from depthany.checking.inspect import ERRORS, FEW_VALID, GRAY, NO_PARTNER, Finding, Problem
 from depthany.data.counts import count_warning
+from depthany.data.targets import Unit
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-FIRST = 10  # so many are named where a line for each would be too much
+FIRST = 10  # how many images are named where naming all would be too much
 
 
 @dataclass
 class Trait:
-    """A property that is no defect by itself: how many images have it, the first of them, and their shares
-    of pixels.
+    """A property that is no defect by itself.
+
+    images: how many images have it. first: names of the first ones. share: sum of their shares of pixels.
     """
 
     images: int = 0
@@ -24,7 +26,7 @@ class Trait:
     share: float = 0.0
 
     def add(self, name: str, share: float = 0.0) -> None:
-        """One more image."""
+        """Counts one more image."""
         self.images += 1
         self.share += share
         if len(self.first) < FIRST:
@@ -32,12 +34,13 @@ class Trait:
 
 
 class SetSummary:
-    """Everything that is told of one set; its memory grows with the problems, not with the images.
+    """What the report says of one data set. Its memory grows with the problems, not with the images.
 
     Args:
-        root: folder of the set, for the eye.
-        dataset: the set; None where it cannot be opened, with the reason in `failure`.
-        expected: how many images the mixture says there are, where it does.
+        root: folder of the data set, for display.
+        dataset: the data set; None if it cannot be opened.
+        failure: why it cannot be opened.
+        expected: number of images according to the configuration, if it says so.
     """
 
     def __init__(
@@ -45,13 +48,13 @@ class SetSummary:
     ) -> None:
         self.root, self.failure, self.expected = root, failure, expected
         self.labeled = hasattr(dataset, "labels")
-        self.in_disparity = bool(getattr(dataset, "in_disparity", False))
+        self.unit: Unit = getattr(dataset, "unit", "m")
         self.found = 0 if dataset is None else len(dataset)
-        self.lonely: list[str] = list(getattr(dataset, "lonely", []))
+        self.unpaired: list[str] = list(getattr(dataset, "unpaired", []))
         self.left_out: dict[str, int] = dict(getattr(dataset, "left_out", {}))
         self.wanted = self.found  # fewer with a limit
         self.checked = 0
-        self.problems = [Problem(NO_PARTNER, f"{root}/{name}", "no partner") for name in self.lonely]
+        self.problems = [Problem(NO_PARTNER, f"{root}/{name}", "no partner") for name in self.unpaired]
         self.bad: set[int] = set()
         self.histogram = DepthHistogram()
         self.sizes: Counter[tuple[int, int]] = Counter()
@@ -60,7 +63,7 @@ class SetSummary:
         self.with_depth, self.valid, self.sky, self.least_valid = 0, 0.0, 0.0, 1.0
 
     def add(self, indices: Sequence[int], findings: Sequence[Finding], depth: PackedHistogram) -> None:
-        """Add what was found of the images `indices`."""
+        """Adds the findings of the images `indices`, and the histogram of their depth."""
         self.histogram.merge(depth)
         for index, finding in zip(indices, findings, strict=True):
             self._add(index, finding)
@@ -86,20 +89,22 @@ class SetSummary:
 
     @property
     def kinds(self) -> Counter[str]:
-        """How many problems there are of each kind."""
+        """Number of problems by kind."""
         return Counter(problem.kind for problem in self.problems)
 
     @property
     def is_wrong(self) -> bool:
-        """Whether training would stop at this set, unless data.unreadable=skip leaves its images out."""
+        """Whether training would stop at this data set, if data.unreadable is not skip."""
         return self.failure is not None or any(problem.kind in ERRORS for problem in self.problems)
 
     def count_warning(self, name: str) -> str:
-        """A line where the mixture says that there are more images, or less; empty where it does not."""
+        """Returns a line if the number of images is not the expected one, else an empty string."""
         return "" if self.failure else count_warning(name, self.found, self.expected)
 
     def size_range(self) -> dict[str, list[int]]:
-        """Smallest, median and largest image by area, as width and height; empty where none was read."""
+        """Returns width and height of the smallest, median and largest image by area; empty without
+        images.
+        """
         ordered = sorted(self.sizes, key=lambda size: (size[0] * size[1], size))
         if not ordered:
             return {}
@@ -111,15 +116,15 @@ class SetSummary:
         return {"min": list(ordered[0]), "median": list(median), "max": list(ordered[-1])}
 
     def as_dict(self) -> dict[str, Any]:
-        """The summary for report.json."""
-        told: dict[str, Any] = {
+        """Returns the summary for report.json."""
+        summary: dict[str, Any] = {
             "root": self.root,
             "failure": self.failure,
             "wrong": self.is_wrong,
             "found": self.found,
             "expected": self.expected,
             "checked": self.checked,
-            "without_partner": self.lonely,
+            "without_partner": self.unpaired,
             "left_out": self.left_out,
             "problems": dict(self.kinds),
             "reasons": _reasons(self.problems),
@@ -127,7 +132,7 @@ class SetSummary:
             "stored_as": dict(sorted(self.modes.items())),
             "gray_images": _trait(self.traits[GRAY]),
         }
-        return told | (self._depth() if self.labeled else {})
+        return summary | (self._depth() if self.labeled else {})
 
     def _depth(self) -> dict[str, Any]:
         count, depth = max(self.with_depth, 1), self.histogram
@@ -141,8 +146,8 @@ class SetSummary:
         invalid = {
             name: {"share": round(trait.share / count, 6), **_trait(trait)} for name, trait in known.items()
         }
-        range_told = {
-            "unit": "disparity" if self.in_disparity else "m",
+        depth_range = {
+            "unit": self.unit,
             "pixels": depth.total,
             "zeros": depth.zeros,
             "min": _short(depth.low) if depth.total else None,
@@ -154,12 +159,12 @@ class SetSummary:
             "valid_share": shares,
             "sky_share": round(self.sky / count, 6),
             "without_depth": invalid,
-            "depth": range_told,
+            "depth": depth_range,
         }
 
 
 def _reasons(problems: Sequence[Problem]) -> dict[str, dict[str, int]]:
-    """How often each reason is given, by kind; what follows the path in a problem's text."""
+    """Returns how often each reason occurs, by kind of problem."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for problem in problems:
         found[problem.kind][problem.reason] += 1
@@ -171,5 +176,5 @@ def _trait(trait: Trait) -> dict[str, Any]:
 
 
 def _short(number: float) -> float:
-    """Six digits, as many as a float32 holds."""
+    """Rounds to six digits, as many as a float32 holds."""
     return float(f"{number:.6g}")

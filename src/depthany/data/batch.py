@@ -1,4 +1,4 @@
-"""A micro-batch of views, as the loader hands it to a stage."""
+"""What the loader hands to a stage: a micro-batch of crops."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,28 +6,30 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from depthany.data.left_out import Note
+from depthany.data.left_out import ImageIssue
 from depthany.data.perturb import Share
 
 
 @dataclass
 class Batch:
-    """One micro-batch: l labeled and u unlabeled images, all cropped to the same square.
+    """One micro-batch of l labeled and u unlabeled crops, all of the same size.
 
-    labeled_image: [l 3 h w] uint8. disparity: [l h w] in [0, 1]. mask: [l h w] bool. unlabeled_image: [u 3 h
-        w] uint8.
-    notes: images that were left out, and unlabeled ones that were converted, with the reason.
-    pseudo_label: [u h w] disparity that a teacher gave the unlabeled images beforehand, at any scale and
-        shift; None where it does so during training.
-    share: which of the unlabeled images of the micro-batch are here; None = all.
-    counts: labeled and unlabeled images of the micro-batch with all processes; None = those that are here.
+    labeled_image: [l 3 h w] uint8 RGB.
+    target: [l h w] what the stage learns (see `data.targets.TARGETS`): float32, or int64 for classes.
+    mask: [l h w] bool, True where the target is valid.
+    unlabeled_image: [u 3 h w] uint8 RGB.
+    issues: images that were left out, and unlabeled images that were converted.
+    pseudo_label: [u h w] float32 disparity that a teacher predicted beforehand, of any scale and shift. None
+        if the teacher predicts during training.
+    share: which of the micro-batch's unlabeled images this process has; None = all.
+    counts: labeled and unlabeled images of the micro-batch in all processes; None = those of this process.
     """
 
     labeled_image: Tensor
-    disparity: Tensor
+    target: Tensor
     mask: Tensor
     unlabeled_image: Tensor
-    notes: list[Note] = field(default_factory=list)
+    issues: list[ImageIssue] = field(default_factory=list)
     pseudo_label: Tensor | None = None
     share: Share | None = None
     counts: tuple[int, int] | None = None
@@ -37,24 +39,24 @@ class Batch:
 
     @property
     def all_counts(self) -> tuple[int, int]:
-        """Labeled and unlabeled images of the micro-batch, with all processes."""
+        """Numbers of labeled and unlabeled images of the micro-batch in all processes."""
         return self.counts or (len(self.labeled_image), len(self.unlabeled_image))
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its tensors on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """Returns the batch with its tensors on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory, which copies to a GPU in the background."""
-        return self._each(lambda tensor: tensor.pin_memory())
+        """Returns the batch in page-locked memory, from which a GPU copies in the background."""
+        return self._map(lambda tensor: tensor.pin_memory())
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
             change(self.labeled_image),
-            change(self.disparity),
+            change(self.target),
             change(self.mask),
             change(self.unlabeled_image),
-            self.notes,
+            self.issues,
             None if self.pseudo_label is None else change(self.pseudo_label),
             self.share,
             self.counts,
@@ -63,6 +65,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class BadFile:
-    """Sent by a loader process instead of a batch, so that the training process can say it in one line."""
+    """What a loader process sends instead of a batch if an image is unusable; the training process raises
+    it.
+    """
 
     message: str

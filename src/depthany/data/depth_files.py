@@ -1,4 +1,4 @@
-"""Read depth maps; whatever is wrong with a file becomes one `ValueError` that names it."""
+"""Read depth maps. Whatever is wrong with a file becomes one `ValueError` that names it."""
 
 import io
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from depthany.data.images import not_an_image
 from depthany.system.packages import optional, reason
 
 DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".h5", ".hdf5", ".pfm", ".exr", ".dpt")
-_DPT_TAG = 202021.25  # "PIEH" as float32: how every .dpt of Sintel begins (sintel_io.py of its SDK)
+_DPT_TAG = 202021.25  # "PIEH" as float32, with which every .dpt of Sintel begins (sintel_io.py of its SDK)
 
 
 def read_depth(path: Path, h5_key: str = "depth") -> NDArray[np.float32]:
-    """Read the stored numbers of a depth map; scale and special values are the data set's affair.
+    """Reads the stored numbers of a depth map. The data set interprets scale and special values.
 
     Args:
         path: 16-bit (or 8-bit, or float) gray PNG or TIFF, `.npy`, `.h5`, `.hdf5`, `.pfm`, `.exr` or `.dpt`.
@@ -35,7 +35,7 @@ def read_depth(path: Path, h5_key: str = "depth") -> NDArray[np.float32]:
     suffix = path.suffix.lower()
     if suffix in _BY_SUFFIX:
         return _BY_SUFFIX[suffix](path)
-    with _telling(path):
+    with _name_in_errors(path):
         if suffix == ".npy":
             stored = np.load(path, allow_pickle=False)
         elif suffix in (".h5", ".hdf5"):
@@ -46,19 +46,19 @@ def read_depth(path: Path, h5_key: str = "depth") -> NDArray[np.float32]:
 
 
 def read_pfm(path: Path) -> NDArray[np.float32]:
-    """Read a gray portable float map; its rows are stored from the bottom up.
+    """Reads a gray portable float map, whose rows are stored from the bottom up.
 
     Header: `Pf`, width and height, scale; a negative scale means little endian. The size of the scale has no
-    agreed meaning and is ignored, as in MVSNet's reader of BlendedMVS. OpenCV 5 divides by it, and says of a
-    damaged file only that there is no image; hence the reader of our own. Format: netpbm.sourceforge.net.
+    agreed meaning and is ignored, as in MVSNet's reader of BlendedMVS. OpenCV 5 divides by it, and reports a
+    damaged file only as no image, so this is our own reader. Format: netpbm.sourceforge.net.
 
     Returns:
-        [h w] float32, first row on top.
+        [h w] float32, the first row on top.
 
     Raises:
         ValueError: the file is damaged, truncated, or has colours.
     """
-    with _telling(path):
+    with _name_in_errors(path):
         stored = path.read_bytes()
         words, start = _header_words(stored, 4)
         if words[0] == b"PF":
@@ -73,13 +73,13 @@ def read_pfm(path: Path) -> NDArray[np.float32]:
 
 
 def read_exr(path: Path, channel: str | None = None) -> NDArray[np.float32]:
-    """Read one channel of an OpenEXR file.
+    """Reads one channel of an OpenEXR file.
 
-    Through the OpenEXR package (PyPI, of the Academy Software Foundation): OpenCV refuses EXR unless an
-    environment variable is set before its import, and its wheels of version 5 cannot read EXR at all.
+    Uses the OpenEXR package (PyPI, Academy Software Foundation): OpenCV refuses EXR unless an environment
+    variable is set before its import, and its wheels of version 5 cannot read EXR at all.
 
     Args:
-        channel: such as `R` or `Z`; None takes the only one, whatever its name.
+        channel: such as `R` or `Z`; None = the only one, whatever its name.
 
     Returns:
         [h w] float32; 16-bit floats are widened.
@@ -89,15 +89,14 @@ def read_exr(path: Path, channel: str | None = None) -> NDArray[np.float32]:
             package is not installed.
     """
     openexr = optional("OpenEXR", "reading OpenEXR files")
-    with _telling(path):
-        with path.open(
-            "rb"
-        ) as start:  # the library has no words for a missing file, a folder or another format
+    with _name_in_errors(path):
+        # The library has no clear message for a missing file, a folder or another format.
+        with path.open("rb") as start:
             if start.read(4) != b"\x76\x2f\x31\x01":
                 raise ValueError("not an OpenEXR file, or damaged at its beginning")
         try:
             with openexr.File(str(path), separate_channels=True) as file:
-                planes = {name: np.array(each.pixels) for name, each in file.channels().items()}
+                planes = {name: np.array(plane.pixels) for name, plane in file.channels().items()}
         except Exception as error:  # such as "Invalid part index '0': file has 0 parts" of a truncated file
             raise ValueError(f"the file is damaged or truncated ({reason(error)})") from None
         name = channel or next(iter(planes), "")
@@ -108,16 +107,16 @@ def read_exr(path: Path, channel: str | None = None) -> NDArray[np.float32]:
 
 
 def read_dpt(path: Path) -> NDArray[np.float32]:
-    """Read a depth map of Sintel: float32 tag 202021.25, int32 width, int32 height, float32 rows, all in
-    little endian (sintel_io.py of the data set).
+    """Reads a depth map of Sintel: float32 tag 202021.25, int32 width, int32 height, float32 rows, all little
+    endian (sintel_io.py of the data set).
 
     Returns:
         [h w] float32 in metres.
 
     Raises:
-        ValueError: the tag is another, or the file is truncated or too long.
+        ValueError: the tag differs, or the file is too short or too long.
     """
-    with _telling(path):
+    with _name_in_errors(path):
         stored = path.read_bytes()
         if len(stored) < 12:
             raise ValueError(f"expected a header of 12 bytes, got {len(stored)} bytes")
@@ -129,32 +128,32 @@ def read_dpt(path: Path) -> NDArray[np.float32]:
 
 
 def read_raw_float(path: Path, height: int, width: int) -> NDArray[np.float32]:
-    """Read a file of nothing but little-endian float32 rows, such as the depth of ETH3D.
+    """Reads a file that holds only little-endian float32 rows, such as the depth of ETH3D.
 
     Returns:
         [height width] float32.
 
     Raises:
-        ValueError: the file cannot be read, or its size is not that of the shape.
+        ValueError: the file cannot be read, or its size does not fit the shape.
     """
-    with _telling(path):
+    with _name_in_errors(path):
         return _floats(path.read_bytes(), 0, height, width, "<f4").astype(np.float32)
 
 
 def read_mat(path: Path, key: str) -> NDArray[Any]:
-    """Read one variable of a MATLAB file, with the axes as MATLAB has them.
+    """Reads one variable of a MATLAB file, with the axes in MATLAB's order.
 
-    Version 7.3 is HDF5, where MATLAB's axes stand in reverse order; older versions go through SciPy.
+    Version 7.3 is HDF5, where the axes are reversed. SciPy reads older versions.
 
     Raises:
         ValueError: the file cannot be read, has no such variable, or SciPy is not installed.
     """
-    with _telling(path):
-        path.open("rb").close()  # so that a missing file is told as one
+    with _name_in_errors(path):
+        path.open("rb").close()  # raises if the file is missing
         if h5py.is_hdf5(path):
             return _read_h5(path, key).T
     loadmat = optional("scipy.io", "reading MATLAB files before version 7.3").loadmat
-    with _telling(path):
+    with _name_in_errors(path):
         variables = loadmat(path, variable_names=[key])
         if key not in variables:
             raise ValueError(f"the file has no variable {key!r}")
@@ -162,14 +161,14 @@ def read_mat(path: Path, key: str) -> NDArray[Any]:
 
 
 @contextmanager
-def _telling(path: Path) -> Iterator[None]:
-    """What goes wrong inside becomes one line that names the file."""
+def _name_in_errors(path: Path) -> Iterator[None]:
+    """Turns every error inside into a ValueError of one line that names the file."""
     try:
         yield
     except UnidentifiedImageError:
         raise ValueError(f"{path}: {not_an_image(path.stat().st_size)}") from None
-    except Exception as error:  # whatever a damaged file leads Pillow, NumPy, HDF5, OpenEXR and SciPy to
-        if str(error).startswith(f"{path}: "):  # told already
+    except Exception as error:  # a damaged file can raise almost anything in these libraries
+        if str(error).startswith(f"{path}: "):  # names it already
             raise
         raise ValueError(f"{path}: cannot read the depth map: {reason(error)}") from None
 
@@ -185,7 +184,9 @@ def _one_channel(path: Path, stored: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _floats(stored: bytes, start: int, height: int, width: int, dtype: str) -> NDArray[Any]:
-    """[height width] of the bytes from `start`, which must be as many as that takes."""
+    """Returns [height width] numbers from byte `start` on. Raises ValueError if the file does not end
+    there.
+    """
     if height < 1 or width < 1:
         raise ValueError(f"expected a size of 1x1 or more, got {width}x{height}")
     wanted, there = 4 * height * width, len(stored) - start
@@ -195,7 +196,7 @@ def _floats(stored: bytes, start: int, height: int, width: int, dtype: str) -> N
 
 
 def _header_words(stored: bytes, count: int) -> tuple[list[bytes], int]:
-    """The first words of a netpbm header, and where the data begins: one white space after the last."""
+    """Returns the first words of a netpbm header, and where the data begins: one white space after them."""
     words, at = list[bytes](), 0
     while len(words) < count:
         while stored[at : at + 1].isspace():

@@ -1,4 +1,4 @@
-"""16-bit gray PNG, the usual file of a depth map, decoded faster than Pillow does it."""
+"""A fast decoder of 16-bit gray PNG, the usual file of a depth map."""
 
 import struct
 import zlib
@@ -11,7 +11,7 @@ from depthany.data.images import MAX_PIXELS
 
 try:
     from kornia_rs.io import decode_image_png_u16
-except ImportError:  # the extra `fast`; without it Pillow reads the same numbers in twice the time
+except ImportError:  # of the extra `fast`; without it Pillow reads the same numbers in twice the time
     decode_image_png_u16 = None
 
 # PNG 1.2, sections 3.1, 3.2 and 4.1.1: signature, then IHDR: length, name, width, height, bit depth, colour
@@ -21,20 +21,21 @@ _GRAY_16 = (b"\x89PNG\r\n\x1a\n", 13, b"IHDR", 16, 0, 0, 0, 0)
 
 
 def decode_gray_16(stored: bytes) -> NDArray[np.uint16] | None:
-    """[h w] uint16, or None where the bytes are damaged or no plain 16-bit gray PNG, or kornia-rs is not
-    installed: Pillow judges these.
+    """Returns [h w] uint16; None if the file is damaged or another kind of PNG, or kornia-rs is not
+    installed.
 
-    The decoder (the Rust crate `png`) checks the checksum of each chunk and takes half as long as libpng.
+    The caller then asks Pillow. The decoder (the Rust crate `png`) verifies the checksum of each chunk, and
+    takes half as long as libpng.
     """
     if decode_image_png_u16 is None or len(stored) < _START.size:
         return None
     signature, length, kind, width, height, *layout, checksum = _START.unpack_from(stored)
     if (signature, length, kind, *layout) != _GRAY_16 or zlib.crc32(stored[12:29]) != checksum:
         return None
-    if not 0 < width * height <= MAX_PIXELS:  # the decoder takes the memory before it looks
+    if not 0 < width * height <= MAX_PIXELS:  # the decoder allocates before it reads
         return None
     try:
         pixels = decode_image_png_u16(stored, (height, width), "mono")
-    except Exception:  # it raises no narrower class
+    except Exception:  # the decoder raises no narrower class
         return None
     return cast(NDArray[np.uint16], pixels[:, :, 0])

@@ -8,16 +8,16 @@ from depthany.system.packages import reason
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files below `folder`, by their path without suffix relative to it, in sorted order.
+    """Returns the files below a folder, by their path without suffix relative to it, in sorted order.
 
     Raises:
-        ValueError: the folder is missing, has no such file, or has two that differ in the suffix only,
-            or a folder in it cannot be listed.
+        ValueError: the folder is missing, has no such file, or has two that differ only in the suffix; or a
+            folder in it cannot be listed.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder (looked from {Path.cwd()})")
     paths = list[str]()
-    for parent, _, names in walk(folder):  # no stat of each file, unlike Path.rglob
+    for parent, _, names in walk(folder):  # calls stat for no file, unlike Path.rglob
         below = "" if parent == str(folder) else os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
         paths += [below + name for name in names if name.lower().endswith(suffixes) and name[0] != "."]
     found: dict[str, Path] = {}
@@ -32,10 +32,10 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`: path of each folder, names of the folders and of the files in it.
+    """Yields the path of each folder, the names of its folders and the names of its files, as `os.walk`.
 
-    Links to folders are followed, since large sets lie on several disks, but not one to a folder that holds
-    it, which would have no end.
+    Follows links to folders, since large data sets lie on several disks, except a link to a folder that holds
+    it, which would never end.
 
     Raises:
         ValueError: a folder cannot be listed.
@@ -46,7 +46,7 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def links_up(path: str) -> bool:
-    """Whether a link leads to a folder that holds it."""
+    """Returns whether a path is a link to a folder that holds it."""
     if not os.path.islink(path):
         return False
     here, there = os.path.realpath(os.path.dirname(path)), os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""Read images; whatever is wrong with a file becomes one `ValueError` that names it."""
+"""Read images. Whatever is wrong with a file becomes one `ValueError` that names it."""
 
 import io
 import warnings
@@ -16,10 +16,10 @@ from depthany.system.packages import reason
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _CONVERTIBLE = {"L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "1"}
 
-MAX_PIXELS = 1_000_000_000  # panoramas are welcome; the limit guards against decompression bombs
+MAX_PIXELS = 1_000_000_000  # large enough for panoramas; guards against decompression bombs
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
-# EXIF 2.32, tag 0x0112: what turns the stored picture upright.
+# EXIF 2.32, tag 0x0112 (orientation): the operation that turns the stored picture upright.
 _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -32,12 +32,12 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 
 
 def read_image(path: Path, convert: bool = False) -> NDArray[np.uint8]:
-    """`decode_image` of a file: [h w 3] uint8 RGB."""
+    """Reads an image file as [h w 3] uint8 RGB; see `decode_image`."""
     return decode_image(read_bytes(path), str(path), convert)
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds; raises a `ValueError` that names one that cannot be read."""
+    """Returns the content of a file. Raises ValueError, which names the file, if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -45,7 +45,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode_image(stored: bytes, name: str, convert: bool = False) -> NDArray[np.uint8]:
-    """Decode an image to RGB, turned upright by its EXIF orientation.
+    """Decodes an image to RGB and turns it upright by its EXIF orientation.
 
     Args:
         stored: bytes of a JPEG, PNG, WebP, BMP or TIFF file.
@@ -63,11 +63,11 @@ def decode_image(stored: bytes, name: str, convert: bool = False) -> NDArray[np.
 
 @dataclass(frozen=True)
 class Photo:
-    """An upright image, or what its decoder made of it at 1/reduction.
+    """An upright image, decoded whole or at a reduced size.
 
-    pixels: [height/reduction width/reduction 3] uint8 RGB, sides rounded up.
-    height, width: of the whole image.
-    reduction: 1, 2, 4 or 8; a pixel is the low-pass filtered mean of so many by so many.
+    pixels: [ceil(height/reduction) ceil(width/reduction) 3] uint8 RGB.
+    height, width: of the whole image, in pixels.
+    reduction: 1, 2, 4 or 8. A decoded pixel is the low-pass filtered mean of reduction x reduction pixels.
     """
 
     pixels: NDArray[np.uint8]
@@ -76,12 +76,15 @@ class Photo:
     reduction: int = 1
 
 
-def decode_photo(stored: bytes, name: str, convert: bool = False, least: int | None = None) -> Photo:
-    """`decode_image` that may take a JPEG at 1/2, 1/4 or 1/8, which is less work than the whole.
+def decode_photo(
+    stored: bytes, name: str, convert: bool = False, min_hw: tuple[int, int] | None = None
+) -> Photo:
+    """Decodes as `decode_image`, but may decode a JPEG at 1/2, 1/4 or 1/8 of its size, which is faster.
 
     Args:
         stored, name, convert: see `decode_image`.
-        least: pixels that the shorter side keeps; None decodes everything whole.
+        min_hw: height and width, in pixels, that the upright image keeps at least. None decodes every image
+            whole.
 
     Raises:
         ValueError: see `decode_image`.
@@ -90,42 +93,52 @@ def decode_photo(stored: bytes, name: str, convert: bool = False, least: int | N
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(stored)) as file:
-                if (photo := _decode_jpeg(stored, file, least)) is not None:
+                if (photo := _decode_jpeg(stored, file, min_hw)) is not None:
                     return photo
                 file.load()
                 upright = ImageOps.exif_transpose(file)
         except UnidentifiedImageError:
             raise ValueError(f"{name}: {not_an_image(len(stored))}") from None
-        except Exception as error:  # whatever a damaged file leads Pillow's decoders to
+        except Exception as error:  # a damaged file can raise almost anything in Pillow's decoders
             raise ValueError(f"{name}: cannot read the image: {reason(error)}") from None
     pixels = _rgb(upright, name, convert)
     return Photo(pixels, *pixels.shape[:2])
 
 
-def _decode_jpeg(stored: bytes, file: Image.Image, least: int | None) -> Photo | None:
-    """A colour JPEG through simplejpeg; None for anything else and wherever libjpeg finds fault.
+def _decode_jpeg(stored: bytes, file: Image.Image, min_hw: tuple[int, int] | None) -> Photo | None:
+    """Decodes a colour JPEG with simplejpeg. Returns None for other files and if libjpeg reports an error.
 
-    Pillow judges the latter: it refuses what is truncated, and reads what has stray bytes or a rare layout.
-    Whole images are the same from both, which use libjpeg-turbo; simplejpeg makes fewer copies.
+    Pillow then decides: it refuses a truncated file, and reads one with stray bytes or a rare layout. Both
+    use libjpeg-turbo and return the same pixels for a whole image; simplejpeg makes fewer copies.
     """
-    if file.format not in ("JPEG", "MPO") or file.mode != "RGB":  # MPO: a JPEG with more pictures behind it
+    if file.format not in ("JPEG", "MPO") or file.mode != "RGB":  # MPO: a JPEG followed by more pictures
         return None
-    width, height = file.size
-    # Only halves: the other scales of libjpeg, such as 5/8, have no SIMD code and take longer than the whole.
-    k = max((k for k in (2, 4, 8) if least is not None and min(width, height) >= k * least), default=1)
+    width, height = file.size  # as stored
+    orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = orientation in (5, 6, 7, 8)
+    k = _reduction((width, height) if turned else (height, width), min_hw)
     try:
         pixels = simplejpeg.decode_jpeg(stored, min_height=-(-height // k), min_width=-(-width // k))
     except ValueError:
         return None
-    orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation in _UPRIGHT:
         pixels = np.ascontiguousarray(_UPRIGHT[orientation](pixels))
-    height, width = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
-    return Photo(pixels, height, width, k)
+    return Photo(pixels, width if turned else height, height if turned else width, k)
+
+
+def _reduction(image_hw: tuple[int, int], min_hw: tuple[int, int] | None) -> int:
+    """Returns the largest reduction that keeps at least `min_hw` pixels of an image.
+
+    Only halves: other scales of libjpeg, such as 5/8, have no SIMD code and take longer than the whole image.
+    """
+    if min_hw is None:
+        return 1
+    fits = (k for k in (2, 4, 8) if all(side >= k * least for side, least in zip(image_hw, min_hw)))
+    return max(fits, default=1)
 
 
 def not_an_image(size: int) -> str:
-    """Why Pillow knows no such format."""
+    """Returns why Pillow does not recognise a file of `size` bytes, for a message."""
     return "the file is empty (0 bytes)" if size == 0 else "not an image, or damaged beyond its header"
 
 

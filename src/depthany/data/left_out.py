@@ -1,4 +1,4 @@
-"""What was wrong with images: counted by reason, listed in a file, fatal beyond a share of them."""
+"""Images that training left out or converted: counted by reason, listed in a file, limited to a share."""
 
 import io
 import os
@@ -15,8 +15,8 @@ from PIL import Image
 from depthany.system.files import write_atomically
 
 SKIPPED, CONVERTED = "left out", "converted"
-_LEAST_COUNTED = 200  # the share is taken of at least so many images: the first bad file ends no run
-_MODES = {  # Pillow's name of what an image holds -> ours, for those that are turned into 8-bit RGB
+_LEAST_COUNTED = 200  # the share is taken of at least so many images: one bad file at the start ends no run
+_MODES = {  # Pillow's name of a mode -> ours, for images that are converted to 8-bit RGB
     "L": "gray",
     "LA": "gray with alpha",
     "1": "1-bit",
@@ -29,12 +29,12 @@ _MODES = {  # Pillow's name of what an image holds -> ours, for those that are t
 
 
 @dataclass(frozen=True)
-class Note:
-    """An image that is not used as it is.
+class ImageIssue:
+    """An image that was left out or converted.
 
     action: SKIPPED or CONVERTED.
-    reason: a few words that many images share, by which they are counted.
-    name: of the image, or the message that begins with it.
+    reason: a few words that many images share; they are counted by it.
+    name: of the image, or a message that begins with the name.
     """
 
     action: str
@@ -44,12 +44,13 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Header:
-    """What the first bytes of an image say; all empty where they could not be read.
+class ImageHeader:
+    """What the first bytes of an image file say; the defaults if they could not be read.
 
-    side: the smaller one, in pixels.
-    colours: what is not 8-bit RGB, in words; empty for 8-bit RGB.
-    animated: it has several frames, of which the first is taken.
+    side: the smaller side, in pixels.
+    colours: the colour mode in words; empty for 8-bit RGB.
+    animated: the file has several frames, of which the first is read.
+    empty: the file has no byte.
     """
 
     side: int | None = None
@@ -58,7 +59,7 @@ class Header:
     empty: bool = False
 
     def fault(self, min_side: int, convert: bool) -> str:
-        """Why the image could not be used, now that it is known that it could not."""
+        """Returns why an image is unusable, in a few words, once it is known to be."""
         if self.side is not None and self.side < min_side:
             return f"below {min_side} pixels"
         if self.colours and not convert:
@@ -67,48 +68,47 @@ class Header:
 
     @property
     def conversion(self) -> str:
-        """What is changed in it when it is read; empty if nothing is."""
+        """What reading changes in the image, in a word; empty if nothing."""
         return "animated" if self.animated else self.colours
 
     def require_side(self, min_side: int, name: str) -> None:
-        """Raise a `ValueError` that names an image whose smaller side is below `min_side` pixels."""
+        """Raises ValueError, which names the image, if its smaller side is below `min_side` pixels."""
         if self.side is not None and self.side < min_side:
             raise ValueError(f"{name}: its smaller side has {self.side} pixels, data.min_side is {min_side}")
 
 
-def inspect(stored: bytes | NDArray[np.uint8] | None) -> Header:
-    """Look at the first bytes of an image file, or at an array [h w 3]; nothing is decoded.
+def read_header(stored: bytes | NDArray[np.uint8] | None) -> ImageHeader:
+    """Reads the header of an image file without decoding it, or the size of pixels [h w 3] uint8.
 
-    What cannot be read here, or at all (None), is left to the decoder, which says what is wrong with it.
+    Returns the defaults for what cannot be read (None: not even the file): the decoder reports why.
     """
     if stored is None:
-        return Header()
+        return ImageHeader()
     if not isinstance(stored, bytes):
-        return Header(side=min(stored.shape[:2]))
+        return ImageHeader(side=min(stored.shape[:2]))
     try:
         with Image.open(io.BytesIO(stored)) as file:
             mode, side, animated = file.mode, min(file.size), _is_animated(file)
-    except Exception:  # whatever a damaged file leads Pillow's parsers to
-        return Header(empty=not stored)
+    except Exception:  # a damaged file can raise almost anything in Pillow's parsers
+        return ImageHeader(empty=not stored)
     colours = "16-bit gray" if mode.startswith("I;16") else _MODES.get(mode, mode)
-    return Header(side, "" if mode == "RGB" else colours, animated)
+    return ImageHeader(side, "" if mode == "RGB" else colours, animated)
 
 
 def _is_animated(file: Any) -> bool:
-    """Several frames; the second picture in an MPO file of a camera is a preview or the other eye's view."""
+    """The second picture in an MPO file of a camera is a preview or the other eye's view, not a frame."""
     return file.format != "MPO" and bool(getattr(file, "is_animated", False))
 
 
 class ImageReport:
-    """The list of a run, which a resumed run continues where its checkpoint stands.
+    """The list of issues of a run. A resumed run continues it from its checkpoint.
 
-    A line has five fields between tabs: micro-batch, labeled or unlabeled, action, reason, image.
+    A line has five fields, separated by tabs: micro-batch, labeled or unlabeled, action, reason, image.
 
     Args:
-        path: the list; it comes to be with its first line.
-        start: first micro-batch of this run; lines from there on were written after the checkpoint, and will
-            be again.
-        max_share: largest share of images left out, of the labeled and of the unlabeled ones.
+        path: the file; it is created with its first line.
+        start: first micro-batch of this run. Later lines were written after the checkpoint and are removed.
+        max_share: largest share of the labeled, or of the unlabeled, images that may be left out.
 
     Raises:
         ValueError: the file holds something else.
@@ -117,22 +117,25 @@ class ImageReport:
     def __init__(self, path: Path, start: int, max_share: float) -> None:
         self.path, self.max_share = path, max_share
         lines = list(_lines(path))
-        kept = [(k, note) for k, note in lines if k < start]
-        self.counts = Counter((note.labeled, note.action, note.reason) for _, note in kept)
+        kept = [(k, issue) for k, issue in lines if k < start]
+        self.counts = Counter((issue.labeled, issue.action, issue.reason) for _, issue in kept)
         if len(kept) < len(lines) or _ends_within_a_line(path):
-            text = "".join(_line(k, note) for k, note in kept)
+            text = "".join(_line(k, issue) for k, issue in kept)
             write_atomically(path, lambda partial: partial.write_text(text, "utf-8", "surrogateescape"))
 
-    def add(self, k: int, notes: Sequence[Note], read: tuple[int, int]) -> None:
-        """Take up micro-batch `k`, with which so many labeled and unlabeled images were `read` in all.
+    def add(self, k: int, issues: Sequence[ImageIssue], read: tuple[int, int]) -> None:
+        """Adds the issues of micro-batch `k`.
+
+        Args:
+            read: numbers of labeled and unlabeled images read so far, this micro-batch included.
 
         Raises:
-            ValueError: more images than `max_share` were left out so far.
+            ValueError: more than `max_share` of them were left out.
         """
-        if notes:
-            self.counts.update((note.labeled, note.action, note.reason) for note in notes)
+        if issues:
+            self.counts.update((issue.labeled, issue.action, issue.reason) for issue in issues)
             with open(self.path, "a", encoding="utf-8", errors="surrogateescape") as file:
-                file.writelines(_line(k, note) for note in notes)
+                file.writelines(_line(k, issue) for issue in issues)
             for labeled, count in zip((True, False), read):
                 self._require_few(labeled, count)
 
@@ -147,49 +150,52 @@ class ImageReport:
 
 
 def summary(path: Path) -> str | None:
-    """The list of a run in one line, an image that was met in several passes once; None without a list."""
-    met, counts = set[int](), Counter[tuple[bool, str, str]]()
-    for _, note in _lines(path):
-        if (key := hash(note)) not in met:  # 64 bits for each of perhaps a million names
-            met.add(key)
-            counts[note.labeled, note.action, note.reason] += 1
-    said = list[str]()
+    """Returns the list of a run in one line; None if there is no list.
+
+    Counts an image once, even if it is listed in several passes.
+    """
+    known, counts = set[int](), Counter[tuple[bool, str, str]]()
+    for _, issue in _lines(path):
+        if (key := hash(issue)) not in known:  # 64 bits for each of perhaps a million names
+            known.add(key)
+            counts[issue.labeled, issue.action, issue.reason] += 1
+    parts = list[str]()
     for labeled, action in ((True, SKIPPED), (False, SKIPPED), (False, CONVERTED)):
         total, reasons = _by_reason(counts, labeled, action)
         if total:
-            said.append(f"{total} {_kind(labeled)} images were {action} ({reasons})")
-    return f"{'; '.join(said)}: {path}" if said else None
+            parts.append(f"{total} {_kind(labeled)} images were {action} ({reasons})")
+    return f"{'; '.join(parts)}: {path}" if parts else None
 
 
 def _by_reason(counts: Counter[tuple[bool, str, str]], *wanted: bool | str) -> tuple[int, str]:
-    """How many images of a kind (labeled or not, action) there are, and how many for each reason."""
+    """Returns the number of images of a kind (labeled, action), and the numbers by reason as text."""
     found = [(count, reason) for (*kind, reason), count in counts.items() if kind == list(wanted)]
-    told = ", ".join(f"{count} {reason}" for count, reason in sorted(found, reverse=True))
-    return sum(count for count, _ in found), told
+    text = ", ".join(f"{count} {reason}" for count, reason in sorted(found, reverse=True))
+    return sum(count for count, _ in found), text
 
 
 def _kind(labeled: bool) -> str:
     return "labeled" if labeled else "unlabeled"
 
 
-def _line(k: int, note: Note) -> str:
-    name = note.name.replace("\t", " ").replace("\n", " ").replace("\r", " ")
-    return f"{k}\t{_kind(note.labeled)}\t{note.action}\t{note.reason}\t{name}\n"
+def _line(k: int, issue: ImageIssue) -> str:
+    name = issue.name.replace("\t", " ").replace("\n", " ").replace("\r", " ")
+    return f"{k}\t{_kind(issue.labeled)}\t{issue.action}\t{issue.reason}\t{name}\n"
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Note]]:
-    """Micro-batch and note of each line."""
+def _lines(path: Path) -> Iterator[tuple[int, ImageIssue]]:
+    """Yields micro-batch and issue of each line; ignores a last line that a kill left incomplete."""
     if not path.exists():
         return
     with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):  # the last one of a killed run may be half
+            if not line.endswith("\n"):
                 return
             k, *fields = line[:-1].split("\t")
             if len(fields) != 4 or not k.isdecimal() or fields[0] not in map(_kind, (True, False)):
                 raise ValueError(f"{path}, line {number}: not a line of this list: move the file away")
             kind, action, reason, name = fields
-            yield int(k), Note(action, reason, name, labeled=kind == _kind(True))
+            yield int(k), ImageIssue(action, reason, name, labeled=kind == _kind(True))
 
 
 def _ends_within_a_line(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Which files of a labeled set belong together: found by their layout on disk, or named by a list."""
+"""Which files of a labeled data set belong together."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from typing import overload
 
 import numpy as np
 
-from depthany.data import folders as files
+from depthany.data import folders as all_folders
 from depthany.system.packages import reason
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its depth file; `name` is unique in its set (the image's path below the root)."""
+    """An image and its depth file. `name` is unique in its data set: the path of the image below the root."""
 
     name: str
     image: Path
@@ -23,14 +23,14 @@ class Pair:
 
 
 class Pairs(Sequence[Pair]):
-    """Pairs of paths below a root, about 150 bytes each, made into `Pair` objects when they are asked for.
+    """Pairs of paths below a root, in about 150 bytes each. A `Pair` is made when it is asked for.
 
-    A list of a million `Pair` objects takes more than 1 GB, and again as much in each loader process: Python
-    counts references inside the objects, which copies the pages that a fork had shared.
+    A list of a million `Pair` objects takes more than 1 GB, and as much again in each loader process: Python
+    counts references inside the objects, so the pages that a fork shared are copied.
     """
 
     def __init__(self, root: Path, rows: Iterable[tuple[str, str, str]]) -> None:
-        """`rows`: name, image and depth; the two paths are relative to `root` or absolute."""
+        """`rows` hold name, image and depth; the two paths are relative to `root` or absolute."""
         self.root = root
         encoded = [os.fsencode("\0".join(row)) for row in rows]
         self._ends = np.cumsum([len(row) for row in encoded], dtype=np.int64)
@@ -54,61 +54,28 @@ class Pairs(Sequence[Pair]):
         return Pair(name, self.root / image, self.root / depth)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where a set keeps its images and depth maps.
-
-    Folders (relative to the root, `/` between them) and file names must match their pattern in full. An image
-    and a depth file belong together where the groups of both patterns have the same text.
-    """
-
-    image_folder: str
-    image_file: str
-    depth_folder: str
-    depth_file: str
-    skip: str = "$^"  # names of folders that are not entered: they hold neither and may hold much
-
-    def find(self, root: Path) -> tuple[list[tuple[str, str]], list[str]]:
-        """Image and depth paths relative to `root`, in the order of the images, and those without partner."""
-        images, depths = dict[tuple[str, ...], str](), dict[tuple[str, ...], str]()
-        kinds = (
-            (re.compile(self.image_folder), re.compile(self.image_file), images),
-            (re.compile(self.depth_folder), re.compile(self.depth_file), depths),
-        )
-        for folder, names in walk(root, self.skip):
-            for in_folder, in_file, found in kinds:
-                if (place := in_folder.fullmatch(folder)) is None:
-                    continue
-                prefix = f"{folder}/" if folder else ""
-                for name in names:
-                    if file := in_file.fullmatch(name):
-                        found[place.groups("") + file.groups("")] = prefix + name
-        lonely = [path for key, path in images.items() if key not in depths]
-        lonely += [path for key, path in depths.items() if key not in images]
-        return [(path, depths[key]) for key, path in images.items() if key in depths], sorted(lonely)
-
-
 def walk(root: Path, skip: str = "$^") -> Iterator[tuple[str, list[str]]]:
-    """Folders below `root` (as `a/b`, the root as an empty text) with the names of their files, both sorted.
+    """Yields folders below `root` (such as `a/b`; the root is an empty string) with the names of their files,
+    both sorted.
 
-    One `scandir` per folder and no `stat` per file. Links to folders are followed (see `files.walk`). Folders
-    whose name matches `skip`, and hidden ones, are not entered.
+    Calls `scandir` once for each folder and `stat` for no file. Follows links to folders (see
+    `folders.walk`). Does not enter hidden folders, nor those whose name matches `skip`.
     """
     skipped = re.compile(skip)
-    for folder, folders, names in files.walk(root):
-        folders[:] = sorted(each for each in folders if each[0] != "." and not skipped.fullmatch(each))
+    for folder, folders, names in all_folders.walk(root):
+        folders[:] = sorted(name for name in folders if name[0] != "." and not skipped.fullmatch(name))
         relative = os.path.relpath(folder, root)
         yield "" if relative == "." else relative.replace(os.sep, "/"), sorted(names)
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
-    """Image and depth of each line of a text file.
+    """Returns image and depth of each line of a text file.
 
-    The two are separated by a tab, or else by blanks; further columns (the focal length in the lists of BTS)
-    are ignored, and so are empty lines and those that begin with `#`.
+    They are separated by a tab, or else by blanks. Ignores more columns (the focal length in the lists of
+    BTS), empty lines, and lines that begin with `#`.
 
     Raises:
-        ValueError: the list cannot be read, is empty, or a line has less than two columns.
+        ValueError: the list cannot be read or is empty, or a line has fewer than two columns.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -128,7 +95,10 @@ def read_list(path: Path) -> list[tuple[str, str]]:
 
 
 def missing(root: Path, paths: Iterable[str]) -> list[str]:
-    """Those of the paths (relative to `root`, or absolute) that do not exist; lists each folder once."""
+    """Returns those of the paths (relative to `root`, or absolute) that do not exist.
+
+    Lists each folder once instead of asking for each file, which is much faster on network disks.
+    """
     names = dict[str, frozenset[str]]()
     absent = list[str]()
     for path in paths:
@@ -140,6 +110,15 @@ def missing(root: Path, paths: Iterable[str]) -> list[str]:
     return absent
 
 
+def require_unique(names: Iterable[str]) -> None:
+    """Raises ValueError if a name comes twice: its image would count twice in a score."""
+    known = set[str]()
+    for name in names:
+        if name in known:
+            raise ValueError(f"{name} comes twice: remove one of them from the list")
+        known.add(name)
+
+
 def first_ten(paths: Sequence[str]) -> str:
-    """For a message: at most ten of them."""
+    """Returns at most ten of the paths, for a message."""
     return ", ".join(paths[:10]) + (", ..." if len(paths) > 10 else "")

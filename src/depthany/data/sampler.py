@@ -1,6 +1,4 @@
-"""Which images make which batch: a pure function of (seed, position), so that nothing need be saved to
-resume.
-"""
+"""Which images make a batch: a function of (seed, position), so a run resumes without any saved state."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,14 +8,17 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 _ROUNDS = 6
-ORDERS = ("shuffle", "shards")  # of the unlabeled set: `shuffled`, `ShardOrder`
+ORDERS = ("shuffle", "shards")  # of the unlabeled images: `shuffled`, `ShardOrder`
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One image to read: its index in the labeled or unlabeled sets, and the seed of its crop and flip.
+    """One image to read.
 
-    It is number `place` of the `places` images of its kind in the micro-batch.
+    labeled: whether it is labeled.
+    index: among all labeled, or all unlabeled images.
+    seed: of its crop and flip.
+    place, places: its number among the images of its kind in the micro-batch, and how many these are.
     """
 
     labeled: bool
@@ -28,21 +29,21 @@ class Draw:
 
 
 class MixedBatches(Sampler[list[Draw]]):
-    """Micro-batches with a fixed number of labeled and unlabeled images in each.
+    """Micro-batches with a fixed number of labeled and of unlabeled images.
 
-    Each set is reshuffled for every pass over it. The last micro-batch holds what is left, in the same
-    ratio, so that exactly `total` images are drawn from the set that counts (the unlabeled one where there
-    is one).
+    Labeled and unlabeled images are shuffled anew for every pass over them. The last micro-batch holds the
+    rest, in the same ratio, so that exactly `total` images of the counting kind are drawn: unlabeled images
+    if there are any, else labeled ones.
 
     Args:
-        labeled_count, unlabeled_count: images in the sets.
-        labeled_per_batch, unlabeled_per_batch: images of each kind in a micro-batch.
-        total: images to draw from the set that counts.
+        labeled_count, unlabeled_count: how many images there are.
+        labeled_per_batch, unlabeled_per_batch: images of a kind in a micro-batch.
+        total: images of the counting kind to draw.
         seed: decides order, crops and flips.
         start: first micro-batch.
-        unlabeled_order: how a pass goes through the unlabeled set; None = shuffled as a whole, as the labeled
-            one always is.
-        rank, size: of the processes that share each micro-batch, see `share_of`; the micro-batches do not
+        unlabeled_order: index of the unlabeled image drawn at each position; None = shuffled as a whole, as
+            labeled images always are.
+        rank, size: of the processes that share each micro-batch (see `share_of`). The micro-batches do not
             depend on them.
     """
 
@@ -78,17 +79,17 @@ class MixedBatches(Sampler[list[Draw]]):
         return unlabeled or labeled
 
     def drawn_before(self, k: int) -> tuple[int, int]:
-        """Labeled and unlabeled images drawn before micro-batch `k`."""
+        """Returns the numbers of labeled and unlabeled images drawn before micro-batch `k`."""
         whole, left = divmod(min(k * self._counting, self.total), self._counting)
-        labeled, unlabeled = (each * whole + self._share(each, left) for each in self.per_batch)
+        labeled, unlabeled = (n * whole + self._share(n, left) for n in self.per_batch)
         return labeled, unlabeled
 
     def _share(self, per_batch: int, left: int) -> int:
-        """Images of a kind in a micro-batch with `left` of the kind that counts; the last may have less."""
+        """Returns the images of a kind in a micro-batch that has `left` images of the counting kind."""
         return -(-per_batch * left // self._counting)
 
     def batch(self, k: int) -> list[Draw]:
-        """The draws of micro-batch `k`, of all processes together, labeled ones first."""
+        """Returns the draws of micro-batch `k` for all processes together, labeled images first."""
         left = min(self._counting, self.total - k * self._counting)
         draws = list[Draw]()
         for labeled, count, per_batch in zip((True, False), self.counts, self.per_batch):
@@ -110,10 +111,10 @@ class MixedBatches(Sampler[list[Draw]]):
 
 
 def share_of(draws: list[Draw], rank: int, size: int) -> list[Draw]:
-    """The draws of a micro-batch that process `rank` of `size` reads.
+    """Returns the draws of a micro-batch that process `rank` of `size` reads.
 
-    Unlabeled images go in pairs, first and last, second and last but one, which CutMix needs together. They
-    are dealt from the other end, so that a process with one labeled image less has a pair more.
+    Unlabeled images stay in pairs (first and last, second and last but one ...), which CutMix needs together.
+    They are dealt to the processes in reverse, so that a process with one labeled image less has a pair more.
     """
     mine = list[Draw]()
     for draw in draws:
@@ -127,16 +128,16 @@ def share_of(draws: list[Draw], rank: int, size: int) -> list[Draw]:
 
 
 class ShardOrder:
-    """An order that stays local: a pass reads a window of shards at a time, and shuffles within it.
+    """A local order: a pass goes through windows of a few shards, and shuffles within each window.
 
-    Shards are permuted anew for each pass and cut into windows of `window`; the images of a window are
-    permuted among themselves and all drawn before the next window begins. A position gives its index without
-    a list of the images: from the cumulative sizes of the permuted shards and the Feistel network of
-    `shuffled`. Shards of more than RUN images count as several, each a run of neighbours on the disk.
+    Shards are permuted anew for each pass and divided into windows. All images of a window are drawn, in
+    random order, before the next window begins. The index at a position is computed without a list of the
+    images, from the cumulative sizes of the permuted shards and the Feistel network of `shuffled`. A shard of
+    more than RUN images counts as several, each a run of neighbours on the disk.
 
     Args:
-        shard_sizes: [s] images of each shard, in the order of the indices; 0 is fine.
-        window: shards that are read from at a time.
+        shard_sizes: [s] images of each shard, in the order of the indices; may be 0.
+        window: shards in a window.
         seed: chooses the permutations.
     """
 
@@ -149,7 +150,7 @@ class ShardOrder:
         self._pass: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Index drawn at each position [n] of the endless stream of passes, in [0, count)."""
+        """Returns the index, in [0, count), drawn at each position [n] of the endless stream of passes."""
         sweeps, places = np.divmod(positions.astype(np.int64), self.count)
         indices = np.empty_like(places)
         for sweep in np.unique(sweeps):
@@ -165,7 +166,7 @@ class ShardOrder:
         for window in np.unique(windows):
             here, begin = windows == window, int(window_ends[window - 1]) if window else 0
             size = int(window_ends[window]) - begin
-            keyed = places[here] - begin + np.int64(size) * sweep  # the pass of `shuffled` is ours
+            keyed = places[here] - begin + np.int64(size) * sweep  # so that `shuffled` is in the same pass
             drawn[here] = begin + shuffled(keyed, size, self._window_seed(int(window)))
         at = np.searchsorted(ends, drawn, side="right")
         return self._begins[shards[at]] + drawn - (ends[at] - self._sizes[shards[at]])
@@ -174,7 +175,7 @@ class ShardOrder:
         return int(np.random.SeedSequence([self.seed, window]).generate_state(1, np.uint64)[0])
 
     def _shards_of(self, sweep: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Shards [s] in the order of this pass, and the positions [s] where each ends."""
+        """Returns the shards [s] in the order of a pass, and the position [s] where each ends."""
         if self._pass is None or self._pass[0] != sweep:
             s = len(self._sizes)
             shards = shuffled(np.arange(s) + s * sweep, s, self.seed, stream=2)
@@ -183,7 +184,7 @@ class ShardOrder:
 
 
 def _cut(sizes: NDArray[np.int64], run: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First index and size of every run of at most `run` images that lies within one shard."""
+    """Returns first index and size of the runs of at most `run` images into which the shards are divided."""
     runs = -(-sizes // run)
     shard = np.repeat(np.arange(len(sizes)), runs)
     nth = np.arange(len(shard)) - (np.cumsum(runs) - runs)[shard]
@@ -192,15 +193,14 @@ def _cut(sizes: NDArray[np.int64], run: int) -> tuple[NDArray[np.int64], NDArray
 
 
 def shuffled(positions: NDArray[np.int64], count: int, seed: int, stream: int = 0) -> NDArray[np.int64]:
-    """Index drawn at each position: a new permutation of `count` for every pass, computed without a list
-    of it.
+    """Returns the index drawn at each position: for every pass a new permutation of `count`, without a list.
 
-    A Feistel network permutes the next even power of two, and values beyond `count` are sent through it
-    again until they fall inside (cycle walking), which keeps it a permutation (Black and Rogaway 2002).
+    A Feistel network permutes the next even power of two. A value beyond `count` goes through it again until
+    it is below (cycle walking), which keeps it a permutation (Black and Rogaway 2002).
 
     Args:
-        positions: [n] places in the endless stream of passes, >= 0.
-        count: size of the set.
+        positions: [n] positions in the endless stream of passes, 0 or more.
+        count: number of images.
         seed, stream: choose the permutations.
 
     Returns:
@@ -226,7 +226,9 @@ def _feistel(
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser (Steele et al. 2014): 64 bits in, 64 well-mixed bits out; wraps on purpose."""
+    """The finaliser of SplitMix64 (Steele et al. 2014): 64 bits to 64 well-mixed bits; overflows on
+    purpose.
+    """
     with np.errstate(over="ignore"):
         mixed = values + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

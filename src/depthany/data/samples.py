@@ -1,4 +1,4 @@
-"""What a set of images hands out: a `DepthSample` or its parts; and what a set must be able to do."""
+"""What a data set returns for one image, and what a data set must be able to do."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,28 +6,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from depthany.data.targets import Labels, Unit
+
 
 @dataclass(frozen=True)
-class DepthSample:
-    """One labeled image.
+class LabeledSample:
+    """One image and its labels.
 
     image: [h w 3] uint8 RGB.
-    disparity: [h w] float32 in 1/m (or relative, where a set knows no scale), 0 = infinitely far.
-    mask: [h w] bool, True where the disparity is known; it is finite there.
+    labels: [h w] planes of the same height and width.
     """
 
     name: str
     image: NDArray[np.uint8]
-    disparity: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The depth of one image, as in `DepthSample`: disparity [h w] float32, mask [h w] bool."""
-
-    disparity: NDArray[np.float32]
-    mask: NDArray[np.bool_]
+    labels: Labels
 
 
 Point = tuple[int, int]  # row, column
@@ -35,10 +27,11 @@ Point = tuple[int, int]  # row, column
 
 @dataclass(frozen=True)
 class OrdinalSample:
-    """An image with points of which it is known which one is nearer.
+    """An image with pairs of points of which the nearer one is known.
 
-    image: [h w 3] uint8 RGB. pairs: (nearer, farther) points, each (row, column) inside the image.
-    scene: type of scene, by which accuracy is reported.
+    image: [h w 3] uint8 RGB.
+    pairs: (nearer, farther) points, each (row, column) inside the image.
+    scene: type of scene; accuracy is reported for each type.
     """
 
     name: str
@@ -48,46 +41,71 @@ class OrdinalSample:
 
 
 class LabeledSet(Protocol):
-    """Images with depth; `min_depth` and `max_depth` in metres bound what evaluation counts.
+    """Images with labels.
 
-    `stored_image` gives the bytes of an image file, or its pixels [h w 3] uint8 where the set holds arrays:
-    training decodes no more of it than the crop needs. `read` gives image and labels whole. `files` names
-    the files of image and depth for messages.
+    unit: of the labels.
+    min_depth, max_depth: metres; predictions are clamped to this range when they are scored.
     """
 
+    unit: Unit
     min_depth: float
     max_depth: float
 
     def __len__(self) -> int: ...
-    def name(self, index: int) -> str: ...
-    def files(self, index: int) -> tuple[str, str]: ...
-    def stored_image(self, index: int) -> bytes | NDArray[np.uint8]: ...
-    def labels(self, index: int) -> Labels: ...
-    def read(self, index: int, convert_images: bool = False) -> DepthSample: ...
+    def name(self, index: int) -> str:
+        """Returns a name that is unique in the data set."""
+
+    def files(self, index: int) -> tuple[str, str]:
+        """Returns the paths of image and labels, for messages."""
+
+    def stored_image(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Returns the content of the image file, or pixels [h w 3] uint8 where the set holds arrays.
+
+        Training decodes no more of a file than the crop needs.
+        """
+
+    def labels(self, index: int) -> Labels:
+        """Returns the labels. Raises NoValidPixel if no pixel is valid."""
+
+    def read(self, index: int, convert_images: bool = False) -> LabeledSample:
+        """Returns image and labels, both whole."""
 
 
 class UnlabeledSet(Protocol):
-    """Plain images; `stored_image` as in `LabeledSet`, `shard_sizes` [s] images that lie together on disk."""
+    """Images alone; see `LabeledSet`."""
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
-    def shard_sizes(self) -> NDArray[np.int64]: ...
-    def identity(self) -> str: ...
+    def shard_sizes(self) -> NDArray[np.int64]:
+        """Returns [s] the numbers of images that lie together on disk, in the order of the indices."""
+
+    def identity(self) -> str:
+        """Returns a hash that changes with the images of the set or their order."""
+
     def stored_image(self, index: int) -> bytes | NDArray[np.uint8]: ...
-    def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]: ...
 
 
 class NoValidPixel(ValueError):
-    """A depth map of which nothing can be used; `labels` of a set raises it."""
+    """No pixel of an image has a valid label."""
 
 
 def require_same_size(
-    image_path: str, image_hw: tuple[int, ...], depth_path: str, depth_hw: tuple[int, ...]
+    path: str,
+    hw: tuple[int, ...],
+    other_path: str,
+    other_hw: tuple[int, ...],
+    what: str = "depth",
+    of: str = "image",
 ) -> None:
-    """Raise a `ValueError` that names both files where image and depth differ in height or width."""
-    if image_hw != depth_hw:
+    """Raises ValueError, which names both files, if two maps differ in height or width.
+
+    Args:
+        path, hw: of the first, such as an image.
+        other_path, other_hw: of the second, such as its depth.
+        what, of: what the second is, and the first, for the message.
+    """
+    if hw != other_hw:
         raise ValueError(
-            f"{depth_path}: depth is {depth_hw[1]}x{depth_hw[0]}, its image {image_path} is "
-            f"{image_hw[1]}x{image_hw[0]}: "
+            f"{other_path}: {what} is {other_hw[1]}x{other_hw[0]}, its {of} {path} is {hw[1]}x{hw[0]}: "
             "they must have the same size"
         )

@@ -1,5 +1,6 @@
-"""Resize, random crop and flip: the transforms that keep a label true."""
+"""Resize, random crop and flip: the transforms that an image shares with its labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -8,69 +9,105 @@ from numpy.typing import NDArray
 
 from depthany.data.images import Photo
 
-cv2.setNumThreads(0)  # loader processes are the parallelism; OpenCV's own threads would fight with PyTorch's
+cv2.setNumThreads(0)  # loader processes run in parallel already; more threads would compete with PyTorch's
 _NEAREST = cv2.INTER_NEAREST_EXACT  # INTER_NEAREST is off by up to half a source pixel against the image
 
 
-def shorter_side_to(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width after scaling so that the shorter side is exactly `size`."""
-    scale = size / min(height, width)
-    return max(size, round(height * scale)), max(size, round(width * scale))
+def crop_shape(crop_size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns (height, width) of a crop that is given as one number or as [height, width], in pixels.
+
+    Raises:
+        ValueError: it is neither, or a side is below 1.
+    """
+    sides = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(
+            f"crop_size={crop_size}: expected one number of pixels, such as 518, or [height, width]"
+        )
+    return sides[0], sides[1]
+
+
+def covering_size(height: int, width: int, crop_hw: tuple[int, int]) -> tuple[int, int]:
+    """Returns the smallest size of the same aspect ratio that covers a crop, as (height, width).
+
+    For a square crop the shorter side becomes exactly its side. It is `lower_bound` of MiDaS's Resize.
+
+    Args:
+        height, width: of the image, in pixels.
+        crop_hw: height and width of the crop.
+    """
+    scale = max(crop_hw[0] / height, crop_hw[1] / width)
+    return max(crop_hw[0], round(height * scale)), max(crop_hw[1], round(width * scale))
 
 
 @dataclass(frozen=True)
-class View:
-    """A square cut from a picture that was brought to `height` x `width`, perhaps mirrored."""
+class Crop:
+    """A rectangle of an image that was resized first, and is mirrored perhaps.
 
-    height: int
-    width: int
+    resized_hw: height and width of the image after resizing.
+    top, left, height, width: the rectangle, in pixels of the resized image.
+    flip: mirror the rectangle left to right.
+    """
+
+    resized_hw: tuple[int, int]
     top: int
     left: int
-    size: int
+    height: int
+    width: int
     flip: bool
 
     def of_image(self, photo: Photo) -> NDArray[np.uint8]:
-        """[size size 3] uint8, resized cubically."""
+        """Returns the crop of an image, [height width 3] uint8, resized by cubic interpolation."""
         pixels: NDArray = photo.pixels
-        k = photo.reduction
-        if k > 1:  # a pixel stands for k x k, at the right and lower edge perhaps for some beyond the image
-            fx, fy = k * self.width / photo.width, k * self.height / photo.height
+        (height, width), k = self.resized_hw, photo.reduction
+        if k > 1:  # a pixel is k x k pixels of the image; the last row and column may reach beyond its edge
+            fx, fy = k * width / photo.width, k * height / photo.height
             pixels = cv2.resize(pixels, None, fx=fx, fy=fy, interpolation=cv2.INTER_CUBIC)
-        elif pixels.shape[:2] != (self.height, self.width):
-            pixels = cv2.resize(pixels, (self.width, self.height), interpolation=cv2.INTER_CUBIC)
-        cut = pixels[self.top : self.top + self.size, self.left : self.left + self.size]
-        return np.ascontiguousarray(cv2.flip(cut, 1) if self.flip else cut, dtype=np.uint8)
+        elif pixels.shape[:2] != (height, width):
+            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
+        cropped = pixels[self._rows, self._columns]
+        return np.ascontiguousarray(cv2.flip(cropped, 1) if self.flip else cropped, dtype=np.uint8)
 
     def of_map(self, values: NDArray) -> NDArray:
-        """[size size] of a map [h w] of any type, each pixel the nearest one; only these are read."""
-        rows = _nearest(values.shape[0], self.height)[self.top : self.top + self.size]
-        columns = _nearest(values.shape[1], self.width)[self.left : self.left + self.size]
+        """Returns the crop of a map [h w] of any type by nearest neighbour; reads no other pixel."""
+        rows = _nearest(values.shape[0], self.resized_hw[0])[self._rows]
+        columns = _nearest(values.shape[1], self.resized_hw[1])[self._columns]
         return values[rows].take(columns[::-1] if self.flip else columns, axis=1)
 
     def of_smooth_map(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[size size] of a map [h w] that has a value everywhere, at any resolution, bilinear."""
-        if values.shape != (self.height, self.width):
-            size = (self.width, self.height)
+        """Returns the crop of a map [h w] that is valid everywhere, by bilinear interpolation."""
+        if values.shape != self.resized_hw:
+            size = self.resized_hw[::-1]
             values = cv2.resize(values, size, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
-        cut = values[self.top : self.top + self.size, self.left : self.left + self.size]
-        return np.ascontiguousarray(cut[:, ::-1] if self.flip else cut)
+        cropped = values[self._rows, self._columns]
+        return np.ascontiguousarray(cropped[:, ::-1] if self.flip else cropped)
+
+    @property
+    def _rows(self) -> slice:
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def _columns(self) -> slice:
+        return slice(self.left, self.left + self.width)
 
 
-def draw_view(height: int, width: int, size: int, seed: int) -> View:
-    """Shorter side to `size`, random square crop, horizontal flip with p = 0.5 (paper, section 4.1).
+def draw_crop(height: int, width: int, crop_hw: tuple[int, int], seed: int) -> Crop:
+    """Returns a random crop of the image at its `covering_size`, flipped with probability 0.5 (paper,
+    section 4.1).
 
     Args:
-        height, width: of the image as a whole.
-        size: side of the crop in pixels.
-        seed: decides crop and flip.
+        height, width: of the image, in pixels.
+        crop_hw: height and width of the crop.
+        seed: decides position and flip.
     """
-    height, width = shorter_side_to(height, width, size)
-    draw = np.random.default_rng(seed)
-    top, left = int(draw.integers(height - size + 1)), int(draw.integers(width - size + 1))
-    return View(height, width, top, left, size, flip=bool(draw.integers(2)))
+    resized_hw = covering_size(height, width, crop_hw)
+    random = np.random.default_rng(seed)
+    top = int(random.integers(resized_hw[0] - crop_hw[0] + 1))
+    left = int(random.integers(resized_hw[1] - crop_hw[1] + 1))
+    return Crop(resized_hw, top, left, *crop_hw, flip=bool(random.integers(2)))
 
 
 def _nearest(source: int, target: int) -> NDArray[np.intp]:
-    """Index of the source pixel nearest to each of the target's: what cv2 does to whole maps, asked of it."""
+    """Returns, for each of `target` pixels, the nearest of `source` pixels, as cv2.resize chooses it."""
     indices = np.arange(source, dtype=np.float32)[None]  # exact below 2**24
     return cv2.resize(indices, (target, 1), interpolation=_NEAREST)[0].astype(np.intp)

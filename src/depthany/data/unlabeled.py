@@ -1,4 +1,4 @@
-"""Unlabeled sets: plain images, few in a folder or millions behind an index."""
+"""Unlabeled data sets: a folder of images, or millions of images with an index on disk."""
 
 import hashlib
 import logging
@@ -10,19 +10,20 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from depthany.data.folders import list_files
-from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
+from depthany.data.images import IMAGE_SUFFIXES, read_bytes
 from depthany.data.indexed.archives import OpenFiles, read_lmdb
 from depthany.data.indexed.build_index import build_index
 from depthany.data.indexed.index_file import KINDS, WHOLE_FILE, Index
 from depthany.data.indexed.scan import first_shards
+from depthany.system.choices import require_choice
 
 log = logging.getLogger(__name__)
 
 
 class FolderImages:
-    """Every image below `root`, however deep; raises a `ValueError` where there is none.
+    """Every image below a folder, however deep. Raises ValueError if there is none.
 
-    The list is in memory and made anew at each start; `IndexedImages` is for sets beyond some 100,000.
+    The list is in memory and made anew at each start; use `IndexedImages` beyond some 100,000 images.
     """
 
     def __init__(self, root: str) -> None:
@@ -32,46 +33,45 @@ class FolderImages:
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        """Path of image `index`."""
+        """Returns the path of image `index`."""
         return str(self.paths[index])
 
     def identity(self) -> str:
-        """Hash of all paths below the root, in order: another file, name or order gives another one."""
+        """Returns a hash of all paths below the root, in order. It changes with the files, names and
+        order.
+        """
         names = [os.fsencode(os.path.relpath(path, self.root)) for path in self.paths]
         return hashlib.blake2b(b"\0".join(names), digest_size=16).hexdigest()
 
     def shard_sizes(self) -> NDArray[np.int64]:
-        """[1] number of images: the set counts as one shard."""
+        """Returns [1] the number of images: the data set counts as one shard."""
         return np.array([len(self)], np.int64)
 
     def stored_image(self, index: int) -> bytes:
-        """Image file `index` as it is on disk."""
+        """Returns the content of image file `index`."""
         return read_bytes(self.paths[index])
-
-    def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]:
-        """Image `index` as [h w 3] uint8 RGB; raises a `ValueError` that names an unusable file."""
-        return decode_image(self.stored_image(index), self.name(index), convert_images)
 
 
 class IndexedImages:
-    """Images in folders, tars (WebDataset layout) or LMDB environments below `root`, by an index on disk.
+    """Images in folders, tars (WebDataset layout) or LMDB environments, found by an index on disk.
 
-    The index is built at the first use. `<root>.<kind>.index` beside the root is its file, since a file
-    inside would change the folder that it lists.
+    The index is built at the first use. It is the file `<root>.<kind>.index` beside the root: a file inside
+    would change the folder that it lists.
 
     Args:
-        root: folder of the set.
-        kind: folder (image files, however deep) | tar (plain .tar files, not compressed) | lmdb
-            (environments whose values are image files, as LSUN's).
-        suffixes: endings of the file names that count as images, such as [.jpg]; None = all known ones. An
-            LMDB is taken whole.
-        index_dir: folder for the index where the data's own cannot be written; None = beside the root.
-        expected: images that the complete set has, for progress and warnings.
-        update: bring an index up to date that no longer fits the data, instead of refusing it.
-        build_workers: processes of a build; None = one per core.
+        root: folder of the data set.
+        kind: folder (image files, however deep) | tar (plain .tar files, not compressed) | lmdb (environments
+            whose values are image files, as in LSUN).
+        suffixes: endings of file names that count as images, such as [.jpg]; None = all known ones. Not for
+            LMDB, where every value counts.
+        index_dir: folder for the index; None = beside the root.
+        expected: number of images of the complete data set, for progress and warnings.
+        update: update an index that no longer fits the data, instead of raising.
+        build_workers: processes that build; None = one per core.
 
     Raises:
-        ValueError: no such folder, no image in it, or the data has changed since the index was built.
+        ValueError: the folder is missing or holds no image, or the data has changed since the index was
+            built.
     """
 
     def __init__(
@@ -84,49 +84,48 @@ class IndexedImages:
         update: bool = False,
         build_workers: int | None = None,
     ) -> None:
-        if kind not in KINDS:
-            raise ValueError(f"unknown kind {kind!r}; choose from {', '.join(KINDS)}")
+        require_choice("kind", kind, KINDS)
         self.root, self.kind, self.expected = Path(root), kind, expected
         if not self.root.is_dir():
             raise ValueError(f"{root}: no such folder (looked from {Path.cwd()})")
-        self.suffixes = () if kind == "lmdb" else tuple(each.lower() for each in suffixes or IMAGE_SUFFIXES)
+        self.suffixes = () if kind == "lmdb" else tuple(end.lower() for end in suffixes or IMAGE_SUFFIXES)
         self.index_path = index_path(self.root, kind, index_dir)
         self.index = self._open_index(update, build_workers)
         self._files = OpenFiles()
         if broken := self.index.broken():
             log.warning(
-                f"{root}: {len(broken)} tars break off; what comes before is used: {_some_broken(broken)}"
+                f"{root}: {len(broken)} tars break off; the images before are used: {_some_broken(broken)}"
             )
 
     def __len__(self) -> int:
         return len(self.index)
 
     def name(self, index: int) -> str:
-        """Path of image `index`: of its file, or of its tar or LMDB environment and its name in there."""
+        """Returns the path of image `index`; in a tar or LMDB environment its path joined with the name
+        inside.
+        """
         shard, _, _ = self.index.entry(index)
         entry = self.index.entry_name(index).decode("utf-8", "backslashreplace")
         return os.path.join(self._shard(shard), entry)
 
     def identity(self) -> str:
-        """Hash of the set, see `Index.identity`."""
+        """Returns the hash of the data set; see `Index.identity`."""
         return self.index.identity()
 
     def shard_sizes(self) -> NDArray[np.int64]:
-        """[s] images of each folder, tar or LMDB environment, in the order of the indices."""
+        """Returns [s] the images of each folder, tar or LMDB environment, in the order of the indices."""
         return self.index.shard_sizes()
 
     def stored_image(self, index: int) -> bytes:
-        """Image `index` as it is stored; raises a `ValueError` that names one that cannot be read."""
+        """Returns the content of image file `index`. Raises ValueError, which names it, if it cannot be
+        read.
+        """
         shard, offset, size = self.index.entry(index)
         if self.kind == "lmdb":
             return read_lmdb(self._shard(shard), self.index.entry_name(index))
         if size == WHOLE_FILE:
             return read_bytes(Path(self._shard(shard), os.fsdecode(self.index.entry_name(index))))
         return self._files.read(self._shard(shard), offset, size)
-
-    def read(self, index: int, convert_images: bool = False) -> NDArray[np.uint8]:
-        """Image `index` as [h w 3] uint8 RGB; raises a `ValueError` that names an unusable one."""
-        return decode_image(self.stored_image(index), self.name(index), convert_images)
 
     def _shard(self, shard: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.index.shard_name(shard)))
@@ -144,18 +143,18 @@ class IndexedImages:
         index = Index(self.index_path)
         if problem := self._problem(index):
             raise ValueError(
-                f"{self.index_path}: {problem}: python -m depthany.index with the same data=... brings it up "
-                "to date (indices change: begin a new run), or put the data back"
+                f"{self.index_path}: {problem}: python -m depthany.index with the same data=... updates it "
+                "(the order of the images changes: begin a new run), or restore the data"
             )
         return index
 
     def _problem(self, index: Index) -> str:
-        """In what the index does not fit the data; empty if it does."""
+        """Returns in what the index does not fit the data; an empty string if it fits."""
         if not index.is_of(self.kind, self.suffixes):
             return "built for other suffixes"
         if changed := index.changed(self.root):
             return f"{len(changed)} of {index.header.shards} shards have changed or are gone{_some(changed)}"
-        if self.kind != "folder":  # a new folder moves the mtime of the one that it is in
+        if self.kind != "folder":  # a new folder changes the mtime of its parent, which is a shard
             known = {index.shard_name(shard) for shard in range(index.header.shards)}
             new = [os.fsdecode(name) for name in first_shards(self.kind, self.root) if name not in known]
             if new:
@@ -174,7 +173,9 @@ class IndexedImages:
 
 
 def index_path(root: Path, kind: str, index_dir: str | None) -> Path:
-    """Where the index of a set lies: beside its root, or in `index_dir` under a name that only it has."""
+    """Returns the path of an index: beside the root, or in `index_dir` under a name that is unique to the
+    root.
+    """
     full = Path(os.path.abspath(root))
     if index_dir is None:
         return full.with_name(f"{full.name}.{kind}.index")

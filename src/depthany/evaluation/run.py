@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.samples import Labels, Point
+from depthany.data.samples import Point
+from depthany.data.targets import Labels
 from depthany.evaluation import protocol as protocols
 from depthany.evaluation.blocks import cut_into_blocks
 from depthany.evaluation.predictors import MissingPrediction, ScoredPredictor, space_of
@@ -32,7 +33,7 @@ class UnreadableImage(ValueError):
 
 
 class ScoredSet(Protocol):
-    """A set that can be scored; `read` returns a `DepthSample`, or an `OrdinalSample` for an ordinal task."""
+    """A set that can be scored; `read` returns a `LabeledSample`, in an ordinal task an `OrdinalSample`."""
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
@@ -231,7 +232,7 @@ def read_one(
         return Skipped(index, f"{name}: {error}", UNREADABLE)
     pixels, labels = sample.image, None
     if protocol.task == "depth":
-        pixels, labels = _cropped(name, pixels, Labels(sample.disparity, sample.mask), protocol)
+        pixels, labels = _cropped(name, pixels, sample.labels, protocol)
     try:
         inputs = predictor.prepare(pixels, name)
     except MissingPrediction as missing:
@@ -256,7 +257,7 @@ def _cropped(
         box = INPUT_CROPS[protocol.input_crop](*labels.mask.shape)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return pixels[box], Labels(labels.disparity[box], labels.mask[box])
+    return pixels[box], labels.map(lambda plane: plane[box])
 
 
 def predict_at_truth(

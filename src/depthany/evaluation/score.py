@@ -95,7 +95,7 @@ def select(
 
     Args:
         prediction: [h w] at the size of the truth. quantity: what it is, disparity or depth.
-        disparity, mask: [h w] the truth, as in a `DepthSample`.
+        disparity, mask: [h w] the truth, as in `Labels`.
         index, name: of the image in its set.
     """
     space = protocol.fitted_in(quantity)

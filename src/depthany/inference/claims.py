@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from depthany.data.pseudo_labels.store import ShardRange, StoreHeader
+from depthany.data.pseudo_labels.store import ShardRange, StoreSettings
 
 
 class Claims:
@@ -22,12 +22,12 @@ class Claims:
         open: shards that were not done when this object was made.
     """
 
-    def __init__(self, store: Path, header: StoreHeader) -> None:
+    def __init__(self, store: Path, header: StoreSettings) -> None:
         self.store = store
         self._locks: dict[ShardRange, FileLock] = {}
         (store / "shards").mkdir(parents=True, exist_ok=True)
         done = {path.name for path in (store / "shards").glob("*.json")}
-        self.open = [shard for shard in header.shards() if shard.note_path(store).name not in done]
+        self.open = [shard for shard in header.shards() if shard.record_path(store).name not in done]
 
     def __iter__(self) -> Iterator[ShardRange]:
         """Yields each open shard that could be locked.
@@ -41,7 +41,7 @@ class Claims:
 
     def _lock(self, shard: ShardRange) -> bool:
         """Whether the shard is now locked by this worker; False if it is done or another one has it."""
-        path = shard.note_path(self.store)
+        path = shard.record_path(self.store)
         if path.exists():
             return False
         # Not thread_local: the thread that writes the shard releases the lock.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from depthany.data.images import decode_image
-from depthany.data.left_out import Header, inspect
+from depthany.data.left_out import ImageHeader, read_header
 from depthany.data.pseudo_labels.codec import encode_label
 from depthany.data.pseudo_labels.shards import NewLabel
 from depthany.data.pseudo_labels.store import ShardRange, write_shard
@@ -124,12 +124,12 @@ class Labeler:
 
     def read(self, position: ShardPosition) -> LabelingImage | Skipped[ShardPosition]:
         """Reads an image and resizes it in 8 bits, as training resizes its views."""
-        images, header = self.sets[position.shard.set], Header()
+        images, header = self.sets[position.shard.set], ImageHeader()
         preprocessing = self.teacher.model.preprocessing
         name = images.name(position.index)
         try:
             stored = images.stored_image(position.index)
-            header = inspect(stored)
+            header = read_header(stored)
             header.require_side(self.reading.min_side, name)
             if isinstance(stored, bytes):
                 stored = decode_image(stored, name, self.reading.convert_images)

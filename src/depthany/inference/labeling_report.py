@@ -36,7 +36,7 @@ def print_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any
 
     Args:
         counts: of all processes.
-        manifest: of the complete store; None where other workers are still labeling.
+        manifest: of the complete store; None if other workers are still labeling.
     """
     if counts.labels:
         seconds = time.monotonic() - counts.began

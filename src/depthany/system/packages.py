@@ -1,21 +1,21 @@
-"""Packages that some kinds of file need, and the reason of an error in one line."""
+"""Optional packages, and the reason of an error in one line."""
 
 import importlib
 from typing import Any
 
 
 class MissingPackage(ValueError):
-    """A package is not installed: of no file's making, so that no file is left out for it."""
+    """A package is not installed. This is not a bad file: images are never skipped for it."""
 
 
 def optional(module: str, purpose: str) -> Any:
-    """A module of a package that not everybody needs.
+    """Imports a module of an optional package.
 
     Args:
         purpose: what needs it, such as "reading OpenEXR files".
 
     Raises:
-        MissingPackage: it is not installed; with the command that does.
+        MissingPackage: it is not installed. The message has the command that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -25,6 +25,6 @@ def optional(module: str, purpose: str) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what went wrong, without the path that the caller names anyway."""
-    strerror = getattr(error, "strerror", None)  # "Permission denied" without the path a second time
+    """Returns the first line of an error's message, without the path, which the caller names."""
+    strerror = getattr(error, "strerror", None)  # "Permission denied", without the path
     return str(strerror or str(error) or type(error).__name__).strip().split("\n", 1)[0]

@@ -146,11 +146,11 @@ def shared_count(
     report = ImageReport(unreadable, sampler.start, max_share) if processes.is_main else None
 
     def take(k: int, batch: Batch) -> None:
-        here = [len(batch.labeled_image), len(batch.unlabeled_image), len(batch.notes)]
-        labeled, unlabeled, notes = processes.sum(here)
+        here = [len(batch.labeled_image), len(batch.unlabeled_image), len(batch.issues)]
+        labeled, unlabeled, issues = processes.sum(here)
         batch.counts = labeled, unlabeled
-        if notes:
-            gathered = [note for each in processes.gather(batch.notes) for note in each]
+        if issues:
+            gathered = [issue for part in processes.gather(batch.issues) for issue in part]
             if report is not None:
                 report.add(k, gathered, sampler.drawn_before(k + 1))
 

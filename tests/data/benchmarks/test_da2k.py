@@ -9,7 +9,7 @@ from benchmark_trees import IMAGE, write_da2k
 from depthany.data.benchmarks import OrdinalPairs
 
 
-def test_points_are_row_and_column_and_the_nearer_one_comes_first(tmp_path: Path) -> None:
+def test_points_are_row_column_with_nearer_first(tmp_path: Path) -> None:
     write_da2k(tmp_path)
     images = OrdinalPairs(str(tmp_path))
     assert [(images.name(i), images.scene(i)) for i in range(len(images))] == [
@@ -23,7 +23,7 @@ def test_points_are_row_and_column_and_the_nearer_one_comes_first(tmp_path: Path
     assert sample.image[0, 0].tolist() == [9, 8, 7]
 
 
-def test_points_given_as_x_and_y_fall_outside_and_are_refused(tmp_path: Path) -> None:
+def test_points_outside_of_the_image_are_refused(tmp_path: Path) -> None:
     write_da2k(tmp_path)
     _annotate(tmp_path, {"point1": [7, 1], "point2": [0, 5], "closer_point": "point1"})
     with pytest.raises(ValueError, match=r"room\.jpg: point \(row 7, column 1\) is outside .* is 8x6"):
@@ -52,7 +52,7 @@ def _annotate(root: Path, pair: object) -> None:
     (root / "annotations.json").write_text(json.dumps({"indoor/room.jpg": [pair]}))
 
 
-def test_a_folder_images_in_front_is_no_scene_type(tmp_path: Path) -> None:
+def test_folder_named_images_is_no_scene_type(tmp_path: Path) -> None:
     write_da2k(tmp_path / "images")
     stored = json.loads((tmp_path / "images/annotations.json").read_text())
     moved = {f"images/{path}": pairs for path, pairs in stored.items()}

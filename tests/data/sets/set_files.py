@@ -9,6 +9,7 @@ import OpenEXR
 import scipy.io
 from PIL import Image
 
+from benchmark_trees import write_scenes
 from depthany.data.labeled import PairedDepth
 
 
@@ -49,7 +50,7 @@ def hdf5(path: Path, key: str, rows: object) -> None:
 
 
 def disparity(dataset: PairedDepth, index: int = 0) -> list[list[float | None]]:
-    """What `labels` gives, None where the mask is False."""
+    """The disparity of an image, None off the mask."""
     labels = dataset.labels(index)
     return [
         [round(float(value), 6) if known else None for value, known in zip(*row)]
@@ -109,6 +110,7 @@ def _nyuv2(root: Path) -> None:
     with h5py.File(root / "nyu_depth_v2_labeled.mat", "w", userblock_size=512) as file:
         file["images"] = np.full((1, 3, 3, 2), 90, np.uint8)
         file["depths"] = file["rawDepths"] = np.asarray([DEPTH_M], np.float32).transpose(0, 2, 1)
+        write_scenes(file, ["kitchen_0004"])
     scipy.io.savemat(root / "splits.mat", {"trainNdxs": [[1]], "testNdxs": [[1]]})
 
 

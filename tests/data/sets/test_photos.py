@@ -26,17 +26,17 @@ def blended(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_blended_mvs_turns_the_pfm_upright_and_takes_any_scale_but_zero(blended: Path) -> None:
+def test_blended_mvs_is_upright_at_any_scale(blended: Path) -> None:
     assert disparity(BlendedMVS(str(blended))) == [[2, 0.5, None], [0.001, 0.25, None]]
 
 
-def test_blended_mvs_reads_whole_or_masked_images_but_never_both(blended: Path) -> None:
+def test_blended_mvs_reads_whole_or_masked_images(blended: Path) -> None:
     for masked, level in ((False, 200), (True, 10)):
         dataset = BlendedMVS(str(blended), masked=masked)
         assert [abs(int(dataset.read(i).image.mean()) - level) < 4 for i in range(len(dataset))] == [True] * 2
 
 
-def test_blended_mvs_names_an_image_that_lacks_its_depth(blended: Path) -> None:
+def test_blended_mvs_names_an_image_without_depth(blended: Path) -> None:
     (blended / SCENE / "rendered_depth_maps/00000001.pfm").unlink()
     with pytest.raises(
         ValueError, match=rf"1 file\(s\) without partner .*{SCENE}/blended_images/00000001\.jpg"
@@ -45,7 +45,7 @@ def test_blended_mvs_names_an_image_that_lacks_its_depth(blended: Path) -> None:
     assert len(BlendedMVS(str(blended), allow_incomplete=True)) == 1
 
 
-def test_diml_is_in_millimetres_with_a_range_of_its_own_indoors_and_outdoors(tmp_path: Path) -> None:
+def test_diml_ranges_differ_indoors_and_outdoors(tmp_path: Path) -> None:
     depth_mm = [[0, 500, 2000], [10000, 10001, 65535]]
     files.image(tmp_path / "indoor/LR/store/color/in_01_c.png")
     files.png(tmp_path / "indoor/LR/store/depth_filled/in_01_depth_filled.png", depth_mm)
@@ -73,12 +73,12 @@ def hrwsi(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_hrwsi_numbers_are_disparity_and_only_a_mask_of_255_is_valid(hrwsi: Path) -> None:
+def test_hrwsi_is_disparity_valid_where_mask_is_255(hrwsi: Path) -> None:
     assert disparity(HRWSI(str(hrwsi))) == [[0, 0.2, 1], [None, None, round(2 / 255, 6)]]
     assert HRWSI(str(hrwsi), split="val").name(0) == "val/imgs/a.jpg"
 
 
-def test_hrwsi_counts_an_image_without_mask_as_incomplete(hrwsi: Path) -> None:
+def test_hrwsi_image_without_mask_is_unpaired(hrwsi: Path) -> None:
     (hrwsi / "train/valid_masks/a.png").unlink()
     files.image(hrwsi / "train/imgs/b.jpg")
     with pytest.raises(ValueError, match=r"2 file\(s\).*a\.jpg \(no valid mask\), train/imgs/b\.jpg"):
@@ -100,7 +100,7 @@ def mega(tmp_path: Path) -> Path:
     return root
 
 
-def test_ordinal_maps_of_mega_depth_are_told_from_euclidean_ones_left_out_and_counted(mega: Path) -> None:
+def test_mega_depth_leaves_ordinal_maps_out(mega: Path) -> None:
     dataset = MegaDepth(str(mega), kinds_file=str(mega / "kinds.txt"))
     assert [dataset.name(i) for i in range(len(dataset))] == [
         "0001/dense0/imgs/a.jpg",
@@ -110,12 +110,12 @@ def test_ordinal_maps_of_mega_depth_are_told_from_euclidean_ones_left_out_and_co
     assert disparity(dataset) == [[None, 0.666667, 0.5], [0.25, 0.121212, None]]
 
 
-def test_a_euclidean_map_whose_middle_row_is_whole_is_still_euclidean(tmp_path: Path) -> None:
+def test_whole_middle_row_alone_is_not_ordinal(tmp_path: Path) -> None:
     files.hdf5(tmp_path / "a.h5", "depth", [[0.5, 0], [0, 0], [0, 0]])
     assert kind_of(tmp_path / "a.h5") == "euclidean"
 
 
-def test_the_row_in_the_middle_decides_where_it_has_enough_numbers(tmp_path: Path) -> None:
+def test_middle_row_with_enough_numbers_decides(tmp_path: Path) -> None:
     rows = np.zeros((3, 40), np.float32)
     rows[1], rows[2, 0] = 2, 0.5
     files.hdf5(tmp_path / "a.h5", "depth", rows)
@@ -125,7 +125,7 @@ def test_the_row_in_the_middle_decides_where_it_has_enough_numbers(tmp_path: Pat
     assert kind_of(tmp_path / "b.h5") == "euclidean"
 
 
-def test_the_kinds_are_read_once_and_a_new_map_is_added_to_them(mega: Path) -> None:
+def test_mega_depth_kinds_are_read_once(mega: Path) -> None:
     kinds = mega / "kinds.txt"
     MegaDepth(str(mega), kinds_file=str(kinds))
     files.hdf5(mega / "0001/dense0/depths/b.h5", "depth", EUCLIDEAN)  # not looked at again
@@ -137,7 +137,7 @@ def test_the_kinds_are_read_once_and_a_new_map_is_added_to_them(mega: Path) -> N
         MegaDepth(str(mega), kinds_file=str(kinds))
 
 
-def test_an_unreadable_map_of_mega_depth_is_named_when_it_is_read_and_not_remembered(mega: Path) -> None:
+def test_unreadable_mega_depth_map_is_named_when_read(mega: Path) -> None:
     (mega / "0001/dense0/depths/a.h5").write_bytes(b"no HDF5")
     dataset = MegaDepth(str(mega), kinds_file=str(mega / "kinds.txt"))
     with pytest.raises(ValueError, match=r"a\.h5: cannot read the depth map"):
@@ -145,7 +145,7 @@ def test_an_unreadable_map_of_mega_depth_is_named_when_it_is_read_and_not_rememb
     assert "dense0/depths/a.h5" not in (mega / "kinds.txt").read_text()
 
 
-def test_a_list_that_names_an_ordinal_map_is_told_so(mega: Path, tmp_path: Path) -> None:
+def test_listed_ordinal_map_is_refused(mega: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("0001/dense0/imgs/b.JPG 0001/dense0/depths/b.h5\n")
     dataset = MegaDepth(str(mega), list_file=str(tmp_path / "list.txt"))
     with pytest.raises(ValueError, match=r"b\.h5: an ordinal map, not depth"):

@@ -7,6 +7,7 @@ import pytest
 import set_files as files
 from set_files import disparity
 
+from benchmark_trees import write_vkitti2
 from depthany.data.sets.hypersim import PINHOLE, Hypersim, cosine
 from depthany.data.sets.irs import IRS
 from depthany.data.sets.tartan_air import TartanAir
@@ -22,7 +23,7 @@ def test_irs_disparity_in_pixels_is_48_over_depth(tmp_path: Path) -> None:
     assert disparity(IRS(str(tmp_path))) == [[1, 0.5, None], [0.005, None, None]]
 
 
-def test_a_root_of_another_set_is_told_what_was_expected_there(tmp_path: Path) -> None:
+def test_wrong_root_names_the_expected_layout(tmp_path: Path) -> None:
     files.image(tmp_path / "Store/left.png")
     with pytest.raises(
         ValueError, match=r"no pair of image and depth found; IRS expects `\.\.\./l_N\.png` with"
@@ -38,13 +39,13 @@ def tartan(root: Path, env: str) -> None:
         files.npy(folder / "depth_left/000007_left_depth.npy", [[2, 80, 9999], [10000, 65504, 0]])
 
 
-def test_tartan_air_is_in_metres_and_ten_kilometres_are_sky(tmp_path: Path) -> None:
+def test_tartan_air_has_sky_from_ten_kilometres(tmp_path: Path) -> None:
     tartan(tmp_path, "hospital")
     assert disparity(TartanAir(str(tmp_path))) == [[0.5, 0.0125, 0.0001], [0, 0, None]]
     assert disparity(TartanAir(str(tmp_path), sky_beyond_m=None, max_depth=80))[1] == [None] * 3
 
 
-def test_tartan_air_pairs_frames_of_one_trajectory_and_leaves_environments_out_with_a_count(
+def test_tartan_air_counts_left_out_environments(
     tmp_path: Path,
 ) -> None:
     tartan(tmp_path, "amusement")
@@ -62,13 +63,13 @@ def vkitti(root: Path, scene: str = "Scene01", variant: str = "clone", camera: i
     files.png(frames / f"depth/Camera_{camera}/depth_00000.png", [[0, 250, 8000], [8001, 65534, 65535]])
 
 
-def test_vkitti2_is_in_centimetres_and_65535_is_sky_rather_than_655_metres(tmp_path: Path) -> None:
+def test_vkitti2_is_in_centimetres_with_65535_as_sky(tmp_path: Path) -> None:
     vkitti(tmp_path)
     assert disparity(VirtualKITTI2(str(tmp_path))) == [[None, 0.4, 0.0125], [None, None, 0]]
     assert disparity(VirtualKITTI2(str(tmp_path), max_depth=1000))[1] == [0.012498, 0.001526, 0]
 
 
-def test_vkitti2_takes_the_cameras_and_variants_asked_for(tmp_path: Path) -> None:
+def test_vkitti2_selects_cameras_and_variants(tmp_path: Path) -> None:
     for variant in ("clone", "fog", "15-deg-left"):
         for camera in (0, 1):
             vkitti(tmp_path, variant=variant, camera=camera)
@@ -79,6 +80,25 @@ def test_vkitti2_takes_the_cameras_and_variants_asked_for(tmp_path: Path) -> Non
         f"Scene01/{variant}/frames/rgb/Camera_1/rgb_00000.jpg" for variant in ("clone", "fog")
     ]
     assert chosen.left_out == {"of other variants": 1}
+
+
+def test_validation_part_of_vkitti2(tmp_path: Path) -> None:
+    write_vkitti2(tmp_path)
+    variants = ["clone", "morning", "overcast", "sunset", "15-deg-left", "15-deg-right"]
+    options = {"scenes": ["Scene01"], "variants": variants, "max_depth": 1e6}
+    images = VirtualKITTI2(str(tmp_path), cameras=[0, 1], **options)
+    assert [images.name(i) for i in range(len(images))] == [
+        f"Scene01/clone/frames/rgb/Camera_{camera}/rgb_00000.jpg" for camera in (0, 1)
+    ]  # neither fog, nor 30 degrees to the left, nor another scene
+    assert images.left_out == {"of other scenes": 2, "of other variants": 4}
+    labels = images.labels(1)
+    assert labels.mask.all()
+    assert labels.sky is not None and labels.sky.sum(1).tolist() == [8, 0, 0, 0, 0, 0]
+    np.testing.assert_allclose(labels.values[1, 1:4], [5, 655.34, 5], rtol=1e-7)
+    with pytest.raises(
+        ValueError, match=r"found; VirtualKITTI2 expects .*; 2 pairs of other scenes are left"
+    ):
+        VirtualKITTI2(str(tmp_path / "Scene20"), cameras=[0, 1], **options)
 
 
 def hypersim(root: Path, scene: str, frame: int, distance_m: object) -> None:
@@ -99,7 +119,7 @@ def test_hypersim_distance_becomes_depth_by_the_published_formula() -> None:
     assert 0.81 < cosine(768, 1024, PINHOLE)[0, 0] < 0.82  # the corner: up to 19 % off without it
 
 
-def test_a_wall_that_faces_the_camera_is_flat_in_hypersim(tmp_path: Path) -> None:
+def test_hypersim_wall_facing_the_camera_is_flat(tmp_path: Path) -> None:
     distance = (4 / cosine(6, 8, PINHOLE)).astype(np.float32)
     distance[0, 0] = np.nan
     hypersim(tmp_path, "ai_001_001", 3, distance)
@@ -122,7 +142,7 @@ def scenes(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_hypersim_follows_the_official_split_and_counts_what_it_leaves_out(scenes: Path) -> None:
+def test_hypersim_follows_the_official_split(scenes: Path) -> None:
     train = Hypersim(str(scenes))
     assert [pair.name.split(".")[1] for pair in train.pairs] == ["0000", "0003"]
     assert train.left_out == {"not in the split train": 2}
@@ -132,13 +152,13 @@ def test_hypersim_follows_the_official_split_and_counts_what_it_leaves_out(scene
         Hypersim(str(scenes), split="test")
 
 
-def test_hypersim_says_that_its_split_is_missing(scenes: Path) -> None:
+def test_hypersim_without_split_file_is_an_error(scenes: Path) -> None:
     (scenes / "metadata_images_split_scene_v1.csv").unlink()
     with pytest.raises(ValueError, match=r"split_scene_v1\.csv: cannot read Hypersim's table: No such file"):
         Hypersim(str(scenes))
 
 
-def test_the_camera_table_of_hypersim_knows_a_shifted_lens(scenes: Path, tmp_path: Path) -> None:
+def test_hypersim_camera_table_has_shifted_lenses(scenes: Path, tmp_path: Path) -> None:
     names = ",".join(f"M_cam_from_uv_{i}{j}" for i in range(3) for j in range(3))
     shifted = "0.5,0,0.25,0,0.5,0,0,0,-1"  # (u, v) -> (0.5 u + 0.25, 0.5 v, -1)
     (tmp_path / "cameras.csv").write_text(f"scene_name,{names}\nai_001_001,{shifted}\n")

@@ -1,4 +1,4 @@
-"""The leaves in configs/dataset and the mixtures of the papers: two paths in a config are enough to train."""
+"""The data sets in configs/dataset, and the mixtures of the papers."""
 
 from pathlib import Path
 
@@ -40,23 +40,19 @@ def write(root: Path, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_every_labeled_leaf_reads_its_official_layout_with_nothing_but_a_root(
-    name: str, tmp_path: Path
-) -> None:
+def test_labeled_config_needs_only_a_root(name: str, tmp_path: Path) -> None:
     leaf = OmegaConf.load(LEAVES[name])
     leaf.root = write(tmp_path / name, name)
     dataset = instantiate(leaf)
     sample = dataset.read(0)
     assert len(dataset) == 1
     assert sample.image.shape == (2, 3, 3)
-    assert sample.mask.tolist() == [[True] * 3, [True, False, True]]
-    assert (sample.disparity[sample.mask] > 0).all()
+    assert sample.labels.mask.tolist() == [[True] * 3, [True, False, True]]
+    assert (sample.labels.disparity[sample.labels.mask] > 0).all()
 
 
 @pytest.mark.parametrize("mixture, members", [("depth_anything_v1", V1), ("depth_anything_v2", V2)])
-def test_a_mixture_has_the_labeled_sets_of_its_paper(
-    mixture: str, members: list[str], tmp_path: Path
-) -> None:
+def test_mixture_has_the_sets_of_its_paper(mixture: str, members: list[str], tmp_path: Path) -> None:
     roots = [f"data.labeled.{name}.root={write(tmp_path / name, name)}" for name in members]
     cfg = compose("stage=teacher", f"data={mixture}", "model.pretrained=false", *roots)
     assert len(cfg.data.unlabeled) == 8
@@ -66,7 +62,7 @@ def test_a_mixture_has_the_labeled_sets_of_its_paper(
     assert dataset.labeled_count == len(members)
 
 
-def test_two_paths_are_enough_and_sets_without_root_are_left_out(tmp_path: Path) -> None:
+def test_sets_without_root_are_left_out(tmp_path: Path) -> None:
     roots = [f"data.labeled.{name}.root={write(tmp_path / name, name)}" for name in ("irs", "diml")]
     val = f"data.val.nyuv2.root={write(tmp_path / 'nyuv2', 'nyuv2')}"
     cfg = checks.check(
@@ -76,14 +72,14 @@ def test_two_paths_are_enough_and_sets_without_root_are_left_out(tmp_path: Path)
     assert list(build.build_sets(cfg.data.val, "data.val")) == ["nyuv2"]
 
 
-def test_a_mixture_without_any_root_names_the_keys_to_set() -> None:
+def test_mixture_without_root_names_the_keys() -> None:
     with pytest.raises(
         ValueError, match=r"no labeled set has a root.* data\.labeled\.blendedmvs\.root=\.\.\. "
     ):
         checks.check(compose("stage=teacher", "data=depth_anything_v1", "model.pretrained=false"))
 
 
-def test_the_student_of_v2_needs_no_labeled_set(tmp_path: Path) -> None:
+def test_v2_student_needs_no_labeled_set(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     student = [
         "stage=student",
@@ -98,7 +94,7 @@ def test_the_student_of_v2_needs_no_labeled_set(tmp_path: Path) -> None:
     assert checks.per_micro_batch(cfg) == (0, 8)
 
 
-def test_the_papers_counts_are_the_ones_that_are_expected() -> None:
+def test_expected_counts_are_those_of_the_papers() -> None:
     counts = {"blendedmvs": 115, "diml": 927, "hrwsi": 20, "irs": 103, "megadepth": 128, "tartanair": 306}
     cfg = compose("stage=teacher", "data=depth_anything_v1")
     assert {name: entry.expected / 1000 for name, entry in cfg.data.labeled.items()} == counts
@@ -108,7 +104,7 @@ def test_the_papers_counts_are_the_ones_that_are_expected() -> None:
 
 
 class Sized(list):
-    """A set of so many images, which the paper counted as `expected`."""
+    """A data set of `found` images, of which the paper counted `expected`."""
 
     def __init__(self, found: int, expected: int | None) -> None:
         super().__init__(range(found))
@@ -129,14 +125,12 @@ class Sized(list):
         (1, None, False),
     ],
 )
-def test_a_size_is_warned_of_unless_rounding_explains_it(
-    found: int, expected: int | None, warned: bool
-) -> None:
+def test_size_warning_allows_for_rounding(found: int, expected: int | None, warned: bool) -> None:
     warnings = count_warnings({"data.labeled.x": Sized(found, expected)})
     assert warnings == ([f"data.labeled.x: {found} images found, {expected} expected"] if warned else [])
 
 
-def test_the_run_is_told_of_sizes_and_of_what_is_left_out(tmp_path: Path) -> None:
+def test_notes_name_sizes_and_left_out_files(tmp_path: Path) -> None:
     root = write(tmp_path / "tartanair", "tartanair")
     ONE_PAIR["tartanair"](tmp_path / "tartanair/amusement")
     (next((tmp_path / "tartanair/office").rglob("*_left.png")).parent / "000009_left.png").touch()
@@ -154,7 +148,7 @@ def test_the_run_is_told_of_sizes_and_of_what_is_left_out(tmp_path: Path) -> Non
     ]
 
 
-def test_a_set_that_is_whole_and_of_any_size_is_not_talked_about(tmp_path: Path) -> None:
+def test_complete_set_has_no_notes(tmp_path: Path) -> None:
     dataset = instantiate(OmegaConf.load(LEAVES["folder_depth"]), root=write(tmp_path, "folder_depth"))
     assert isinstance(dataset, PairedDepth)
     assert count_warnings({"x": dataset}) + left_out_notes({"x": dataset}) == []

@@ -1,10 +1,10 @@
-"""DA-2K: pairs of points of which one is nearer."""
+"""DA-2K: pairs of points, one of which is nearer."""
 
 import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from depthany.data.benchmarks.layout import require_files, telling
+from depthany.data.benchmarks.benchmark import expecting, require_files
 from depthany.data.images import read_image
 from depthany.data.samples import OrdinalSample, Point
 from depthany.system.packages import reason
@@ -17,42 +17,44 @@ _LAYOUT = (
 
 
 class OrdinalPairs:
-    """Images with pairs of points, and which of the two is nearer.
+    """Images with pairs of points, the nearer of which is known.
 
     Yang et al. 2024 (arXiv 2406.09414), DA-2K.md of its repository: {path: [{"point1": [row, column],
-    "point2": [row, column], "closer_point": "point1"}]}. The scene type is the first folder of the path.
+    "point2": [row, column], "closer_point": "point1"}]}. The type of scene is the first folder of the path.
 
     Args:
         root: holds annotations.json and the images.
 
     Raises:
-        ValueError: the annotations are missing or have another form, or images are missing (the first ten
-            are named, all are counted).
+        ValueError: the annotations are missing or have another form, or images are missing (the first ten are
+            named).
     """
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
         path = self.root / ANNOTATIONS
-        with telling(_LAYOUT):
+        with expecting(_LAYOUT):
             annotations = _read_json(path)
             self.images = sorted(annotations)
             require_files(self.root, [self.root / name for name in self.images])
-        self.pairs = [[_pair(each, f"{path}: {name}") for each in annotations[name]] for name in self.images]
+        self.pairs = [
+            [_pair(stored, f"{path}: {name}") for stored in annotations[name]] for name in self.images
+        ]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def name(self, index: int) -> str:
-        """Path of image `index` below root, as the annotations have it."""
+        """Returns the path of image `index` below root, as in the annotations."""
         return self.images[index]
 
     def scene(self, index: int) -> str:
-        """Scene type of image `index`, such as `underwater`."""
+        """Returns the type of scene of image `index`, such as `underwater`."""
         folders = [folder for folder in PurePosixPath(self.images[index]).parts[:-1] if folder != "images"]
         return folders[0] if folders else "none"
 
     def read(self, index: int, convert_images: bool = True) -> OrdinalSample:
-        """Image `index` with its pairs; raises a `ValueError` where a point is outside of the image.
+        """Returns image `index` with its pairs. Raises ValueError if a point is outside of the image.
 
         Args:
             convert_images: turn gray, palette and RGBA images into RGB, as OpenCV does for the authors.
@@ -69,6 +71,7 @@ class OrdinalPairs:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """Returns the annotations by path of the image."""
     try:
         annotations = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -79,7 +82,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _pair(stored: Any, where: str) -> tuple[Point, Point]:
-    """Nearer and farther point of one annotation."""
+    """Returns the nearer and the farther point of one annotation."""
     try:
         points = {key: (int(stored[key][0]), int(stored[key][1])) for key in ("point1", "point2")}
         nearer = points.pop(stored["closer_point"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depthany.data.benchmarks.layout import BenchmarkDepth, first_file
+from depthany.data.benchmarks.benchmark import BenchmarkDepth, first_file
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
@@ -13,10 +13,10 @@ _PNG_SCALE = 256.0  # stored value of one metre
 
 
 class DdadProjected(BenchmarkDepth):
-    """DDAD's front camera with depth maps that were projected beforehand, since the set has LiDAR points.
+    """The front camera of DDAD, with LiDAR points that were projected to depth maps beforehand.
 
-    Guizilini et al. 2020 (arXiv 1905.02693). Projecting needs TRI's own package (dgp), which this one does
-    without. Two files an image, however deep below root, the way ZoeDepth's loader names them:
+    Guizilini et al. 2020 (arXiv 1905.02693). Projecting needs TRI's own package (dgp), on which this one does
+    not depend. Two files for each image, however deep below root, named as in ZoeDepth's loader:
 
         NAME_rgb.png (or .jpg)    1216x1936
         NAME_depth.npy            float32 in metres, 0 = no return; or

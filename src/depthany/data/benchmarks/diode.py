@@ -2,26 +2,28 @@
 
 from pathlib import Path
 
-from depthany.data.benchmarks.layout import BenchmarkDepth, require_mask_shape, subfolder
+from depthany.data.benchmarks.benchmark import BenchmarkDepth, subfolder
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
+from depthany.data.samples import require_same_size
+from depthany.system.choices import require_choice
 
 _PARTS = {"indoors": ("indoors",), "outdoor": ("outdoor",), "all": ("indoors", "outdoor")}
 
 
 class Diode(BenchmarkDepth):
-    """DIODE's validation images with float32 depth in metres and the set's mask of trustworthy pixels.
+    """DIODE's validation images, with float32 depth in metres and a mask of valid pixels.
 
-    Vasiljevic et al. 2019 (arXiv 1908.00463). Depth is stored as (768, 1024, 1); off the mask it holds
-    numbers too, which must not count (ZoeDepth's loader reads the mask and does not use it).
+    Vasiljevic et al. 2019 (arXiv 1908.00463). Depth is stored as (768, 1024, 1). It has numbers off the mask
+    too, which must not count (ZoeDepth's loader reads the mask and does not use it).
 
     Args:
         root: holds val/, or is it.
         part: indoors (325 images), outdoor (446) or all (771).
 
     Raises:
-        ValueError: see `BenchmarkDepth`; or the part is none of these.
+        ValueError: see `BenchmarkDepth`; or the part is unknown.
     """
 
     layout = (
@@ -30,8 +32,7 @@ class Diode(BenchmarkDepth):
     )
 
     def __init__(self, root: str, part: str = "all") -> None:
-        if part not in _PARTS:
-            raise ValueError(f"unknown part {part!r} of DIODE; choose from {', '.join(_PARTS)}")
+        require_choice("part of DIODE", part, _PARTS)
         self.part = part
         super().__init__(root)
 
@@ -49,7 +50,7 @@ class Diode(BenchmarkDepth):
     def decode(self, pair: Pair) -> Decoded:
         mask_path = _beside(pair.image, "_depth_mask.npy")
         depth_m, trusted = read_depth(pair.depth), read_depth(mask_path) > 0
-        require_mask_shape(mask_path, trusted, depth_m)
+        require_same_size(str(pair.depth), depth_m.shape, str(mask_path), trusted.shape, "mask", "depth map")
         return Decoded(depth_m, trusted)
 
 

@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from depthany.data.benchmarks.layout import BenchmarkDepth, first_file, subfolder
+from depthany.data.benchmarks.benchmark import BenchmarkDepth, first_file, subfolder
 from depthany.data.depth_files import read_raw_float
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
-from depthany.data.samples import DepthSample
+from depthany.data.samples import LabeledSample
 from depthany.system.packages import reason
 
 
 class Eth3d(BenchmarkDepth):
     """The 454 DSLR images of ETH3D's 13 training scenes, 4032x6048, with depth rendered from laser scans.
 
-    Schöps et al. 2017. Depth files are raw little-endian float32 in metres, infinite where there is none,
-    and named like the images, .JPG included. They are registered to the original, *distorted* images: those
-    of `dslr_images_undistorted` differ by many pixels and are not read.
+    Schöps et al. 2017. Depth files are raw little-endian float32 in metres, infinite if unknown, and named as
+    the images, .JPG included. They are registered to the original, *distorted* images; those of
+    `dslr_images_undistorted` differ by many pixels and are not read.
 
     Args:
         root: holds <scene>/images and <scene>/ground_truth_depth, as ETH3D's archives unpack, or rgb/ and
@@ -47,25 +47,26 @@ class Eth3d(BenchmarkDepth):
         return Pair(f"{scene}/images/dslr_images/{image.stem}", image, depth)
 
     def decode(self, pair: Pair) -> Decoded:
-        with _opened(pair.image) as file:  # the header only; the depth file has none
+        with _open(pair.image) as file:  # only the header; the depth file has none
             width, height = file.size
         depth_m = read_raw_float(pair.depth, height, width)
         return Decoded(depth_m, np.isfinite(depth_m) & (depth_m > 0))
 
-    def read(self, index: int, convert_images: bool = False) -> DepthSample:
-        """Pair `index`, the image as its pixels are stored: the depth is registered to these, whatever way
-        the EXIF orientation would turn them. Raises a `ValueError` that names an unusable file.
+    def read(self, index: int, convert_images: bool = False) -> LabeledSample:
+        """Returns pair `index`. Raises ValueError, which names the file, if one is unusable.
+
+        The image is not turned by its EXIF orientation, since depth is registered to the stored pixels.
         """
         pair, labels = self.pairs[index], self.labels(index)
-        with _opened(pair.image) as file:
+        with _open(pair.image) as file:
             image = np.asarray(file.convert("RGB"))
-        return DepthSample(pair.name, image, labels.disparity, labels.mask)
+        return LabeledSample(pair.name, image, labels)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _open(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as file:
             yield file
-    except Exception as error:  # whatever a damaged file leads Pillow to
+    except Exception as error:  # a damaged file can raise almost anything in Pillow
         raise ValueError(f"{path}: cannot read the image: {reason(error)}") from None

@@ -4,19 +4,20 @@ from pathlib import Path
 
 import numpy as np
 
-from depthany.data.benchmarks.layout import BenchmarkDepth, require_mask_shape, subfolder
+from depthany.data.benchmarks.benchmark import BenchmarkDepth, subfolder
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
+from depthany.data.samples import require_same_size
 
 _MASKS = ("mask_invalid", "mask_transp")
 
 
 class Ibims(BenchmarkDepth):
-    """The 100 images of iBims-1, 480x640, scanned by laser: uint16 PNG, 50/65535 m, 0 = none.
+    """The 100 images of iBims-1, 480x640, with laser scans: uint16 PNG, 50/65535 m, 0 = none.
 
-    Koch et al. 2018 (arXiv 1805.01328). A pixel counts where both masks are set: `mask_invalid` is 0 on
-    missing depth, `mask_transp` on glass and the like, which the laser went through.
+    Koch et al. 2018 (arXiv 1805.01328). A pixel is valid where both masks are set. `mask_invalid` is 0 on
+    missing depth, `mask_transp` on glass and the like, through which the laser goes.
 
     Args:
         root: holds ibims1_core_raw/, or is it.
@@ -44,7 +45,7 @@ class Ibims(BenchmarkDepth):
         valid = depth_m > 0
         for path in _masks(pair):
             mask = read_depth(path) > 0
-            require_mask_shape(path, mask, depth_m)
+            require_same_size(str(pair.depth), depth_m.shape, str(path), mask.shape, "mask", "depth map")
             valid &= mask
         return Decoded(depth_m, valid)
 

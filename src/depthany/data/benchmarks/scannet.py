@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depthany.data.benchmarks.layout import BenchmarkDepth
+from depthany.data.benchmarks.benchmark import BenchmarkDepth
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair, read_list
@@ -13,13 +13,13 @@ from depthany.data.pairs import Pair, read_list
 class ScannetMarigold(BenchmarkDepth):
     """The 800 validation frames of ScanNet that Marigold drew: uint16 PNG in mm, 0 = none.
 
-    Dai et al. 2017 (arXiv 1702.04405); Ke et al. 2024 (arXiv 2312.02145). Colour must have been resized to
-    the depth's 480x640, as it is in Marigold's archive; ScanNet's own export has it at 968x1296.
+    Dai et al. 2017 (arXiv 1702.04405); Ke et al. 2024 (arXiv 2312.02145). Images must have the 480x640 pixels
+    of the depth, as in Marigold's archive; ScanNet's own export has 968x1296.
 
     Args:
         root: holds <scene>/color/*.jpg and <scene>/depth/*.png.
-        list_file: lines "image depth" below root (Marigold's scannet_val_sampled_list_800_1.txt); None =
-            every image below root, which is the same in Marigold's archive.
+        list_file: lines "image depth" below root (Marigold's scannet_val_sampled_list_800_1.txt). None =
+            every image below root, which is the same for Marigold's archive.
 
     Raises:
         ValueError: see `BenchmarkDepth`; or the list cannot be read.

@@ -1,9 +1,10 @@
 """MPI Sintel, training scenes."""
 
-from depthany.data.benchmarks.layout import BenchmarkDepth, subfolder
+from depthany.data.benchmarks.benchmark import BenchmarkDepth, subfolder
 from depthany.data.depth_files import read_dpt
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
+from depthany.system.choices import require_choice
 
 _PASSES = ("final", "clean")
 
@@ -11,15 +12,15 @@ _PASSES = ("final", "clean")
 class Sintel(BenchmarkDepth):
     """The 1,064 frames of Sintel's training scenes, 436x1024, with rendered depth.
 
-    Butler et al. 2012; depth is a later addition to the set. Sky has no mark of its own: it is about 1e5 m
-    away and valid here, so that a protocol's `max_depth` and `truth_beyond` decide on it.
+    Butler et al. 2012; depth was added later. Sky is not marked: it is about 1e5 m away and valid here, so
+    that `max_depth` and `truth_beyond` of a protocol decide about it.
 
     Args:
         root: holds training/, or is it.
-        render: final (with blur, fog and lighting) or clean.
+        render: final (with blur and fog) or clean.
 
     Raises:
-        ValueError: see `BenchmarkDepth`; or the rendering is neither.
+        ValueError: see `BenchmarkDepth`; or the rendering is unknown.
     """
 
     layout = (
@@ -28,8 +29,7 @@ class Sintel(BenchmarkDepth):
     )
 
     def __init__(self, root: str, render: str = "final") -> None:
-        if render not in _PASSES:
-            raise ValueError(f"unknown render {render!r} of Sintel; choose from {', '.join(_PASSES)}")
+        require_choice("render of Sintel", render, _PASSES)
         self.render = render
         super().__init__(root)
 

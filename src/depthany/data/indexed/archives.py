@@ -1,4 +1,4 @@
-"""Bytes of an image by its place in a shard: `os.pread` of a tar, a value of an LMDB environment."""
+"""Reads the bytes of an image: a part of a tar, or a value of an LMDB environment."""
 
 import os
 import threading
@@ -9,14 +9,14 @@ from depthany.system.packages import optional, reason
 
 _OPEN_FILES = 64  # per process and set; far below the usual limit of 1024
 _OPEN_ENVIRONMENTS = 16
-_LMDB_READS = 1000  # after so many an environment is opened anew, which unmaps the pages it has touched
+_LMDB_READS = 1000  # then an environment is opened anew, which unmaps the pages that it has touched
 
 
 class OpenFiles:
-    """File descriptors of the files read last, at most `limit`; safe with threads, fork and spawn.
+    """Keeps at most `limit` files open, those read last. Safe with threads, fork and spawn.
 
-    `os.pread` has no position that processes could share, so an inherited descriptor would do. Each process
-    keeps a table of its own all the same, since a lock held by another thread at the fork stays locked.
+    `os.pread` has no file position that processes could share, so an inherited descriptor would be fine. Each
+    process still has its own table, since a lock that another thread held at the fork would stay locked.
     """
 
     def __init__(self, limit: int = _OPEN_FILES) -> None:
@@ -40,21 +40,21 @@ class OpenFiles:
         self.close()
 
     def close(self) -> None:
-        """Close what this process has open; a later read opens it again."""
+        """Closes all files of this process; a later read opens them again."""
         while self._open:
             os.close(self._open.popitem()[1])
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        """`size` bytes of a file from byte `offset`.
+        """Returns `size` bytes of a file from byte `offset` on.
 
         Raises:
-            ValueError: the file cannot be read, or ends before them.
+            ValueError: the file cannot be read, or ends too early.
         """
         if self._pid != os.getpid():
-            self.close()  # the child's copies of its parent's descriptors
+            self.close()  # the descriptors that the parent had open
             self._reset()
         try:
-            with self._lock:  # no other thread closes it meanwhile
+            with self._lock:  # another thread must not close it meanwhile
                 stored = _pread(self._descriptor(path), size, offset)
         except OSError as error:
             raise ValueError(f"{path}: cannot read the file: {reason(error)}") from None
@@ -76,7 +76,7 @@ class OpenFiles:
 
 def _pread(descriptor: int, size: int, offset: int) -> bytes:
     stored = os.pread(descriptor, size, offset)
-    while 0 < len(stored) < size:  # network disks may give less than asked for
+    while 0 < len(stored) < size:  # network disks may return less than asked for
         more = os.pread(descriptor, size - len(stored), offset + len(stored))
         if not more:
             break
@@ -85,10 +85,10 @@ def _pread(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def open_lmdb(path: str) -> Any:
-    """An LMDB environment for reading, without lock file: the folder may be read-only.
+    """Opens an LMDB environment for reading, without a lock file, since the folder may be read-only.
 
     Raises:
-        ValueError: the package is missing, or the folder holds no environment.
+        ValueError: the package is missing, or the folder is not an environment.
     """
     lmdb = optional("lmdb", f"{path}: reading LMDB")
     try:
@@ -98,7 +98,7 @@ def open_lmdb(path: str) -> Any:
 
 
 class _Environments:
-    """LMDB environments of this process: one must not be opened twice in it, nor used after a fork."""
+    """The open LMDB environments of a process. One must not be opened twice, nor used after a fork."""
 
     def __init__(self) -> None:
         self.pid, self.lock = os.getpid(), threading.Lock()
@@ -124,18 +124,18 @@ _environments = _Environments()
 
 
 def read_lmdb(path: str, key: bytes) -> bytes:
-    """The value of a key; raises a `ValueError` where it cannot be read, or is there no more."""
+    """Returns the value of a key. Raises ValueError if it cannot be read or does not exist."""
     global _environments
     if _environments.pid != os.getpid():
         for environment, _ in _environments.open.values():
-            environment.close()  # without lock file it shares nothing with the parent
+            environment.close()  # without a lock file it shares nothing with the parent
         _environments = _Environments()
     try:
         value = _environments.read(os.path.normpath(path), key)
     except ValueError:
         raise
-    except Exception as error:  # lmdb.Error and what else a damaged environment leads to
+    except Exception as error:  # a damaged environment can raise more than lmdb.Error
         raise ValueError(f"{path}: cannot read key {key!r}: {reason(error)}") from None
     if value is None:
-        raise ValueError(f"{path}: no key {key!r}: it has changed since its index was built")
+        raise ValueError(f"{path}: no key {key!r}: the environment has changed since its index was built")
     return value

@@ -1,7 +1,8 @@
-"""Build the index of a set: shards scanned by several processes, resumable after a kill at any moment.
+"""Builds the index of a data set with several processes. A build that is killed at any moment can be resumed.
 
-Each scanned shard becomes a part, written beside its final name and renamed; a part's name follows from
-the shard's path, size and mtime, so a build that was killed finds what is done and nothing that has changed.
+Each scanned shard becomes a part, a file that is written under another name and renamed. The name of a part
+is a hash of path, size and mtime of the shard, so a resumed build finds the parts that are done and not
+outdated.
 """
 
 import bisect
@@ -47,7 +48,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Part:
-    """A scanned shard: its row of the index, the file that holds the scan, the folders inside."""
+    """A scanned shard: its row of the index, the file that holds the scan, and the folders inside."""
 
     row: ShardRow
     file: Path
@@ -62,18 +63,18 @@ def build_index(
     workers: int | None = None,
     expected: int | None = None,
 ) -> None:
-    """Build the index of a set, or bring it up to date: unchanged tars and environments are not read again.
+    """Builds the index of a data set, or updates it: unchanged tars and environments are not read again.
 
     Args:
         kind: folder, tar or lmdb.
-        root: folder of the set.
-        path: the index file; parts of an unfinished build lie beside it in `<path>.parts`.
+        root: folder of the data set.
+        path: the index file. Parts of an unfinished build lie beside it, in `<path>.parts`.
         suffixes: endings of file names that count as images, in lower case; empty for LMDB.
         workers: processes; None = one per core that this process may use.
-        expected: images that the set should have, for the progress bar.
+        expected: number of images that the data set should have, for the progress bar.
 
     Raises:
-        ValueError: the set holds no image, a shard cannot be read, or the index cannot be written.
+        ValueError: the data set holds no image, a shard cannot be read, or the index cannot be written.
         OSError: a part cannot be written.
     """
     job = Job(kind, root, path, suffixes)
@@ -92,7 +93,7 @@ def build_index(
 
 
 def _scan_all(job: Job, workers: int | None, expected: int | None) -> Iterator[Part]:
-    """Scan every shard, those found inside others included, in any order."""
+    """Scans every shard, in any order; the folders inside a folder are shards too."""
     waiting, done = 0, queue.SimpleQueue[Future[Part]]()
     before = set(multiprocessing.active_children())
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
@@ -102,7 +103,7 @@ def _scan_all(job: Job, workers: int | None, expected: int | None) -> Iterator[P
         initializer=end_with_parent,
     )
     try:
-        with _Bar(job, expected) as tell:
+        with _Progress(job, expected) as progress:
             names = first_shards(job.kind, job.root)
             while names or waiting:
                 for name in names:
@@ -110,26 +111,28 @@ def _scan_all(job: Job, workers: int | None, expected: int | None) -> Iterator[P
                 waiting += len(names)
                 part = done.get().result()
                 waiting, names = waiting - 1, part.folders
-                tell(part.row.entries, waiting)
+                progress.advance(part.row.entries, waiting)
                 yield part
         pool.shutdown()
     except BrokenProcessPool:
         raise ValueError(
             f"a process that indexed {job.root} was killed, perhaps because memory ran out; the same command "
-            "continues, perhaps with fewer processes (python -m depthany.index workers=1 ...)"
+            "continues; try fewer processes (python -m depthany.index workers=1 ...)"
         ) from None
     finally:
-        with suppress(OSError):  # keeps the parts there are; nothing is left where there is none
+        with suppress(OSError):  # removes the folder only if there is no part
             job.parts.rmdir()
         for child in set(multiprocessing.active_children()) - before:
-            child.terminate()  # given up in the middle of a shard
+            child.terminate()  # even in the middle of a shard
         pool.shutdown(cancel_futures=True)
 
 
 def _make_part(job: Job, name: bytes) -> Part:
     state = stamp(job.kind, job.root, name)
     if state is None:
-        raise ValueError(f"{job.root / os.fsdecode(name)}: gone while its set was indexed: run it again")
+        raise ValueError(
+            f"{job.root / os.fsdecode(name)}: disappeared while it was indexed: run the command again"
+        )
     key = json.dumps([job.kind, job.suffixes, os.fsdecode(name), *state]).encode()
     file = job.parts / hashlib.blake2b(key, digest_size=16).hexdigest()
     if (head := _read_head(file)) is None:
@@ -141,7 +144,10 @@ def _make_part(job: Job, name: bytes) -> Part:
 
 
 def _unchanged(job: Job, name: bytes, state: tuple[int, int]) -> Scan | None:
-    """The shard as an earlier index has it; folders are listed again, since those inside are not in it."""
+    """Returns a shard as an earlier index has it; None if it has changed.
+
+    Folders are listed again: an index does not know the folders inside.
+    """
     old = _earlier(job) if job.kind != "folder" else None
     if old is None:
         return None
@@ -159,14 +165,14 @@ def _unchanged(job: Job, name: bytes, state: tuple[int, int]) -> Scan | None:
 def _earlier(job: Job) -> Index | None:
     try:
         old = Index(job.path) if job.path.exists() else None
-    except ValueError:  # damaged: it is about to be replaced
+    except ValueError:  # damaged, and about to be replaced
         return None
     return old if old and old.is_of(job.kind, job.suffixes) else None
 
 
 @dataclass(frozen=True)
 class _Head:
-    """First line of a part: what `ShardRow` and `Part` say of a shard."""
+    """The first line of a part; see `ShardRow` and `Part`."""
 
     entries: int
     name_bytes: int
@@ -176,7 +182,10 @@ class _Head:
 
 
 def _write_part(file: Path, found: Scan) -> None:
-    """A line of JSON, entries, names; without fsync, which would cost more than the scan of a folder."""
+    """Writes a line of JSON, the entries and the names.
+
+    Without fsync, which would take longer than the scan of a folder.
+    """
     folders = [os.fsdecode(folder) for folder in found.folders]
     head = json.dumps([len(found.entries), len(found.names), found.broken_at, folders])
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
@@ -186,7 +195,7 @@ def _write_part(file: Path, found: Scan) -> None:
 
 
 def _read_head(file: Path) -> _Head | None:
-    """None where there is no such part, or where a power failure has left half of it."""
+    """Returns the first line of a part; None if the file does not exist or a power failure truncated it."""
     try:
         with open(file, "rb") as part:
             line = part.readline()
@@ -213,8 +222,8 @@ def _part_names(file: Path) -> bytes:
         return part.read()
 
 
-class _Bar:
-    """Progress on stderr: images found, and shards that are known and still to be read."""
+class _Progress:
+    """Shows progress on stderr: images found, and known shards that are not read yet."""
 
     def __init__(self, job: Job, expected: int | None) -> None:
         self.console, self.images, self.shards, self.kind = Console(stderr=True), 0, 0, job.kind
@@ -229,8 +238,8 @@ class _Bar:
         )
         self.task = self.progress.add_task(f"indexing {job.root.name}", total=expected, state="")
 
-    def __enter__(self) -> "_Bar":
-        self.began = self.told = time.monotonic()
+    def __enter__(self) -> "_Progress":
+        self.began = self.printed = time.monotonic()
         self.progress.start()
         return self
 
@@ -239,15 +248,16 @@ class _Bar:
         if error is None:
             self._say(f"indexed {self.root}: {self.state(0)}, {time.monotonic() - self.began:.1f} s")
 
-    def __call__(self, images: int, waiting: int) -> None:
+    def advance(self, images: int, waiting: int) -> None:
+        """Counts one more shard with `images` images; `waiting` shards are known and not read yet."""
         self.images, self.shards = self.images + images, self.shards + 1
         self.progress.update(self.task, completed=self.images, state=self.state(waiting))
-        if not self.console.is_terminal and time.monotonic() - self.told > 30:  # a line in a log file
-            self.told = time.monotonic()
+        if not self.console.is_terminal and time.monotonic() - self.printed > 30:  # a line in a log file
+            self.printed = time.monotonic()
             self._say(f"indexing {self.root}: {self.state(waiting)}")
 
     def state(self, waiting: int) -> str:
-        """Counts so far."""
+        """Returns the counts so far, as text."""
         left = f", {waiting} to go" if waiting else ""
         of = f" of about {self.expected}" if self.expected and waiting else ""
         return f"{self.images} images{of} in {self.shards} {_noun(self.kind)}{left}"

@@ -1,19 +1,19 @@
-"""The index of a set that is too large to list: one file on disk, for images in folders, tars or LMDB.
+"""The index of a data set that is too large to list: one file on disk, for images in folders, tars or LMDB.
 
-A set is a sequence of shards (a folder's own files, a tar, an LMDB environment), ordered by their path below
-the root; an image is an entry of a shard. The file holds, little-endian and without gaps:
+A data set is a sequence of shards (the files of one folder, a tar, an LMDB environment) in the order of their
+paths below the root. An image is an entry of a shard. The file holds, little-endian and without gaps:
 
     magic, length of the header, header (JSON: kind, suffixes, counts)
-    entries       (n + 1) x 20 bytes: offset in the shard, start of its name, size; the last ends the names
-    names         bytes of all names, in the order of the entries
-    shards        (s + 1) x 40 bytes: first entry, size, mtime, byte where it breaks off, start of its name
+    entries       (n + 1) x 20 bytes: offset in the shard, start of the name, size; the last one ends the
+    names names         bytes of all names, in the order of the entries
+    shards        (s + 1) x 40 bytes: first entry, size, mtime, byte where it breaks off, start of the name
     shard names   bytes of the paths below the root
 
-Opening reads header and shards, whatever the number of images. Paths are relative: data and index can move.
+Opening reads only header and shards. Paths are relative, so data and index can be moved.
 
-An entry is read by `os.pread`, not through a mapping: a fault maps up to 2 MiB of what the page cache holds
-around it (large folios, Linux 6). MADV_DONTNEED hands such pages back, but the next look-up maps as many
-again: 10,000 random ones grew a process from 416 to 1511 MB. The page cache serves both ways alike;
+An entry is read by `os.pread`, not through a memory mapping: one page fault maps up to 2 MiB of the page
+cache around it (large folios, Linux 6). MADV_DONTNEED returns such pages, but the next look-up maps as many
+again: 10,000 random look-ups grew a process from 416 to 1511 MB. Both ways use the page cache;
 scripts/benchmark_index.py compares them.
 """
 
@@ -35,7 +35,7 @@ ENTRY = np.dtype([("offset", "<u8"), ("name", "<u8"), ("size", "<u4")])
 SHARD = np.dtype(
     [("first", "<i8"), ("size", "<i8"), ("mtime_ns", "<i8"), ("broken_at", "<i8"), ("name", "<i8")]
 )
-WHOLE_FILE = 0xFFFFFFFF  # size of an entry that is a file or a value of its own
+WHOLE_FILE = 0xFFFFFFFF  # size of an entry that is a file or an LMDB value
 NOT_BROKEN = -1
 KINDS = ("folder", "tar", "lmdb")
 
@@ -47,10 +47,10 @@ _NAMES = struct.Struct("<8xQ4x8xQ4x")  # where the name of an entry starts, and 
 
 
 @dataclass(frozen=True)
-class Header:
-    """What an index is of.
+class IndexHeader:
+    """What an index describes.
 
-    suffixes: endings of the file names that count as images; empty where every entry does (LMDB).
+    suffixes: endings of file names that count as images; empty if every entry counts (LMDB).
     """
 
     kind: str
@@ -63,8 +63,11 @@ class Header:
 
 @dataclass(frozen=True)
 class ShardRow:
-    """A shard: path below the root, number of entries and bytes of their names, and how it was found.
+    """A shard when the index was built.
 
+    name: path below the root.
+    entries, name_bytes: number of entries, and bytes of their names.
+    size, mtime_ns: see `stamp`.
     broken_at: byte where a tar breaks off, or NOT_BROKEN.
     """
 
@@ -77,10 +80,10 @@ class ShardRow:
 
 
 class Index:
-    """An opened index; a process holds the table of shards and nothing per image.
+    """An opened index. It holds the table of shards in memory, and nothing for each image.
 
     Raises:
-        ValueError: the file is damaged or of another version.
+        ValueError: the file is damaged, or of another version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,7 +94,7 @@ class Index:
             file.seek(self._names_at + self.header.name_bytes)
             self.shards = np.frombuffer(file.read((self.header.shards + 1) * SHARD.itemsize), SHARD)
             self._shard_names = file.read(self.header.shard_name_bytes)
-            self._file = os.dup(file.fileno())  # `pread` has no position to share: safe after a fork
+            self._file = os.dup(file.fileno())  # `pread` shares no file position: safe after a fork
         self._first = np.ascontiguousarray(self.shards["first"])
 
     def __del__(self) -> None:
@@ -102,48 +105,51 @@ class Index:
         return self.header.entries
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}  # a spawned process opens the file itself; a forked one inherits it
+        return {"path": self.path}  # a spawned process opens the file itself, a forked one inherits it
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
 
     def is_of(self, kind: str, suffixes: tuple[str, ...]) -> bool:
-        """Whether it was built for this kind of shards and these endings."""
+        """Returns whether it was built for this kind of shards and these suffixes."""
         return (self.header.kind, tuple(self.header.suffixes)) == (kind, suffixes)
 
     def entry(self, index: int) -> tuple[int, int, int]:
-        """Shard, offset and size in bytes of entry `index`; size WHOLE_FILE means all there is."""
+        """Returns shard, offset and size in bytes of entry `index`; size WHOLE_FILE means the whole file."""
         shard = self.shard_of(index)
         stored = os.pread(self._file, _ENTRY.size, self._entries_at + index * _ENTRY.size)
         offset, _, size = _ENTRY.unpack(stored)
         return shard, offset, size
 
     def entry_name(self, index: int) -> bytes:
-        """Name of entry `index` in its shard: a file name, a tar member's path, an LMDB key."""
+        """Returns the name of entry `index` in its shard: a file name, the path of a tar member, an LMDB
+        key.
+        """
         self.shard_of(index)
         stored = os.pread(self._file, 2 * _ENTRY.size, self._entries_at + index * _ENTRY.size)
         start, end = _NAMES.unpack(stored)
         return os.pread(self._file, end - start, self._names_at + start)
 
     def shard_of(self, index: int) -> int:
-        """Number of the shard that holds entry `index`."""
+        """Returns the number of the shard that holds entry `index`."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path} has {len(self)} entries, entry {index} was asked for")
         return int(np.searchsorted(self._first, index, side="right")) - 1
 
     def shard_name(self, shard: int) -> bytes:
-        """Path of a shard below the root."""
+        """Returns the path of a shard below the root."""
         return self._shard_names[self.shards["name"][shard] : self.shards["name"][shard + 1]]
 
     def shard_sizes(self) -> NDArray[np.int64]:
-        """[s] entries of each shard; 0 for a folder that holds folders alone."""
+        """Returns [s] the entries of each shard; 0 for a folder that holds only folders."""
         return np.diff(self._first)
 
     def identity(self) -> str:
-        """Hash by which two indices of the same images are known, wherever and whenever they were built.
+        """Returns a hash that is equal for two indices of the same images, wherever and whenever they were
+        built.
 
-        Of suffixes and counts, the path, size and first entry of every shard, and `_SAMPLED` entries that are
-        spread evenly, with their names: all that is in memory, and a moment's reading in a set of any size.
+        It covers suffixes and counts, path, size and first entry of every shard, and `_SAMPLED` entries,
+        spread evenly, with their names. Computing it takes a moment for a data set of any size.
         """
         digest = hashlib.blake2b(json.dumps(self.header.__dict__, sort_keys=True).encode(), digest_size=16)
         for key in ("first", "size", "broken_at", "name"):
@@ -154,12 +160,12 @@ class Index:
         return digest.hexdigest()
 
     def broken(self) -> list[tuple[str, int]]:
-        """Tars that break off, each with the byte where: what comes before it is in the index."""
+        """Returns the tars that break off, with the byte where; the images before it are in the index."""
         at = self.shards["broken_at"][:-1]
         return [(os.fsdecode(self.shard_name(int(s))), int(at[s])) for s in np.flatnonzero(at != NOT_BROKEN)]
 
     def slice(self, shard: int) -> tuple[NDArray[np.void], bytes]:
-        """Entries [n] ENTRY of a shard, with names from 0, and the bytes of their names."""
+        """Returns the entries [n] ENTRY of a shard, names counted from 0, and the bytes of the names."""
         first, last = int(self._first[shard]), int(self._first[shard + 1])
         at = self._entries_at + first * ENTRY.itemsize
         entries = np.fromfile(self.path, ENTRY, last - first + 1, offset=at)
@@ -170,29 +176,29 @@ class Index:
             return entries[:-1], file.read(end - start)
 
     def changed(self, root: Path) -> list[str]:
-        """Shards whose size or mtime is not what it was when the index was built, or that are gone."""
+        """Returns the shards that are gone, or whose size or mtime has changed since the index was built."""
         names = [self.shard_name(shard) for shard in range(self.header.shards)]
-        with ThreadPoolExecutor(_STATS_AT_ONCE) as pool:  # on a network disk a stat is mostly waiting
+        with ThreadPoolExecutor(_STATS_AT_ONCE) as pool:  # on a network disk `stat` mostly waits
             shares = [names[k::_STATS_AT_ONCE] for k in range(_STATS_AT_ONCE)]
             found = pool.map(lambda share: [stamp(self.header.kind, root, name) for name in share], shares)
         now = np.empty((len(names), 2), np.int64)
         for k, stamps in enumerate(found):
-            now[k::_STATS_AT_ONCE] = [each or (-1, -1) for each in stamps] or np.empty((0, 2))
+            now[k::_STATS_AT_ONCE] = [found or (-1, -1) for found in stamps] or np.empty((0, 2))
         then = np.stack([self.shards["size"][:-1], self.shards["mtime_ns"][:-1]], axis=1)
         return [os.fsdecode(names[i]) or "." for i in np.flatnonzero((now != then).any(axis=1))]
 
 
 def shard_path(kind: str, root: Path, name: bytes) -> str:
-    """The file or folder that a shard is: a folder, a .tar, or the data.mdb of an LMDB environment."""
+    """Returns the path of a shard: a folder, a .tar, or the data.mdb of an LMDB environment."""
     path = os.path.join(root, os.fsdecode(name)) if name else str(root)
     return os.path.join(path, "data.mdb") if kind == "lmdb" else path
 
 
 def stamp(kind: str, root: Path, name: bytes) -> tuple[int, int] | None:
-    """Size and mtime_ns by which a change of a shard is noticed, None where it is gone.
+    """Returns size and mtime_ns of a shard, which change when the shard changes; None if it is gone.
 
-    A folder's mtime moves when a file is added, renamed or removed; its size is left out, since file systems
-    differ in what they mean by it.
+    The mtime of a folder changes when a file is added, renamed or removed. Its size is taken as 0, since file
+    systems define it differently.
     """
     try:
         state = os.stat(shard_path(kind, root, name))
@@ -209,18 +215,17 @@ def write_index(
     entries: Iterable[NDArray[np.void]],
     names: Iterable[bytes],
 ) -> None:
-    """Write an index file to `path`; the bytes depend on nothing but the arguments.
+    """Writes an index file to `path`. The bytes depend on the arguments alone.
 
     Args:
         rows: shards in their final order.
-        entries: for each of them [n] ENTRY with names counted from 0.
-        names: for each of them the bytes of its names; both are iterators, since a set need not fit into
-            memory.
+        entries: for each shard its entries [n] ENTRY, names counted from 0.
+        names: for each shard the bytes of its names. Both are iterators, since they need not fit into memory.
     """
     shards = _shard_table(rows)
     shard_names = b"".join(row.name for row in rows)
     name_bytes = sum(row.name_bytes for row in rows)
-    header = Header(kind, suffixes, int(shards["first"][-1]), name_bytes, len(rows), len(shard_names))
+    header = IndexHeader(kind, suffixes, int(shards["first"][-1]), name_bytes, len(rows), len(shard_names))
     with open(path, "wb") as file:
         text = json.dumps(header.__dict__, sort_keys=True).encode()
         file.write(MAGIC + _LENGTH.pack(len(text)) + text)
@@ -244,8 +249,8 @@ def _shard_table(rows: list[ShardRow]) -> NDArray[np.void]:
     return table
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[Header, int]:
-    again = "delete it, and it is built anew"
+def _read_header(file: BinaryIO, path: Path) -> tuple[IndexHeader, int]:
+    again = "delete it, and it will be built anew"
     try:
         if file.read(len(MAGIC)) != MAGIC:
             raise ValueError("not an index of this version")
@@ -253,7 +258,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Header, int]:
         start = len(MAGIC) + _LENGTH.size + length
         if start > os.stat(path).st_size:
             raise ValueError("the header is cut off")
-        header = Header(**json.loads(file.read(length)))
+        header = IndexHeader(**json.loads(file.read(length)))
     except (ValueError, TypeError, struct.error) as error:
         raise ValueError(f"{path}: {error}: {again}") from None
     entries, shards = (header.entries + 1) * ENTRY.itemsize, (header.shards + 1) * SHARD.itemsize

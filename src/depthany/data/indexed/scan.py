@@ -1,4 +1,4 @@
-"""What a shard holds: the files of one folder, the members of a tar, the keys of an LMDB environment."""
+"""Lists the images of a shard: files of one folder, members of a tar, keys of an LMDB environment."""
 
 import os
 import tarfile
@@ -17,16 +17,16 @@ from depthany.data.indexed.archives import open_lmdb
 from depthany.data.indexed.index_file import ENTRY, NOT_BROKEN, WHOLE_FILE, shard_path
 from depthany.system.packages import optional, reason
 
-_BLOCK = tarfile.BLOCKSIZE  # 512 bytes; a tar ends with two blocks of zeros (POSIX.1-1988, ustar)
+_BLOCK = tarfile.BLOCKSIZE  # 512 bytes; two blocks of zeros end a tar (POSIX.1-1988, ustar)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Images of a shard.
+    """The images of a shard.
 
     entries: [n] ENTRY, names counted from 0.
     names: bytes of the names, one after the other.
-    folders: paths below the root of the folders inside; they are shards of their own.
+    folders: paths, below the root, of the folders inside, which are shards too.
     broken_at: byte where a tar breaks off, or NOT_BROKEN.
     """
 
@@ -37,7 +37,8 @@ class Scan:
 
 
 def first_shards(kind: str, root: Path) -> list[bytes]:
-    """Paths below `root` of the shards to begin with: the root itself, or all tars or LMDB environments.
+    """Returns the paths, below root, of the shards that a scan starts with: the root, or all tars or
+    environments.
 
     Raises:
         ValueError: there is none, or a folder cannot be listed.
@@ -59,7 +60,7 @@ def first_shards(kind: str, root: Path) -> list[bytes]:
 
 
 def scan(kind: str, root: Path, name: bytes, suffixes: tuple[str, ...]) -> Scan:
-    """List the images of a shard; raises a `ValueError` that names one that cannot be read at all."""
+    """Lists the images of a shard. Raises ValueError, which names the shard, if it cannot be read."""
     try:
         if kind == "folder":
             return _scan_folder(root, name, suffixes)
@@ -68,11 +69,13 @@ def scan(kind: str, root: Path, name: bytes, suffixes: tuple[str, ...]) -> Scan:
         return _scan_lmdb(os.path.dirname(shard_path(kind, root, name)))
     except OSError as error:
         where = shard_path(kind, root, name)
-        raise ValueError(f"{where}: cannot read it: {error.strerror or error}") from None
+        raise ValueError(f"{where}: cannot read it: {reason(error)}") from None
 
 
 def is_image(name: str, suffixes: tuple[str, ...]) -> bool:
-    """Whether a path ends in one of the suffixes, in any case, and is not hidden, as `._a.jpg` of macOS."""
+    """Returns whether a file has one of the suffixes, in any case, and is not hidden (as `._a.jpg` of
+    macOS).
+    """
     return name.lower().endswith(suffixes) and not name.rpartition("/")[2].startswith(".")
 
 
@@ -80,11 +83,11 @@ def _scan_folder(root: Path, name: bytes, suffixes: tuple[str, ...]) -> Scan:
     here = os.fsencode(root) + (b"/" + name if name else b"")
     files, folders = list[bytes](), list[bytes]()
     with os.scandir(here) as found:
-        for each in found:  # the file type comes with the listing: no stat per image
-            if is_image(os.fsdecode(each.name), suffixes):
-                files.append(each.name)
-            elif not each.name.startswith(b".") and each.is_dir() and not _is_loop(each):
-                folders.append(name + b"/" + each.name if name else each.name)
+        for entry in found:  # the file type comes with the listing: no `stat` for each image
+            if is_image(os.fsdecode(entry.name), suffixes):
+                files.append(entry.name)
+            elif not entry.name.startswith(b".") and entry.is_dir() and not _is_loop(entry):
+                folders.append(name + b"/" + entry.name if name else entry.name)
     files.sort()
     zeros = np.zeros(len(files), np.uint64)
     return Scan(_entries(zeros, np.full(len(files), WHOLE_FILE), files), b"".join(files), sorted(folders))
@@ -106,28 +109,28 @@ def _scan_tar(path: str, suffixes: tuple[str, ...]) -> Scan:
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:
-    """A file whose bytes stand there as they are: no link, no sparse file; no image has 4 GiB either."""
+    """Returns whether a member is stored as it is: not a link, not sparse, below 4 GiB."""
     return member.isreg() and not member.issparse() and member.size < WHOLE_FILE
 
 
 def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo | int]:
-    """Members of a tar that are there as a whole; then the byte where it breaks off, if it does."""
+    """Yields the complete members of a tar, then the byte where it breaks off, if it does."""
     end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
                 if member.offset_data + member.size > size:
                     yield member.offset
                     return
                 end = tar.offset
                 yield member
             end = tar.offset
-    except (tarfile.TarError, ValueError):  # a damaged header; `end` is where it stands
+    except (tarfile.TarError, ValueError):  # a damaged header, at byte `end`
         yield end
         return
     file.seek(end)
-    if file.read(_BLOCK) != bytes(_BLOCK):  # tarfile takes this for the end too
+    if file.read(_BLOCK) != bytes(_BLOCK):  # tarfile takes other bytes for the end too
         yield end
 
 

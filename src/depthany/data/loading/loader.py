@@ -9,7 +9,13 @@ from torch.utils.data import DataLoader
 
 from depthany.data.batch import BadFile, Batch
 from depthany.data.dataset import TrainingSet
-from depthany.data.loading.watch import POLL_S, Loaders, ReadNotes, begin_loader, deaths_raise_nothing
+from depthany.data.loading.watch import (
+    POLL_S,
+    CurrentReads,
+    WatchedWorkers,
+    init_worker,
+    without_sigchld_handler,
+)
 from depthany.data.sampler import MixedBatches
 
 
@@ -21,20 +27,21 @@ def read_batches(
     take: Callable[[int, Batch], None],
     read_timeout_s: float | None = None,
 ) -> Iterator[Batch]:
-    """Micro-batches in the sampler's order. Its loader processes end with it, and at the latest when the
-    training process exits.
+    """Yields micro-batches in the sampler's order.
+
+    The loader processes end with this iterator, and at the latest when the training process exits.
 
     Args:
-        workers: processes that read; 0 = this one.
+        workers: number of loader processes; 0 = read in this process.
         pin: put batches into page-locked memory.
-        take: sees each batch with its number before it is given; it counts the images that were left out.
+        take: called with number and batch before a batch is yielded; it counts the images that were left out.
         read_timeout_s: longest wait for a loader process in seconds; None = for ever.
 
     Raises:
-        ValueError: an image cannot be used and must be; a loader process was killed, or took longer than
-            `read_timeout_s`; and whatever `take` raises.
+        ValueError: an image is unusable and must not be skipped; a loader process was killed, or took longer
+            than `read_timeout_s`; and whatever `take` raises.
     """
-    notes = ReadNotes(workers)
+    reads = CurrentReads(workers)
     loader = DataLoader(
         dataset,
         sampler=sampler,
@@ -43,17 +50,17 @@ def read_batches(
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
         timeout=POLL_S if workers else 0,
-        worker_init_fn=partial(begin_loader, notes) if workers else None,
+        worker_init_fn=partial(init_worker, reads) if workers else None,
     )
-    with deaths_raise_nothing():
+    with without_sigchld_handler():
         batches: Any = iter(loader)
     read: Callable[[], Batch | BadFile | None] = partial(next, batches, None)
     end: Callable[[], object] | None = None
     if workers:
-        loaders = Loaders(batches, dataset, notes, read_timeout_s)
-        # At exit Python sends SIGTERM to the processes that are left and waits for them. Ours ignore it: as
-        # long as anything held this iterator, the traceback of an error for one, the wait would have no end.
-        read, end = loaders.next, Finalize(None, loaders.end, exitpriority=100)
+        watched = WatchedWorkers(batches, dataset, reads, read_timeout_s)
+        # At exit Python sends SIGTERM to the processes that are left, and waits for them. Ours ignore it, so
+        # if anything still held this iterator (a traceback, for example), Python would wait for ever.
+        read, end = watched.next, Finalize(None, watched.end, exitpriority=100)
     try:
         k = sampler.start
         while (batch := read()) is not None:

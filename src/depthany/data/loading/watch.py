@@ -1,4 +1,4 @@
-"""Loader processes under watch: one that dies or hangs ends the run with a message, and none is left over."""
+"""Watches the loader processes: if one dies or hangs, the run ends with a message and none is left over."""
 
 import multiprocessing.process
 import signal
@@ -15,47 +15,48 @@ from torch.utils.data import get_worker_info
 from torch.utils.data._utils import signal_handling
 
 from depthany.data.batch import BadFile, Batch
-from depthany.data.dataset import Read, TrainingSet
+from depthany.data.dataset import FileKind, TrainingSet
 from depthany.system.processes import watch_parent
 
-POLL_S = 1.0  # `timeout` of the DataLoader, whose waits are to be repeated until there is a fault
-_TICK_S = 0.5  # between looks at the clock; a death wakes at once
-_KILLED_S = 5.0  # for a process to end after SIGKILL; one that waits within the kernel may take longer
+POLL_S = 1.0  # `timeout` of the DataLoader; a wait is repeated until there is a batch or a fault
+_TICK_S = 0.5  # between looks at the clock; a death wakes the thread at once
+_KILLED_S = 5.0  # longest wait for the end of a killed process; one in the kernel may take longer
 _HINTS = {signal.SIGKILL: ", perhaps because memory ran out", signal.SIGBUS: ", perhaps as /dev/shm is full"}
 
 
-class ReadNotes:
-    """What each loader process reads right now, in memory that it shares with the training process.
+class CurrentReads:
+    """What each loader process reads at the moment, in memory shared with the training process.
 
-    Without a lock: a process writes its own numbers alone, and they are read when it has stood still for
-    long.
+    There is no lock: each process writes only its own numbers, and they are read only after a process has
+    stood still for long.
     """
 
     def __init__(self, workers: int) -> None:
-        self._numbers = RawArray("q", 3 * workers)  # what, index, begin in ns, of each
+        self._numbers = RawArray("q", 3 * workers)  # kind, index and begin in ns of each process
         self.workers = workers
 
-    def write(self, worker: int, what: Read, index: int) -> None:
-        """Loader process `worker` begins to read something, or is done (`Read.NOTHING`)."""
-        self._numbers[3 * worker : 3 * worker + 3] = (what, index, time.monotonic_ns())
+    def write(self, worker: int, kind: FileKind, index: int) -> None:
+        """Notes that loader process `worker` begins to read a file, or has ended (`FileKind.NOTHING`)."""
+        self._numbers[3 * worker : 3 * worker + 3] = (kind, index, time.monotonic_ns())
 
-    def oldest(self) -> tuple[int, Read, int, float] | None:
-        """Of all that is being read what began first: process, what, index, seconds since; None where
-        nothing is.
+    def oldest(self) -> tuple[int, FileKind, int, float] | None:
+        """Returns the read that began first, as process, kind, index and seconds since; None if there is
+        none.
         """
         rows = [(i, *self._numbers[3 * i : 3 * i + 3]) for i in range(self.workers)]
-        busy = [row for row in rows if row[1] != Read.NOTHING]
+        busy = [row for row in rows if row[1] != FileKind.NOTHING]
         if not busy:
             return None
-        worker, what, index, began = min(busy, key=lambda row: row[3])
-        return worker, Read(what), index, (time.monotonic_ns() - began) / 1e9
+        worker, kind, index, began = min(busy, key=lambda row: row[3])
+        return worker, FileKind(kind), index, (time.monotonic_ns() - began) / 1e9
 
 
-def begin_loader(notes: ReadNotes, worker: int) -> None:
-    """First thing in a loader process: it notes what it reads, and ends with the training process alone.
+def init_worker(reads: CurrentReads, worker: int) -> None:
+    """Initialises a loader process: it notes its reads in `reads`, and ends only with the training process.
 
-    Ctrl-C, `timeout` and Slurm signal every process of a run; a loader that died would spoil the save. And
-    one that outlived a training process that was killed would hold the lock of its run directory.
+    Ctrl-C, `timeout` and Slurm send their signal to every process of a run, and a loader process that died of
+    it would spoil the save. One that outlived a killed training process would keep the lock of the run
+    directory.
     """
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
@@ -63,16 +64,16 @@ def begin_loader(notes: ReadNotes, worker: int) -> None:
     watch_parent()
     info = get_worker_info()
     assert info is not None
-    assert isinstance(info.dataset, TrainingSet)  # this process's copy
-    info.dataset.noting = partial(notes.write, worker)
+    assert isinstance(info.dataset, TrainingSet)  # the copy of this process
+    info.dataset.on_read = partial(reads.write, worker)
 
 
 @contextmanager
-def deaths_raise_nothing() -> Iterator[None]:
-    """Iterators of a `DataLoader` that are made inside set no signal handler that raises.
+def without_sigchld_handler() -> Iterator[None]:
+    """DataLoader iterators that are made inside do not install PyTorch's handler of SIGCHLD.
 
-    PyTorch notices a process that died by SIGCHLD, and raises wherever the training happens to be, in the
-    middle of a save for one. `Loaders` notices it too, and raises where a batch is wanted.
+    That handler raises when a worker dies, wherever the training happens to be, even in the middle of a save.
+    `WatchedWorkers` notices the death too, and raises only where a batch is wanted.
     """
     before = signal_handling._SIGCHLD_handler_set
     signal_handling._SIGCHLD_handler_set = True
@@ -82,26 +83,28 @@ def deaths_raise_nothing() -> Iterator[None]:
         signal_handling._SIGCHLD_handler_set = before
 
 
-class Loaders:
-    """The processes of a `DataLoader`'s iterator. A thread watches them, and `next` alone raises.
+class WatchedWorkers:
+    """The worker processes of a DataLoader iterator. A thread watches them; only `next` raises.
 
     Args:
-        batches: iterator of a `DataLoader` with workers, made in `deaths_raise_nothing`, with
-            `timeout=POLL_S`.
-        dataset, notes: tell what is being read.
+        batches: iterator of a DataLoader that has workers and `timeout=POLL_S`, made inside
+            `without_sigchld_handler`.
+        dataset, reads: for the name of the file that hangs.
         timeout_s: longest wait for a batch in seconds; None = for ever.
     """
 
-    def __init__(self, batches: Any, dataset: TrainingSet, notes: ReadNotes, timeout_s: float | None) -> None:
-        self._batches, self._dataset, self._notes, self._timeout_s = batches, dataset, notes, timeout_s
+    def __init__(
+        self, batches: Any, dataset: TrainingSet, reads: CurrentReads, timeout_s: float | None
+    ) -> None:
+        self._batches, self._dataset, self._reads, self._timeout_s = batches, dataset, reads, timeout_s
         self._turn, self._ended, self._fault = 0, False, ""  # an odd turn: `next` waits
-        signal_handling._remove_worker_pids(id(batches))  # for the handler of another DataLoader
+        signal_handling._remove_worker_pids(id(batches))  # another DataLoader may have installed the handler
         batches._worker_pids_set = False
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def next(self) -> Batch | BadFile | None:
-        """The next item, None after the last.
+        """Returns the next item; None after the last.
 
         Raises:
             ValueError: a process was killed, or took too long.
@@ -114,9 +117,9 @@ class Loaders:
                 except Exception as error:
                     is_poll = str(error).startswith("DataLoader timed out")
                     if not is_poll:
-                        # A process that is gone shows as a queue at its end, a connection that is refused or
-                        # reset, or PyTorch's own error. The thread knows a moment later, unless the error is
-                        # a defect of ours.
+                        # A dead process shows as the end of a queue, a refused or reset connection, or
+                        # PyTorch's own error. The thread knows a moment later, unless the error is a defect
+                        # of ours.
                         self._thread.join(2.0)
                     if self._fault:
                         message = f"{self._fault}; the same command continues from the last checkpoint"
@@ -127,10 +130,10 @@ class Loaders:
             self._turn += 1
 
     def end(self) -> None:
-        """End all processes, whatever they are doing; to be called once there is nothing more to read.
+        """Ends all processes, whatever they are doing. Call it when nothing more will be read.
 
-        They only read, so that nothing is lost by SIGKILL. PyTorch's own way waits for locks that a process
-        may have died with, and then sends SIGTERM, which ours ignore.
+        The processes only read, so SIGKILL loses nothing. PyTorch's own way waits for locks that a dead
+        process may hold, and then sends SIGTERM, which ours ignore.
         """
         self._ended = self._batches._shutdown = True
         self._end_pinning()
@@ -140,7 +143,7 @@ class Loaders:
         for queue in self._batches._index_queues:
             queue.cancel_join_thread()
             queue.close()
-        # Python's exit would wait for a process that does not end even so, as on a network disk that is gone.
+        # At exit Python would wait for a process that even SIGKILL does not end, as on a dead network disk.
         alive = [process for process in self._batches._workers if process.is_alive()]
         multiprocessing.process._children.difference_update(alive)  # type: ignore[attr-defined]
 
@@ -152,12 +155,13 @@ class Loaders:
             thread.join(2 * _KILLED_S)
 
     def _watch(self) -> None:
+        """Waits in a thread for a death or a hang, notes it in `_fault`, and ends the processes."""
         sentinels = {process.sentinel: process for process in self._batches._workers}
         before, waited_s, last = 0, 0.0, time.monotonic()
         while sentinels and not self._fault and not self._ended:
-            died = [sentinels.pop(each) for each in wait([*sentinels], timeout=_TICK_S)]
+            died = [sentinels.pop(sentinel) for sentinel in wait([*sentinels], timeout=_TICK_S)]
             turn, now = self._turn, time.monotonic()
-            # Where this process was stopped itself (Ctrl-Z), the clock went on and nobody waited.
+            # If this process itself was stopped (Ctrl-Z), the clock went on though nobody waited.
             step_s = min(now - last, 2 * _TICK_S)
             waited_s = waited_s + step_s if turn == before and turn % 2 else 0.0
             before, last = turn, now
@@ -167,17 +171,18 @@ class Loaders:
         if self._fault and not self._ended:
             self._kill()
             if not hasattr(self._batches, "_pin_memory_thread"):
-                self._batches._worker_result_queue._writer.close()  # the other end of what `next` waits for
+                self._batches._worker_result_queue._writer.close()  # wakes `next` at the other end
 
     def _hang(self, waited_s: float) -> str:
-        reading, begin = self._notes.oldest(), f"no batch for {waited_s:.0f} s (data.read_timeout)"
+        """Returns a message that names the file at which a process hangs."""
+        reading, begin = self._reads.oldest(), f"no batch for {waited_s:.0f} s (data.read_timeout)"
         if reading is None:
             pids = ", ".join(str(process.pid) for process in self._batches._workers)
             return f"{begin}, and no loader process is reading a file: is one of them ({pids}) stopped?"
-        worker, what, index, since_s = reading
+        worker, kind, index, since_s = reading
         return (
             f"{begin}: loader process {self._batches._workers[worker].pid} has been at "
-            f"{self._dataset.name_of(what, index)} for {since_s:.0f} s"
+            f"{self._dataset.name_of(kind, index)} for {since_s:.0f} s"
         )
 
     def _kill(self) -> None:
@@ -186,11 +191,11 @@ class Loaders:
 
 
 def _death(process: Any) -> str:
-    """How a process died; empty where it came to its end."""
+    """Returns how a process died; an empty string if it ended normally."""
     process.join(_KILLED_S)
     until = time.monotonic() + _KILLED_S
     while process.exitcode is None and time.monotonic() < until:
-        time.sleep(0.01)  # the training thread was first to ask the system, and has not noted the answer yet
+        time.sleep(0.01)  # the training thread asked the system first, and has not stored the answer yet
     code = process.exitcode
     if code == 0:
         return ""

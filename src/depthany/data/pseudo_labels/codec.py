@@ -1,17 +1,17 @@
-"""A disparity map as 16-bit steps between its ends, without further loss in a quarter of its float32 bytes.
+"""Stores a disparity map in 16 bits a pixel, compressed to about a quarter of its float32 bytes.
 
-What is stored of a map d [h w] with smallest value `offset` and largest value `offset + 65535 * step`:
+A map d [h w] with smallest value `offset` and largest value `offset + 65535 * step` is stored as:
 
-    code      = round((d - offset) / step)                     uint16; off by half a step at most
+    code      = round((d - offset) / step)                     uint16; the only loss, at most half a step
     residual  = 128 + code - left - up + up_left  mod 2**16    0 for a neighbour beyond the edge
     chunk     = deflate(bytes of the residuals, low ones first, then high ones)
 
-A predicted map is nearly a plane from pixel to pixel, so that most residuals lie within -128..127: the 128
-puts these into the low byte alone, and the high bytes are all but constant. The bytes are in the order of
-HDF5's shuffle filter and the stream is that of its gzip filter: any HDF5 reads the residuals without plugin.
-Deflate looks for runs alone (Z_RLE), since longer matches are rare here and cost half of the time.
+Between neighbouring pixels a predicted map is nearly a plane, so most residuals lie in -128..127. Adding 128
+keeps these in the low byte, and the high bytes are nearly constant. The bytes are in the order of HDF5's
+shuffle filter and the stream is that of its gzip filter, so any HDF5 reads the residuals without a plugin.
+Deflate only looks for runs (Z_RLE): longer matches are rare here, and cost half of the time.
 
-Chosen by `scripts/benchmark_labels.py`, whose head has the figures.
+Chosen by `scripts/benchmark_labels.py`, which has the figures.
 """
 
 import zlib
@@ -26,7 +26,7 @@ _CENTRE = np.uint16(128)
 
 @dataclass(frozen=True)
 class CodedLabel:
-    """A label of [height width] pixels: `offset` and `step` in units of disparity, `chunk` as above."""
+    """A compressed map [height width]: `offset` and `step` in units of disparity, `chunk` as above."""
 
     height: int
     width: int
@@ -36,15 +36,16 @@ class CodedLabel:
 
 
 def encode_label(disparity: NDArray[np.float32]) -> CodedLabel:
-    """Code a finite map [h w]; `decode_label` gives it back but for half a step, 1/131070 of its range,
-    and float32's own rounding."""
+    """Compresses a finite map [h w]. `decode_label` is off by at most half a step, 1/131070 of the map's
+    range, and by float32's rounding.
+    """
     codes, offset, step = quantise(disparity)
     height, width = disparity.shape
     return CodedLabel(height, width, offset, step, encode_codes(codes))
 
 
 def decode_label(label: CodedLabel) -> NDArray[np.float32]:
-    """The map [h w] of a label; raises a `ValueError` where the chunk is damaged."""
+    """Returns the map [h w]. Raises ValueError if the chunk is damaged."""
     codes = decode_codes(label.chunk, label.height, label.width)
     disparity = codes.astype(np.float32)
     disparity *= np.float32(label.step)
@@ -53,7 +54,7 @@ def decode_label(label: CodedLabel) -> NDArray[np.float32]:
 
 
 def quantise(disparity: NDArray[np.float32]) -> tuple[NDArray[np.uint16], float, float]:
-    """Codes [h w], offset and step; all codes are 0 where the map is constant."""
+    """Returns codes [h w], offset and step. The codes of a constant map are 0."""
     low, high = float(disparity.min()), float(disparity.max())
     step = (high - low) / STEPS
     if step < np.finfo(np.float32).tiny:
@@ -64,21 +65,19 @@ def quantise(disparity: NDArray[np.float32]) -> tuple[NDArray[np.uint16], float,
 
 
 def encode_codes(codes: NDArray[np.uint16]) -> bytes:
-    """The chunk of codes [h w]."""
+    """Returns the chunk of codes [h w]."""
     rows = codes.copy()
     rows[:, 1:] -= codes[:, :-1]
     residual = rows.copy()
     residual[1:] -= rows[:-1]
     residual += _CENTRE
-    planes = np.stack(
-        [residual.astype(np.uint8), (residual >> 8).astype(np.uint8)]
-    )  # whatever the byte order
+    planes = np.stack([residual.astype(np.uint8), (residual >> 8).astype(np.uint8)])  # low bytes, high bytes
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     return deflate.compress(planes.tobytes()) + deflate.flush()
 
 
 def decode_codes(chunk: bytes, height: int, width: int) -> NDArray[np.uint16]:
-    """Codes [h w] of a chunk; raises a `ValueError` where it is damaged or of another size."""
+    """Returns the codes [h w] of a chunk. Raises ValueError if it is damaged or of another size."""
     try:
         stored = np.frombuffer(zlib.decompress(chunk), np.uint8)
     except zlib.error as error:

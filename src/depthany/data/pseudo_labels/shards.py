@@ -1,12 +1,13 @@
-"""A shard of labels: an HDF5 file that is written once, whole, and read a label at a time.
+"""A shard of labels: an HDF5 file that is written once, as a whole, and read label by label.
 
 A shard holds, for n labels in the order of their images:
 
     index [n] image in its set      offset, step [n] of the codes        slot [n] place in codes/<h>x<w>
     size [n 2] of the label         image_size [n 2] of its image, both height, width
-    codes/<h>x<w> [m h w]           residuals of the labels of that size, a chunk each; see `label_codec`
+    codes/<h>x<w> [m h w]           residuals of the labels of that size, one chunk each; see codec.py
 
-A chunk is deflated before HDF5 gets it, and read as it lies there, so that threads code labels side by side.
+Chunks are compressed before they are handed to HDF5, and read raw, so that threads can code labels in
+parallel.
 """
 
 import io
@@ -32,7 +33,7 @@ _CODES = (
 
 @dataclass(frozen=True)
 class Label:
-    """A label [h w] float32 disparity, and height and width of the image that it is of."""
+    """A label [h w] float32 disparity, and height and width of its image."""
 
     disparity: NDArray[np.float32]
     image_size: tuple[int, int]
@@ -40,7 +41,9 @@ class Label:
 
 @dataclass(frozen=True)
 class NewLabel:
-    """A label to be written: of image `index` of its set, which has `image_size` (height, width)."""
+    """A label to be written, of image `index` of its data set; `image_size` is (height, width) of the
+    image.
+    """
 
     index: int
     image_size: tuple[int, int]
@@ -48,7 +51,7 @@ class NewLabel:
 
 
 def shard_file(labels: Sequence[NewLabel]) -> memoryview:
-    """An HDF5 file of labels in memory: a full disk is then met by a plain write, which fails cleanly."""
+    """Returns an HDF5 file in memory. A full disk is then met by a plain write, which fails cleanly."""
     groups: dict[tuple[int, int], list[CodedLabel]] = defaultdict(list)
     slots = []
     for label in labels:
@@ -86,30 +89,28 @@ class Shard:
     """An opened shard.
 
     Attributes:
-        index: [n] images that have a label, ascending.
+        index: [n] indices of the images that have a label, ascending.
 
     Raises:
-        ValueError: the file cannot be read, or is no shard.
+        ValueError: the file cannot be read, or is not a shard.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = h5py.File(
-                path, "r", locking=False
-            )  # shards do not change, and some disks lock nothing
+            self._file = h5py.File(path, "r", locking=False)  # shards never change; some disks cannot lock
             columns = {name: self._file[name][:] for name in _COLUMNS}
         except (OSError, KeyError, RuntimeError) as error:
-            raise ValueError(f"{path}: damaged, or no shard of labels: {reason(error)}") from None
+            raise ValueError(f"{path}: damaged, or not a shard of labels: {reason(error)}") from None
         self.index: NDArray[np.int64] = columns["index"]
         self._columns = columns
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         self._file.close()
 
     def label(self, index: int) -> Label | None:
-        """The label of image `index` of the set, None where it has none.
+        """Returns the label of image `index` of the data set; None if it has none.
 
         Raises:
             ValueError: the label is damaged.

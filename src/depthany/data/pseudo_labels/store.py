@@ -1,11 +1,12 @@
-"""The store of a teacher's labels: HDF5 shards, and a manifest that says whose labels they are.
+"""The store of a teacher's labels: HDF5 shards, and a manifest that says what they were made from.
 
-    <store>/manifest.json                    teacher, preprocessing, image sets; in the end counts, checksums
-    <store>/unreadable.txt                   at the end: images without label, one a line, with the reason
-    <store>/shards/<set>-<first image>.h5    labels of `shard_size` images from there on
-    <store>/shards/<set>-<first image>.json  its `ShardNote`, written after it: a shard with a note is done
+    <store>/manifest.json                    teacher, preprocessing, data sets; counts and checksums when
+    complete <store>/unreadable.txt                   when complete: images without label, one in a line, with
+    the reason <store>/shards/<set>-<first image>.h5    labels of `shard_size` images, from the first one on
+    <store>/shards/<set>-<first image>.json  its `ShardRecord`; it is written last: a shard with a record is
+    done
 
-A shard depends on nothing but images, teacher and preprocessing, so that a second try writes the same bytes.
+A shard depends on images, teacher and preprocessing alone, so a second attempt writes the same bytes.
 """
 
 import hashlib
@@ -32,13 +33,13 @@ _OPEN_SHARDS = 8  # per process
 
 
 @dataclass(frozen=True)
-class StoreHeader:
-    """What the labels of a store depend on; two runs with equal headers make the same store.
+class StoreSettings:
+    """What the labels of a store depend on. Two runs with equal settings make the same store.
 
-    teacher: hash of its weights and arguments of its model.
-    preprocessing: how an image becomes the teacher's input, and its output a label.
-    shard_size: images of a shard.
-    sets: by name, number of `images` and `identity` of each unlabeled set.
+    teacher: hash of the weights, and arguments of the model.
+    preprocessing: how an image becomes the teacher's input, and the output a label.
+    shard_size: images in a shard.
+    sets: by name, number of `images` and `identity` of each unlabeled data set.
     """
 
     teacher: dict[str, Any]
@@ -47,7 +48,7 @@ class StoreHeader:
     sets: dict[str, dict[str, Any]]
 
     def shards(self) -> list["ShardRange"]:
-        """All shards, in order."""
+        """Returns all shards, in order."""
         return [
             ShardRange(name, first, min(first + self.shard_size, entry["images"]))
             for name, entry in self.sets.items()
@@ -57,7 +58,7 @@ class StoreHeader:
 
 @dataclass(frozen=True)
 class ShardRange:
-    """Images `first` to `last` - 1 of a set."""
+    """A shard: images `first` to `last` - 1 of a data set."""
 
     set: str
     first: int
@@ -68,20 +69,21 @@ class ShardRange:
         return f"{self.set}-{self.first:010d}"
 
     def path(self, store: Path) -> Path:
-        """Where its labels lie."""
+        """Returns the path of its labels."""
         return store / "shards" / f"{self.name}.h5"
 
-    def note_path(self, store: Path) -> Path:
-        """Where its note lies; a shard that has one is done."""
+    def record_path(self, store: Path) -> Path:
+        """Returns the path of its record. A shard is done if its record exists."""
         return store / "shards" / f"{self.name}.json"
 
 
 @dataclass(frozen=True)
-class ShardNote:
-    """What is known of a shard that is done.
+class ShardRecord:
+    """The record of a shard that is done.
 
-    labels: number of images with label. bytes, blake2b: of its file.
-    unreadable: of every image without label its index, the reason in a few words, and the message.
+    labels: number of images with label.
+    bytes, blake2b: size and checksum of its file.
+    unreadable: index, reason in a few words, and message of each image without label.
     """
 
     labels: int
@@ -92,67 +94,67 @@ class ShardNote:
 
 def write_shard(
     store: Path, shard: ShardRange, labels: Sequence[NewLabel], unreadable: Sequence[tuple[int, str, str]]
-) -> ShardNote:
-    """Write a shard and then its note, each whole or not at all; the bytes follow from the arguments.
+) -> ShardRecord:
+    """Writes a shard, then its record, each atomically. The bytes depend on the arguments alone.
 
     Raises:
         ValueError: it cannot be written.
     """
     content = shard_file(sorted(labels, key=lambda label: label.index))
     write_atomically(shard.path(store), lambda partial: partial.write_bytes(content))
-    note = ShardNote(len(labels), len(content), checksum(content), sorted(unreadable))
-    write_json(shard.note_path(store), asdict(note))
-    return note
+    record = ShardRecord(len(labels), len(content), checksum(content), sorted(unreadable))
+    write_json(shard.record_path(store), asdict(record))
+    return record
 
 
-def read_note(store: Path, shard: ShardRange) -> ShardNote | None:
-    """The note of a shard, None where it is not done."""
-    path = shard.note_path(store)
+def read_record(store: Path, shard: ShardRange) -> ShardRecord | None:
+    """Returns the record of a shard; None if it is not done."""
+    path = shard.record_path(store)
     if not path.exists():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["unreadable"] = [tuple(each) for each in content["unreadable"]]
-        return ShardNote(**content)
+        content["unreadable"] = [tuple(row) for row in content["unreadable"]]
+        return ShardRecord(**content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({reason(error)}): delete it, and label again") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
+    """Writes a JSON file atomically."""
     text = json.dumps(content, indent=1) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def describe_sets(sets: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Number of images and identity of unlabeled sets, by name."""
+    """Returns number of images and identity of each unlabeled data set, by name."""
     for name in sets:
         if not re.fullmatch(r"[\w.-]+", name):
             raise ValueError(
-                f"data.unlabeled.{name}: a name of letters, digits, _ - . is needed: files get it"
+                f"data.unlabeled.{name}: expected letters, digits, _ - . in the name, which is used for files"
             )
-    return {name: {"images": len(each), "identity": each.identity()} for name, each in sets.items()}
+    return {name: {"images": len(data), "identity": data.identity()} for name, data in sets.items()}
 
 
-def begin_store(store: Path, header: StoreHeader) -> None:
-    """Begin a store, or make sure that the one that is there is the same one.
+def begin_store(store: Path, settings: StoreSettings) -> None:
+    """Begins a store, or checks that the existing one has the same settings.
 
     Raises:
-        ValueError: it is not, and each difference is named; or it cannot be written.
+        ValueError: the settings differ (all differences are named), or the store cannot be written.
     """
     if not (store / MANIFEST).exists():
-        about = {"format": FORMAT, "version": VERSION, **asdict(header), "complete": False}
+        about = {"format": FORMAT, "version": VERSION, **asdict(settings), "complete": False}
         write_json(store / MANIFEST, about)
     began, _ = read_manifest(store)
-    if changed := differences(asdict(began), asdict(header), "began with", "now"):
+    if changed := differences(asdict(began), asdict(settings), "began with", "now"):
         raise ValueError(
-            f"{store} is a store of other labels ({'; '.join(changed)}): label with its own settings to "
-            "continue, or pass another out=..."
+            f"{store} is a store of other labels ({'; '.join(changed)}): continue with its settings, or pass "
+            "another out=..."
         )
 
 
-def read_manifest(store: Path) -> tuple[StoreHeader, dict[str, Any]]:
-    """Header and whole manifest of a store.
+def read_manifest(store: Path) -> tuple[StoreSettings, dict[str, Any]]:
+    """Returns the settings and the whole manifest of a store.
 
     Raises:
         ValueError: there is none, or it is damaged or of another version.
@@ -163,33 +165,37 @@ def read_manifest(store: Path) -> tuple[StoreHeader, dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format"], content["version"]
-        header = StoreHeader(*(content[key] for key in ("teacher", "preprocessing", "shard_size", "sets")))
+        settings = StoreSettings(
+            *(content[key] for key in ("teacher", "preprocessing", "shard_size", "sets"))
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: no manifest of a store, or damaged: {reason(error)}") from None
+        raise ValueError(f"{path}: not a manifest of a store, or damaged: {reason(error)}") from None
     if version != (FORMAT, VERSION):
         raise ValueError(f"{path}: {version[0]} {version[1]}, expected {FORMAT} {VERSION}")
-    return header, content
+    return settings, content
 
 
 def finish_store(store: Path) -> dict[str, Any] | None:
-    """Gather all notes into the manifest, once every shard is done; None if one is not.
+    """Completes the manifest from all records, and returns it; returns None if a shard is not done.
 
-    Two workers may do so at once: they write the same.
+    Two workers may do this at once: they write the same.
     """
-    header, content = read_manifest(store)
-    notes = {shard: read_note(store, shard) for shard in header.shards()}
-    if not all(notes.values()):
+    settings, content = read_manifest(store)
+    records = {shard: read_record(store, shard) for shard in settings.shards()}
+    if not all(records.values()):
         return None
-    known = {shard: note for shard, note in notes.items() if note is not None}
+    done = {shard: record for shard, record in records.items() if record is not None}
     shards = {
-        shard.name: {"labels": note.labels, "bytes": note.bytes, "blake2b": note.blake2b}
-        for shard, note in known.items()
+        shard.name: {"labels": record.labels, "bytes": record.bytes, "blake2b": record.blake2b}
+        for shard, record in done.items()
     }
     lines = [
-        f"{s.set}\t{i}\t{why}\t{message}\n" for s, n in known.items() for i, why, message in n.unreadable
+        f"{shard.set}\t{index}\t{why}\t{message}\n"
+        for shard, record in done.items()
+        for index, why, message in record.unreadable
     ]
-    totals = {"labels": sum(n.labels for n in known.values()), "unreadable": len(lines)}
-    totals |= {"bytes": sum(n.bytes for n in known.values())}
+    totals = {"labels": sum(record.labels for record in done.values()), "unreadable": len(lines)}
+    totals |= {"bytes": sum(record.bytes for record in done.values())}
     text = "".join(lines).encode("utf-8", "surrogateescape")
     write_atomically(store / UNREADABLE, lambda partial: partial.write_bytes(text))
     for lock in (store / "shards").glob("*.lock"):  # of workers that were killed after their last write
@@ -200,7 +206,9 @@ def finish_store(store: Path) -> dict[str, Any] | None:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], then: str, now: str) -> list[str]:
-    """What differs between two nested mappings, such as "preprocessing.input_size: began with 28, now 42"."""
+    """Returns what differs in two nested mappings, as in "preprocessing.input_size: began with 28, now
+    42".
+    """
     mine, other = dict(_leaves(first)), dict(_leaves(second))
     return [
         f"{key}: {then} {mine.get(key)}, {now} {other.get(key)}"
@@ -218,22 +226,23 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
 
 
 def checksum(content: bytes | memoryview) -> str:
+    """Returns the BLAKE2b hash of 16 bytes, in hexadecimal."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 class PseudoLabels:
-    """Labels of a complete store by position of their set in a run and index in it.
+    """The labels of a complete store, found by number of the data set and index of the image.
 
-    Each process opens shards of its own, the ones read last stay open.
+    Each process opens shards itself, and keeps those open that it read last.
 
     Args:
         store: folder of the store.
-        sets: names of the unlabeled sets of the run, in order.
+        sets: names of the unlabeled data sets of the run, in order.
     """
 
     def __init__(self, store: Path, sets: Sequence[str]) -> None:
         self.store, self.sets = store, list(sets)
-        self.header, _ = read_manifest(store)
+        self.settings, _ = read_manifest(store)
         self._reset()
 
     def _reset(self) -> None:
@@ -247,14 +256,14 @@ class PseudoLabels:
         self.__init__(state["store"], state["sets"])  # type: ignore[misc]
 
     def of_image(self, part: int, index: int, size: tuple[int, int]) -> NDArray[np.float32] | None:
-        """The disparity [h w] of image `index` of the set at position `part`, at any scale and shift; None
-        where the image could not be labeled.
+        """Returns the disparity [h w], of any scale and shift, of image `index` of data set `part`; None if
+        the image could not be labeled.
 
         Args:
             size: height and width of the image.
 
         Raises:
-            ValueError: a shard is damaged, or the label is of an image of another size.
+            ValueError: a shard is damaged, or the label was made when the image had another size.
         """
         label, name = self.read(part, index), self.sets[part]
         if label is not None and label.image_size != size:
@@ -266,14 +275,14 @@ class PseudoLabels:
         return None if label is None else label.disparity
 
     def read(self, part: int, index: int) -> Label | None:
-        """The label of image `index` of the set at position `part`; None where it could not be labeled.
+        """Returns the label of image `index` of data set `part`; None if the image could not be labeled.
 
         Raises:
             ValueError: a shard is damaged.
         """
         if self._pid != os.getpid():
-            self._reset()  # HDF5's handles are not to be shared with the process that was forked
-        first = index - index % self.header.shard_size
+            self._reset()  # HDF5's handles must not be used after a fork
+        first = index - index % self.settings.shard_size
         path = ShardRange(self.sets[part], first, first).path(self.store)
         if path not in self._open:
             if len(self._open) >= _OPEN_SHARDS:

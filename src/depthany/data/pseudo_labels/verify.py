@@ -1,4 +1,4 @@
-"""Look through a store of pseudo-labels for damage, holes and duplicates; the images are not needed."""
+"""Checks a store of pseudo-labels for damage, missing and duplicate labels. The images are not needed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,65 +9,67 @@ import numpy as np
 from depthany.data.pseudo_labels.shards import Shard
 from depthany.data.pseudo_labels.store import (
     MANIFEST,
-    ShardNote,
     ShardRange,
+    ShardRecord,
     checksum,
     read_manifest,
-    read_note,
+    read_record,
 )
 from depthany.system.packages import reason
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A shard that was looked at: how many labels it has, and what is wrong with it."""
+class CheckedShard:
+    """Number of labels of a shard, and what is wrong with it."""
 
     shard: ShardRange
     labels: int
     problems: list[str]
 
 
-def verify_shards(store: Path) -> Iterator[Checked]:
-    """Every shard of a store, in order: checksum, counts, every image exactly once, every label decoded.
+def verify_shards(store: Path) -> Iterator[CheckedShard]:
+    """Checks every shard of a store, in order: checksum, counts, every image exactly once, every label
+    decodes.
 
     Raises:
         ValueError: the manifest cannot be read.
     """
-    header, manifest = read_manifest(store)
+    settings, manifest = read_manifest(store)
     listed = manifest.get("shards", {})
-    for shard in header.shards():
+    for shard in settings.shards():
         try:
-            note = read_note(store, shard)
+            record = read_record(store, shard)
         except ValueError as error:
-            yield Checked(shard, 0, [str(error)])
+            yield CheckedShard(shard, 0, [str(error)])
             continue
-        if note is None:
-            yield Checked(shard, 0, [f"{shard.path(store)}: not labeled yet"])
+        if record is None:
+            yield CheckedShard(shard, 0, [f"{shard.path(store)}: not labeled yet"])
             continue
-        problems = list(_problems(store, shard, note))
-        told = {"labels": note.labels, "bytes": note.bytes, "blake2b": note.blake2b}
-        if manifest["complete"] and listed.get(shard.name) != told:
-            problems.append(f"{shard.note_path(store)}: differs from {MANIFEST}")
-        yield Checked(shard, note.labels, problems)
+        problems = list(_problems(store, shard, record))
+        recorded = {"labels": record.labels, "bytes": record.bytes, "blake2b": record.blake2b}
+        if manifest["complete"] and listed.get(shard.name) != recorded:
+            problems.append(f"{shard.record_path(store)}: differs from {MANIFEST}")
+        yield CheckedShard(shard, record.labels, problems)
 
 
-def _problems(store: Path, shard: ShardRange, note: ShardNote) -> Iterator[str]:
+def _problems(store: Path, shard: ShardRange, record: ShardRecord) -> Iterator[str]:
+    """Yields what is wrong with a shard that has a record."""
     path = shard.path(store)
     try:
         content = path.read_bytes()
     except OSError as error:
         yield f"{path}: cannot read the file: {reason(error)}"
         return
-    if len(content) != note.bytes:
-        yield f"{path}: {len(content)} bytes, expected {note.bytes}"
-    elif checksum(content) != note.blake2b:
-        yield f"{path}: checksum {checksum(content)}, expected {note.blake2b}"
+    if len(content) != record.bytes:
+        yield f"{path}: {len(content)} bytes, expected {record.bytes}"
+    elif checksum(content) != record.blake2b:
+        yield f"{path}: checksum {checksum(content)}, expected {record.blake2b}"
     try:
         opened = Shard(path)
     except ValueError as error:
         yield str(error)
         return
-    yield from _wrong_images(path, shard, opened.index, note)
+    yield from _wrong_images(path, shard, opened.index, record)
     for index in np.unique(opened.index):
         try:
             opened.label(int(index))
@@ -76,11 +78,11 @@ def _problems(store: Path, shard: ShardRange, note: ShardNote) -> Iterator[str]:
     opened.close()
 
 
-def _wrong_images(path: Path, shard: ShardRange, labeled: np.ndarray, note: ShardNote) -> Iterator[str]:
-    """Images of a shard that are there twice, missing, or of another shard."""
-    if len(labeled) != note.labels:
-        yield f"{path}: {len(labeled)} labels, expected {note.labels}"
-    found = np.concatenate([labeled, np.array([index for index, _, _ in note.unreadable], np.int64)])
+def _wrong_images(path: Path, shard: ShardRange, labeled: np.ndarray, record: ShardRecord) -> Iterator[str]:
+    """Yields which images are in a shard twice, are missing, or belong to another shard."""
+    if len(labeled) != record.labels:
+        yield f"{path}: {len(labeled)} labels, expected {record.labels}"
+    found = np.concatenate([labeled, np.array([index for index, _, _ in record.unreadable], np.int64)])
     images, counts = np.unique(found, return_counts=True)
     expected = np.arange(shard.first, shard.last)
     for what, which in (

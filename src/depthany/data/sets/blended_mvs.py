@@ -6,15 +6,14 @@ import numpy as np
 
 from depthany.data.depth_files import read_pfm
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import ANYWHERE, LayoutDepth
+from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
+from depthany.data.pairs import Pair
 
 
 class BlendedMVS(LayoutDepth):
     """`<scene>/blended_images/%08d.jpg` with `<scene>/rendered_depth_maps/%08d.pfm`, however deep.
 
-    Depth is in units of the scene's own reconstruction, not in metres; 0 is invalid. Rows of a PFM are stored
-    from the bottom up.
+    Depth is in units of the reconstruction of the scene, not in metres; 0 is invalid.
 
     Args:
         root: folder of the scenes.

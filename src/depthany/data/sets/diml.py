@@ -7,8 +7,9 @@ import numpy as np
 
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair, Pairs
-from depthany.data.sets.layout import ANYWHERE, LayoutDepth, require_choice
+from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
+from depthany.data.pairs import Pair, Pairs
+from depthany.system.choices import require_choice
 
 # Names as in ZoeDepth's loaders of the two parts (data/diml_indoor_test.py, diml_outdoor_test.py).
 LAYOUTS = {
@@ -26,12 +27,11 @@ class DIML(LayoutDepth):
     """Indoor `.../color/NAME_c.png` with `depth_filled/NAME_depth_filled.png`, outdoor `.../outleft/NAME.png`
     with `depthmap/NAME.png`; 16-bit depth in millimetres, 0 = unknown.
 
-    Each part has its own range of valid depth: up to 10 m indoors, 2 to 80 m outdoors. `min_depth` and
-    `max_depth` narrow both.
+    Valid depth is up to 10 m indoors, and 2 to 80 m outdoors. `min_depth` and `max_depth` narrow both ranges.
 
     Args:
         root: folder that holds one or both parts, however deep.
-        parts: which of `indoor` and `outdoor` are read.
+        parts: `indoor`, `outdoor` or both.
         common: see `PairedDepth`.
     """
 
@@ -42,12 +42,12 @@ class DIML(LayoutDepth):
         super().__init__(root, **common)
 
     def find(self) -> tuple[Pairs, list[str]]:
-        rows, lonely = list[tuple[str, str]](), list[str]()
+        rows, unpaired = list[tuple[str, str]](), list[str]()
         for part in self.parts:
             found, alone = LAYOUTS[part].find(self.root)
             rows += found
-            lonely += alone
-        return self.pairs_of(rows), lonely
+            unpaired += alone
+        return self.pairs_of(rows), unpaired
 
     def decode(self, pair: Pair) -> Decoded:
         depth_m = read_depth(pair.depth) / np.float32(1000)

@@ -7,9 +7,10 @@ import numpy as np
 
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair, missing
+from depthany.data.layouts import Layout, LayoutDepth
+from depthany.data.pairs import Pair, missing
 from depthany.data.samples import require_same_size
-from depthany.data.sets.layout import LayoutDepth, require_choice
+from depthany.system.choices import require_choice
 
 SPLITS = ("train", "val")
 
@@ -17,8 +18,8 @@ SPLITS = ("train", "val")
 class HRWSI(LayoutDepth):
     """`<split>/imgs/NAME.jpg` with `<split>/gts/NAME.png` and `<split>/valid_masks/NAME.png`.
 
-    The 8-bit numbers are disparity of unknown scale and shift: there is no baseline or focal length
-    (HR-WSI#15), so no metres. A pixel is valid where the mask is 255; nothing says that sky is 0 there.
+    The 8-bit numbers are disparity of unknown scale and shift: baseline and focal length are not published
+    (HR-WSI#15). A pixel is valid where the mask is 255. The data set does not mark sky.
 
     Args:
         root: folder that holds `train` and `val`.
@@ -26,7 +27,7 @@ class HRWSI(LayoutDepth):
         common: see `PairedDepth`; `min_depth` and `max_depth` do not apply to disparity.
     """
 
-    in_disparity = True
+    unit = "disparity"
 
     def __init__(self, root: str, split: str = "train", **common: Any) -> None:
         require_choice("split of HRWSI", split, SPLITS)
@@ -34,18 +35,18 @@ class HRWSI(LayoutDepth):
         super().__init__(root, **common)
 
     def find(self) -> tuple[Sequence[Pair], list[str]]:
-        rows, lonely = self.layout.find(self.root)
+        rows, unpaired = self.layout.find(self.root)
         masks = dict(zip((_mask_of(depth) for _, depth in rows), rows))
         absent = set(missing(self.root, masks))
         return self.pairs_of(row for mask, row in masks.items() if mask not in absent), sorted(
-            [*lonely, *(f"{row[0]} (no valid mask)" for mask, row in masks.items() if mask in absent)]
+            [*unpaired, *(f"{row[0]} (no valid mask)" for mask, row in masks.items() if mask in absent)]
         )
 
     def decode(self, pair: Pair) -> Decoded:
         disparity = read_depth(pair.depth)
         path = pair.depth.parent.parent / "valid_masks" / pair.depth.name
         mask = read_depth(path) == 255
-        require_same_size(str(pair.depth), disparity.shape, str(path), mask.shape)
+        require_same_size(str(pair.depth), disparity.shape, str(path), mask.shape, "mask", "depth map")
         return Decoded(disparity / np.float32(255), mask)
 
 

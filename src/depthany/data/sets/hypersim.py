@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import ANYWHERE, LayoutDepth, require_choice
+from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
+from depthany.data.pairs import Pair
+from depthany.system.choices import require_choice
 from depthany.system.packages import reason
 
 SPLITS = ("train", "val", "test", "all")
 FOCAL_PX, WIDTH, HEIGHT = 886.81, 1024, 768  # ml-hypersim#9
 _FRAME = re.compile(r"(?:.*/)?(ai_\d+_\d+)/images/scene_(cam_\d+)_final_preview/frame\.(\d+)\.tonemap\.jpg")
-Ray = tuple[float, ...]  # 9 numbers by rows: from (u, v, 1), u and v in [-1, 1] to the right and up, to a ray
+Ray = tuple[float, ...]  # a 3x3 matrix by rows: maps (u, v, 1), u right and v up in [-1, 1], to a ray
 PINHOLE: Ray = (WIDTH / 2 / FOCAL_PX, 0, 0, 0, HEIGHT / 2 / FOCAL_PX, 0, 0, 0, -1)
 
 
@@ -26,15 +27,17 @@ class Hypersim(LayoutDepth):
     """`ai_VVV_NNN/images/scene_cam_XX_final_preview/frame.IIII.tonemap.jpg` with
     `scene_cam_XX_geometry_hdf5/frame.IIII.depth_meters.hdf5`, dataset `dataset`.
 
-    The files hold the distance to the camera's centre in metres (ml-hypersim#9), not depth: it is multiplied
-    by the cosine between the pixel's ray and the optical axis. NaN is invalid (nothing was hit).
+    The files hold the distance to the centre of the camera in metres (ml-hypersim#9). It is multiplied by the
+    cosine between the ray of the pixel and the optical axis, which makes it depth. NaN is invalid (no
+    surface).
 
     Args:
         root: folder of the scenes, however deep.
-        split: `train`, `val`, `test` of the official split, without the frames that it excludes, or `all`.
+        split: `train`, `val` or `test` of the official split, without the frames that it excludes; or `all`.
         split_csv: metadata_images_split_scene_v1.csv of ml-hypersim; None = in `root`. Not read for `all`.
-        camera_csv: metadata_camera_parameters.csv of ml-hypersim, whose `M_cam_from_uv` knows the tilted and
-            shifted lenses of some scenes (ml-hypersim#24, #79); None = a pinhole of 886.81 px for all.
+        camera_csv: metadata_camera_parameters.csv of ml-hypersim. Its `M_cam_from_uv` describes the tilted
+            and shifted lenses of some scenes (ml-hypersim#24, #79). None = a pinhole camera of 886.81 px for
+            all.
         common: see `PairedDepth`.
     """
 
@@ -89,7 +92,7 @@ class Hypersim(LayoutDepth):
 
 @lru_cache(maxsize=16)
 def cosine(height: int, width: int, ray: Ray) -> NDArray[np.float32]:
-    """[height width]: depth along the optical axis over distance, for the ray through each pixel's centre."""
+    """Returns [height width] the ratio of depth to distance, for the ray through the centre of each pixel."""
     u = (2 * np.arange(width) + 1) / width - 1
     v = 1 - (2 * np.arange(height)[:, None] + 1) / height
     x, y, z = (ray[3 * i] * u + ray[3 * i + 1] * v + ray[3 * i + 2] for i in range(3))
@@ -98,18 +101,19 @@ def cosine(height: int, width: int, ray: Ray) -> NDArray[np.float32]:
 
 def _frame(image: str) -> tuple[str, str, int]:
     match = _FRAME.fullmatch(image)
-    assert match is not None, image  # the layout let it through
+    assert match is not None, image  # the layout matched it
     return match[1], match[2], int(match[3])
 
 
 def _read_rays(path: Path) -> dict[str, Ray]:
-    """M_cam_from_uv of each scene."""
+    """Returns M_cam_from_uv of each scene."""
     columns = tuple(f"M_cam_from_uv_{i}{j}" for i in range(3) for j in range(3))
     rows = _read_csv(path, ("scene_name", *columns))
     return {row["scene_name"]: tuple(float(row[name]) for name in columns) for row in rows}
 
 
 def _read_csv(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """Returns the rows of a table. Raises ValueError if it cannot be read or lacks one of the columns."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -4,8 +4,8 @@ import numpy as np
 
 from depthany.data.depth_files import read_exr
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import LayoutDepth
+from depthany.data.layouts import Layout, LayoutDepth
+from depthany.data.pairs import Pair
 
 BASELINE_M, FOCAL_PX = 0.1, 480.0  # "for most of the data" (IRS#2)
 
@@ -13,8 +13,8 @@ BASELINE_M, FOCAL_PX = 0.1, 480.0  # "for most of the data" (IRS#2)
 class IRS(LayoutDepth):
     """`.../l_N.png` with `.../d_N.exr` in one folder, however deep (Store, Home, Office ...).
 
-    The EXR holds disparity in pixels: depth = 0.1 m * 480 px / disparity; 0 is infinitely far and invalid.
-    Beyond 200 m the disparity is below a quarter of a pixel; it is invalid, as in CUT3R's preparation.
+    The EXR holds disparity in pixels: depth = 0.1 m * 480 px / disparity. 0 is infinitely far, and invalid.
+    Beyond 200 m the disparity is below a quarter of a pixel, and invalid as in CUT3R's preparation.
     """
 
     default_range_m = (1e-3, 200.0)
@@ -22,6 +22,6 @@ class IRS(LayoutDepth):
 
     def decode(self, pair: Pair) -> Decoded:
         disparity_px = read_exr(pair.depth)
-        valid = disparity_px > 0  # not NaN either
+        valid = disparity_px > 0  # excludes NaN too
         depth_m = np.float32(BASELINE_M * FOCAL_PX) / np.where(valid, disparity_px, np.float32(1))
         return Decoded(depth_m, valid)

@@ -12,26 +12,26 @@ import numpy as np
 
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import LayoutDepth
+from depthany.data.layouts import Layout, LayoutDepth
+from depthany.data.pairs import Pair
 from depthany.system.files import write_atomically
 
 _PATH = r"(.*dense\d*)"
-_ENOUGH = 32  # numbers of stereo depth that are all whole by chance: there are none
+_ENOUGH = 32  # so many numbers of stereo depth are never all whole by chance
 
 
 class MegaDepth(LayoutDepth):
     """`.../<scene>/dense*/imgs/NAME.jpg` with `.../dense*/depths/NAME.h5`, dataset `depth`.
 
-    Two kinds of map share folder and key: Euclidean depth in units of the scene's reconstruction, not metres,
-    and ordinal maps, which hold small whole numbers that only tell foreground from background (MegaDepth#1,
-    #30, #38). The latter are no depth: they are left out and counted. To tell them apart each map is opened
-    once; the answers are kept in `kinds_file`. 0 is invalid.
+    Two kinds of map have the same folder and key: Euclidean depth in units of the reconstruction of the
+    scene, not in metres, and ordinal maps, whose small whole numbers only separate foreground from background
+    (MegaDepth#1, #30, #38). Ordinal maps are left out and counted. To find them, every map is opened once;
+    the result is kept in `kinds_file`. 0 is invalid.
 
     Args:
         root: folder of the scenes, however deep, such as `phoenix/S6/zl548/MegaDepth_v1` or one above it.
-        kinds_file: where the kinds of the maps are kept; None = in the user's cache folder.
-        common: see `PairedDepth`; a `list_file` is taken to name Euclidean maps only.
+        kinds_file: file that keeps the kind of each map; None = in the user's cache folder.
+        common: see `PairedDepth`. A `list_file` must name Euclidean maps only.
     """
 
     default_range_m = (1e-6, 1e6)  # the scale of a reconstruction is arbitrary
@@ -57,15 +57,17 @@ class MegaDepth(LayoutDepth):
         return Decoded(depth, depth > 0)
 
     def _kinds(self, depths: Iterable[str]) -> dict[str, str]:
-        """`euclidean` or `ordinal` for each map; what is not in the file is read and added to it.
+        """Returns `euclidean` or `ordinal` for each map. Reads the maps that are not in the file, and adds
+        them.
 
-        A map that cannot be read stays in the set as `unreadable`, so that who reads it is told by its name.
+        A map that cannot be read is `unreadable`. It stays in the data set, so that reading it raises an
+        error with its name.
         """
         kinds = _read_kinds(self.kinds_file)
         unknown = [depth for depth in depths if depth not in kinds]
         if len(unknown) > 1000:
             logging.getLogger(__name__).warning(
-                "MegaDepth: opening %d depth maps once to tell ordinal from Euclidean ones, kept in %s",
+                "MegaDepth: opening %d depth maps once to find the ordinal ones; the result is kept in %s",
                 len(unknown),
                 self.kinds_file,
             )
@@ -75,15 +77,14 @@ class MegaDepth(LayoutDepth):
             except ValueError:
                 kinds[depth] = "unreadable"
         if unknown:
-            told = ((kind, depth) for depth, kind in kinds.items() if kind != "unreadable")
-            lines = "".join(f"{kind}\t{depth}\n" for kind, depth in told)
+            lines = "".join(f"{kind}\t{depth}\n" for depth, kind in kinds.items() if kind != "unreadable")
             self.kinds_file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.kinds_file, lambda partial: partial.write_text(lines))
         return kinds
 
 
 def kind_of(path: Path) -> str:
-    """`euclidean` or `ordinal`, by the middle row where that has enough numbers, else by the whole map.
+    """Returns `euclidean` or `ordinal`, by the middle row if it has enough numbers, else by the whole map.
 
     Raises:
         ValueError: the file cannot be read or has no dataset `depth` of two axes.
@@ -91,7 +92,7 @@ def kind_of(path: Path) -> str:
     try:
         with h5py.File(path, "r") as file:
             depth = np.asarray(file["depth"][file["depth"].shape[0] // 2])
-    except Exception:  # whatever it is: read_depth says it with the file's name
+    except Exception:  # read_depth raises it again, with the name of the file
         depth = np.zeros(0)
     if np.count_nonzero(depth) < _ENOUGH and is_ordinal(depth):
         depth = read_depth(path, "depth")
@@ -99,7 +100,7 @@ def kind_of(path: Path) -> str:
 
 
 def is_ordinal(depth: np.ndarray) -> bool:
-    """Whether all numbers are whole, as those of an empty map are; depth from stereo is not."""
+    """Returns whether all numbers are whole, as in an empty map; depth from stereo is not."""
     return bool((depth == np.rint(depth)).all())
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import ANYWHERE, LayoutDepth
+from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
+from depthany.data.pairs import Pair
 
 
 class TartanAir(LayoutDepth):
@@ -14,9 +14,9 @@ class TartanAir(LayoutDepth):
 
     Args:
         root: folder of the environments, however deep.
-        exclude: environments that are left out, by the name of a folder on the way, such as `amusement`.
-        sky_beyond_m: farther is sky, valid with disparity 0; None = no sky. Sky is stored as 10000 and
-            more; that the authors of the paper treat it so is not published (V2#144 is users' advice).
+        exclude: environments to leave out, by the name of a folder in the path, such as `amusement`.
+        sky_beyond_m: depth from which on a pixel is sky; None = no sky. Sky is stored as 10000 and more. The
+            paper does not say how it treats sky (V2#144 is users' advice).
         common: see `PairedDepth`.
     """
 

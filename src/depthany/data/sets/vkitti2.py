@@ -1,4 +1,4 @@
-"""Virtual KITTI 2 (Cabon et al. 2020, arXiv 2001.10773)."""
+"""Virtual KITTI 2 (Cabon et al. 2020, arXiv 2001.10773), for training and for Marigold's validation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,27 +7,35 @@ import numpy as np
 
 from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
-from depthany.data.pairs import Layout, Pair
-from depthany.data.sets.layout import ANYWHERE, LayoutDepth
+from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
+from depthany.data.pairs import Pair
 
 SKY_CM = 65535
 
 
 class VirtualKITTI2(LayoutDepth):
-    """`SceneXX/<variant>/frames/rgb/Camera_C/rgb_N.jpg` with `.../depth/Camera_C/depth_N.png`.
+    """`SceneXX/<variant>/frames/rgb/Camera_C/rgb_N.jpg` with `.../depth/Camera_C/depth_N.png`
+    (vkitti_2.0.3_rgb.tar and vkitti_2.0.3_depth.tar of Naver Labs Europe, unpacked into one folder).
 
-    16-bit depth in centimetres. 65535 is sky: valid with disparity 0, and not 655.35 m.
+    16-bit depth in centimetres. 65535 is sky, not 655.35 m.
 
     Args:
         root: folder of the scenes.
-        cameras: 0 = left, 1 = right. The paper's 20K images are about one camera (21,260 of 42,520).
+        cameras: 0 = left, 1 = right. The 20K images of the paper are about one camera (21,260 of 42,520).
+        scenes: such as `Scene01`; None = all five.
         variants: such as `clone`, `fog`, `15-deg-left`; None = all ten.
         common: see `PairedDepth`.
     """
 
     def __init__(
-        self, root: str, cameras: Sequence[int] = (0,), variants: Sequence[str] | None = None, **common: Any
+        self,
+        root: str,
+        cameras: Sequence[int] = (0,),
+        scenes: Sequence[str] | None = None,
+        variants: Sequence[str] | None = None,
+        **common: Any,
     ) -> None:
+        self.scenes = None if scenes is None else frozenset(scenes)
         self.variants = None if variants is None else frozenset(variants)
         camera = "(Camera_(?:" + "|".join(str(number) for number in cameras) + "))"
         self.layout = Layout(
@@ -40,11 +48,12 @@ class VirtualKITTI2(LayoutDepth):
         super().__init__(root, **common)
 
     def keep(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        if self.variants is None:
-            return rows
-        kept = [row for row in rows if not self.variants.isdisjoint(row[0].split("/"))]
-        self.count_left_out("of other variants", len(rows) - len(kept))
-        return kept
+        for what, wanted in (("scenes", self.scenes), ("variants", self.variants)):
+            if wanted is not None:
+                kept = [row for row in rows if not wanted.isdisjoint(row[0].split("/"))]
+                self.count_left_out(f"of other {what}", len(rows) - len(kept))
+                rows = kept
+        return rows
 
     def decode(self, pair: Pair) -> Decoded:
         depth_cm = read_depth(pair.depth)

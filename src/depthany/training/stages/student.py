@@ -173,7 +173,7 @@ class StudentStage(Stage):
 
         losses, values = dict[str, Tensor](), dict[str, dict[str, Tensor]]()
         losses["labeled"], values["labeled"] = weighted_terms(
-            terms, labeled, batch.disparity, batch.mask, **options
+            terms, labeled, batch.target, batch.mask, **options
         )
         losses["unlabeled"], values["unlabeled"] = weighted_terms(
             terms, unlabeled, pseudo_label, pseudo_mask, box_mask=box_mask, trim=trim, **options
@@ -191,7 +191,7 @@ class StudentStage(Stage):
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         images = {
             "labeled": StageImages(
-                batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, labeled.detach()
+                batch.labeled_image, batch.labeled_image, batch.target, batch.mask, labeled.detach()
             ),
             "unlabeled": StageImages(clean, seen, pseudo_label, pseudo_mask, unlabeled.detach()),
         }

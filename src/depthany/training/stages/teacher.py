@@ -68,13 +68,13 @@ class TeacherStage(Stage):
         loss, values = weighted_terms(
             self.settings.terms,
             prediction,
-            batch.disparity,
+            batch.target,
             batch.mask,
             mean_over_ranks=mean_over_ranks,
             **self.loss_options,
         )
         images = StageImages(
-            batch.labeled_image, batch.labeled_image, batch.disparity, batch.mask, prediction.detach()
+            batch.labeled_image, batch.labeled_image, batch.target, batch.mask, prediction.detach()
         )
         scalars = {"loss/labeled": loss, "zero_outputs": zero_fraction(prediction, mean_over_ranks)}
         scalars |= term_scalars("labeled", values)
