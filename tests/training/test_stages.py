@@ -77,7 +77,7 @@ def student_settings(**changed) -> StudentSettings:
 
 def student_stage(perturb: Perturb = STRONG, frozen: Dinov2 | None = None, **changed) -> StudentStage:
     settings = student_settings(**changed)
-    return StudentStage(settings, network(1), frozen, 24, perturb, LOSS_OPTIONS).train()
+    return StudentStage(settings, network(1), frozen, Dinov2("micro"), perturb, LOSS_OPTIONS).train()
 
 
 def teacher_stage() -> TeacherStage:
@@ -310,6 +310,15 @@ def test_trim_applies_to_pseudo_labels_only() -> None:
     )
     assert trimmed["loss/unlabeled"] < 0.95 * whole["loss/unlabeled"]
     torch.testing.assert_close(trimmed["loss/labeled"], whole["loss/labeled"])
+
+
+def test_tokens_of_another_stride_are_refused() -> None:
+    frozen = Dinov2("micro")
+    frozen.strides = (16, 16, 16, 16)
+    with pytest.raises(
+        ValueError, match=r"encoder=micro has one token for 16 pixels a side, .* for 14: choose"
+    ):
+        student_stage(frozen=frozen)
 
 
 def test_wrong_settings_are_refused() -> None:
