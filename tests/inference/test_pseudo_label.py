@@ -228,7 +228,7 @@ def test_store_with_other_settings_is_refused(
     fewer = start(student(own_world, tmp_path / "c", teacher_run, whole))
     assert fewer.code == 2 and "sets.mine.images: the store has 6, the run 5" in fewer.err
     teacher = start(tiny_world.settings("teacher", tmp_path / "d", f"pseudo_labels={whole}"))
-    assert teacher.code == 2 and "of the student alone" in teacher.err
+    assert teacher.code == 2 and "stage=teacher learns from no teacher" in teacher.err
 
 
 def test_incomplete_store_is_refused(nursery, tiny_world, teacher_run: Path, tmp_path: Path, start) -> None:
