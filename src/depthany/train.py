@@ -18,6 +18,7 @@ from depthany.config.entry import run_entry
 from depthany.data.left_out import summary
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
+from depthany.data.transforms import crop_shape
 from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel, save_model
 from depthany.system.device import Compute, prepare_compute
@@ -86,7 +87,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         metrics = tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary)))
 
         def score(model: DenseModel) -> SetScores:
-            size, convert = settings.crop_size, settings.data.convert_images
+            size, convert = min(crop_shape(settings.crop_size)), settings.data.convert_images
             return evaluate(
                 model,
                 val_sets,

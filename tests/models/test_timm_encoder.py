@@ -1,6 +1,7 @@
 """timm models as encoders: levels, taps, gradients, pretrained weights, construction without memory, ONNX."""
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from timm.layers import RotaryEmbeddingDinoV3
 from torch import Tensor, nn
 
+from depthany.models.dinov2 import SIZES
 from depthany.models.files.loading import load_model
 from depthany.models.files.onnx import drift, relative_difference, save_onnx
 from depthany.models.files.weights import load_encoder_weights
@@ -80,6 +82,13 @@ def test_facts_of_a_transformer_and_of_a_convnet(encoders) -> None:
     assert len(list(dinov3.blocks)) == 12
     assert [type(block).__name__ for block in convnext.blocks] == ["ConvNeXtBlock"] * (2 + 2 + 6 + 2)
     assert [type(block).__name__ for block in encoders[RESNET].blocks] == ["BasicBlock"] * 8
+
+
+def test_dpt_widths_are_depth_anythings() -> None:
+    layout = inspect_model(DINOV3)
+    for size in SIZES.values():
+        wide = dataclasses.replace(layout, widths=(size.embed_dim,) * 4)
+        assert wide.dpt_widths() == (size.dpt_features, size.out_channels)
 
 
 def test_normalisation_is_that_of_the_weights() -> None:

@@ -146,34 +146,6 @@ def test_onecycle_is_that_of_torch(steps: int, pct_start: float, div: float, fin
     assert factors(steps, name="onecycle", **settings) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "wrong, message",
-    [
-        ({"name": "lion"}, "unknown optimizer.name 'lion'; choose from adamw, adam, sgd"),
-        ({"betas": [0.9]}, "expected two numbers"),
-        ({"clip_norm": -1.0}, "optimizer.clip_norm=-1.0: expected 0 or more"),
-        ({"lr_factors": LrFactors(head=-1)}, "optimizer.lr_factors.head=-1: expected 0 or more"),
-    ],
-)
-def test_wrong_optimizer_settings_are_refused(wrong: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        OptimizerSettings(1e-3, **wrong)
-
-
-@pytest.mark.parametrize(
-    "wrong, message",
-    [
-        ({"name": "step"}, "unknown schedule.name 'step'; choose from poly, onecycle, cosine, constant"),
-        ({"warmup_steps": -1}, "schedule.warmup_steps=-1: expected 0 or more"),
-        ({"pct_start": 1.0}, "schedule.pct_start=1.0: expected a share"),
-        ({"div_factor": 0}, "schedule.div_factor=0: expected more than 0"),
-    ],
-)
-def test_wrong_schedule_settings_are_refused(wrong: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ScheduleSettings(**wrong)
-
-
 def test_rows_of_the_tables_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCHEDULES, "half", lambda step, total_steps, settings: 0.5)
     monkeypatch.setitem(OPTIMIZERS, "plain", lambda groups, settings: torch.optim.SGD(groups, settings.lr))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from depthany.models.model import depth_anything, save_model
+from depthany.training.stages.teacher import TeacherStage
 
 pytestmark = pytest.mark.usefixtures("micro")
 
@@ -37,4 +38,16 @@ def test_metric_head_of_relative_stage_is_refused(
     assert ended.err.count("\n") == 1
     assert "error: model.head.name=metric_sigmoid predicts depth in metres up to 20 m" in ended.err
     assert f"expected disparity: stage={stage} learns it, choose another head" in ended.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_primary_metric_is_refused(
+    start, tiny_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TeacherStage, "primary", "abs_rell", raising=False)
+    ended = start(tiny_world.settings("teacher", tmp_path / "run"))
+    assert ended.code == 2
+    assert (
+        "stage=teacher has the primary metric 'abs_rell', which is unknown; choose from abs_rel" in ended.err
+    )
     assert not (tmp_path / "run").exists()

@@ -77,7 +77,7 @@ def student_settings(**changed) -> StudentSettings:
 
 def student_stage(perturb: Perturb = STRONG, frozen: Dinov2 | None = None, **changed) -> StudentStage:
     settings = student_settings(**changed)
-    return StudentStage(settings, network(1), frozen, 24, perturb, LOSS_OPTIONS).train()
+    return StudentStage(settings, network(1), frozen, Dinov2("micro"), perturb, LOSS_OPTIONS).train()
 
 
 def teacher_stage() -> TeacherStage:
@@ -312,20 +312,20 @@ def test_trim_applies_to_pseudo_labels_only() -> None:
     torch.testing.assert_close(trimmed["loss/labeled"], whole["loss/labeled"])
 
 
-@pytest.mark.parametrize(
-    "changed, message",
-    [
-        ({"frozen_input": "dirty"}, "'dirty'; choose from perturbed, clean"),
-        ({"mean_over": "some"}, "'some'; choose from kept, all"),
-        ({"ratio": [1]}, r"stage.ratio=\[1\]: expected two shares"),
-        ({"ratio": [0, 0]}, "expected two shares"),
-        ({"trim": 1.0}, r"stage.trim=1.0: expected a share in \[0, 1\)"),
-        ({"terms": {"l3": 1.0}}, "unknown loss 'l3'; choose from affine_invariant"),
-    ],
-)
-def test_wrong_settings_are_refused(changed: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        student_settings(**changed)
+def test_tokens_of_another_stride_are_refused() -> None:
+    frozen = Dinov2("micro")
+    frozen.strides = (16, 16, 16, 16)
+    with pytest.raises(
+        ValueError, match=r"encoder=micro has one token for 16 pixels a side, .* for 14: choose"
+    ):
+        student_stage(frozen=frozen)
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"ratio=\[0, 0\]: expected two shares"):
+        student_settings(ratio=[0, 0])
+    with pytest.raises(ValueError, match=r"terms: unknown loss 'l3'; choose from affine_invariant"):
+        student_settings(terms={"l3": 1.0})
 
 
 class Holder(Stage):

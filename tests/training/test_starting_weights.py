@@ -163,12 +163,3 @@ def test_frozen_encoder_cannot_be_aligned(start, tiny_world, teacher_run: Path, 
     assert "set stage.weights.feature=0" in ended.err
     ended = start(tiny_world.settings("student", tmp_path / "run", *more, "stage.weights.feature=0"))
     assert ended.code == 0, ended.err
-
-
-def test_unknown_choices_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown model.init_parts 'head'; choose from encoder, encoder\+dec"
-    ):
-        settings(init_parts="head")
-    with pytest.raises(ValueError, match=r"unknown model.freeze 'all'; choose from none, encoder"):
-        settings(freeze="all")

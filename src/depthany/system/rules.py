@@ -62,10 +62,16 @@ class Rule:
 
     def _range(self) -> str:
         """The allowed range in words."""
-        if self.least is not None:
-            return f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
-        named = {"more than": self.above, "less than": self.below, "at most": self.most}
-        return " and ".join(f"{words} {bound}" for words, bound in named.items() if bound is not None)
+        if self.least is not None and self.most is not None:
+            return f"{self.least} to {self.most}"
+        named = {
+            "at least": self.least,
+            "more than": self.above,
+            "less than": self.below,
+            "at most": self.most,
+        }
+        given = [f"{words} {bound}" for words, bound in named.items() if bound is not None]
+        return f"{self.least} or more" if given == [f"at least {self.least}"] else " and ".join(given)
 
 
 def setting(

@@ -16,6 +16,7 @@ from depthany.data.dataset import TrainingSet
 from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import MixedBatches, ShardOrder
 from depthany.data.samples import UnlabeledSet
+from depthany.data.transforms import crop_shape
 from depthany.models import model as models
 from depthany.models.files.loading import load_model
 from depthany.models.files.weights import load_encoder_weights, weights_sha256
@@ -57,7 +58,7 @@ def build_state(
     """Builds model, stage and optimizer in their initial state, on the device, the same on all ranks."""
     chosen = STAGES[settings.stage.name]
     torch.manual_seed(settings.seed + chosen.seed_offset)
-    model = build_model(settings.model, settings.crop_size)
+    model = build_model(settings.model, min(crop_shape(settings.crop_size)))
     who = f"model.head.name={settings.model.head['name']}"
     model.quantity.require(
         chosen.predicts, who, f"stage={settings.stage.name} learns it, choose another head"
@@ -66,7 +67,7 @@ def build_state(
     context = StageContext(model, teacher, settings.perturb, asdict(settings.loss), processes.mean)
     stage = chosen.build(settings.stage, context)
     require_declared(stage)
-    require_crop_size(settings.crop_size, [model, *stage.frozen().values()])
+    require_crop_shape(crop_shape(settings.crop_size), [model, *stage.frozen().values()])
     for network in (model, stage):
         network.to(device)
     if uses_fsdp(settings.parallel, model.encoder.label, processes):
@@ -94,14 +95,15 @@ def build_model(settings: ModelSettings, input_size: int) -> DenseModel:
     return model
 
 
-def require_crop_size(crop_size: int, networks: Sequence[Any]) -> None:
-    """Raises a ValueError unless crops have a size that all models and encoders among the networks take."""
+def require_crop_shape(shape: tuple[int, int], networks: Sequence[Any]) -> None:
+    """Raises a ValueError unless all models and encoders among the networks take crops of (height, width)."""
     multiples = {each.preprocessing.multiple for each in networks if hasattr(each, "preprocessing")}
     multiple = math.lcm(*multiples)
-    if crop_size % multiple:
-        nearest = max(1, round(crop_size / multiple)) * multiple
+    if any(side % multiple for side in shape):
+        nearest = [max(1, round(side / multiple)) * multiple for side in shape]
         wanted = " and ".join(map(str, sorted(multiples)))
-        raise ValueError(f"crop_size={crop_size} is not a multiple of {wanted}: try {nearest}")
+        given, better = (sides[0] if sides[0] == sides[1] else list(sides) for sides in (shape, nearest))
+        raise ValueError(f"crop_size={given} is not a multiple of {wanted}: try {better}")
 
 
 def build_sets(entries: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def open_pseudo_labels(
     sets = describe_sets(unlabeled)
     expected: dict[str, dict[str, Any]] = {
         "teacher": {"weights_sha256": weights_sha256(teacher)},
-        "preprocessing": {"input_size": settings.crop_size, "resize": RESIZE},
+        "preprocessing": {"input_size": min(crop_shape(settings.crop_size)), "resize": RESIZE},
         "sets": sets,
     }
     found = {
@@ -191,6 +193,7 @@ def build_training_set(settings: TrainSettings, teacher: DenseModel | None = Non
         settings.data.decode,
         settings.data.min_side,
         open_pseudo_labels(settings, teacher, unlabeled) if teacher is not None else None,
+        STAGES[settings.stage.name].target,
     )
 
 

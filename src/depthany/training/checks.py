@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from depthany.config.checker import check_settings, settings_object
+from depthany.metrics.table import METRICS
 from depthany.system.distributed import Processes
 from depthany.training.parallel import uses_fsdp
 from depthany.training.settings import ONLINE, TrainSettings
@@ -25,6 +26,11 @@ def check(cfg: DictConfig) -> TrainSettings:
     if cfg.stage.name not in STAGES:
         raise ValueError(f"unknown stage.name {cfg.stage.name!r}; choose from {', '.join(STAGES)}")
     stage = STAGES[cfg.stage.name]
+    if stage.primary not in METRICS:
+        raise ValueError(
+            f"stage={cfg.stage.name} has the primary metric {stage.primary!r}, which is unknown; choose from "
+            f"{', '.join(METRICS)}"
+        )
     _refuse_settings_of_others(cfg.stage, stage)
     if not stage.needs.unlabeled:
         cfg.data.unlabeled = {}

@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard's events of a run, on a disk that may fill up under them."""
+"""Writes metrics.jsonl and TensorBoard's events of a run, on a disk that may become full."""
 
 import json
 import threading
@@ -17,18 +17,18 @@ EVENTS = "events.out.tfevents.*"
 
 
 class LogFiles:
-    """The numbers and pictures that a run leaves behind.
+    """The numbers and pictures of a run, in metrics.jsonl and TensorBoard.
 
     Args:
         run_dir: where both go.
-        start_step: step of the checkpoint that the run goes on from; what was written beyond it is dropped,
-            since it will be written again.
+        start_step: step of the checkpoint that the run resumes from; later lines are dropped, since they will
+            be written again.
         settings: the resolved configuration as YAML, shown in TensorBoard as text.
-        goes_on: whether a write that fails loses its line, told once and counted, or raises.
-        tell: takes a line for the user.
+        goes_on: a write that fails loses its line, which is reported once and counted; else it raises.
+        tell: receives a line for the user.
 
     Raises:
-        ValueError: a file cannot be written; once begun, only where `goes_on` is not set.
+        ValueError: a file cannot be written; after the start only if `goes_on` is not set.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LogFiles:
         self._goes_on = goes_on  # what has begun goes on; nothing begins on a full disk
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """The same numbers to both."""
+        """Writes the numbers to both."""
         line = json.dumps({"step": step, **values}) + "\n"
 
         def draw() -> None:
@@ -63,7 +63,7 @@ class LogFiles:
         self._try(BOARD, draw)
 
     def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
-        """[h w 3] uint8 RGB to TensorBoard."""
+        """Writes a picture [h w 3] uint8 RGB to TensorBoard."""
 
         def draw() -> None:
             events = self._opened()
@@ -73,7 +73,7 @@ class LogFiles:
         self._try(BOARD, draw)
 
     def close(self) -> None:
-        """Close both; tells how much was lost."""
+        """Closes both, and reports how many lines were lost."""
         if self._metrics.closed:
             return
         self._metrics.close()
@@ -101,7 +101,7 @@ class LogFiles:
             self.lost[name] += 1
 
     def _append(self, line: bytes) -> None:
-        """The whole line or nothing of it."""
+        """Appends the whole line or nothing of it."""
         end, left = self._path.stat().st_size, line
         try:
             while left:
@@ -130,13 +130,13 @@ class LogFiles:
                 path.unlink()
 
     def _without_tensorboard(self, failed: threading.ExceptHookArgs) -> None:
-        """What fails in TensorBoard's thread is raised by its next call as well: no traceback for it."""
+        """Prints no traceback of TensorBoard's thread: its next call raises the same error."""
         if not type(failed.thread).__module__.startswith("tensorboard."):
             self._hook(failed)
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Keep the lines of metrics.jsonl up to `step`; a line cut short by a kill goes too."""
+    """Drops the lines of metrics.jsonl after `step`, and a line cut short by a kill."""
     if not path.exists():
         return
     kept = []

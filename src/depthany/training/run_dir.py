@@ -1,4 +1,4 @@
-"""The folder of a run: new, to be continued, or finished and not to be touched."""
+"""The folder of a run: new, interrupted, or finished and left alone."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from depthany.training.checkpoints.sharded import remove_incomplete
 from depthany.training.checkpoints.state import SHARDED_SUFFIX, list_checkpoints
 from depthany.training.log_files import EVENTS, METRICS_FILE
 
-LOCK_TIMEOUT_S = 8.0  # the loaders of a run that was killed hold on to its lock until they notice
+LOCK_TIMEOUT_S = 8.0  # loader processes of a killed run keep its lock until they notice
 SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE = "settings.yaml", "results.json", "unreadable.txt"
 _WRITTEN = (WEIGHTS_NAME, CONFIG_NAME, METRICS_FILE, SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE)
 _HARMLESS = (
@@ -37,21 +37,21 @@ _HARMLESS = (
 
 
 def checkpoint_dir(run_dir: Path) -> Path:
-    """Where the checkpoints of a run lie."""
+    """Returns the folder of the checkpoints of a run."""
     return run_dir / "checkpoints"
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Whether a trained model stands in the folder."""
+    """Whether the folder holds a trained model."""
     return (run_dir / WEIGHTS_NAME).exists()
 
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the folder, so that no second process trains into it; a killed one lets go of it.
+    """Locks the folder, so that no second process trains into it; the OS releases the lock of a killed one.
 
     Raises:
-        ValueError: another process holds it, or it cannot be written.
+        ValueError: another process has locked it, or it cannot be written.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run_dir / ".lock", timeout=LOCK_TIMEOUT_S)
@@ -68,7 +68,7 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def clear(run_dir: Path) -> None:
-    """Delete what a run has written into the folder, and nothing else."""
+    """Deletes what a run has written into the folder, and nothing else."""
     checkpoints = checkpoint_dir(run_dir)
     for folder in checkpoints.glob(f"*{SHARDED_SUFFIX}"):
         shutil.rmtree(folder)
@@ -83,16 +83,16 @@ def clear(run_dir: Path) -> None:
 
 
 def remove_half_written(run_dir: Path) -> None:
-    """Delete what a run that was killed has left of checkpoints that it was writing."""
+    """Deletes the checkpoints that a killed run has left half written."""
     remove_partials(checkpoint_dir(run_dir))
     remove_incomplete(checkpoint_dir(run_dir))
 
 
 def claim(run_dir: Path, settings: dict[str, Any]) -> None:
-    """Make the folder this run's, or make sure that it goes on with what it began with.
+    """Writes the settings of a new run, or checks that an interrupted run resumes with its own.
 
     Args:
-        settings: the configuration, and the numbers of images that its sets were found to have.
+        settings: the configuration, and the numbers of images found.
 
     Raises:
         ValueError: the folder holds a run with other settings or sets; each difference is named.

@@ -6,6 +6,7 @@ from typing import Any
 from depthany.config.schema import BatchSettings
 from depthany.data.mixture import DataSettings
 from depthany.data.perturb import Perturb
+from depthany.data.transforms import crop_shape
 from depthany.losses.affine_invariant import REDUCTIONS
 from depthany.losses.normalise import NORMALISATIONS
 from depthany.system.rules import setting
@@ -35,8 +36,8 @@ class ModelSettings:
     pretrained: bool = setting()
     weights: str | None = None
     init: str | None = None
-    init_parts: str = setting(choices=INIT_PARTS)
-    freeze: str = setting(choices=FREEZE)
+    init_parts: str = setting("all", choices=INIT_PARTS)
+    freeze: str = setting("none", choices=FREEZE)
 
 
 @dataclass
@@ -51,7 +52,7 @@ class TrainSettings(BatchSettings):
     steps: int | None = None
     accumulate: int = setting(least=1)
     pseudo_labels: str = setting()
-    crop_size: int = setting(least=1)
+    crop_size: Any = setting(least=1)  # side of the square, or [height, width]
     channels_last: bool = setting()
     compile: bool = setting()
     parallel: str = setting(choices=PARALLELS)
@@ -70,3 +71,6 @@ class TrainSettings(BatchSettings):
     data: DataSettings = field(default_factory=DataSettings)
     perturb: Perturb = field(default_factory=Perturb)
     stage: Any = setting()
+
+    def __post_init__(self) -> None:
+        crop_shape(self.crop_size)

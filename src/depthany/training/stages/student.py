@@ -86,8 +86,8 @@ class StudentStage(Stage):
         settings: see configs/stage/student.yaml.
         teacher: labels the clean views; frozen here. None where batches bring their pseudo-labels.
         frozen_encoder: what the features are aligned to; frozen here. None = no feature alignment.
-        student_width: channels of the student's tokens; a linear layer on the student's side bridges another
-            width.
+        student_encoder: tells width and stride of the student's tokens; a linear layer on the student's side
+            bridges another width.
         perturb: how the student's view differs from the teacher's.
         loss_options, mean_over_ranks: see `weighted_terms`.
     """
@@ -101,7 +101,7 @@ class StudentStage(Stage):
         settings: StudentSettings,
         teacher: DenseModel | None,
         frozen_encoder: Encoder | None,
-        student_width: int,
+        student_encoder: Encoder,
         perturb: Perturb,
         loss_options: Mapping[str, Any],
         mean_over_ranks: MeanOverRanks = on_one_rank,
@@ -117,7 +117,14 @@ class StudentStage(Stage):
         if frozen_encoder is not None:
             freeze(frozen_encoder)
             self.frozen_encoder = frozen_encoder
-            frozen_width = frozen_encoder.widths[-1]
+            strides = student_encoder.strides[-1], frozen_encoder.strides[-1]
+            if strides[0] != strides[1]:
+                raise ValueError(
+                    f"stage.feature_alignment.encoder={frozen_encoder.label} has one token for {strides[1]} "
+                    f"pixels a side, the student's {student_encoder.label} for {strides[0]}: choose another "
+                    "encoder, or set stage.weights.feature=0"
+                )
+            student_width, frozen_width = student_encoder.widths[-1], frozen_encoder.widths[-1]
             if frozen_width != student_width:
                 self.projection = nn.Linear(student_width, frozen_width)
 
@@ -145,7 +152,7 @@ class StudentStage(Stage):
             settings,
             context.teacher,
             frozen_encoder,
-            encoder.widths[-1],
+            encoder,
             context.perturb,
             context.loss_options,
             context.mean_over_ranks,
