@@ -92,7 +92,6 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
                 model,
                 val_sets,
                 size,
-                device,
                 amp,
                 convert_images=convert,
                 processes=processes,
