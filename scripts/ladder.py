@@ -23,7 +23,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import numpy as np
-import torch
 from matplotlib import pyplot
 from numpy.typing import NDArray
 
@@ -143,7 +142,7 @@ def score_all(args: argparse.Namespace) -> Table:
     for i, rung in enumerate(RUNGS):
         for j, seed in enumerate(args.seeds):
             folder = args.out / run_name(rung, seed)
-            scores = evaluate(load_model(folder), sets, INPUT_SIZE, torch.device("cpu"))
+            scores = evaluate(load_model(folder), sets, INPUT_SIZE)
             flat = [scores[name][metric] for name in sets for metric in METRICS]
             values[i, j] = np.reshape(flat, values.shape[2:])
             minutes[i, j] = float((folder / "minutes.txt").read_text())

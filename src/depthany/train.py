@@ -88,7 +88,6 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             evaluate,
             sets=val_sets,
             input_size=min(crop_shape(settings.crop_size)),
-            device=device,
             amp=amp,
             convert_images=settings.data.convert_images,
             processes=processes,

@@ -138,7 +138,7 @@ model, root, out = sys.argv[1:]
 torch.set_num_threads(1)
 with process_group(launched_processes(), torch.device("cpu")) as processes:
     sets = {"mine": FolderDepth(root)}
-    scores = evaluate(load_model(model), sets, 28, torch.device("cpu"), batch_size=2, processes=processes)
+    scores = evaluate(load_model(model), sets, 28, batch_size=2, processes=processes)
 with open(f"{out}/{processes.rank}", "w") as file:
     json.dump(scores, file)
 sys.exit(0)
@@ -153,5 +153,5 @@ def test_validation_scores_are_equal_on_all_ranks(garden: Path, torchrun: Callab
     both = torchrun([str(garden / "model"), root, str(tmp_path)], before=VALIDATE)
     assert both.code == 0, both.err
     sets = {"mine": FolderDepth(root)}
-    expected = evaluate(load_model(garden / "model"), sets, 28, torch.device("cpu"), batch_size=2)
+    expected = evaluate(load_model(garden / "model"), sets, 28, batch_size=2)
     assert [json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1)] == [expected, expected]

@@ -113,7 +113,7 @@ def test_command_and_validation_agree(runs: Path, garden: Path, start: Callable,
     code, _, err = start(f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0")
     assert code == 0, err
     sets = {"garden": FolderDepth(str(garden))}
-    expected = evaluate(load_model(runs / "a"), sets, 28, torch.device("cpu"))["garden"]
+    expected = evaluate(load_model(runs / "a"), sets, 28)["garden"]
     found = results(tmp_path)["protocols"]["folder"]["scores"]["a"]
     assert found["images"] == expected["images"]
     for name in ("abs_rel", "delta1"):  # the command folds layers together, which changes the rounding

@@ -132,7 +132,7 @@ def slopes(count: int) -> list[NDArray]:
 def test_negative_scales_are_warned_of_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset, protocol = Depths(slopes(4)), Protocol("p", max_depth=20)
     metres = save(tmp_path / "metres", dataset.depths_m)
-    metres = replace(metres, quantity="disparity")  # metres taken as disparity
+    metres = replace(metres, quantity=QUANTITIES["disparity"])  # metres taken as disparity
     result = ProtocolResult(protocol, {}, {}, 4, 4, {"metres": score_set(metres, dataset, protocol)})
     found, lines, page = write_all(result, [metres], dataset, tmp_path)
     warning = "4 of 4 images were fitted with a negative scale: near and far may be swapped"

@@ -201,6 +201,17 @@ def test_unreadable_image_ends_the_run_or_is_skipped(
     assert "without pseudo-label" in (run_dir / "unreadable.txt").read_text()
 
 
+def test_too_many_unreadable_images_end_the_run(
+    own_world, teacher_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own_world.root / "unlabeled/street_3.jpg").write_bytes(b"no image")
+    skip = ("data.unreadable=skip", "data.max_unreadable_share=0.004")
+    assert label([*settings(own_world, teacher_run, tmp_path / "store"), *skip]) == 2
+    error = capsys.readouterr().err
+    assert "1 of 3 unlabeled images were left out, more than data.max_unreadable_share=0.004" in error
+    assert "street_3.jpg: not an image" in error
+
+
 def test_inspect_draws_the_labels(tiny_world, teacher_run: Path, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "store")
     root = f"data.unlabeled.mine.root={tiny_world.root / 'unlabeled'}"
@@ -228,7 +239,7 @@ def test_store_with_other_settings_is_refused(
     fewer = start(student(own_world, tmp_path / "c", teacher_run, whole))
     assert fewer.code == 2 and "sets.mine.images: the store has 6, the run 5" in fewer.err
     teacher = start(tiny_world.settings("teacher", tmp_path / "d", f"pseudo_labels={whole}"))
-    assert teacher.code == 2 and "of the student alone" in teacher.err
+    assert teacher.code == 2 and "stage=teacher learns from no teacher" in teacher.err
 
 
 def test_incomplete_store_is_refused(nursery, tiny_world, teacher_run: Path, tmp_path: Path, start) -> None:

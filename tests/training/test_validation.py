@@ -13,8 +13,6 @@ from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from depthany.training.validation import evaluate
 
-CPU = torch.device("cpu")
-
 
 def sample(name: str, image: np.ndarray, disparity: np.ndarray, mask: np.ndarray) -> LabeledSample:
     return LabeledSample(name, image, Labels(disparity, "disparity", mask))
@@ -62,7 +60,7 @@ def smooth(height: int, width: int, seed: int = 0) -> LabeledSample:
 
 
 def scores(model: nn.Module, samples: list[LabeledSample], **options) -> dict[str, float]:
-    return evaluate(model, {"set": Samples(samples)}, 28, CPU, **options)["set"]
+    return evaluate(model, {"set": Samples(samples)}, 28, **options)["set"]
 
 
 @pytest.mark.parametrize("scale, shift", [(1.0, 0.0), (3.0, 7.0), (0.01, 5.0)])
@@ -133,7 +131,7 @@ def test_scores_by_hand_with_clipping() -> None:
         1.0,
         10.0,
     )  # what the set calls valid counts, though nearer than 1 m
-    found = evaluate(Fixed(torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])), {"set": dataset}, 14, CPU)["set"]
+    found = evaluate(Fixed(torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])), {"set": dataset}, 14)["set"]
     expected_depth = np.array([10.0, 1 / 0.42, 1 / 0.78, 1.0])  # 0.06 -> 0.1, 1.14 -> 1 by the clamp
     true_depth = 1 / np.array([0.1, 0.5, 0.5, 1.3])
     assert found["abs_rel"] == pytest.approx(

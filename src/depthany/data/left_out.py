@@ -141,12 +141,20 @@ class ImageReport:
 
     def _require_few(self, labeled: bool, read: int) -> None:
         bad, reasons = _by_reason(self.counts, labeled, SKIPPED)
-        if bad > self.max_share * max(read, _LEAST_COUNTED):
-            raise ValueError(
-                f"{bad} of {read} {_kind(labeled)} images were left out, more than "
-                f"data.max_unreadable_share={self.max_share:g} of them (or of the first {_LEAST_COUNTED}): "
-                f"{reasons}; they are listed in {self.path}"
-            )
+        require_few(bad, read, self.max_share, _kind(labeled), f"{reasons}; they are listed in {self.path}")
+
+
+def require_few(left_out: int, read: int, max_share: float, kind: str, details: str) -> None:
+    """Raises a `ValueError` if more images were left out than `max_share` of those that were read.
+
+    Args:
+        kind: of the images, for the message. details: of what was left out, its end.
+    """
+    if left_out > max_share * max(read, _LEAST_COUNTED):
+        raise ValueError(
+            f"{left_out} of {read} {kind} images were left out, more than "
+            f"data.max_unreadable_share={max_share:g} of them (or of the first {_LEAST_COUNTED}): {details}"
+        )
 
 
 def summary(path: Path) -> str | None:

@@ -92,18 +92,14 @@ class AlignmentGroups:
     """
 
     def __init__(self, names: Mapping[int, str], protocol: protocols.Protocol) -> None:
-        self._names, self._whole_sequence = names, protocol.align_per == "sequence"
+        self._names, self._is_per_sequence = names, protocol.align_per == "sequence"
         self._open = Counter(self.key(index) for index in names)
         self._waiting: dict[Hashable, list[Pixels]] = defaultdict(list)
         self._lock = Lock()
 
-    def name(self, index: int) -> str:
-        """Returns the name of the image's sequence (its folder), or of the image if it is fitted alone."""
-        return self._names[index].rpartition("/")[0] if self._whole_sequence else self._names[index]
-
     def key(self, index: int) -> Hashable:
-        """Returns the group of an image."""
-        return self.name(index) if self._whole_sequence else index
+        """Returns the group of an image: its sequence, which is its folder, or itself."""
+        return self._names[index].rpartition("/")[0] if self._is_per_sequence else index
 
     def add(self, index: int, pixels: Pixels | None) -> list[Pixels]:
         """Adds an image, or drops it (None); returns the group if it is now complete, else an empty list."""

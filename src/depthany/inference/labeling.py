@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from depthany.data.images import decode_image
-from depthany.data.left_out import ImageHeader, read_header
+from depthany.data.left_out import ImageHeader, read_header, require_few
 from depthany.data.pseudo_labels.codec import encode_label
 from depthany.data.pseudo_labels.shards import NewLabel
 from depthany.data.pseudo_labels.store import ShardRange, write_shard
@@ -24,7 +24,6 @@ from depthany.inference.pipeline import BackgroundPool, Skipped, run_pipeline
 from depthany.inference.predictor import Predictor, PreparedImage
 
 RESOLUTIONS = ("full", "half")
-_LEAST_COUNTED = 200  # the share of unreadable images is taken of at least so many images
 
 
 @dataclass(frozen=True)
@@ -177,12 +176,7 @@ class Labeler:
         self._shards[position.shard].unreadable.append((position.index, skipped.reason, skipped.message))
         self.counts.skipped += 1
         done, share = self.counts.labels + self.counts.skipped, self.reading.max_unreadable_share
-        if self.counts.skipped > share * max(done, _LEAST_COUNTED):
-            raise ValueError(
-                f"{self.counts.skipped} of {done} images could not be read, more than "
-                f"data.max_unreadable_share={share:g} of them (or of the first {_LEAST_COUNTED}); the last "
-                f"is {skipped.message}"
-            )
+        require_few(self.counts.skipped, done, share, "unlabeled", f"the last is {skipped.message}")
         self.progress(1, self.counts)
 
     def write(self, store: Path, claims: Claims, shard: ShardRange) -> None:

@@ -26,7 +26,6 @@ def evaluate(
     model: DenseModel,
     sets: Mapping[str, LabeledSet],
     input_size: int,
-    device: torch.device,
     amp: torch.dtype | None = None,
     batch_size: int = 8,
     convert_images: bool = False,
