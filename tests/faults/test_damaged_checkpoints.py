@@ -116,12 +116,13 @@ import torch
 from torch import nn
 from depthany.training.stages.base import Stage
 torch.set_num_threads(1)
+from depthany.models.output import Quantity
 from depthany.training.checkpoints.state import TrainingState, list_checkpoints
 from depthany.training.checkpoints.resume import load_latest
 from depthany.training.checkpoints.writer import CheckpointWriter
 
 class Model(nn.Module):
-    config = {}
+    config, quantity = {}, Quantity("disparity")
     def __init__(self):
         super().__init__()
         self.weights = nn.ParameterList(torch.zeros(100_000) for _ in range(8))
