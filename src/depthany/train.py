@@ -8,6 +8,7 @@ import logging
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,22 +84,16 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         pin, timeout_s = device.type == "cuda", settings.data.read_timeout or None
         batches = read_batches(dataset, sampler, settings.workers, pin, count, timeout_s)
         compiled = torch.compile(state.model) if settings.compile else None
-
-        metrics = tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary)))
-
-        def score(model: DenseModel) -> SetScores:
-            size, convert = min(crop_shape(settings.crop_size)), settings.data.convert_images
-            return evaluate(
-                model,
-                val_sets,
-                size,
-                amp,
-                convert_images=convert,
-                processes=processes,
-                metrics=metrics,
-                say=tracker.say,
-            )
-
+        score = partial(
+            evaluate,
+            sets=val_sets,
+            input_size=min(crop_shape(settings.crop_size)),
+            amp=amp,
+            convert_images=settings.data.convert_images,
+            processes=processes,
+            metrics=tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary))),
+            say=tracker.say,
+        )
         try:
             with open_writer(settings, state, tracker, processes) as writer:
                 training = Run(state, batches, score, loop, tracker, writer, device, amp, compiled, processes)
@@ -175,7 +170,9 @@ def finish(
             f"{error}; the run is not finished: make room, and the same command goes on"
         ) from error
     if next(iter(scores.values())):
-        tracker.table("validation: fitted to 1/depth by scale and shift per image", scores)
+        fitted = model.quantity.kind == "disparity"
+        how = "fitted to 1/depth by scale and shift per image" if fitted else model.quantity.describe()
+        tracker.table(f"validation: {how}", scores)
     if line := summary(run_dir / runs.UNREADABLE_FILE):
         tracker.say(line)
     tracker.say(
