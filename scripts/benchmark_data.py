@@ -111,7 +111,7 @@ def build(root: Path, size: int, depth: bool) -> Contestants:
 
 def ours(dataset: TrainingSet, count: int, depth: bool, seed: int) -> tuple[Tensor, ...]:
     """Returns a micro-batch as the loader makes it, normalised as the stage does it."""
-    batch = dataset[[Draw(depth, i, seed * count + i) for i in range(count)]]
+    batch = dataset[[Draw(depth, i, seed * count + i, i, count) for i in range(count)]]
     if depth:
         return Preprocessing().normalise(batch.labeled_image), batch.target, batch.mask
     return (Preprocessing().normalise(batch.unlabeled_image),)
