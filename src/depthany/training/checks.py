@@ -26,7 +26,7 @@ def check(cfg: DictConfig) -> TrainSettings:
         raise ValueError(f"unknown stage.name {cfg.stage.name!r}; choose from {', '.join(STAGES)}")
     stage = STAGES[cfg.stage.name]
     _refuse_settings_of_others(cfg.stage, stage)
-    if not stage.needs.unlabeled:
+    if not stage.needs.unlabeled and "unlabeled" in cfg.data:
         cfg.data.unlabeled = {}
     settings = settings_object(check_settings(cfg, TrainSettings, stage=stage.Settings), TrainSettings)
     for kind, count in zip(("labeled", "unlabeled"), per_micro_batch(settings)):

@@ -17,6 +17,7 @@ from depthany.data.loading.watch import (
     without_sigchld_handler,
 )
 from depthany.data.sampler import MixedBatches
+from depthany.system.plugins import loaded_plugins
 
 
 def read_batches(
@@ -50,7 +51,7 @@ def read_batches(
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
         timeout=POLL_S if workers else 0,
-        worker_init_fn=partial(init_worker, reads) if workers else None,
+        worker_init_fn=partial(init_worker, reads, loaded_plugins()) if workers else None,
     )
     with without_sigchld_handler():
         batches: Any = iter(loader)

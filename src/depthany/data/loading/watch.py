@@ -4,7 +4,7 @@ import multiprocessing.process
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import wait
@@ -16,6 +16,7 @@ from torch.utils.data._utils import signal_handling
 
 from depthany.data.batch import BadFile, Batch
 from depthany.data.dataset import FileKind, TrainingSet
+from depthany.system.plugins import load_plugins
 from depthany.system.processes import watch_parent
 
 POLL_S = 1.0  # `timeout` of the DataLoader; a wait is repeated until there is a batch or a fault
@@ -51,8 +52,10 @@ class CurrentReads:
         return worker, FileKind(kind), index, (time.monotonic_ns() - began) / 1e9
 
 
-def init_worker(reads: CurrentReads, worker: int) -> None:
+def init_worker(reads: CurrentReads, plugins: Sequence[str], worker: int) -> None:
     """Initialises a loader process: it notes its reads in `reads`, and ends only with the training process.
+
+    It imports the plug-ins, whose rows a process that was spawned, not forked, does not have in its tables.
 
     Ctrl-C, `timeout` and Slurm send their signal to every process of a run, and a loader process that died of
     it would spoil the save. One that outlived a killed training process would keep the lock of the run
@@ -62,6 +65,7 @@ def init_worker(reads: CurrentReads, worker: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     watch_parent()
+    load_plugins(plugins)
     info = get_worker_info()
     assert info is not None
     assert isinstance(info.dataset, TrainingSet)  # the copy of this process
