@@ -148,7 +148,7 @@ def test_stopped_run_resumes_to_same_weights(
     assert weights(tmp_path / "run") == weights(run_dir)
 
 
-def test_resume_without_plugin_names_the_loss(start: Callable, run_dir: Path, tmp_path: Path) -> None:
+def test_recipe_without_plugin_names_unknown_loss(start: Callable, tmp_path: Path) -> None:
     ended = start([word for word in settings(tmp_path / "run", "plugins=[]") if word != PLUGIN])
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "error: stage.terms: unknown loss 'edges'; choose from affine_invariant" in ended.err
