@@ -1,9 +1,9 @@
 """How fast model, input and training are: `python scripts/benchmark.py inference|data|labels|train|scaling`.
 
-inference: ours against `DepthAnythingForDepthEstimation` of transformers: same weights, image, threads and
-dtype. All contestants run by turns in one process, in an order that rotates, so that whatever else the
-machine does meets each of them; what counts is the ratio of times within a round. Random weights unless
---checkpoint is given: the time is the same, but how much bfloat16 costs in accuracy depends on the weights.
+inference: ours against `DepthAnythingForDepthEstimation` of transformers, with the same weights, image,
+threads and dtype. The contestants alternate in one process, in an order that rotates, so that other load on
+the machine affects all of them; the result is the ratio of times within a round. Weights are random without
+--checkpoint: the time is the same, but the accuracy of bfloat16 depends on the weights.
 
 data: see benchmark_data.py. labels: see benchmark_labels.py. train: see benchmark_train.py. scaling: see
 benchmark_scaling.py.
@@ -40,7 +40,7 @@ Contestants = dict[str, Callable[[Tensor], Tensor]]
 
 
 def main() -> None:
-    """Parse the command line and run the benchmark that it names."""
+    """Parses the command line and runs the benchmark that it names."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     what = parser.add_subparsers(required=True, dest="what")
     inference = what.add_parser("inference", help="the model against transformers")
@@ -50,7 +50,7 @@ def main() -> None:
     benchmark_scaling.add_arguments(what.add_parser("scaling", help="training in several processes"))
     inference.add_argument("--encoder", default="vits", help="size with random weights (default vits)")
     inference.add_argument("--checkpoint", help="anything load_model takes, instead of random weights")
-    inference.add_argument("--image", help="a photo, cut to a square; else coloured clouds")
+    inference.add_argument("--image", help="a photo, cut to a square (default smooth colours)")
     inference.add_argument("--size", type=int, default=518, help="pixels per side (default 518)")
     inference.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="batch sizes (default 1 4)")
     inference.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
@@ -81,7 +81,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def run_inference(model: DenseModel, image: Tensor, batches: list[int], rounds: int) -> None:
-    """Print machine, agreement, accuracy and, for each batch size, times and ratios."""
+    """Prints machine, agreement, accuracy and, for each batch size, times and ratios."""
     contestants = build(model)
     print(machine())
     print(f"{model.encoder.label} at {image.shape[3]} x {image.shape[2]}")
@@ -102,7 +102,7 @@ def run_inference(model: DenseModel, image: Tensor, batches: list[int], rounds: 
 
 
 def build(model: DenseModel) -> Contestants:
-    """Both codes in both dtypes, from the same weights; each takes [b 3 h w] float32 and gives [b h w]."""
+    """Returns both codes in both dtypes with equal weights, as functions from [b 3 h w] to [b h w]."""
     from transformers import DepthAnythingForDepthEstimation
 
     with tempfile.TemporaryDirectory() as folder:
@@ -115,12 +115,12 @@ def build(model: DenseModel) -> Contestants:
         contestants[f"transformers {name}"] = lambda image, net=their_copy, dtype=dtype: (
             net(pixel_values=image.to(dtype)).predicted_depth
         )
-        contestants[f"ours {name}"] = lambda image, net=our_copy, dtype=dtype: net(image.to(dtype))
+        contestants[f"ours {name}"] = lambda image, net=our_copy, dtype=dtype: net(image.to(dtype)).map
     return contestants
 
 
 def interleave(contestants: Contestants, image: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round; the first of a round is another one each time."""
+    """Returns the seconds of each contestant by round; another one begins each round."""
     names = list(contestants)
     for name in names:
         contestants[name](image)  # not timed: memory and kernels of this shape
@@ -134,7 +134,7 @@ def interleave(contestants: Contestants, image: Tensor, rounds: int) -> dict[str
 
 
 def print_accuracy(contestants: Contestants, image: Tensor) -> None:
-    """How far every map is from that of transformers in float32."""
+    """Prints how far every map is from that of transformers in float32."""
     maps = {name: run(image).float().numpy() for name, run in contestants.items()}
     expected = maps.pop("transformers fp32")
     print("difference to transformers fp32 as a share of its map's range, and correlation with it")
@@ -148,7 +148,7 @@ def print_accuracy(contestants: Contestants, image: Tensor) -> None:
 
 
 def square(path: str | None, size: int) -> Tensor:
-    """Model input [1 3 size size] of the middle of a photo, or clouds."""
+    """Returns the model input [1 3 size size] of the middle of a photo, or of smooth colours without one."""
     if path is None:
         return smooth_image(1, size, size)
     photo = read_image(Path(path), convert=True)
@@ -158,13 +158,13 @@ def square(path: str | None, size: int) -> Tensor:
 
 
 def spread(values: list[float], digits: int) -> str:
-    """Median (smallest to largest)."""
+    """Returns the text "median (smallest to largest)"."""
     middle, low, high = statistics.median(values), min(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def machine() -> str:
-    """What a reader must know to compare numbers."""
+    """Returns a line on processor, threads, load and versions."""
     from transformers import __version__ as transformers_version
 
     info = Path("/proc/cpuinfo")

@@ -1,11 +1,10 @@
 """From files to the normalised crops that the model sees: `python scripts/benchmark.py data`.
 
 Contestants: the steps of the released Depth Anything code (dataset/hypersim.py and util/transform.py of
-DepthAnything/Depth-Anything-V2, metric_depth), torchvision.transforms.v2, and ours. All end in float32
-[b 3 s s] and, with depth, [b s s] and its mask. They run by turns in one process on one thread, in an order
-that rotates; what counts is the ratio of times within a round. Times are of the CPU, so that a busy machine
-distorts less.
-Pictures are the images of the bundled sample side by side, at the resolution they have.
+DepthAnything/Depth-Anything-V2, metric_depth), torchvision.transforms.v2, and ours. All return
+float32 [b 3 s s] and, with depth, [b s s] and its mask. They alternate in one process on one thread, in an
+order that rotates; the result is the ratio of times within a round. Times are CPU times, which a busy machine
+distorts less. Pictures are images of the bundled sample side by side, at their own resolution.
 """
 
 import argparse
@@ -38,7 +37,7 @@ Contestants = dict[str, Callable[[int], tuple[Tensor, ...]]]  # seed to image an
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `benchmark.py data` can be told."""
+    """Adds the options of `benchmark.py data`."""
     parser.add_argument("--size", type=int, default=518, help="pixels per side of a crop (default 518)")
     parser.add_argument(
         "--pictures", nargs="+", default=["1500x1000", "2250x1500"], help="width x height (default both)"
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print images per second and core, and ratios, with and without depth, for each size of picture."""
+    """Prints images per second and core, and ratios, with and without depth, for each size of picture."""
     cv2.setNumThreads(0)
     for picture in arguments.pictures:
         width, height = map(int, picture.split("x"))
@@ -59,8 +58,11 @@ def run(arguments: argparse.Namespace) -> None:
             for i in range(arguments.batch):
                 write_pair(root, i, width, height, arguments.quality, arguments.png)
             sizes = [sum(f.stat().st_size for f in (root / n).iterdir()) for n in ("images", "depth")]
-            told = [f"{size / arguments.batch / 1000:.0f} kB" for size in sizes]
-            print(f"\n{picture}, JPEG {told[0]}, PNG {told[1]} on average, crops of {arguments.size}")
+            image_kb, depth_kb = (size / arguments.batch / 1000 for size in sizes)
+            print(
+                f"\n{picture}, JPEG {image_kb:.0f} kB, PNG {depth_kb:.0f} kB on average, "
+                f"crops of {arguments.size}"
+            )
             for depth in (False, True):
                 report(
                     "image and depth" if depth else "image alone",
@@ -70,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def report(title: str, times: dict[str, list[float]], batch: int) -> None:
-    """Images per second and ratios of the others to each of ours."""
+    """Prints images per second, and ratios of the others to ours."""
     print(f"  {title}: images per second and core, median (smallest to largest)")
     for name, seconds in times.items():
         print(f"    {name:16s} {spread([batch / each for each in seconds], 1)}")
@@ -81,7 +83,7 @@ def report(title: str, times: dict[str, list[float]], batch: int) -> None:
 
 
 def interleave(contestants: Contestants, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each contestant in each round; the first of a round is another one each time."""
+    """Returns the CPU seconds of each contestant by round; another one begins each round."""
     names = list(contestants)
     times: dict[str, list[float]] = {name: [] for name in names}
     for i in range(-1, rounds):  # the first is not timed
@@ -94,7 +96,7 @@ def interleave(contestants: Contestants, rounds: int) -> dict[str, list[float]]:
 
 
 def build(root: Path, size: int, depth: bool) -> Contestants:
-    """Each turns all pictures below root into one batch."""
+    """Returns functions that make one batch of all pictures below root."""
     pairs = list(zip(sorted((root / "images").iterdir()), sorted((root / "depth").iterdir()), strict=True))
     contestants: Contestants = {
         "official": partial(stack, official, pairs, size, depth),
@@ -108,8 +110,8 @@ def build(root: Path, size: int, depth: bool) -> Contestants:
 
 
 def ours(dataset: TrainingSet, count: int, depth: bool, seed: int) -> tuple[Tensor, ...]:
-    """A micro-batch as the loader gives it, normalised as the stage does it."""
-    batch = dataset[[Draw(depth, i, seed * count + i) for i in range(count)]]
+    """Returns a micro-batch as the loader makes it, normalised as the stage does it."""
+    batch = dataset[[Draw(depth, i, seed * count + i, i, count) for i in range(count)]]
     if depth:
         return Preprocessing().normalise(batch.labeled_image), batch.target, batch.mask
     return (Preprocessing().normalise(batch.unlabeled_image),)
@@ -118,14 +120,14 @@ def ours(dataset: TrainingSet, count: int, depth: bool, seed: int) -> tuple[Tens
 def stack(
     one: Callable, pairs: list[tuple[Path, Path]], size: int, depth: bool, seed: int
 ) -> tuple[Tensor, ...]:
-    """What `one` makes of each pair, as a batch."""
+    """Returns what `one` makes of every pair, as a batch."""
     draw = np.random.default_rng(seed)
     views = [one(image, depth_path if depth else None, size, draw) for image, depth_path in pairs]
     return tuple(torch.stack(each) for each in zip(*views, strict=True))
 
 
 def official(image: Path, depth: Path | None, size: int, draw: np.random.Generator) -> tuple[Tensor, ...]:
-    """Read, float64, cubic to a multiple of 14, normalise, transpose, and only then crop."""
+    """Reads, converts to float64, resizes by cubic interpolation, normalises, transposes, and then crops."""
     rgb = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB) / 255.0
     height, width = (round(side / 14) * 14 for side in covering_size(*rgb.shape[:2], (size, size)))
     rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -144,7 +146,7 @@ def official(image: Path, depth: Path | None, size: int, draw: np.random.Generat
 def torchvision_v2(
     image: Path, depth: Path | None, size: int, draw: np.random.Generator
 ) -> tuple[Tensor, ...]:
-    """uint8 through the anti-aliased resize and the crop, then float and normalise."""
+    """Resizes with anti-aliasing and crops in uint8, then converts to float and normalises."""
     rgb = decode_image(read_file(str(image)), ImageReadMode.RGB)
     height, width = covering_size(*rgb.shape[1:], (size, size))
     rgb = v2.functional.resize(rgb, [height, width], v2.InterpolationMode.BICUBIC, antialias=True)
@@ -160,7 +162,7 @@ def torchvision_v2(
 
 
 def write_pair(root: Path, number: int, width: int, height: int, quality: int, png: str) -> None:
-    """A JPEG and its 16-bit depth, of images of the sample side by side."""
+    """Writes a JPEG and its 16-bit depth, from images of the sample side by side."""
     tiles = sorted((SAMPLE / "images").rglob("*.jpg"))
     tiles = tiles[number * 7 % len(tiles) :] + tiles[: number * 7 % len(tiles)]
     image, depth_mm = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint16)
@@ -192,11 +194,11 @@ def write_pair(root: Path, number: int, width: int, height: int, quality: int, p
 
 
 def paste(target: NDArray, tile: NDArray, top: int, left: int) -> None:
-    """Put `tile` there, cut at the target's border."""
+    """Copies `tile` to a place of the target, cut at its border."""
     room = target[top : top + tile.shape[0], left : left + tile.shape[1]]
     room[:] = tile[: room.shape[0], : room.shape[1]]
 
 
 def spread(values: list[float], digits: int) -> str:
-    """Median (smallest to largest)."""
+    """Returns the text "median (smallest to largest)"."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"

@@ -4,8 +4,8 @@
     python scripts/benchmark_evaluate.py --images 654 --threads 2
 
 Prints the time of the whole scoring loop, that inside the model's forward pass, and the share of the rest.
-Reading and scoring go on behind the model's back, so with --threads 1 the same is printed in CPU seconds,
-which neither overlap nor other load on the machine changes.
+Reading and scoring run in threads beside the model. With --threads 1 the same is printed in CPU seconds,
+which do not depend on that overlap or on other load.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class ForwardTimer:
 
 
 def write_pairs(root: Path, count: int, height: int, width: int) -> None:
-    """Smooth textured images and 16-bit depth in mm of 1 to 9 m, a tenth of it unknown."""
+    """Writes smooth textured images, and 16-bit depth in mm of 1 to 9 m of which a tenth is unknown."""
     for folder in ("images", "depth"):
         (root / folder).mkdir()
     for i in range(count):

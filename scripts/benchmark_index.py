@@ -1,9 +1,9 @@
 """What an index of 62 million images costs: `python scripts/benchmark_index.py`.
 
-Two parts. A synthetic index (no images behind it): time to open, resident memory before and after, and after
-random look-ups, in this process, in one forked from it and in a fresh one; for comparison the same look-ups
-through a mapping of the file. And real images, small JPEGs in tars and in folders: build, kill and resume,
-random reads. All files go into a temporary folder that is deleted at the end.
+It has two parts. The first is a synthetic index without images: time to open it, resident memory before and
+after, and after random look-ups in this process, in a forked and in a spawned one; for comparison the same
+look-ups through a mapping of the file. The second is real images, small JPEGs in tars and in folders: build,
+kill and resume, random reads. All files go into a temporary folder that is deleted at the end.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BUILD = "import sys; from depthany.data.unlabeled import IndexedImages; IndexedI
 
 
 def main() -> None:
-    """Parse the command line and run both parts."""
+    """Parses the command line and runs both parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--entries", type=int, default=62_000_000, help="synthetic entries (default 62M)")
     parser.add_argument("--shards", type=int, default=6_200, help="synthetic shards (default 6200)")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def run_synthetic(folder: Path, entries: int, shards: int, lookups: int) -> None:
-    """Print what opening and using a large index costs."""
+    """Prints what opening and using a large index costs."""
     root, path = folder / "synthetic", folder / "synthetic.tar.index"
     root.mkdir()
     began = time.perf_counter()
@@ -73,8 +73,8 @@ def run_synthetic(folder: Path, entries: int, shards: int, lookups: int) -> None
 
 
 def write_synthetic(root: Path, path: Path, entries: int, shards: int) -> None:
-    """An index as tars of equal size would give it, names of 16 bytes such as sa_000000000.jpg; and tars that
-    are there, though sparse, so that they can be compared with it.
+    """Writes the index of tars of equal size with names of 16 bytes such as sa_000000000.jpg, and sparse tars
+    that can be compared with it.
     """
     counts = np.diff(np.linspace(0, entries, shards + 1).astype(np.int64)).tolist()
     rows = [ShardRow(b"sa_%06d.tar" % k, n, 16 * n, 10**10, 0, -1) for k, n in enumerate(counts)]
@@ -96,7 +96,7 @@ def write_synthetic(root: Path, path: Path, entries: int, shards: int) -> None:
 
 
 def report(what: str, index: Index, lookups: int) -> None:
-    """Time and memory of looking up entry and name at random."""
+    """Prints time and memory of looking up entries and names at random."""
     before, wanted = resident_mb(), places(len(index), lookups)
     began = time.perf_counter()
     for i in wanted:
@@ -110,7 +110,7 @@ def report(what: str, index: Index, lookups: int) -> None:
 
 
 def report_mapped(path: Path, lookups: int) -> None:
-    """The same number of look-ups through a mapping, with and without advice, as the index does not do it."""
+    """Prints the memory of the same look-ups through a mapping, which the index does not use."""
     for advice in ("none", "MADV_RANDOM"):
         with open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -124,7 +124,7 @@ def report_mapped(path: Path, lookups: int) -> None:
 
 
 def run_order(entries: int, shards: int) -> None:
-    """Print what the order of a micro-batch of 128 costs, at random positions."""
+    """Prints what the order of a micro-batch of 128 costs, at random positions."""
     print(f"\norder of {entries:,} images, microseconds a position, in micro-batches of 128")
     sizes = np.diff(np.linspace(0, entries, shards + 1).astype(np.int64))
     by_shards = ShardOrder(sizes, 64, seed=0)
@@ -141,7 +141,7 @@ def run_order(entries: int, shards: int) -> None:
 
 
 def run_real(folder: Path, kind: str, images: int, reads: int) -> None:
-    """Print how fast an index of true files is built and resumed, and images are read at random."""
+    """Prints how fast an index of real files is built and resumed, and images are read at random."""
     root = folder / kind
     write_images(root, kind, images)
     built = folder / f"{kind}.{kind}.index"
@@ -165,7 +165,7 @@ def run_real(folder: Path, kind: str, images: int, reads: int) -> None:
 
 
 def kill_after(root: Path, kind: str, seconds: float) -> bool:
-    """Build, and kill -9 the parent process after so many seconds; whether it was killed."""
+    """Builds, and kills the parent process after `seconds`; returns whether it was still running."""
     build = subprocess.Popen([sys.executable, "-c", BUILD, str(root), kind], stderr=subprocess.DEVNULL)
     try:
         build.wait(timeout=seconds)
@@ -178,7 +178,7 @@ def kill_after(root: Path, kind: str, seconds: float) -> bool:
 
 
 def write_images(root: Path, kind: str, images: int) -> None:
-    """Small JPEGs of a thousand sorts: tars of 1000, or folders of 100."""
+    """Writes a thousand different small JPEGs again and again, into tars of 1000 or folders of 100."""
     draw = np.random.default_rng(0)
     sorts = [_jpeg(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(1000)]
     for k in range(-(-images // 1000)):
@@ -204,12 +204,12 @@ def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def places(count: int, n: int) -> list[int]:
-    """`n` random indices below `count`."""
+    """Returns `n` random indices below `count`."""
     return np.random.default_rng(os.getpid()).integers(0, count, n).tolist()
 
 
 def in_a_process(method: str, target: Callable[..., None], *arguments: object) -> None:
-    """Run it in a process of its own and wait for it."""
+    """Runs a function in its own process and waits for it."""
     process = multiprocessing.get_context(method).Process(target=target, args=arguments)
     process.start()
     process.join()
@@ -217,7 +217,7 @@ def in_a_process(method: str, target: Callable[..., None], *arguments: object) -
 
 
 def resident_mb() -> float:
-    """Resident memory of this process, mapped files included."""
+    """Returns the resident memory of this process in MB, with mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 

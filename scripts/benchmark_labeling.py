@@ -1,10 +1,10 @@
 """How much of the bare teacher's rate is left for labeling: `python scripts/benchmark_labeling.py`.
 
-Labeling reads, decodes and resizes JPEGs, predicts, codes, and writes shards, as `depthany.pseudo_label`
-does; the bare teacher predicts batches of the same shape that lie in memory. Both run by turns in one
-process, in an order that rotates, on photographs of 1000 x 750 that the script draws into a temporary folder.
-Random weights: the time is the same. What counts is the ratio within a round; that of CPU time does not hang
-on what else the machine does.
+Labeling reads, decodes and resizes JPEGs, predicts, compresses, and writes shards, as `depthany.pseudo_label`
+does; the bare teacher predicts batches of the same shape from memory. Both alternate in one process, in an
+order that rotates, on photographs of 1000 x 750 that the script draws into a temporary folder. Weights are
+random, since the time does not depend on them. The result is the ratio within a round; that of CPU times does
+not depend on other load.
 """
 
 import argparse
@@ -32,13 +32,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def main() -> None:
-    """Parse the command line, measure, and print each round and the median."""
+    """Parses the command line, measures, and prints every round and the median."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoder", default="vits", help="size (default vits)")
     parser.add_argument("--size", type=int, default=518, help="pixels of the shorter side (default 518)")
     parser.add_argument("--batch", type=int, default=8, help="images of a batch (default 8)")
     parser.add_argument("--images", type=int, default=48, help="labeled in a round (default 48)")
-    parser.add_argument("--workers", type=int, default=2, help="threads that read, and that code (default 2)")
+    parser.add_argument("--workers", type=int, default=2, help="threads that read and that write (default 2)")
     parser.add_argument("--threads", type=int, help="CPU threads of the teacher (default one per core)")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def draw_photos(folder: Path, count: int) -> None:
-    """JPEGs of 1000 x 750 with structure at several scales, 100 to 200 kB each as photographs have."""
+    """Writes JPEGs of 1000 x 750 with structure at several scales and 100 to 200 kB, as photographs have."""
     folder.mkdir()
     for i in range(count):
         draw, photo = np.random.default_rng(i), np.zeros((750, 1000, 3), np.float32)
@@ -67,7 +67,7 @@ def draw_photos(folder: Path, count: int) -> None:
 
 
 def measure(model: DenseModel, folder: Path, arguments: argparse.Namespace) -> None:
-    """Alternate between both."""
+    """Runs both alternately and prints their rates."""
     shape = (arguments.batch, 3, *model.preprocessing.input_shape(750, 1000, arguments.size))
     batch = torch.randint(0, 256, shape, dtype=torch.uint8)
     images, rounds = FolderImages(str(folder / "images")), list[tuple[float, float]]()
@@ -98,7 +98,7 @@ def measure(model: DenseModel, folder: Path, arguments: argparse.Namespace) -> N
 def label(
     model: DenseModel, images: FolderImages, store: Path, arguments: argparse.Namespace
 ) -> LabelingCounts:
-    """A new store of all images, its end included."""
+    """Labels all images into a new store and completes it."""
     header = StoreSettings({}, {}, 500, {"photos": {"images": len(images), "identity": images.identity()}})
     begin_store(store, header)
     reading, teacher = Reading(False, 1, "error", 0.05), Predictor(model, arguments.size)
@@ -111,7 +111,7 @@ def label(
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock and of CPU time."""
+    """Returns wall seconds and CPU seconds of a call."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu

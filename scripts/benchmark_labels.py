@@ -1,8 +1,8 @@
-"""How many bytes a stored pseudo-label takes, and how fast it is coded and read: `benchmark.py labels`.
+"""How many bytes a stored pseudo-label takes, and how fast it is written and read: `benchmark.py labels`.
 
-Predictions of a teacher are quantised to 16 bits and coded as the store does and as it might have done, each
-time without loss; every contestant is checked to give the codes back. Rates are labels per second of CPU time
-on one core. Those of HDF5's filters include writing and opening a file of one label in memory.
+Predictions of a teacher are quantised to 16 bits and compressed without loss, as the store does it and in
+other ways; every contestant must return the same codes. Rates are labels per second of CPU time on one core.
+Those of HDF5's filters include writing and opening a file of one label in memory.
 
 Measured on an AMD EPYC core that other work shared: 17 squares of 518 x 518 (12 images of the sample, 5
 photographs of scikit-image), predicted in float32 by a vitt teacher trained on the sample at 126. Bytes are a
@@ -21,8 +21,8 @@ share of raw float32:
     bitshuffle + zstd                  40.4 %      269      441
     16-bit PNG (OpenCV)                37.8 %      136      238
 
-Of predictions in bfloat16 (9 of the images) the store takes 24.4 %. Applied twice, the predictor gives 20.2 %
-in float32, but 27.2 % in bfloat16, whose steps it sharpens.
+Predictions in bfloat16 (9 of the images) take 24.4 %. With the predictor applied twice float32 takes 20.2 %,
+but bfloat16 27.2 %, since it sharpens its steps.
 """
 
 import argparse
@@ -48,7 +48,7 @@ Contestant = tuple[Callable[[Codes], bytes], Callable[[bytes], Codes]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `benchmark.py labels` can be told."""
+    """Adds the options of `benchmark.py labels`."""
     parser.add_argument("--teacher", required=True, help="anything load_model takes")
     parser.add_argument(
         "--images", nargs="+", required=True, help="files; the middle square of each is taken"
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print bytes and rates of each contestant."""
+    """Prints bytes and rates of each contestant."""
     labels = predict(arguments.teacher, arguments.images, arguments.size, arguments.bf16)
     print(f"{len(labels)} labels of {arguments.size} x {arguments.size}: share of float32, coded/s, read/s")
     for name, (encode, decode) in build(arguments.size).items():
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def predict(teacher: str, images: Sequence[str], size: int, bf16: bool) -> list[Codes]:
-    """Quantised predictions [size size] of the middle square of each image."""
+    """Returns the quantised predictions [size size] of the middle square of every image."""
     model, labels = load_model(teacher), []
     for path in images:
         photo = read_image(Path(path), convert=True)
@@ -94,7 +94,7 @@ def predict(teacher: str, images: Sequence[str], size: int, bf16: bool) -> list[
 
 
 def build(size: int) -> dict[str, Contestant]:
-    """The store, 16-bit PNG, and the filters of HDF5 and hdf5plugin with and without the predictor."""
+    """Returns the store, 16-bit PNG, and filters of HDF5 and hdf5plugin with and without the predictor."""
     found: dict[str, Contestant] = {
         "the store: plane + deflate Z_RLE": (encode_codes, lambda chunk: decode_codes(chunk, size, size)),
         "16-bit PNG": (png, lambda chunk: cv2.imdecode(np.frombuffer(chunk, np.uint8), cv2.IMREAD_UNCHANGED)),
@@ -109,7 +109,7 @@ def build(size: int) -> dict[str, Contestant]:
 
 
 def hdf5_filters() -> dict[str, dict[str, Any]]:
-    """Arguments of `create_dataset`; those of hdf5plugin only where it is installed."""
+    """Returns arguments of `create_dataset`; those of hdf5plugin only if it is installed."""
     filters: dict[str, dict[str, Any]] = {
         "gzip 4 + shuffle": {"compression": "gzip", "compression_opts": 4, "shuffle": True},
         "LZF + shuffle": {"compression": "lzf", "shuffle": True},
@@ -129,7 +129,7 @@ def hdf5_filters() -> dict[str, dict[str, Any]]:
 
 
 def hdf5(codes: Codes, filters: dict[str, Any]) -> bytes:
-    """An HDF5 file of one chunk."""
+    """Returns an HDF5 file of one chunk."""
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         file.create_dataset("codes", data=codes, chunks=codes.shape, **filters)
@@ -137,22 +137,22 @@ def hdf5(codes: Codes, filters: dict[str, Any]) -> bytes:
 
 
 def from_hdf5(content: bytes) -> Codes:
-    """The codes of such a file."""
+    """Returns the codes of such a file."""
     with h5py.File(io.BytesIO(content)) as file:
         return file["codes"][:]
 
 
 def png(codes: Codes) -> bytes:
-    """As OpenCV writes it by default."""
+    """Returns a PNG as OpenCV writes it by default."""
     return cv2.imencode(".png", codes)[1].tobytes()
 
 
 def plane(codes: Codes) -> Codes:
-    """Residuals of the store's predictor, see `depthany.data.pseudo_labels.codec`."""
+    """Returns the residuals of the store's predictor, see `depthany.data.pseudo_labels.codec`."""
     rows = np.diff(codes, axis=1, prepend=np.uint16(0))
     return np.diff(rows, axis=0, prepend=np.uint16(0)) + np.uint16(128)
 
 
 def unplane(residual: Codes) -> Codes:
-    """Codes of such residuals."""
+    """Returns the codes of such residuals."""
     return np.cumsum(np.cumsum(residual - np.uint16(128), 0, dtype=np.uint16), 1, dtype=np.uint16)

@@ -3,14 +3,14 @@
     python scripts/benchmark_predict.py --photos 200 --encoder vits
 
 Writes JPEGs of two shapes into a temporary folder. In each round a part of them goes through the model alone,
-from inputs in memory, and also from file to file through what `python -m depthany.predict` runs; rounds take
-turns in which comes first, and the ratio is taken within each, so that other load on the machine meets both.
-CPU seconds are printed too: where the model keeps every core busy, they are what reading and writing cost.
-The weights are random: the time does not depend on them.
+from inputs in memory, and from file to file as `python -m depthany.predict` does it. Which of the two comes
+first alternates, and the ratio is taken within a round, so that other load on the machine affects both. CPU
+seconds are printed too: where the model keeps every core busy, they are the cost of reading and writing. The
+weights are random, since the time does not depend on them.
 
 Measured on two cores that other work shared: 200 photos of 1600x1200, vits at 518 in bf16, 93 % of the bare
 model's rate (5 rounds, 93 to 111 %). Outside the model such a photo costs about 0.05 s of one core; one of
-4000x3000 costs about 0.4 s, so that there less is left unless the model runs on other cores or a GPU.
+4000x3000 costs about 0.4 s, so its share is larger unless the model runs on other cores or a GPU.
 """
 
 import argparse
@@ -39,21 +39,21 @@ from depthany.system.device import choose_amp, choose_device, keep_freed_memory
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds for each photo: on the wall, and of all cores together."""
+    """Seconds per photo: wall time, and CPU time of all cores together."""
 
     wall: float
     cpu: float
 
 
 def timed(work: Callable[[], object], photos: int) -> Cost:
-    """What the work costs for each photo."""
+    """Returns the cost of a call per photo."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return Cost((time.perf_counter() - wall) / photos, (time.process_time() - cpu) / photos)
 
 
 def write_photos(folder: Path, count: int, width: int, height: int) -> list[Source]:
-    """JPEGs of smooth shapes with some grain, every fourth of them upright."""
+    """Writes JPEGs of smooth shapes with some grain, every fourth of them upright."""
     draw, sources = np.random.default_rng(0), []
     for i in range(count):
         size = (height, width) if i % 4 == 3 else (width, height)
@@ -67,7 +67,7 @@ def write_photos(folder: Path, count: int, width: int, height: int) -> list[Sour
 
 
 def bare(predictor: Predictor, sources: Sequence[Source], batch_size: int) -> Cost:
-    """The model alone: inputs are prepared before, and nothing is done with what it gives."""
+    """Returns the cost of the model alone: inputs are prepared before, and outputs are dropped."""
     groups: dict[tuple[torch.Size, ...], list[PreparedImage]] = {}
     for source in sources:
         pixels = np.asarray(Image.open(source.path))
@@ -91,7 +91,7 @@ def file_to_file(
     batch_size: int,
     workers: int,
 ) -> Cost:
-    """From the first file opened to the last one on the disk."""
+    """Returns the cost from opening the first file to writing the last one."""
     endings = {name: FORMATS[name][0] for name in save}
     jobs = [PhotoJob(source.path, source.targets(endings, out, overwrite=True)) for source in sources]
     counts, settings = PredictionCounts(), OutputSettings(predictor.quantity)
@@ -106,7 +106,7 @@ def file_to_file(
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> list[tuple[Cost, Cost]]:
-    """The model alone and file to file, in each round."""
+    """Returns the costs of the model alone and of file to file, by round."""
     predictor = build_predictor(arguments)
     width, height = (int(side) for side in arguments.size.split("x"))
     sources = write_photos(folder / "photos", arguments.photos, width, height)
@@ -130,7 +130,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[tuple[Cost, Cos
 
 
 def build_predictor(arguments: argparse.Namespace) -> Predictor:
-    """As the entry makes it, with random weights."""
+    """Returns the predictor of `depthany.predict`, with random weights."""
     device = choose_device(arguments.device)
     torch.manual_seed(0)
     dtype = choose_amp(arguments.precision, device) or torch.float32
@@ -139,12 +139,12 @@ def build_predictor(arguments: argparse.Namespace) -> Predictor:
 
 
 def spread(ratios: Sequence[float]) -> str:
-    """Median with the smallest and the largest."""
+    """Returns the text "median (smallest to largest)"."""
     return f"{statistics.median(ratios):.1%} ({min(ratios):.1%} to {max(ratios):.1%})"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

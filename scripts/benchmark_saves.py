@@ -1,14 +1,15 @@
-"""How long saving a run holds up its loop: `python scripts/benchmark_saves.py`.
+"""How long saving a run delays its loop: `python scripts/benchmark_saves.py`.
 
-By turns in one process, on the full state of a model after a step of AdamW: weights and two moments, float32.
+These alternate in one process, on the full state of a model after a step of AdamW (weights and two moments in
+float32):
 
-    copy          one copy of the state into memory that was used before; the measure of all
-    fresh copy    the same into memory asked of the system anew
-    synchronous   the state written by the loop itself, flushed and renamed: how saving was done before
-    background    `CheckpointWriter.save`, the time until the loop goes on
-    first         the same at the first save of a run, whose memory is fresh
+    copy          a copy of the state into memory that was used before; the unit of all ratios
+    fresh copy    the same into newly allocated memory
+    synchronous   the loop itself writes the state, flushes and renames the file
+    background    `CheckpointWriter.save`: the time until the loop continues
+    first         the same at the first save of a run, whose memory is newly allocated
 
-and the forward rate of the model while a checkpoint is written, against none being written.
+It also compares the forward rate of the model while a checkpoint is written and while none is.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="vits")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--folder", help="on the disk to be measured; default: that of temporary files")
+    parser.add_argument("--folder", help="where to write (default: the folder of temporary files)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 def state_after_a_step(encoder: str) -> TrainingState:
-    """A model with the moments of its optimizer, from gradients that are all zero."""
+    """Returns a model with the moments of its optimizer, after a step with zero gradients."""
     model = depth_anything(encoder)
     optimizer = build_optimizer(model, [], OptimizerSettings(1e-3))
     for parameter in model.parameters():
@@ -59,7 +60,7 @@ def state_after_a_step(encoder: str) -> TrainingState:
 
 
 def measure_stalls(state: TrainingState, folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way by rounds."""
+    """Returns the seconds of each way, by round."""
     seconds: dict[str, list[float]] = {}
     kept = HostCopy()
     kept.take(state.payload())
@@ -94,7 +95,7 @@ def save_synchronously(path: Path, state: TrainingState) -> None:
 
 
 def measure_rates(state: TrainingState, folder: Path, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of a forward pass at 252 pixels without a write and during one, by turns."""
+    """Returns the seconds of forward passes at 252 pixels without a write and during one, alternately."""
     image, alone, beside = torch.randn(1, 3, 252, 252), [], []
     with torch.no_grad(), CheckpointWriter(folder / "rates", 2, "stop", print) as writer:
         for _ in range(rounds):

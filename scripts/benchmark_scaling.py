@@ -1,8 +1,8 @@
 """How training scales over processes: `python scripts/benchmark.py scaling`.
 
-Real runs on the bundled sample, as torchrun starts them, by turns: one process, and several, each with one
-thread and the same number of images a step. What counts is the ratio of images per second within a round;
-perfect is the number of processes. More than there are free cores cannot be measured.
+Real runs on the bundled sample, started by torchrun, alternate between one process and several. Every process
+has one thread and the same number of images per step. The result is the ratio of images per second within a
+round; the ideal is the number of processes. It needs as many free cores as processes.
 """
 
 import argparse
@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WARM_UP = 1  # lines of the log that are left out: kernels and memory of the first steps
+WARM_UP = 1  # lines of the log that are not counted: the first steps are slower
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `benchmark.py scaling` can be told."""
+    """Adds the options of `benchmark.py scaling`."""
     parser.add_argument("--processes", type=int, default=2, help="processes of the larger run (default 2)")
     parser.add_argument("--stage", nargs="+", choices=("teacher", "student"), default=["teacher", "student"])
     parser.add_argument("--batch", type=int, default=12, help="images a step of each process (default 12)")
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure and print."""
+    """Measures and prints."""
     with tempfile.TemporaryDirectory() as folder:
         teacher = Path(folder, "teacher")
         start("teacher", 1, teacher, arguments.batch, 2, arguments.settings)  # a student needs one
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def measure(stage: str, processes: int, run_dir: Path, teacher: Path, arguments: argparse.Namespace) -> float:
-    """Images per second of a run, after its first steps."""
+    """Returns the images per second of a run after its first steps."""
     more = [f"stage.teacher={teacher}"] if stage == "student" else []
     batch = arguments.batch * processes
     start(stage, processes, run_dir, batch, arguments.steps, [*more, *arguments.settings])
@@ -69,7 +69,7 @@ def measure(stage: str, processes: int, run_dir: Path, teacher: Path, arguments:
 
 
 def start(stage: str, processes: int, run_dir: Path, batch: int, steps: int, more: list[str]) -> None:
-    """A run of its own without validation, pictures and checkpoints on the way."""
+    """Runs training without validation, pictures and checkpoints on the way."""
     settings = [f"stage={stage}", f"run_dir={run_dir}", f"batch_size={batch}", f"steps={steps}", "threads=1"]
     quiet = ["log_every=10", "image_every=0", "eval_every=0", "save_every=0", *no_validation()]
     launcher = [
@@ -92,6 +92,6 @@ def start(stage: str, processes: int, run_dir: Path, batch: int, steps: int, mor
 
 
 def no_validation() -> list[str]:
-    """Settings that leave out every validation set of the sample."""
+    """Returns settings that leave out every validation set of the sample."""
     names = ("labeled_rooms", "labeled_streets", "unlabeled_rooms", "unlabeled_streets")
     return [f"data.val.{name}.root=null" for name in names]

@@ -3,18 +3,18 @@
 A step is forward, loss, backward and AdamW on batches of the bundled sample. Contestants have the same
 weights and see the same batches, with teacher and frozen encoder of the student's size:
 
-- ours: the body of the loop of `depthany.train`, in the precision that it chooses for this machine (bfloat16
-  where the hardware multiplies it), with its settings of the memory allocator.
+- ours: the body of the training loop, in the precision that `depthany.train` chooses for this machine
+  (bfloat16 where the hardware multiplies it), with its settings of the memory allocator.
 - transformers fp32, bf16: `DepthAnythingForDepthEstimation` in a plain loop as its user would write it, see
   transformers_training.py; bf16 is `torch.autocast`.
 
-All take turns, a step each, in an order that rotates, so that whatever else the machine does meets each of
-them; what counts is the ratio of times within a round. Beside it stands that of CPU times: where others keep
-the cores busy it is the steadier one, as long as --threads is 1 (idle threads of OpenMP spin).
+The contestants alternate step by step, in an order that rotates, so that other load on the machine affects
+all of them; the result is the ratio of times within a round. The ratio of CPU times is printed, too: on a
+busy machine it varies less, as long as --threads is 1 (idle threads of OpenMP spin).
 
-Each has a process of its own, the others sleeping: allocator settings and the largest resident memory are of
-a process, not of a model. --one-process puts all into one, where the plain loops get our allocator settings
-too; without memory, which cannot be told apart.
+Every contestant has its own process, since allocator settings and the largest resident memory belong to a
+process, not to a model. --one-process puts all into one: the plain loops then get our allocator settings, and
+memory is not printed.
 """
 
 import argparse
@@ -49,12 +49,12 @@ Turn = Callable[[int], Cost]  # from the number of the batch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `benchmark.py train` can be told."""
+    """Adds the options of `benchmark.py train`."""
     parser.add_argument("--encoder", default="vits", help="size of all networks (default vits)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[518, 252, 126], help="pixels per side")
     parser.add_argument("--stage", nargs="+", choices=("teacher", "student"), default=["teacher", "student"])
     parser.add_argument(
-        "--batch", type=int, default=6, help="images a step; of a student's a third is labeled"
+        "--batch", type=int, default=6, help="images per step; a third of a student's is labeled"
     )
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
     parser.add_argument("--threads", type=int, help="CPU threads (default one per core)")
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print times, ratios, memory and shares for each stage and size; or be one contestant of that."""
+    """Prints times, ratios, memory and shares for each stage and size; with --serve it is one contestant."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.serve:
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace, stage: str, size: int) -> None:
-    """One stage at one size."""
+    """Compares the contestants in one stage at one size."""
     print(
         f"\n{stage}, {arguments.encoder} at {size}, batch {arguments.batch}, {arguments.rounds} rounds",
         flush=True,
@@ -91,7 +91,7 @@ def compare(arguments: argparse.Namespace, stage: str, size: int) -> None:
         else:
             children = [stack.enter_context(Child(name, arguments, stage, size)) for name in CONTESTANTS]
             turns = {child.name: child.turn for child in children}
-        times = by_turns(turns, arguments.rounds)
+        times = alternate(turns, arguments.rounds)
         peaks = {child.name: child.ask("peak")["peak"] for child in children}
     for name, seconds in times.items():
         memory = f", {peaks[name]:.2f} GB at most" if peaks else ""
@@ -104,8 +104,8 @@ def compare(arguments: argparse.Namespace, stage: str, size: int) -> None:
     print_shares(arguments, stage, size)
 
 
-def by_turns(turns: dict[str, Turn], rounds: int) -> dict[str, list[Cost]]:
-    """Cost of each contestant in each round, after one round that is not counted."""
+def alternate(turns: dict[str, Turn], rounds: int) -> dict[str, list[Cost]]:
+    """Returns the cost of each contestant by round, after one round that is not counted."""
     names, times = list(turns), {name: list[Cost]() for name in turns}
     for k in range(rounds + 1):
         for name in names[k % len(names) :] + names[: k % len(names)]:
@@ -114,7 +114,7 @@ def by_turns(turns: dict[str, Turn], rounds: int) -> dict[str, list[Cost]]:
 
 
 def contestant(name: str, arguments: argparse.Namespace, stage: str, size: int) -> Turn:
-    """A contestant in this process; its batches are read before."""
+    """Returns a contestant in this process; its batches are read before."""
     batches = list(read(arguments, stage, size, arguments.rounds + 1, workers=0))
     torch.manual_seed(0)
     model, student = depth_anything(arguments.encoder, input_size=size), stage == "student"
@@ -134,7 +134,7 @@ def contestant(name: str, arguments: argparse.Namespace, stage: str, size: int) 
 
 
 class Child:
-    """A contestant in a process of its own, which answers one line of JSON to each line that it is sent."""
+    """A contestant in its own process, which answers every line that it is sent by a line of JSON."""
 
     def __init__(self, name: str, arguments: argparse.Namespace, stage: str, size: int) -> None:
         options = [
@@ -155,7 +155,7 @@ class Child:
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
     def ask(self, what: str) -> dict[str, float]:
-        """Send a line, give the answer."""
+        """Sends a line; returns the answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{what}\n")
@@ -167,7 +167,7 @@ class Child:
         return found
 
     def turn(self, k: int) -> Cost:
-        """Cost of step `k`."""
+        """Returns the cost of step `k`."""
         answer = self.ask(str(k))
         return answer["wall"], answer["cpu"]
 
@@ -180,7 +180,7 @@ class Child:
 
 
 def serve(arguments: argparse.Namespace) -> None:
-    """Be a contestant: a number on stdin is a step to take, `peak` asks for the largest resident GB."""
+    """Serves as a contestant: a number on stdin is a step to take; `peak` asks for the resident GB."""
     if arguments.serve == "ours":
         keep_freed_memory()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -195,7 +195,7 @@ def serve(arguments: argparse.Namespace) -> None:
 
 
 def print_shares(arguments: argparse.Namespace, stage: str, size: int) -> None:
-    """Where the time of our step goes, with the real loader and one process that reads."""
+    """Prints where the time of our step goes, with the real loader and one loader process."""
     torch.manual_seed(0)
     keep_freed_memory()
     model = depth_anything(arguments.encoder, input_size=size)
@@ -211,7 +211,7 @@ def print_shares(arguments: argparse.Namespace, stage: str, size: int) -> None:
                 batch = next(batches)
             ours.step(batch, k)
     total = time.perf_counter() - start
-    del batches  # ends the process that reads
+    del batches  # ends the loader process
     print(
         "  share of the time: "
         + ", ".join(f"{name} {each / total:.1%}" for name, each in shares.seconds.items())
@@ -219,7 +219,7 @@ def print_shares(arguments: argparse.Namespace, stage: str, size: int) -> None:
 
 
 def read(arguments: argparse.Namespace, stage: str, size: int, count: int, workers: int) -> Iterator[Batch]:
-    """Batches of the bundled sample, as training reads them."""
+    """Yields batches of the bundled sample, as training reads them."""
     labeled = [FolderDepth(str(SAMPLE / "labeled/train"), sky_value=65535, max_depth=65)]
     unlabeled = [FolderImages(str(SAMPLE / "unlabeled/train/images"))] if stage == "student" else []
     dataset = TrainingSet(labeled, unlabeled, size)
@@ -231,5 +231,5 @@ def read(arguments: argparse.Namespace, stage: str, size: int, count: int, worke
 
 
 def spread(values: list[float]) -> str:
-    """Median (smallest to largest)."""
+    """Returns the text "median (smallest to largest)"."""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

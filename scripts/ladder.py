@@ -2,11 +2,10 @@
 
     python scripts/ladder.py --seeds 0 1 2
 
-Trains, for each seed, a teacher and three students that differ in one thing from rung to rung (naive
-pseudo-labels, + strong perturbations, + feature alignment), scores all of them on the validation sets, and
-writes outputs/ladder/ladder.md and outputs/ladder/ladder.png. What is trained already is kept, so that the
-command can be started again. --test adds the test split: for the final table only, never to choose anything
-by.
+For each seed it trains a teacher and three students: with naive pseudo-labels, + strong perturbations, +
+feature alignment. It scores all of them on the validation sets and writes outputs/ladder/ladder.md and
+outputs/ladder/ladder.png. Finished runs are kept, so the same command continues. --test also scores the test
+split: for the final table only, never to choose a setting.
 """
 
 import argparse
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from depthany import load_model
 from depthany.data.labeled import FolderDepth
+from depthany.metrics.table import METRICS
 from depthany.training.validation import evaluate
 
 NAIVE = [
@@ -44,17 +44,17 @@ RUNGS: dict[str, list[str]] = {
     "+ feature alignment": [],  # the default student
 }
 DOMAINS = {"labeled": "labeled/val", "unlabeled": "unlabeled/val", "unlabeled test": "unlabeled/test"}
-SCENES: dict[str, dict[str, Any]] = {  # as in configs/data/sample.yaml; a domain's score is the mean of both
+SCENES: dict[str, dict[str, Any]] = {  # as in configs/data/sample.yaml; a score is the mean of both scenes
     "rooms": {"max_depth": 10},
     "streets": {"max_depth": 65, "sky_value": 65535},
 }
-METRICS = ("abs_rel", "delta1")
+SHOWN = ("abs_rel", "delta1")  # of depthany.metrics.table
 INPUT_SIZE = 126
 
 
 @dataclass(frozen=True)
 class Table:
-    """Scores of all runs; values: [rungs seeds domains 2], the last axis AbsRel and delta1."""
+    """Scores of all runs; values: [rungs seeds domains metrics], the metrics as in `SHOWN`."""
 
     domains: list[str]
     seeds: list[int]
@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
         "--out", type=Path, default=Path("outputs/ladder"), help="runs, table and plot go here"
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, help="runs at a time; give each its threads by threads=N"
+        "--jobs", type=int, default=1, help="runs at a time; threads=N sets the threads of a run"
     )
     parser.add_argument("--data", type=Path, default=Path("data/sample"), help="for scoring")
     parser.add_argument("--test", action="store_true", help="score the test split, too")
@@ -95,7 +95,7 @@ def run_name(rung: str, seed: int) -> str:
 
 
 def train_all(args: argparse.Namespace) -> None:
-    """Train every rung for every seed, `args.jobs` at a time; a student begins when its teacher stands."""
+    """Trains every rung for every seed, `args.jobs` at a time; a student begins when its teacher is done."""
     with ThreadPoolExecutor(args.jobs) as pool:
         teachers = {seed: pool.submit(train, "teacher", seed, args) for seed in args.seeds}
 
@@ -109,7 +109,7 @@ def train_all(args: argparse.Namespace) -> None:
 
 
 def train(rung: str, seed: int, args: argparse.Namespace) -> None:
-    """Train one rung in a process of its own, unless that was done before."""
+    """Trains one rung in its own process, unless it is trained already."""
     folder = args.out / run_name(rung, seed)
     if (folder / "model.safetensors").exists():
         return
@@ -123,12 +123,12 @@ def train(rung: str, seed: int, args: argparse.Namespace) -> None:
     began = time.perf_counter()
     with open(folder / "log.txt", "w") as log:
         if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
-            sys.exit(f"{folder.name} failed: see {folder / 'log.txt'}; the same command goes on from there")
+            sys.exit(f"{folder.name} failed: see {folder / 'log.txt'}; the same command continues")
     (folder / "minutes.txt").write_text(f"{(time.perf_counter() - began) / 60:.2f}\n")
 
 
 def score_all(args: argparse.Namespace) -> Table:
-    """Score every model in float32."""
+    """Returns the scores of every model, computed in float32, and writes ladder.json."""
     domains = [name for name in DOMAINS if args.test or not name.endswith("test")]
     sets = {
         f"{domain} {scenes}": FolderDepth(
@@ -137,24 +137,29 @@ def score_all(args: argparse.Namespace) -> Table:
         for domain in domains
         for scenes, options in SCENES.items()
     }
-    values = np.empty((len(RUNGS), len(args.seeds), len(domains), len(SCENES), len(METRICS)))
+    values = np.empty((len(RUNGS), len(args.seeds), len(domains), len(SCENES), len(SHOWN)))
     minutes = np.empty(values.shape[:2])
     for i, rung in enumerate(RUNGS):
         for j, seed in enumerate(args.seeds):
             folder = args.out / run_name(rung, seed)
-            scores = evaluate(load_model(folder), sets, INPUT_SIZE)
-            flat = [scores[name][metric] for name in sets for metric in METRICS]
+            scores = evaluate(load_model(folder), sets, INPUT_SIZE, metrics=SHOWN)
+            flat = [scores[name][metric] for name in sets for metric in SHOWN]
             values[i, j] = np.reshape(flat, values.shape[2:])
             minutes[i, j] = float((folder / "minutes.txt").read_text())
-    result = {"rungs": list(RUNGS), "seeds": args.seeds, "sets": list(sets), "metrics": METRICS}
-    result["values"] = values.reshape(*values.shape[:2], len(sets), len(METRICS)).tolist()
+    result = {"rungs": list(RUNGS), "seeds": args.seeds, "sets": list(sets), "metrics": SHOWN}
+    result["values"] = values.reshape(*values.shape[:2], len(sets), len(SHOWN)).tolist()
     (args.out / "ladder.json").write_text(json.dumps(result, indent=2) + "\n")
     return Table(domains, args.seeds, values.mean(3), minutes)
 
 
+def headings() -> list[str]:
+    """Returns the headings of the metrics shown."""
+    return [METRICS[name].heading for name in SHOWN]
+
+
 def markdown(table: Table, command: str) -> str:
-    """Mean and standard deviation over seeds, and the difference to the teacher of the same seed."""
-    columns = [f"{name} {metric}" for name in table.domains for metric in ("AbsRel", "delta1")]
+    """Returns tables of mean and standard deviation over seeds, and of the difference to each teacher."""
+    columns = [f"{name} {metric}" for name in table.domains for metric in headings()]
     lines = [f"`{command}`", "", "| | " + " | ".join([*columns, "minutes"]) + " |"]
     lines.append("|---" * (len(columns) + 2) + "|")
     for i, rung in enumerate(RUNGS):
@@ -176,11 +181,11 @@ def markdown(table: Table, command: str) -> str:
 
 
 def plot(table: Table, path: Path) -> None:
-    """Both metrics by rung for each domain: every seed a thin line, the mean a thick one."""
+    """Draws each metric by rung for each domain: a thin line per seed, a thick one for the mean."""
     n = len(table.domains)
-    figure, axes = pyplot.subplots(2, n, figsize=(4.2 * n, 5.6), sharex=True, squeeze=False)
+    figure, axes = pyplot.subplots(len(SHOWN), n, figsize=(4.2 * n, 5.6), sharex=True, squeeze=False)
     labels = ["teacher", "naive\nstudent", "+ pertur-\nbations", "+ feature\nalignment"]
-    for row, name in enumerate(("AbsRel (lower is better)", "delta1 (higher is better)")):
+    for row, (name, heading) in enumerate(zip(SHOWN, headings())):
         for axis, domain, scores in zip(axes[row], table.domains, np.moveaxis(table.values[..., row], 2, 0)):
             axis.plot(scores, color="#b8b8c8", linewidth=1, marker="o", markersize=3)  # [rungs seeds]
             axis.plot(scores.mean(1), color="#c0392b", linewidth=2.5, marker="o", label="mean over seeds")
@@ -188,7 +193,7 @@ def plot(table: Table, path: Path) -> None:
             axis.grid(axis="y", alpha=0.3)
             if row == 0:
                 axis.set_title(domain)
-        axes[row][0].set_ylabel(name)
+        axes[row][0].set_ylabel(f"{heading} ({METRICS[name].better} is better)")
     axes[0][0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -1,4 +1,4 @@
-"""The step of `depthany.train` on one process, for benchmark_train.py, and where its time goes."""
+"""The training step on one process, for benchmark_train.py, and where its time goes."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ LOSSES = (
 
 
 class OurTraining:
-    """All objects of a run, from a model that is trained, and the body of the training loop."""
+    """All objects of a run that trains `model`, and the body of the training loop."""
 
     def __init__(
         self, model: DenseModel, student: bool, amp: torch.dtype | None, checkpointing: bool
@@ -77,13 +77,13 @@ class Shares:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count what happens inside."""
+        """Counts the time spent inside."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, counted."""
+        """Returns the same function with its time counted."""
 
         def counted(*arguments: Any, **named: Any) -> Any:
             with self.part(name):
@@ -93,7 +93,7 @@ class Shares:
 
     @contextmanager
     def timing(self) -> Iterator[None]:
-        """Count the parts of every step inside."""
+        """Counts the parts of every step inside."""
         training, state = self.training, self.training.state
         with ExitStack() as stack:
 

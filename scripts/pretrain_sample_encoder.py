@@ -1,7 +1,7 @@
-"""Pre-train the sample's `vitt` encoder on its training images: a small stand-in for DINOv2.
+"""Pre-trains the sample's `vitt` encoder on its training images: a small replacement of DINOv2.
 
-There is no DINOv2 this small. A masked autoencoder (He et al. 2022, arXiv 2111.06377) learns from images
-alone, here from the training images of the bundled sample, never from depth and never from a held-out split.
+No DINOv2 is this small. A masked autoencoder (He et al. 2022, arXiv 2111.06377) learns from images alone,
+here from the training images of the bundled sample, never from depth and never from a held-out split.
 Needs the extra `pretrain` (lightly). About a quarter of an hour on two cores:
 
     python scripts/pretrain_sample_encoder.py
@@ -49,7 +49,7 @@ class MaskedAutoencoder(nn.Module):
         self.to_pixels = nn.Linear(width, 3 * PATCH * PATCH)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Mean squared error over the masked patches, each patch's pixels brought to mean 0 and variance 1.
+        """Returns the mean squared error [] over the masked patches, normalised to mean 0 and variance 1.
 
         Args:
             image: [b 3 126 126] ImageNet-normalised.
@@ -67,7 +67,7 @@ class MaskedAutoencoder(nn.Module):
 
 
 def load_images(roots: list[str]) -> list[np.ndarray]:
-    """All images below the roots, decoded: RGB uint8 [h w 3] each."""
+    """Returns all images below the roots, [h w 3] uint8 RGB."""
     images = []
     for root in roots:
         paths = sorted(path for path in Path(root).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -82,7 +82,7 @@ def load_images(roots: list[str]) -> list[np.ndarray]:
 
 
 def random_crop(image: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Random crop of 30-100 % of the area and aspect 3/4 to 4/3, mirrored or not: [126 126 3] uint8."""
+    """Returns a random crop [126 126 3] of 30-100 % of the area, aspect 3/4 to 4/3, perhaps mirrored."""
     h, w = image.shape[:2]
     area, aspect = draw.uniform(0.3, 1.0) * h * w, math.exp(draw.uniform(-1, 1) * math.log(4 / 3))
     height = min(h, max(1, round(math.sqrt(area / aspect))))
@@ -95,7 +95,7 @@ def random_crop(image: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def batches(images: list[np.ndarray], size: int, seed: int) -> Iterator[Tensor]:
-    """Endless batches [b 3 126 126], ImageNet-normalised; each image comes once before any comes again."""
+    """Yields batches [b 3 126 126], ImageNet-normalised, without end; every pass takes every image once."""
     draw = np.random.default_rng(seed)
     order: list[int] = []
     while True:
@@ -107,7 +107,7 @@ def batches(images: list[np.ndarray], size: int, seed: int) -> Iterator[Tensor]:
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over the first 5 % of the steps, then a half cosine to 0."""
+    """Returns the rate of a step: linear warm-up over the first 5 %, then a half cosine to 0."""
     warm_up = max(1, steps // 20)
     if step < warm_up:
         return peak * (step + 1) / warm_up
@@ -115,7 +115,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW as in He et al. 2022, table 8: betas 0.9 and 0.95, weight decay 0.05 but none for vectors."""
+    """Returns AdamW as in He et al. 2022, table 8; weight decay 0.05, but none for vectors."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": 0.05},
@@ -125,7 +125,7 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def save_encoder(encoder: Dinov2, path: Path, facts: dict[str, str]) -> None:
-    """Write the encoder as float16 safetensors, whole or not at all, with its training in the header."""
+    """Writes the encoder as float16 safetensors, atomically, with its training in the header."""
     state = {name: tensor.detach().half().contiguous() for name, tensor in encoder.state_dict().items()}
     write_atomically(path, lambda partial: save_file(state, partial, metadata=facts))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB), {facts}")
@@ -134,7 +134,7 @@ def save_encoder(encoder: Dinov2, path: Path, facts: dict[str, str]) -> None:
 def pretrain(
     model: MaskedAutoencoder, images: list[np.ndarray], args: argparse.Namespace
 ) -> tuple[int, float]:
-    """Train in place; give the steps done and the mean loss of the last 100. Ctrl-C ends it early."""
+    """Trains in place; returns the steps done and the mean loss of the last 100. Ctrl-C ends it early."""
     optimizer = optimizer_of(model)
     losses: list[float] = []
     start = time.monotonic()
@@ -158,7 +158,7 @@ def pretrain(
 
 
 def report(done: int, args: argparse.Namespace, losses: list[float], seconds: float) -> None:
-    """Print a line of progress."""
+    """Prints a line of progress."""
     left = seconds / done * (args.steps - done)
     print(
         f"step {done}/{args.steps}  loss {np.mean(losses[-args.log_every :]):.4f}  "
@@ -168,7 +168,7 @@ def report(done: int, args: argparse.Namespace, losses: list[float], seconds: fl
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Returns the parsed command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -184,7 +184,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train and save. An interrupted run is saved beside the target, not over it."""
+    """Trains and saves. An interrupted run is saved beside the target, not over it."""
     args = arguments()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)

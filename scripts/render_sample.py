@@ -4,9 +4,9 @@
     python scripts/render_sample.py --out data/sample --jobs 2
     python scripts/render_sample.py --out data/sample --contact-sheet docs/contact_sheet.jpg
 
-An image depends on --seed, --samples, its split and its index only: not on the counts, the number of
-processes or what is there already. Images that exist are kept, so an interrupted run goes on and a larger
-count adds to a smaller one. Cost: 1 to 1.5 s of one core per image, half of it to build the scene.
+An image depends only on --seed, --samples, its split and its index, not on the counts, the number of
+processes or existing images. Existing images are kept, so the same command continues an interrupted run and a
+larger count adds to a smaller one. Cost: 1 to 1.5 s of one core per image, half of it to build the scene.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Job:
 
 
 def start_worker() -> None:
-    """One thread per process: the processes share the cores already."""
+    """Limits a process to one thread, since the processes share the cores."""
     import drjit
 
     drjit.set_thread_count(1)
@@ -87,7 +87,7 @@ def run(job: Job) -> None:
 
 
 def todo(args: argparse.Namespace) -> list[Job]:
-    """All missing images, in such an order that a partial run is the whole in small."""
+    """Returns all missing images, ordered so that a partial run has all splits in proportion."""
     jobs: list[tuple[float, Job]] = []
     for split in SPLITS:
         for kind in ("images", "depth") if split.with_depth else ("images",):
@@ -126,7 +126,7 @@ def parse_args() -> argparse.Namespace:
             metavar="N",
             help=f"images in {split.folder} (default {split.default_count})",
         )
-    parser.add_argument("--seed", type=int, default=0, help="another seed is another data set (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed makes another data set (default 0)")
     parser.add_argument(
         "--samples", type=int, default=6, help="paths per pixel; time is proportional (default 6)"
     )

@@ -1,9 +1,9 @@
-"""Training with `transformers` as its user would write it: what benchmark_train.py compares with.
+"""Training with `transformers` as its user would write it, for the comparison in benchmark_train.py.
 
 torch.optim.AdamW with its defaults but for the learning rate, then `loss.backward()`, `optimizer.step()`,
 `optimizer.zero_grad()`. The loss functions are ours: transformers has none for depth. The student's teacher
 and frozen encoder are of transformers too, in eval mode under `torch.no_grad()` and the same autocast;
-labeled and unlabeled images share one forward pass; colour jitter, grayscale and blur are torchvision's,
+labeled and unlabeled images share one forward pass. Colour jitter, grayscale and blur are torchvision's,
 image by image with our strengths; CutMix pastes boxes drawn by our function with `torch.where`.
 """
 
@@ -29,7 +29,7 @@ class PlainTraining:
     """Model, frozen networks and optimizer of one contestant.
 
     Args:
-        model: whose weights it starts from; those of teacher and frozen encoder too.
+        model: the weights that model, teacher and frozen encoder start from.
         student: train as the student, else as the teacher.
         amp: dtype of autocast, None for float32.
     """
@@ -51,7 +51,7 @@ class PlainTraining:
         )
 
     def step(self, batch: Batch, number: int) -> Tensor:
-        """One step; gives the loss."""
+        """Takes one step; returns the loss []."""
         generator = torch.Generator().manual_seed(number)
         torch.manual_seed(number)
         with torch.autocast("cpu", self.amp, enabled=self.amp is not None):
@@ -62,12 +62,12 @@ class PlainTraining:
         return loss.detach()
 
     def teacher_loss(self, batch: Batch) -> Tensor:
-        """Affine-invariant loss of labeled images."""
+        """Returns the affine-invariant loss [] of labeled images."""
         prediction = self.net(pixel_values=normalised(batch.labeled_image)).predicted_depth
         return affine_invariant_loss(prediction, batch.target, batch.mask)
 
     def student_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Mean of the three terms."""
+        """Returns the mean [] of the three terms."""
         clean, known = batch.unlabeled_image, len(batch.labeled_image)
         with torch.no_grad():
             pseudo = to_unit_range(self.teacher(pixel_values=normalised(clean)).predicted_depth)
@@ -88,13 +88,13 @@ class PlainTraining:
 
 
 def normalised(image: Tensor) -> Tensor:
-    """Model input [b 3 h w] of uint8 images, as the processor of transformers scales it."""
+    """Returns the model input [b 3 h w] of uint8 images, scaled as the processor of transformers does."""
     mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))
     return (image / 255.0 - mean) / std
 
 
 def from_transformers(model: DenseModel) -> Any:
-    """The same model as `DepthAnythingForDepthEstimation` in float32."""
+    """Returns the same model as `DepthAnythingForDepthEstimation` in float32."""
     from transformers import DepthAnythingForDepthEstimation
 
     with tempfile.TemporaryDirectory() as folder:

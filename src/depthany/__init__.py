@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """The models come with timm, whose import takes seconds: only once they are asked for."""
+    """Imports the models when they are first used: they import timm, which takes seconds."""
     if name == "DenseModel":
         from depthany.models.model import DenseModel
 

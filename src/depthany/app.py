@@ -67,7 +67,7 @@ def start(cfg: DictConfig) -> Any:
 
 
 def main() -> None:
-    """Console script `depthany-app`."""
+    """Runs the console script `depthany-app`."""
     sys.exit(run_entry("app", run, literal=("checkpoint",)))
 
 

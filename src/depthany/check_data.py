@@ -134,7 +134,7 @@ def may_be_incomplete(entry: DictConfig) -> bool:
 
 
 def main() -> None:
-    """Console script `depthany-check-data`."""
+    """Runs the console script `depthany-check-data`."""
     sys.exit(run_entry("check_data", run, literal=("out",)))
 
 

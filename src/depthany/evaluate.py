@@ -52,7 +52,7 @@ class EvaluateSettings(CheckpointSettings, BatchSettings):
 
 
 def main() -> None:
-    """Console script `depthany-evaluate`."""
+    """Runs the console script `depthany-evaluate`."""
     sys.exit(run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES))
 
 

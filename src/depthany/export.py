@@ -35,7 +35,7 @@ class ExportSettings(CheckpointSettings):
 
 
 def main() -> None:
-    """Console script `depthany-export`."""
+    """Runs the console script `depthany-export`."""
     sys.exit(run_entry("export", run, literal=("checkpoint", "out")))
 
 

@@ -23,7 +23,7 @@ class IndexSettings(CommandSettings):
 
 
 def main() -> None:
-    """Console script `depthany-index`."""
+    """Runs the console script `depthany-index`."""
     sys.exit(run_entry("index", run, help_with=("data=sample",)))
 
 

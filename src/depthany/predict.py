@@ -155,7 +155,7 @@ def describe(cfg: DictConfig, predictor: Predictor, count: int, compute: Compute
 
 
 def main() -> None:
-    """Console script `depthany-predict`."""
+    """Runs the console script `depthany-predict`."""
     sys.exit(run_entry("predict", run, literal=("checkpoint", "images", "out", "save")))
 
 

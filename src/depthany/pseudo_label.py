@@ -48,7 +48,7 @@ class PseudoLabelSettings(BatchSettings):
 
 
 def main() -> None:
-    """Console script `depthany-pseudo-label`."""
+    """Runs the console script `depthany-pseudo-label`."""
     sys.exit(run_entry("pseudo_label", run, literal=("teacher", "out", "verify", "inspect")))
 
 

@@ -39,7 +39,7 @@ from depthany.training.validation import evaluate
 
 
 def main() -> None:
-    """Console script `depthany-train`."""
+    """Runs the console script `depthany-train`."""
     sys.exit(run_entry("train", run, help_with=("stage=student",)))
 
 

@@ -17,6 +17,7 @@ from depthany.models.files.hub import DownloadError
 from depthany.models.files.huggingface import save_huggingface
 from depthany.models.files.names import has_swiglu, huggingface_name, official_name, version_1_name
 from depthany.models.files.official import save_official
+from depthany.models.files.weights import weights_sha256
 from depthany.models.model import DenseModel, depth_anything, save_model
 from depthany.models.output import Quantity
 
@@ -324,6 +325,22 @@ def test_version_1_loads_with_equal_maps(tmp_path: Path, max_depth: float | None
     image = torch.randn(1, 3, 70, 98)
     with torch.no_grad():
         assert torch.equal(loaded(image).map, model(image).map)
+
+
+def test_kept_version_1_file_predicts_its_old_map(micro: str) -> None:
+    folder = Path(__file__).with_name("version_1")  # written by the release that had version 1 alone
+    model = load_model(folder)
+    assert model.quantity == Quantity("depth_m", 20.0)
+    image = torch.linspace(-2, 2, 3 * 28 * 42).reshape(1, 3, 28, 42)
+    with torch.no_grad():
+        depth_m = model(image).map  # [1 28 42]
+    found = [depth_m.mean().item(), depth_m[0, 3, 5].item(), depth_m[0, 20, 30].item()]
+    assert found == pytest.approx([10.134900, 10.109682, 10.134703], abs=1e-4)
+
+
+def test_weights_hash_is_that_of_version_1(micro: str) -> None:
+    model = load_model(Path(__file__).with_name("version_1"))
+    assert weights_sha256(model) == "40107be85d63e0275ac7a97bc8c8a5d199d58cddd39a3a8c7648753170f0fcfa"
 
 
 def test_version_1_checkpoint_loads(tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ def test_plugin_in_current_folder_is_imported_once(tmp_path: Path) -> None:
     assert missing_plugins(["plugin_a.depth", "plugin_b"]) == ["plugin_b"]
 
 
+def test_current_folder_is_searched_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["", *sys.path])  # a spawned process would take it for another folder
+    write(tmp_path / "plugin_d.py", "")
+    load_plugins(["plugin_d"])
+    assert str(tmp_path) in sys.path
+
+
 def test_missing_module_is_named_with_folders(tmp_path: Path) -> None:
     write(tmp_path / "plugin_c/__init__.py", "")
     with pytest.raises(ValueError, match=f"no module named plugin_c.no_such in .*{tmp_path}.*PYTHONPATH"):

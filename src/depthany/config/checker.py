@@ -61,7 +61,7 @@ def _typed(cfg: DictConfig, schema: type, chosen: dict[str, type]) -> DictConfig
 
 
 def _make_writable(node: DictConfig) -> None:
-    """OmegaConf makes the settings of a frozen dataclass read-only, and then no value can be merged in."""
+    """Makes settings writable: those of a frozen dataclass are read-only, and no value can be merged in."""
     OmegaConf.set_readonly(node, None)
     for name in node:
         if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):

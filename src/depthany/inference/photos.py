@@ -24,7 +24,7 @@ class PhotoJob:
 
 
 @dataclass(frozen=True)
-class Photo(PreparedImage):
+class PreparedPhoto(PreparedImage):
     """A photo that was read.
 
     Attributes:
@@ -56,7 +56,7 @@ def predict_photos(
         ValueError: a file cannot be written, or memory is not enough.
     """
 
-    def read(job: PhotoJob) -> Photo | Skipped[PhotoJob]:
+    def read(job: PhotoJob) -> PreparedPhoto | Skipped[PhotoJob]:
         try:
             pixels = read_image(job.path, convert=True)
             inputs = predictor.prepare(pixels, str(job.path))
@@ -64,13 +64,13 @@ def predict_photos(
             return Skipped(job, str(error))
         size = pixels.shape[0], pixels.shape[1]
         is_shown = any(name in WITH_IMAGE for name in job.targets)
-        return Photo(str(job.path), inputs, size, job, pixels if is_shown else None)
+        return PreparedPhoto(str(job.path), inputs, size, job, pixels if is_shown else None)
 
     def skip(skipped: Skipped[PhotoJob]) -> None:
         counts.unreadable.append(skipped.message)
         bar.advance()
 
-    def finish(photo: Photo, values: NDArray[np.float32]) -> None:
+    def finish(photo: PreparedPhoto, values: NDArray[np.float32]) -> None:
         write(photo.job.targets, photo.pixels, values, settings)
         counts.done.append(photo.job.path)
         bar.advance()

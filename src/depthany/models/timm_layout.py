@@ -21,7 +21,7 @@ EXAMPLES = ("vit_small_patch16_dinov3", "convnext_tiny", "resnet50")
 
 
 @dataclass(frozen=True)
-class Layout:
+class ModelLayout:
     """How a timm model returns four levels.
 
     Attributes:
@@ -79,7 +79,7 @@ class Layout:
 
 
 @cache
-def inspect_model(name: str) -> Layout:
+def inspect_model(name: str) -> ModelLayout:
     """Returns the layout of a timm model, found on a copy without memory for weights.
 
     Raises:
@@ -96,7 +96,7 @@ def inspect_model(name: str) -> Layout:
     return layout
 
 
-def _layout(name: str, model: Any, arguments: dict[str, Any]) -> Layout:
+def _layout(name: str, model: Any, arguments: dict[str, Any]) -> ModelLayout:
     info = list(model.feature_info)
     strides = [level["reduction"] for level in info]
     is_transformer = hasattr(model, "blocks") and len(set(strides)) == 1
@@ -110,7 +110,7 @@ def _layout(name: str, model: Any, arguments: dict[str, Any]) -> Layout:
             f"{name} has levels of strides {', '.join(str(stride) for stride in dict.fromkeys(strides))}: "
             f"expected a transformer with `blocks`, or {', '.join(map(str, STAGE_STRIDES))}"
         )
-    return Layout(
+    return ModelLayout(
         is_transformer,
         arguments,
         len(info),
@@ -122,7 +122,7 @@ def _layout(name: str, model: Any, arguments: dict[str, Any]) -> Layout:
     )
 
 
-def _check_levels(name: str, model: nn.Module, layout: Layout) -> None:
+def _check_levels(name: str, model: nn.Module, layout: ModelLayout) -> None:
     """Runs a model without memory on an image; raises ValueError if it cannot be an encoder."""
     indices = layout.prune(model, layout.indices)
     h, w = 2 * layout.strides[-1], 3 * layout.strides[-1]

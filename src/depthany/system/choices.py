@@ -1,4 +1,4 @@
-"""Settings that are one of a few words."""
+"""Checks a setting that is one of a few words."""
 
 from collections.abc import Iterable
 

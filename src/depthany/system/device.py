@@ -1,4 +1,4 @@
-"""Where a command computes, and in which number format."""
+"""Chooses where a command computes, and in which number format."""
 
 import ctypes
 import sys
@@ -28,12 +28,12 @@ class Compute:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number format of matrix products."""
+        """Returns the number format of matrix products."""
         return self.amp or torch.float32
 
     @property
     def precision(self) -> str:
-        """The name of `dtype`, such as float32."""
+        """Returns the name of `dtype`, such as float32."""
         return str(self.dtype).removeprefix("torch.")
 
     def describe(self) -> str:

@@ -183,7 +183,7 @@ def process_group(processes: Processes, device: torch.device) -> Iterator[Proces
 
 @contextmanager
 def default_sigterm() -> Iterator[None]:
-    """SIGTERM ends the process at once inside, where nothing can be lost.
+    """Lets SIGTERM end the process at once inside, where nothing can be lost.
 
     Opening the process group waits in C++, where Python runs no signal handler, and torchrun sends SIGTERM
     when another process has failed before it.

@@ -21,8 +21,10 @@ def load_plugins(names: Sequence[str]) -> None:
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise ValueError(f"plugins={names}: expected a list of modules, such as plugins=[my_project.depth]")
     here = str(Path.cwd())
-    if names and here not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # `python -m` puts it there, an installed command does not
+    if names and here not in sys.path:
+        # `python -m` puts it there, an installed command does not. An empty entry, which means the current
+        # folder, would be another folder in a spawned process if this process has changed its own.
+        sys.path.append(here)
     for name in names:
         try:
             importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Processes that work for another one: how many, and when they end."""
+"""Worker processes: how many there can be, and when they end."""
 
 import multiprocessing
 import os
@@ -8,23 +8,23 @@ import threading
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def end_with_parent() -> None:
-    """Leave Ctrl-C, which reaches all, to the parent, and end right after it, even where it was killed.
+    """Ignores Ctrl-C, which the parent handles, and ends this process when the parent ends or is killed.
 
-    To be called first in a process of a pool: its own queue would not tell of a parent that is gone, since
-    the processes of the pool hold both ends of it.
+    Call it first in a process of a pool. The pool's queue does not notice that the parent is gone, since the
+    processes of the pool hold both ends of it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and not the handler that a fork takes over
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork inherits the handler of its parent
     watch_parent()
 
 
 def watch_parent() -> None:
-    """Let this process end right after its parent, whatever it is doing then."""
+    """Ends this process when its parent ends, whatever it is doing then."""
     threading.Thread(target=_watch, daemon=True).start()
 
 

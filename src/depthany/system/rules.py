@@ -1,12 +1,12 @@
-"""Rules of settings dataclasses: every field says which values it may hold, and one function checks them.
+"""Rules of settings dataclasses: a field says which values it may hold, and one function checks them all.
 
     @dataclass
     class ReadingSettings:
         batch_size: int = setting(least=1)
         order: str = setting(choices=ORDERS)
 
-The same dataclass is the schema of the YAML file (`config.checker.check_settings`) and, where an object needs
-just these values, the object's arguments (`check_fields` in its `__post_init__`).
+The same dataclass is the schema of the YAML file (`config.checker.check_settings`). Where an object needs
+exactly these values, it is the object's arguments, too (`check_fields` in its `__post_init__`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +21,8 @@ class Rule:
     """Which values a setting may hold. `None` is always allowed; of a list, every element is checked.
 
     Attributes:
-        least, most: smallest and largest value, themselves allowed.
-        above, below: bounds that are themselves not allowed.
+        least, most: smallest and largest allowed value.
+        above, below: bounds that the value must not reach.
         length: number of elements of a list.
         choices: allowed values: a tuple, or a table whose keys they are. A table may grow after the rule
             was made (`plugins`), so it is read when a value is checked.
@@ -61,7 +61,7 @@ class Rule:
         )
 
     def _range(self) -> str:
-        """The allowed range in words."""
+        """Returns the allowed range in words."""
         if self.least is not None and self.most is not None:
             return f"{self.least} to {self.most}"
         named = {

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: exceptions that clean up on their way, or a wish that the loop grants in good time."""
+"""Ctrl-C and SIGTERM: as exceptions, or as a request that a loop grants after its step."""
 
 import os
 import signal
@@ -14,12 +14,12 @@ STOP_SIGNALS = tuple(
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived: unwind as after Ctrl-C, so that no half file stays behind."""
+    """SIGTERM arrived. It unwinds as Ctrl-C does, so that no half-written file stays behind."""
 
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """SIGTERM raises `Terminated` inside, where this is the main thread, which alone hears of signals."""
+    """Raises `Terminated` on SIGTERM inside. Does nothing in other threads, which receive no signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -36,10 +36,11 @@ def sigterm_raises() -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that gets the number of a SIGINT, SIGTERM or SIGUSR1, with which Slurm announces a job's end.
+    """Yields a list to which the numbers of SIGINT, SIGTERM and SIGUSR1 are appended as they arrive.
 
-    The second of them ends the process as usual, except below torchrun, which passes on to its processes a
-    signal that they have got already, and kills them itself if they do not end.
+    Slurm announces the end of a job by SIGUSR1. A second signal ends the process as usual, except below
+    torchrun: it passes on signals that its processes have received already, and kills them itself if they do
+    not end.
     """
     received: list[int] = []
     below_torchrun = "TORCHELASTIC_RUN_ID" in os.environ

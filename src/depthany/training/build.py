@@ -181,9 +181,9 @@ def open_pseudo_labels(
 
 def build_training_set(settings: TrainSettings, teacher: DenseModel | None = None) -> TrainingSet:
     """Builds the sets of the kinds that the stage needs, with stored labels of `teacher` if there is one."""
-    needs = STAGES[settings.stage.name].needs
-    labeled = build_sets(settings.data.labeled, "data.labeled") if needs.labeled else {}
-    unlabeled = build_sets(settings.data.unlabeled, "data.unlabeled") if needs.unlabeled else {}
+    stage = STAGES[settings.stage.name]
+    labeled = build_sets(settings.data.labeled, "data.labeled") if stage.needs.labeled else {}
+    unlabeled = build_sets(settings.data.unlabeled, "data.unlabeled") if stage.needs.unlabeled else {}
     return TrainingSet(
         list(labeled.values()),
         list(unlabeled.values()),
@@ -193,7 +193,7 @@ def build_training_set(settings: TrainSettings, teacher: DenseModel | None = Non
         settings.data.decode,
         settings.data.min_side,
         open_pseudo_labels(settings, teacher, unlabeled) if teacher is not None else None,
-        STAGES[settings.stage.name].target,
+        stage.target,
     )
 
 

@@ -32,7 +32,7 @@ def check(cfg: DictConfig) -> TrainSettings:
             f"{', '.join(METRICS)}"
         )
     _refuse_settings_of_others(cfg.stage, stage)
-    if not stage.needs.unlabeled:
+    if not stage.needs.unlabeled and "unlabeled" in cfg.data:
         cfg.data.unlabeled = {}
     settings = settings_object(check_settings(cfg, TrainSettings, stage=stage.Settings), TrainSettings)
     for kind, count in zip(("labeled", "unlabeled"), per_micro_batch(settings)):

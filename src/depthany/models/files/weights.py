@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from depthany.models.dinov2 import SIZES, Dinov2, resize_pos_embed, size_of
 from depthany.models.encoder import Encoder
 from depthany.models.files.hub import hub_file
-from depthany.models.files.names import MASK_TOKENS, dinov2_name, hf_dinov2_name, join_qkv
+from depthany.models.files.names import MASK_TOKENS, dinov2_name, hf_dinov2_name, join_qkv, version_1_name
 from depthany.models.timm_encoder import TimmEncoder
 
 log = logging.getLogger(__name__)
@@ -159,9 +159,13 @@ def load_strictly(
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Returns a hash of the names, types and values of all weights, whatever file they came from."""
+    """Returns a hash of the names, types and values of all weights, whatever file they came from.
+
+    Names are those of version 1, so that a store of pseudo-labels still fits the teacher that labeled it.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    state = {version_1_name(name): tensor for name, tensor in model.state_dict().items()}
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
