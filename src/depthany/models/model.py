@@ -205,7 +205,7 @@ def _build(
             f"{part} {name} has no argument {unknown[0]!r}; it takes {', '.join(known) or 'none'}"
         )
     if missing := [p.name for p in parameters if p.default is p.empty and p.name not in arguments]:
-        raise ValueError(f"{part} {name} needs {missing[0]}: pass model.{part}.{missing[0]}=...")
+        raise ValueError(f"{part} {name} needs {missing[0]}: pass +model.{part}.{missing[0]}=...")
     return table[name](**given, **arguments)
 
 
