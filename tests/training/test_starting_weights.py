@@ -48,51 +48,35 @@ def test_init_takes_the_named_parts(tmp_path: Path, init_parts: str) -> None:
     assert [part for part in PARTS if equal(model, source, part)] == list(INIT_PARTS[init_parts])
 
 
-def test_official_file_is_fine_tuned(start, tiny_world, tmp_path: Path) -> None:
+def test_official_file_is_fine_tuned(
+    start, tiny_world, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     torch.manual_seed(3)
     official = depth_anything("vits", "v2")
     path = save_official(official, tmp_path / "depth_anything_v2_vits.pth")
-    more = ["model.encoder.size=vits", f"model.init={path}", "steps=1", "optimizer.lr=0", "batch_size=1"]
-    more += ["data.val.mine.root=null"]
-    ended = start(tiny_world.settings("teacher", tmp_path / "wrong", *more))
-    assert ended.code == 2
-    assert "model.encoder.taps=v2; set that, or take less with model.init_parts=encoder" in ended.err
-    more += ["model.encoder.taps=v2", "model.pretrained=true"]  # what init replaces is not downloaded
-    ended = start(tiny_world.settings("teacher", tmp_path / "run", *more))
+    more = [f"model.init={path}", "steps=1", "optimizer.lr=0", "batch_size=1", "data.val.mine.root=null"]
+    more += ["model.pretrained=true"]  # what init replaces is not downloaded
+    with caplog.at_level("INFO"):
+        ended = start(tiny_world.settings("teacher", tmp_path / "run", *more))
     assert ended.code == 0, ended.err
+    assert "size=vits instead of micro taps=v2 instead of v1" in caplog.text
     found = load_model(tmp_path / "run")
     assert all(equal(found, official, part) for part in PARTS)
     assert found.config["encoder"]["taps"] == "v2"
 
 
-def test_encoder_alone_ignores_other_taps(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    source = depth_anything("vitt", "v2")
-    save_model(source, tmp_path / "trained")
-    model = build_model(settings("vitt", "v1", init=str(tmp_path / "trained"), init_parts="encoder"), 28)
-    assert equal(model, source, "encoder")
-    assert model.config["encoder"]["taps"] == "v1"
-
-
-def test_init_of_another_size_is_refused(tmp_path: Path) -> None:
-    trained(tmp_path)
-    for parts in INIT_PARTS:
-        with pytest.raises(
-            ValueError, match=r"its encoder differs: it has model.encoder.size=micro; set that"
-        ):
-            build_model(settings("vitt", init=str(tmp_path / "trained"), init_parts=parts), 28)
-
-
-def test_init_with_another_head_is_refused(tmp_path: Path) -> None:
-    trained(tmp_path, max_depth_m=20.0)
-    path = str(tmp_path / "trained")
-    message = (
-        r"its head predicts depth in metres up to 20 m: it has model.head.name=metric_sigmoid "
-        r"model.head.max_depth_m=20.0; set that, or take less with model.init_parts=encoder\+decoder"
-    )
-    with pytest.raises(ValueError, match=message):
-        build_model(settings(init=path), 28)
-    assert build_model(settings(init=path, init_parts="encoder+decoder"), 28).quantity.kind == "disparity"
+def test_metric_file_lends_encoder_and_decoder(start, tiny_world, tmp_path: Path) -> None:
+    source = trained(tmp_path, max_depth_m=20.0)
+    more = [f"model.init={tmp_path / 'trained'}", "steps=1", "optimizer.lr=0"]
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", *more))
+    assert ended.code == 2
+    assert "predicts depth in metres up to 20 m, expected disparity: stage=teacher learns it" in ended.err
+    assert "model.init_parts=encoder+decoder" in ended.err
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", *more, "model.init_parts=encoder+decoder"))
+    assert ended.code == 0, ended.err
+    found = load_model(tmp_path / "run")
+    assert found.quantity.kind == "disparity"
+    assert [part for part in PARTS[:2] if equal(found, source, part)] == ["encoder", "decoder"]
 
 
 def test_missing_init_is_refused(start, tiny_world, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from depthany.training.parallel import is_sharded, shard_run, uses_fsdp
 from depthany.training.settings import ONLINE, ModelSettings, TrainSettings
 from depthany.training.stages.base import StageContext, require_declared, trained_parameters
 from depthany.training.stages.table import STAGES
-from depthany.training.starting_weights import FREEZE, load_parts
+from depthany.training.starting_weights import FREEZE, build_from
 
 
 def load_teacher(settings: TrainSettings, device: torch.device | str) -> DenseModel | None:
@@ -59,10 +59,7 @@ def build_state(
     chosen = STAGES[settings.stage.name]
     torch.manual_seed(settings.seed + chosen.seed_offset)
     model = build_model(settings.model, min(crop_shape(settings.crop_size)))
-    who = f"model.head.name={settings.model.head['name']}"
-    model.quantity.require(
-        chosen.predicts, who, f"stage={settings.stage.name} learns it, choose another head"
-    )
+    _require_quantity(model, settings)
     model.encoder.activation_checkpointing = settings.activation_checkpointing
     context = StageContext(model, teacher, settings.perturb, asdict(settings.loss), processes.mean)
     stage = chosen.build(settings.stage, context)
@@ -80,17 +77,30 @@ def build_state(
     return TrainingState(model, stage.train(), optimizer, scaler)
 
 
+def _require_quantity(model: DenseModel, settings: TrainSettings) -> None:
+    """Raises a ValueError unless the head predicts the quantity that the stage learns."""
+    init, parts = settings.model.init, settings.model.init_parts
+    if init is not None and parts == "all":
+        who, other = f"model.init={init}", "pass another file, or model.init_parts=encoder+decoder"
+    else:
+        who, other = f"model.head.name={settings.model.head['name']}", "choose another head"
+    chosen = STAGES[settings.stage.name]
+    model.quantity.require(chosen.predicts, who, f"stage={settings.stage.name} learns it, {other}")
+
+
 def build_model(settings: ModelSettings, input_size: int) -> DenseModel:
     """Builds the model with random, pre-trained or trained weights as the settings say, and freezes parts.
 
     Args:
         input_size: pixels of the shorter side that it is trained at, which it remembers.
     """
-    model = models.build_model(settings.encoder, settings.decoder, settings.head, input_size)
+    parts = {"encoder": settings.encoder, "decoder": settings.decoder, "head": settings.head}
     if settings.init is not None:
-        load_parts(model, settings.init, settings.init_parts)
-    elif settings.pretrained:
-        load_encoder_weights(model.encoder, settings.weights)
+        model = build_from(settings.init, settings.init_parts, parts, input_size)
+    else:
+        model = models.build_model(**parts, input_size=input_size)
+        if settings.pretrained:
+            load_encoder_weights(model.encoder, settings.weights)
     model.freeze(FREEZE[settings.freeze])
     return model
 
