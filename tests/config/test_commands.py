@@ -115,7 +115,7 @@ def test_config_dir_and_plugins_train_on_own_set(
 ) -> None:
     words = tiny_world.settings("teacher", tmp_path / "run", "steps=1", "eval_every=0")
     words[words.index("data=folder")] = "data=mine"
-    ended = start(["--config-dir", str(project / "configs"), "plugins=[own_sets]", *words])
+    ended = start(["plugins=[own_sets]", "--config-dir", str(project / "configs"), *words])
     assert ended.code == 0, ended.err
     assert ended.out.startswith("plug-in imported\n")
     assert "plugins:\n- own_sets\n" in (tmp_path / "run/settings.yaml").read_text()

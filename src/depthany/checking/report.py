@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from depthany.checking.inspect import ERRORS, GRAY
 from depthany.checking.summary import FIRST, SetSummary
@@ -44,7 +44,9 @@ def show(summaries: Mapping[str, SetSummary]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
-    table = Table("set", "images", "errors", "warnings", "width x height", title="data")
+    table = Table(
+        Column("set", overflow="fold"), "images", "errors", "warnings", "width x height", title="data"
+    )
     for title in ("valid", "sky", "5 %", "median", "95 %"):
         table.add_column(title, justify="right")
     table.add_column("depth, in octaves")

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,19 @@ from depthany.config.checker import nested_keys, unknown_setting
 from depthany.system.distributed import should_report
 from depthany.system.plugins import load_plugins
 from depthany.system.signals import Terminated, sigterm_raises
+
+FLAGS_WITH_VALUE = (
+    "--config-dir",
+    "-cd",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+)
 
 
 def _below(folder: str | None, name: str) -> str | None:
@@ -56,7 +69,8 @@ def run_entry(
     Returns:
         The exit code.
     """
-    sys.argv[1:] = [_quoted(_renamed(word, aliases or {}), literal) for word in sys.argv[1:]]
+    words = _flags_first(sys.argv[1:])
+    sys.argv[1:] = [_quoted(_renamed(word, aliases or {}), literal) for word in words]
     if {"--help", "-h"} & set(sys.argv):
         given = {word.partition("=")[0] for word in sys.argv}
         sys.argv += [word for word in help_with if word.partition("=")[0] not in given]
@@ -82,6 +96,16 @@ def run_entry(
             f"{'terminated' if is_term else 'interrupted'}; what was saved before is whole", file=sys.stderr
         )
         return 143 if is_term else 130
+
+
+def _flags_first(words: Sequence[str]) -> list[str]:
+    """Returns the words with Hydra's flags and their values before all overrides; between them, it fails."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    for word in words:
+        has_value = bool(flags) and flags[-1] in FLAGS_WITH_VALUE
+        (flags if word.startswith("-") or has_value else overrides).append(word)
+    return flags + overrides
 
 
 def _renamed(word: str, aliases: Mapping[str, str]) -> str:

@@ -62,7 +62,9 @@ def _scores(results: Sequence[ProtocolResult], names: list[str]) -> Table:
     headings = [METRICS[name].heading for name in names]
     table = Table(title=f"scores, with the 95 % interval of {headings[0]}")
     for heading in ("protocol", "checkpoint", "images", headings[0], "95 %", *headings[1:]):
-        table.add_column(heading, justify="left" if heading in ("protocol", "checkpoint") else "right")
+        table.add_column(
+            heading, justify="left" if heading in ("protocol", "checkpoint") else "right", overflow="fold"
+        )
     for result in results:
         protocol = result.protocol
         for label, scored in result.scored.items():
@@ -104,7 +106,9 @@ def _differences(results: Sequence[ProtocolResult], names: Sequence[str]) -> Tab
     """Returns a table of later checkpoints minus the first; None if there is only one."""
     table = Table(title="differences, paired image by image, with 95 % intervals")
     for heading in ("protocol", "checkpoints", "images", *(METRICS[name].heading for name in names)):
-        table.add_column(heading, justify="left" if heading in ("protocol", "checkpoints") else "right")
+        table.add_column(
+            heading, justify="left" if heading in ("protocol", "checkpoints") else "right", overflow="fold"
+        )
     for result in results:
         for label, found in result.differences().items():
             cells = [_difference(found, name) for name in names]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from depthany.data.batch import Batch
@@ -89,7 +89,8 @@ class Tracker:
         """Prints the scores rows[model][set][metric], one row for each model and set."""
         of_first_model = next(iter(rows.values()))
         metrics = brief(name for name in next(iter(of_first_model.values())) if name in METRICS)
-        table = Table("set", "model", title=title)
+        # On a narrow console a long name goes on in the next line: cut off, two sets would look the same.
+        table = Table(Column("set", overflow="fold"), Column("model", overflow="fold"), title=title)
         for heading in (*(METRICS[name].heading for name in metrics), "negative scales"):
             table.add_column(heading, justify="right")
         for name in of_first_model:
