@@ -100,7 +100,8 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
                 train(training)
             scores = {settings.stage.name: training.scores()}
             if teacher is not None:
-                scores["teacher"] = score(unsharded(teacher).to(device))
+                of_teacher = partial(score, say=lambda line: tracker.say(f"{line} (the teacher's scores)"))
+                scores["teacher"] = of_teacher(unsharded(teacher).to(device))
             model = unsharded(state.model)
         finally:
             tracker.close()
