@@ -255,7 +255,7 @@ def test_mistake_is_one_line(check, tmp_path: Path, mistake: str, expected: str)
     assert expected in ended.err
 
 
-def test_neither_the_package_nor_the_check_imports_the_models() -> None:
+def test_package_and_check_import_no_models() -> None:
     code = "import sys, depthany; assert 'torch' not in sys.modules, 'the package alone'\n"
     code += "import depthany.check_data; assert 'timm' not in sys.modules, 'the check'\n"
     subprocess.run([sys.executable, "-c", code], check=True)

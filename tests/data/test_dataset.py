@@ -120,7 +120,7 @@ def test_batch_of_crops_that_are_not_square(tiny_world, decode: str) -> None:
     assert batch.target[batch.mask].max() <= 1
 
 
-def test_crops_that_are_not_square_are_read_and_perturbed(tiny_world, tmp_path: Path) -> None:
+def test_crops_not_square_are_read_and_perturbed(tiny_world, tmp_path: Path) -> None:
     alone, together = (read(training_set(tiny_world, [14, 42]), tmp_path, workers) for workers in (0, 2))
     assert all(equal(a, b) for a, b in zip(alone, together, strict=True))
     batch, generator = alone[0], torch.Generator().manual_seed(0)

@@ -150,7 +150,7 @@ def test_ctrl_c_ends_the_pipeline() -> None:
     assert threading.active_count() == before
 
 
-def test_full_shapes_go_first_and_the_rest_at_the_end() -> None:
+def test_full_shapes_go_first_then_the_rest() -> None:
     images = [image(number, width) for number, width in enumerate([1, 2, 1, 3, 1, 2, 4])]
     batches = [[each.number for each in batch] for batch in batches_of_equal_shapes(images, 3)]
     assert batches == [[0, 2, 4], [1, 5], [3], [6]]

@@ -143,7 +143,7 @@ def test_loss_ignores_scale_and_shift_of_prediction(normalisation):
     torch.testing.assert_close(moved, loss, rtol=1e-4, atol=0)
 
 
-def test_median_mad_loss_ignores_scale_and_shift_of_target():
+def test_median_mad_loss_ignores_target_scale_and_shift():
     prediction, target, mask = random_batch()
     loss = affine_invariant_loss(prediction, target, mask)
     torch.testing.assert_close(
@@ -151,7 +151,7 @@ def test_median_mad_loss_ignores_scale_and_shift_of_target():
     )
 
 
-def test_least_squares_loss_keeps_the_scale_of_the_target():
+def test_least_squares_loss_keeps_target_scale():
     prediction, target, mask = random_batch()
     loss = affine_invariant_loss(prediction, target, mask, normalisation="least_squares")
     tripled = affine_invariant_loss(prediction, 3 * target, mask, normalisation="least_squares")

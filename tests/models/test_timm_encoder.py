@@ -96,7 +96,7 @@ def test_normalisation_is_that_of_the_weights() -> None:
 
 
 @torch.no_grad()
-def test_a_level_is_the_normed_patches_of_its_block(encoders) -> None:
+def test_level_is_the_normed_patches_of_its_block(encoders) -> None:
     encoder = encoders[DINOV3]
     vit, image = encoder.timm_model, image_of(DINOV3, 2, 3)
     tokens, rope = vit._pos_embed(vit.patch_embed(image))
@@ -280,7 +280,7 @@ def test_pretrained_files_load_without_their_classifier(tmp_path: Path, suffix: 
     assert torch.equal(encoder.timm_model.layer4[1].conv2.weight, whole.layer4[1].conv2.weight)
 
 
-def test_pretrained_files_load_without_blocks_after_the_last_tap(tmp_path: Path) -> None:
+def test_pretrained_files_load_without_blocks_after_last_tap(tmp_path: Path) -> None:
     whole = TimmEncoder(DINOV3)
     save_file(whole.timm_model.state_dict(), tmp_path / "whole.safetensors")
     encoder = build(DINOV3, 1, [0, 1, 2, 3])

@@ -60,7 +60,7 @@ def assert_same(run_dir: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["teacher", "student"])
-def test_run_killed_in_a_step_resumes_to_same_bits(
+def test_run_killed_in_step_resumes_to_same_bits(
     start, start_elsewhere, signal_at, tiny_world, teacher_run, whole, tmp_path: Path, stage: str
 ) -> None:
     settings = arguments(tiny_world, stage, tmp_path / "run", teacher_run, "workers=1")
@@ -73,7 +73,7 @@ def test_run_killed_in_a_step_resumes_to_same_bits(
 
 
 @pytest.mark.parametrize("stage", ["teacher", "student"])
-def test_run_killed_in_a_save_resumes_to_same_bits(
+def test_run_killed_in_save_resumes_to_same_bits(
     start, start_elsewhere, tiny_world, teacher_run, whole, tmp_path: Path, stage: str
 ) -> None:
     settings = arguments(tiny_world, stage, tmp_path / "run", teacher_run)
