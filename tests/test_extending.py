@@ -21,7 +21,7 @@ from depthany.data.samples import LabeledSample
 from depthany.data.targets import Labels
 from depthany.evaluate import ALIASES, LITERAL
 from depthany.evaluate import run as evaluate
-from depthany.losses.table import LOSSES, require_terms, weighted_terms
+from depthany.losses.table import LOSSES, weighted_terms
 from depthany.metrics.table import METRICS, Metric
 from depthany.models.dpt import Pyramid
 from depthany.models.encoder import Encoder
@@ -29,14 +29,13 @@ from depthany.models.heads.head import Head
 from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import Preprocessing
 from depthany.models.tables import ENCODERS, HEADS
-from depthany.system.rules import setting
 from depthany.training.stages.base import (
     Needs,
     Stage,
     StageContext,
     StageImages,
     StageOutput,
-    StageSettings,
+    TermsSettings,
     at_least_one,
 )
 from depthany.training.stages.table import STAGES
@@ -89,11 +88,8 @@ def log_l1(prediction: Tensor, target: Tensor, mask: Tensor, *, mean_over_ranks:
 
 
 @dataclass
-class MetricStageSettings(StageSettings):
-    terms: dict[str, float] = setting()
-
-    def __post_init__(self) -> None:
-        require_terms(self.terms)
+class MetricStageSettings(TermsSettings):
+    """The settings of `MetricStage`."""
 
 
 class MetricStage(Stage):

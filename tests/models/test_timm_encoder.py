@@ -293,7 +293,13 @@ def test_batch_counters_may_be_missing_from_a_file(tmp_path: Path) -> None:
     state = TimmEncoder(RESNET).timm_model.state_dict()
     old = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     save_file(old, tmp_path / "old.safetensors")
-    load_encoder_weights(TimmEncoder(RESNET), tmp_path / "old.safetensors")
+    encoder = TimmEncoder(RESNET)
+    load_encoder_weights(encoder, tmp_path / "old.safetensors")
+    loaded = encoder.timm_model.state_dict()
+    for name, tensor in old.items():
+        assert torch.equal(loaded[name], tensor), name
+    counters = [name for name in loaded if name.endswith("num_batches_tracked")]
+    assert counters and not any(loaded[name] for name in counters)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
+from depthany.losses.table import require_terms
 from depthany.models.model import DenseModel
 from depthany.models.output import Kind
 from depthany.system.rules import setting
@@ -34,6 +35,16 @@ class StageSettings:
     it."""
 
     name: str = setting()
+
+
+@dataclass
+class TermsSettings(StageSettings):
+    """The settings of a stage whose loss is a weighted sum of rows of `losses.table.LOSSES`."""
+
+    terms: dict[str, float] = setting()
+
+    def __post_init__(self) -> None:
+        require_terms(self.terms)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
 from depthany.losses.features import MEANS_OVER, feature_alignment_loss
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
-from depthany.losses.table import require_terms, weighted_terms
+from depthany.losses.table import weighted_terms
 from depthany.models.encoder import Encoder, patch_tokens
 from depthany.models.files.weights import load_encoder_weights
 from depthany.models.model import DenseModel, build_encoder
@@ -23,7 +23,7 @@ from depthany.training.stages.base import (
     StageContext,
     StageImages,
     StageOutput,
-    StageSettings,
+    TermsSettings,
     at_least_one,
     freeze,
     term_scalars,
@@ -61,18 +61,17 @@ class FeatureAlignmentSettings:
 
 
 @dataclass
-class StudentSettings(StageSettings):
+class StudentSettings(TermsSettings):
     """configs/stage/student.yaml."""
 
     teacher: str = setting()
-    terms: dict[str, float] = setting()
     ratio: list[int] = setting(length=2, least=0)
     weights: ImageWeights = field(default_factory=ImageWeights)
     trim: float = setting(least=0, below=1)
     feature_alignment: FeatureAlignmentSettings = field(default_factory=FeatureAlignmentSettings)
 
     def __post_init__(self) -> None:
-        require_terms(self.terms)
+        super().__post_init__()
         if not any(self.ratio):
             raise ValueError(f"ratio={list(self.ratio)}: expected two shares, for example [1, 2]")
 

@@ -8,16 +8,15 @@ import torch
 
 from depthany.data.batch import Batch
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
-from depthany.losses.table import require_terms, weighted_terms
+from depthany.losses.table import weighted_terms
 from depthany.models.model import DenseModel
-from depthany.system.rules import setting
 from depthany.training.stages.base import (
     Needs,
     Stage,
     StageContext,
     StageImages,
     StageOutput,
-    StageSettings,
+    TermsSettings,
     at_least_one,
     term_scalars,
     zero_fraction,
@@ -25,13 +24,8 @@ from depthany.training.stages.base import (
 
 
 @dataclass
-class TeacherSettings(StageSettings):
+class TeacherSettings(TermsSettings):
     """configs/stage/teacher.yaml."""
-
-    terms: dict[str, float] = setting()
-
-    def __post_init__(self) -> None:
-        require_terms(self.terms)
 
 
 class TeacherStage(Stage):
