@@ -78,6 +78,22 @@ class World:
             *more,
         ]
 
+    def labeling(self, teacher: Path, out: Path, shard_size: int, *more: str) -> list[str]:
+        """Returns the settings of pseudo_label for all unlabeled images, a batch per shard."""
+        return [
+            f"teacher={teacher}",
+            f"out={out}",
+            "data=folder",
+            f"data.unlabeled.mine.root={self.root / 'unlabeled'}",
+            f"shard_size={shard_size}",
+            f"batch_size={shard_size}",
+            "workers=1",
+            "threads=1",
+            "device=cpu",
+            "precision=fp32",
+            *more,
+        ]
+
 
 @contextlib.contextmanager
 def micro_encoder() -> Iterator[None]:

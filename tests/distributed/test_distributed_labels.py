@@ -16,20 +16,7 @@ from depthany.pseudo_label import run
 
 def settings(world, teacher: Path, out: Path, *more: str) -> list[str]:
     """Settings for shards of one image."""
-    return [
-        f"teacher={teacher}",
-        f"out={out}",
-        "data=folder",
-        f"data.unlabeled.mine.root={world.root / 'unlabeled'}",
-        "shard_size=1",
-        "batch_size=1",
-        "workers=1",
-        "threads=1",
-        "device=cpu",
-        "precision=fp32",
-        "data.unreadable=skip",
-        *more,
-    ]
+    return world.labeling(teacher, out, 1, "data.unreadable=skip", *more)
 
 
 def alone(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> int:

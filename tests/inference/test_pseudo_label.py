@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +41,7 @@ def _micro(micro: str) -> None:
 
 def settings(world, teacher: Path, out: Path, *more: str) -> list[str]:
     """Settings for three shards of two images."""
-    return [
-        f"teacher={teacher}",
-        f"out={out}",
-        "data=folder",
-        f"data.unlabeled.mine.root={world.root / 'unlabeled'}",
-        "shard_size=2",
-        "batch_size=2",
-        "workers=1",
-        "threads=1",
-        "device=cpu",
-        "precision=fp32",
-        *more,
-    ]
+    return world.labeling(teacher, out, 2, *more)
 
 
 def label(arguments: list[str]) -> int:
@@ -337,13 +326,13 @@ def unmirrored(index: int, height: int, width: int) -> Draw:
 
 @pytest.mark.parametrize("side", [28, 61])
 def test_stored_labels_equal_the_teacher_up_to_quantisation(
-    teacher_run: Path, tmp_path: Path, side: int
+    tiny_world, teacher_run: Path, tmp_path: Path, side: int
 ) -> None:
     (tmp_path / "unlabeled").mkdir()
     for i in range(3):  # square, so that a view shows the whole image
         pixels = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"unlabeled/{i}.png")
-    world = type("", (), {"root": tmp_path})
+    world = replace(tiny_world, root=tmp_path)
     assert label(settings(world, teacher_run, tmp_path / "store")) == 0
     images, labels = FolderImages(str(tmp_path / "unlabeled")), PseudoLabels(tmp_path / "store", ["mine"])
     batch = TrainingSet([], [images], 28, pseudo_labels=labels)[[unmirrored(i, side, side) for i in range(3)]]
