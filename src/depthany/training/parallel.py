@@ -90,7 +90,7 @@ class StageAndModel(nn.Module):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> StageOutput:
         """Returns loss and log of a micro-batch."""
-        return self.stage(self._compiled or self.model, batch, generator)
+        return self.stage(self._compiled if self._compiled is not None else self.model, batch, generator)
 
 
 def wrap_ddp(module: StageAndModel, processes: Processes, device: torch.device) -> nn.Module:

@@ -1,0 +1,189 @@
+"""What a GPU computes: the same losses, maps, scores and labels as the CPU, in each precision.
+
+`pytest -m gpu` runs these where CUDA is found. They need no data but what the fixtures write.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from depthany import load_model
+from depthany.config.entry import run_entry
+from depthany.evaluate import run as run_evaluate
+from depthany.models.fast import prepare_for_inference
+from depthany.models.model import DenseModel, depth_anything
+from depthany.predict import run as run_predict
+from depthany.pseudo_label import run as run_pseudo_label
+
+pytestmark = pytest.mark.gpu
+
+RUNS = {"predict": run_predict, "evaluate": run_evaluate, "pseudo_label": run_pseudo_label}
+
+
+@pytest.fixture(autouse=True)
+def _micro(micro: str) -> None:
+    """The tiny encoder is known in every test of this file."""
+
+
+@pytest.fixture(autouse=True)
+def _no_tf32() -> None:
+    """float32 products are compared with the CPU's."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`command("predict", "out=...", ...)` runs a command in this process; it must succeed."""
+
+    def start(name: str, *words: str) -> None:
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        assert run_entry(name, RUNS[name]) == 0
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def cuda_teacher(tiny_world, start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher trained on the GPU in float32; tests must not change it."""
+    run_dir = tmp_path_factory.mktemp("cuda") / "teacher"
+    ended = start(tiny_world.settings("teacher", run_dir, "device=cuda"))
+    assert ended.code == 0, ended.err
+    return run_dir
+
+
+def losses(run_dir: Path) -> list[float]:
+    """Returns the total loss of each step."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss/total"] for row in rows if "loss/total" in row]
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    """A random picture [height width 3] uint8."""
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def model_of_20_channels(dtype: torch.dtype = torch.float32) -> DenseModel:
+    """A tiny model with random weights, on the CPU."""
+    torch.manual_seed(0)
+    return depth_anything("micro", input_size=56).eval().to(dtype)
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_float32_losses_equal_the_cpu(stage, tiny_world, start, teacher_run, tmp_path) -> None:
+    teacher = [f"stage.teacher={teacher_run}"] if stage == "student" else []
+    for device in ("cpu", "cuda"):
+        ended = start(tiny_world.settings(stage, tmp_path / device, f"device={device}", *teacher))
+        assert ended.code == 0, ended.err
+    cpu, cuda = losses(tmp_path / "cpu"), losses(tmp_path / "cuda")
+    assert cuda[0] == pytest.approx(cpu[0], rel=1e-4)  # later ones part: rounding moves the median's pixel
+    assert cuda == pytest.approx(cpu, rel=0.1)
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+@pytest.mark.parametrize(
+    "options", [["precision=bf16"], ["precision=fp16"], ["activation_checkpointing=true"]]
+)
+def test_options_train_on_cuda(stage, options, tiny_world, start, cuda_teacher, tmp_path) -> None:
+    teacher = [f"stage.teacher={cuda_teacher}"] if stage == "student" else []
+    plain = ["device=cuda", "workers=1", *teacher]
+    for name, more in (("fp32", []), ("other", options)):
+        ended = start(tiny_world.settings(stage, tmp_path / name, *plain, *more))
+        assert ended.code == 0, ended.err
+    fp32, other = losses(tmp_path / "fp32"), losses(tmp_path / "other")
+    assert np.isfinite(other).all()
+    assert other[0] == pytest.approx(fp32[0], rel=0.05)
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_compiled_model_trains_alike(stage, tiny_world, start, cuda_teacher, tmp_path) -> None:
+    teacher = [f"stage.teacher={cuda_teacher}"] if stage == "student" else []
+    for name, compile_ in (("eager", "false"), ("compiled", "true")):
+        words = ["device=cuda", f"compile={compile_}", *teacher]
+        ended = start(tiny_world.settings(stage, tmp_path / name, *words))
+        assert ended.code == 0, ended.err
+    assert losses(tmp_path / "compiled")[0] == pytest.approx(losses(tmp_path / "eager")[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_resume_repeats_the_steps(precision, tiny_world, start, signal_at, start_elsewhere, tmp_path) -> None:
+    """The scaler's state of fp16 is restored, too. cuBLAS and cuDNN choose kernels that may differ in the
+    last bits from process to process, so that losses are compared to 1e-3."""
+    words = ["device=cuda", f"precision={precision}", "save_every=1"]
+    whole = start(tiny_world.settings("teacher", tmp_path / "whole", *words))
+    assert whole.code == 0, whole.err
+    cut = tiny_world.settings("teacher", tmp_path / "cut", *words)
+    assert start_elsewhere(cut, signal_at(9, 4)).code == -9  # SIGKILL
+    ended = start(cut)
+    assert ended.code == 0, ended.err
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
+
+
+def test_cuda_checkpoint_loads_on_the_cpu(cuda_teacher: Path) -> None:
+    on_cpu, on_gpu = load_model(cuda_teacher), load_model(cuda_teacher).cuda()
+    image = photo(64, 80)
+    np.testing.assert_allclose(on_gpu.infer(image), on_cpu.infer(image), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "dtype, within", [(torch.float32, 1e-4), (torch.float16, 0.03), (torch.bfloat16, 0.1)]
+)
+def test_prepared_model_gives_the_map(dtype, within) -> None:
+    image = photo(70, 90)
+    expected = model_of_20_channels().infer(image)
+    fast = prepare_for_inference(model_of_20_channels().cuda(), dtype)
+    np.testing.assert_allclose(fast.infer(image), expected, atol=within * np.ptp(expected))
+
+
+def test_predict_writes_the_cpu_map(command, cuda_teacher, tiny_world, tmp_path) -> None:
+    words = partial(
+        command, "predict", f"checkpoint={cuda_teacher}", f"images={tiny_world.root / 'unlabeled'}"
+    )
+    for device in ("cpu", "cuda"):
+        words(f"device={device}", f"out={tmp_path / device}", "save=npy", "precision=fp32")
+    files = sorted((tmp_path / "cpu").rglob("*.npy"))
+    assert len(files) == 6
+    for path in files:
+        on_gpu = np.load(tmp_path / "cuda" / path.relative_to(tmp_path / "cpu"))
+        np.testing.assert_allclose(on_gpu, np.load(path), atol=1e-4)
+
+
+def test_evaluation_scores_equal_the_cpu(command, cuda_teacher, tiny_world, tmp_path) -> None:
+    scores = []
+    for device in ("cpu", "cuda"):
+        out = tmp_path / device
+        words = [f"checkpoint={cuda_teacher}", "protocols=folder", f"roots.mine={tiny_world.root / 'val'}"]
+        command("evaluate", *words, f"device={device}", f"out={out}", "precision=fp32")
+        scores.append(json.loads(next(out.rglob("results.json")).read_text()))
+    assert flat(scores[1]) == pytest.approx(flat(scores[0]), rel=1e-3, abs=1e-4)
+
+
+def flat(tree: object) -> list[float]:
+    """Returns the scores in a tree of results, without times and counts."""
+    if isinstance(tree, dict):
+        return [leaf for key in sorted(tree) if key == "scores" for leaf in numbers(tree[key])] or [
+            leaf for key in sorted(tree) for leaf in flat(tree[key])
+        ]
+    return [leaf for item in tree for leaf in flat(item)] if isinstance(tree, list) else []
+
+
+def numbers(tree: object) -> list[float]:
+    """Returns all numbers of a tree, in a fixed order."""
+    if isinstance(tree, dict):
+        return [leaf for key in sorted(tree) for leaf in numbers(tree[key])]
+    if isinstance(tree, list):
+        return [leaf for item in tree for leaf in numbers(item)]
+    return [float(tree)] if isinstance(tree, float) else []
+
+
+def test_labels_made_on_cuda_train_a_student(command, cuda_teacher, tiny_world, start, tmp_path) -> None:
+    store = tmp_path / "store"
+    command("pseudo_label", *tiny_world.labeling(cuda_teacher, store, 2, "device=cuda", "precision=bf16"))
+    words = [f"stage.teacher={cuda_teacher}", f"pseudo_labels={store}", "device=cuda"]
+    ended = start(tiny_world.settings("student", tmp_path / "student", *words))
+    assert ended.code == 0, ended.err
