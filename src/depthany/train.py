@@ -22,7 +22,7 @@ from depthany.data.sampler import MixedBatches
 from depthany.data.transforms import crop_shape
 from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel, save_model
-from depthany.system.device import Compute, prepare_compute
+from depthany.system.device import Compute, deterministic_algorithms, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import write_atomically
 from depthany.training import build
@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> int:
     settings = check(cfg)
     check_processes(settings, processes)
     compute = prepare_compute(settings.device, settings.precision, settings.threads, processes)
-    with process_group(processes, compute.device):
+    with process_group(processes, compute.device), deterministic_algorithms(settings.deterministic):
         if processes.from_main(runs.is_finished(Path(settings.run_dir)) and not settings.overwrite):
             if processes.is_main:
                 print(f"{settings.run_dir} holds a finished run: pass overwrite=true or another run_dir=...")

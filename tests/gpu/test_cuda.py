@@ -111,17 +111,21 @@ def test_compiled_model_trains_alike(stage, tiny_world, start, cuda_teacher, tmp
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_resume_repeats_the_steps(precision, tiny_world, start, signal_at, start_elsewhere, tmp_path) -> None:
-    """The scaler's state of fp16 is restored, too. cuBLAS and cuDNN choose kernels that may differ in the
-    last bits from process to process, so that losses are compared to 1e-3."""
-    words = ["device=cuda", f"precision={precision}", "save_every=1"]
-    whole = start(tiny_world.settings("teacher", tmp_path / "whole", *words))
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_resumed_run_repeats_every_bit(
+    stage, precision, tiny_world, cuda_teacher, start_elsewhere, signal_at, tmp_path
+) -> None:
+    words = ["device=cuda", f"precision={precision}", "save_every=1", "deterministic=true"]
+    words += [f"stage.teacher={cuda_teacher}"] if stage == "student" else []
+    whole = start_elsewhere(tiny_world.settings(stage, tmp_path / "whole", *words))
     assert whole.code == 0, whole.err
-    cut = tiny_world.settings("teacher", tmp_path / "cut", *words)
+    cut = tiny_world.settings(stage, tmp_path / "cut", *words)
     assert start_elsewhere(cut, signal_at(9, 4)).code == -9  # SIGKILL
-    ended = start(cut)
+    ended = start_elsewhere(cut)
     assert ended.code == 0, ended.err
-    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    weights = [load_model(tmp_path / name).state_dict() for name in ("whole", "cut")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_cuda_checkpoint_loads_on_the_cpu(cuda_teacher: Path) -> None:

@@ -4,7 +4,13 @@ import cv2
 import pytest
 import torch
 
-from depthany.system.device import choose_amp, choose_device, multiplies_bf16, prepare_compute
+from depthany.system.device import (
+    choose_amp,
+    choose_device,
+    deterministic_algorithms,
+    multiplies_bf16,
+    prepare_compute,
+)
 
 CPU = torch.device("cpu")
 
@@ -44,3 +50,11 @@ def test_prepared_process_has_device_format_and_threads() -> None:
     assert compute.describe() == "cpu in bfloat16"
     assert prepare_compute("cpu", "fp32").describe() == "cpu in float32"
     assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)
+
+
+def test_deterministic_algorithms_end_with_the_block() -> None:
+    with deterministic_algorithms(True):
+        assert torch.are_deterministic_algorithms_enabled()
+    with deterministic_algorithms(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()

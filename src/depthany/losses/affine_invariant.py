@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from depthany.losses.normalise import NORMALISATIONS, pixel_rows
+from depthany.losses.order import kth_smallest
 from depthany.losses.reduce import MeanOverRanks, masked_mean, on_one_rank, one_if_zero
 
 REDUCTIONS = ("batch", "image")
@@ -149,7 +150,7 @@ def _largest_kept(error: Tensor, used: Tensor, trim: float) -> Tensor:
     kept = used_pixels - (trim * used_pixels.double()).long()  # [b 1]
     below = (~used).cumsum(1) <= kept_of_full_row - kept  # [b n]
     filler = torch.where(below, -torch.inf, torch.inf)
-    return torch.where(used, error.detach(), filler).kthvalue(kept_of_full_row, 1, keepdim=True).values
+    return kth_smallest(torch.where(used, error.detach(), filler), kept_of_full_row)
 
 
 def _check(

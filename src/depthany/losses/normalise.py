@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from depthany.losses.order import masked_median
 from depthany.losses.reduce import full_precision, masked_mean
 
 
@@ -50,14 +51,8 @@ def by_median_and_mad(prediction: Tensor, target: Tensor, mask: Tensor, eps: flo
 
 
 def _remove_median_and_mad(values: Tensor, mask: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Returns (values - t) / s [b n] with t the median and s the MAD, and s [b].
-
-    For an even number of pixels the median is the lower middle one, as in `torch.median`; its gradient goes
-    to that pixel alone. nanmedian is 3 to 4 times as fast on a CPU as a sort of the whole row.
-    """
-    median = torch.where(mask, values, torch.nan).nanmedian(1, keepdim=True).values  # [b 1]
-    median = torch.where(mask.any(1, keepdim=True), median, 0)
-    centred = values - median  # [b n]
+    """Returns (values - t) / s [b n] with t the median and s the MAD, and s [b]."""
+    centred = values - masked_median(values, mask)  # [b n]
     scale = masked_mean(centred.abs(), mask)  # [b 1]
     return centred / scale.clamp(min=eps), scale[:, 0]
 

@@ -80,7 +80,9 @@ class DenseModel(nn.Module):
         """
         levels = self.encoder(image)
         prediction: Prediction = self.head(self.decoder(levels), (image.shape[-2], image.shape[-1]))
-        return prediction._replace(features=patch_tokens(levels[-1])) if with_features else prediction
+        if not with_features:
+            return prediction
+        return Prediction(prediction.map, patch_tokens(levels[-1]), prediction.extra)
 
     def infer(
         self, image: NDArray[np.uint8], input_size: int | None = None, amp: torch.dtype | None = None

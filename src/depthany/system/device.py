@@ -1,7 +1,10 @@
 """Chooses where a command computes, and in which number format."""
 
 import ctypes
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -119,6 +122,30 @@ def multiplies_bf16(device: torch.device) -> bool:
         found = torch.cpu.get_capabilities()
         return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # torch before 2.10
+
+
+@contextmanager
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """Inside, torch computes with kernels that give the same bits each time; not `enabled`: does nothing.
+
+    Many CUDA kernels add in an order that changes from run to run, such as the backward pass of bilinear
+    resizing. Source: "Reproducibility" in the notes of the PyTorch documentation.
+
+    Raises:
+        RuntimeError: inside, from torch, at an operation that has no such kernel.
+    """
+    if not enabled:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def keep_freed_memory() -> None:

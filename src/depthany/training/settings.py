@@ -55,6 +55,7 @@ class TrainSettings(BatchSettings):
     crop_size: Any = setting(least=1)  # side of the square, or [height, width]
     channels_last: bool = setting()
     compile: bool = setting()
+    deterministic: bool = setting()
     parallel: str = setting(choices=PARALLELS)
     activation_checkpointing: bool = setting()
     workers: int = setting(least=0)
