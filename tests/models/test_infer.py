@@ -216,3 +216,17 @@ def test_an_impossible_max_depth_is_explained(max_depth: float) -> None:
 def test_an_impossible_batch_size_is_explained(model: DenseModel) -> None:
     with pytest.raises(ValueError, match="batch_size=0: expected 1 or more"):
         model.infer_batch([photo(20, 20)], batch_size=0)
+
+
+@pytest.mark.parametrize("max_depth", [None, 20.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_infer_computes_in_the_type_of_weights(
+    micro: str, dtype: torch.dtype, max_depth: float | None
+) -> None:
+    torch.manual_seed(0)
+    model, image = depth_anything(micro, max_depth_m=max_depth, input_size=28).eval(), photo(40, 56)
+    expected = model.infer(image)
+    found = model.to(dtype).infer(image)
+    assert (found.shape, found.dtype) == ((40, 56), np.float32)
+    share = {torch.float16: 0.01, torch.bfloat16: 0.1, torch.float64: 1e-4}[dtype]
+    assert np.abs(found - expected).max() < share * np.ptp(expected)

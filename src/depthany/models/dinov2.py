@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from depthany.models.encoder import Encoder
 from depthany.models.preprocess import Preprocessing
+from depthany.models.strided import strided_conv
 from depthany.models.taps import TAPS, tapped_blocks
 
 PATCH = 14  # pixels per side of a patch, the same for every DINOv2 size
@@ -137,7 +138,7 @@ class Dinov2(Encoder):
     def embed(self, image: Tensor) -> Tensor:
         """Returns input tokens [b 1+p*q c] of an image [b 3 h w]: CLS and patches, with positions added."""
         p, q = patch_grid(image)
-        patches = self.patch_embed.proj(image).flatten(2).transpose(1, 2)  # [b p*q c]
+        patches = strided_conv(self.patch_embed.proj, image).flatten(2).transpose(1, 2)  # [b p*q c]
         tokens = torch.cat([self.cls_token.expand(image.shape[0], -1, -1), patches], dim=1)
         return tokens + self.positions(p, q)
 

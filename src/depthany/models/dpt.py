@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from depthany.models.encoder import Four
+from depthany.models.strided import strided_conv
 
 
 class Pyramid(NamedTuple):
@@ -74,7 +75,7 @@ class DPT(nn.Module):
         Of a vision transformer's p x q patches: 4p x 4q, 2p x 2q, p x q and p/2 x q/2 (rounded up) cells.
         """
         return [
-            reduce(resize(project(level)))
+            reduce(_resized(project(level), resize))
             for level, project, resize, reduce in zip(levels, self.projects, self.resize_layers, self.reduce)
         ]
 
@@ -91,6 +92,14 @@ def _resample(channels: int, factor: float) -> nn.Module:
         f"DPT cannot resample a level by {factor:g}: expected levels of one stride, or strides that "
         "double from level to level"
     )
+
+
+def _resized(level: Tensor, resize: nn.Module) -> Tensor:
+    """Applies a layer of `_resample` to a level [b c p q]."""
+    if isinstance(resize, nn.Conv2d):
+        return strided_conv(resize, level)
+    resized: Tensor = resize(level)
+    return resized
 
 
 class Fusion(nn.Module):

@@ -53,15 +53,25 @@ class OutputConvolutions(Head):
         nn.init.constant_(self.conv3.bias, last_bias)
 
     def forward(self, pyramid: Pyramid, size: tuple[int, int]) -> Prediction:
-        """Returns the map [b h w] float32.
+        """Returns the map [b h w] float32, or float64 where the weights are.
 
-        The last, cheap layer leaves autocast: bfloat16 has steps of 0.4 %, which would be a visible staircase
-        once the loss has removed the shift and divided by the spread.
+        The last, cheap layer computes in float32 at least, under autocast and with half-precision weights
+        too: bfloat16 has steps of 0.4 %, which would be a visible staircase once the loss has removed the
+        shift and divided by the spread.
         """
         hidden = F.interpolate(self.conv1(pyramid.fused[0]), size, mode="bilinear", align_corners=True)
         hidden = F.relu(self.conv2(hidden), inplace=True)  # [b 32 h w]
         with torch.autocast(hidden.device.type, enabled=False):
-            return Prediction(self.activate(self.conv3(hidden.float()).squeeze(1)))
+            return Prediction(self.activate(self._last(hidden).squeeze(1)))
+
+    def _last(self, hidden: Tensor) -> Tensor:
+        """Applies the last convolution to [b 32 h w]; returns [b 1 h w]."""
+        dtype = torch.promote_types(self.conv3.weight.dtype, torch.float32)
+        if self.conv3.weight.dtype == dtype:
+            last: Tensor = self.conv3(hidden.to(dtype))
+            return last
+        assert self.conv3.bias is not None
+        return F.conv2d(hidden.to(dtype), self.conv3.weight.to(dtype), self.conv3.bias.to(dtype))
 
     def activate(self, last: Tensor) -> Tensor:
         """Returns the map of the last convolution's output [b h w]."""
