@@ -14,6 +14,7 @@ from depthany.config.checker import check_settings
 from depthany.config.entry import run_entry
 from depthany.config.schema import CheckpointSettings, ComputeSettings
 from depthany.inference.ready_model import load_ready_model
+from depthany.models.files.model_source import ModelSource
 from depthany.system.device import prepare_compute
 from depthany.system.rules import setting
 
@@ -46,7 +47,8 @@ def start(cfg: DictConfig) -> Any:
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
-    model = load_ready_model(cfg.checkpoint, compute, cfg.taps, cfg.max_depth).model
+    source = ModelSource.of("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth)
+    model = load_ready_model(source, compute).model
     if cfg.input_size is not None:
         model.preprocessing.require_input_size(cfg.input_size)
 

@@ -20,6 +20,7 @@ from depthany.evaluation.compare import Comparison
 from depthany.evaluation.open_predictors import open_predictors
 from depthany.evaluation.predictors import QUANTITIES, ScoredPredictor, space_of
 from depthany.evaluation.protocol_files import choose
+from depthany.models.files.model_source import ModelSource
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import require_writable
@@ -45,8 +46,8 @@ class EvaluateSettings(CheckpointSettings, BatchSettings):
     pictures: int = setting(least=0)
 
     def __post_init__(self) -> None:
-        for key in ("checkpoint", "protocols"):
-            words = split_words(key, getattr(self, key))
+        models = [each.source for each in ModelSource.several("checkpoint", self.checkpoint)]
+        for key, words in (("checkpoint", models), ("protocols", split_words("protocols", self.protocols))):
             if repeated := [word for word in words if words.count(word) > 1]:
                 raise ValueError(f"{key}={','.join(words)}: {repeated[0]} is given twice")
 
@@ -75,12 +76,10 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
             print(f"{name}: not run, {why}")
         require_writable(out)
     predictors, about = open_predictors(
-        split_words("checkpoint", cfg.checkpoint),
+        ModelSource.several("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth),
         [] if cfg.quantity is None else split_words("quantity", cfg.quantity),
         compute,
         cfg.stored_per_unit,
-        cfg.taps,
-        cfg.max_depth,
     )
     for one in chosen:
         for predictor in predictors:

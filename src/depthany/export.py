@@ -11,7 +11,7 @@ from depthany.config.checker import check_settings
 from depthany.config.entry import run_entry
 from depthany.config.schema import CheckpointSettings
 from depthany.models.files.exports import DTYPES, FORMATS, ONNX_PACKAGES, READERS, SUFFIXES
-from depthany.models.files.loading import load_model
+from depthany.models.files.model_source import ModelSource
 from depthany.system.files import staged
 from depthany.system.rules import setting
 
@@ -42,7 +42,7 @@ def main() -> None:
 def run(cfg: DictConfig) -> int:
     """Loads the model, writes and compares it, and moves the result to its place; returns the exit code."""
     cfg = check(cfg)
-    model = load_model(cfg.checkpoint, taps=cfg.taps, max_depth_m=cfg.max_depth)
+    model = ModelSource.of("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth).load()
     with staged(Path(cfg.out)) as place:
         FORMATS[cfg.format](model, place, cfg.dtype)
     encoder = model.config["encoder"]

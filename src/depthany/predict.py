@@ -20,6 +20,7 @@ from depthany.inference.ready_model import load_ready_model
 from depthany.inference.sources import Source, find_sources
 from depthany.inference.video_in import UnreadableVideo, probe_video
 from depthany.inference.video_out import VIDEO_ENDINGS, VIDEO_SCALES, predict_video
+from depthany.models.files.model_source import ModelSource
 from depthany.models.model import DenseModel
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.files import require_writable
@@ -56,12 +57,13 @@ class PredictSettings(CheckpointSettings, BatchSettings):
 def run(cfg: DictConfig) -> int:
     """Predicts everything that `cfg.images` names; returns the exit code."""
     cfg = check_settings(cfg, PredictSettings)
+    source = ModelSource.of("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth)
     out, save = Path(cfg.out), formats(cfg)
     sources = find_sources(cfg.images, out)
     check_videos(sources, save)
     require_writable(out)
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
-    model = load_ready_model(cfg.checkpoint, compute, cfg.taps, cfg.max_depth).model
+    model = load_ready_model(source, compute).model
     predictor, settings = build_predictor(cfg, model), build_settings(cfg, model)
     check_formats(save, settings)
     print(describe(cfg, predictor, len(sources), compute), flush=True)
@@ -110,7 +112,7 @@ def run_video(
         clip = probe_video(source.path)
         passes = 2 if cfg.video_scale == "clip" else 1
         with Bar(f"frames of {source.path.name}", clip.frames and passes * clip.frames) as bar:
-            predict_video(clip, targets, predictor, settings, cfg.batch_size, cfg.video_scale, bar)
+            predict_video(clip, targets, predictor, settings, cfg.batch_size, cfg.video_scale, bar, counts)
     except UnreadableVideo as error:
         counts.unreadable.append(str(error))
     else:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from depthany.checking.label_store import draw_labels, verify_store
 from depthany.config.checker import check_settings
 from depthany.config.entry import run_entry
-from depthany.config.schema import BatchSettings
+from depthany.config.schema import BatchSettings, OfficialFileSettings
 from depthany.data.mixture import DataSettings
 from depthany.data.pseudo_labels.store import RESIZE, StoreSettings, begin_store, describe_sets, finish_store
 from depthany.display.progress import bar_of_all
@@ -21,6 +21,7 @@ from depthany.inference.labeling_counts import LabelingCounts
 from depthany.inference.labeling_report import LabelingProgress, print_labels
 from depthany.inference.predictor import Predictor
 from depthany.inference.ready_model import ReadyModel, load_ready_model
+from depthany.models.files.model_source import ModelSource
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import require_writable
@@ -29,10 +30,10 @@ from depthany.training import build
 
 
 @dataclass
-class PseudoLabelSettings(BatchSettings):
+class PseudoLabelSettings(BatchSettings, OfficialFileSettings):
     """configs/pseudo_label.yaml."""
 
-    teacher: str = setting()
+    teacher: Any = setting()
     data: DataSettings = field(default_factory=DataSettings)
     out: str = setting()
     verify: str | None = None
@@ -72,8 +73,9 @@ def label(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
     out = Path(cfg.out)
     if processes.is_main:
         require_writable(out)
-    teacher = load_ready_model(cfg.teacher, compute, hash_weights=True)
-    teacher.model.quantity.require("disparity", f"teacher={cfg.teacher}", "pass a relative model")
+    source = ModelSource.of("teacher", cfg.teacher, cfg.taps, cfg.max_depth)
+    teacher = load_ready_model(source, compute, hash_weights=True)
+    teacher.model.quantity.require("disparity", str(source), "pass a relative model")
     sets = open_sets(cfg)
     size = teacher.model.input_size if cfg.input_size is None else cfg.input_size
     claims = begin(out, build_header(cfg, teacher, size, compute, sets), processes)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from depthany.models.files.loading import load_model
+from depthany.models.files.names import official_name
 from depthany.models.files.official import save_official
 from depthany.models.model import DenseModel, depth_anything, save_model
 from depthany.training.build import build_model
@@ -147,3 +148,54 @@ def test_frozen_encoder_cannot_be_aligned(start, tiny_world, teacher_run: Path, 
     assert "set stage.weights.feature=0" in ended.err
     ended = start(tiny_world.settings("student", tmp_path / "run", *more, "stage.weights.feature=0"))
     assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("kind", ["run", "official"])
+def test_encoder_of_whole_model_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    source = trained(tmp_path)
+    path = tmp_path / "trained"
+    if kind == "official":
+        path = tmp_path / "whole.pth"
+        torch.save({official_name(name): tensor for name, tensor in source.state_dict().items()}, path)
+    with caplog.at_level("WARNING"):
+        model = build_model(settings(pretrained=True, weights=str(path)), 28)
+    assert [part for part in PARTS if equal(model, source, part)] == ["encoder"]
+    assert f"model.weights={path} is a whole depth model: the encoder alone is taken" in caplog.text
+    caplog.clear()
+    torch.save(source.encoder.state_dict(), tmp_path / "encoder.pth")
+    build_model(settings(pretrained=True, weights=str(tmp_path / "encoder.pth")), 28)
+    assert not caplog.text
+
+
+def test_official_file_of_any_name_starts_and_teaches(start, tiny_world, tmp_path: Path) -> None:
+    path = tmp_path / "mine.pth"
+    source = trained(tmp_path)
+    torch.save({official_name(name): tensor for name, tensor in source.state_dict().items()}, path)
+    quick = ["steps=1", "data.val.mine.root=null", "optimizer.lr=0"]
+    named = f"{{source:{path},taps:v1}}"
+    ended = start(tiny_world.settings("teacher", tmp_path / "a", *quick, f"model.init={named}"))
+    assert ended.code == 0, ended.err
+    assert all(equal(load_model(tmp_path / "a"), source, part) for part in PARTS)
+    ended = start(tiny_world.settings("student", tmp_path / "b", *quick, f"stage.teacher={named}"))
+    assert ended.code == 0, ended.err
+    assert "source: " in (tmp_path / "b" / "settings.yaml").read_text()
+    ended = start(tiny_world.settings("student", tmp_path / "c", *quick, f"stage.teacher={path}"))
+    assert ended.code == 2
+    assert f"such as stage.teacher='{{source: {path}, taps: v2}}'" in ended.err
+
+
+def test_hub_id_is_looked_up_as_teacher(
+    start, tiny_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(repository: str, file_name: str) -> str:
+        raise ConnectionError(f"no {file_name} of {repository}")
+
+    monkeypatch.setattr("depthany.models.files.hub._cached_or_downloaded", offline)
+    for teacher, looked_up in (("some/model-hf", True), ("outputs/teacher", False)):
+        ended = start(tiny_world.settings("student", tmp_path / "run", f"stage.teacher={teacher}"))
+        assert ended.code == 2
+        assert f"no teacher at stage.teacher={teacher}: train one first" in ended.err
+        assert ("no config.json of some/model-hf" in ended.err) is looked_up
+    assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@ beside the object.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from depthany.system.device import PRECISIONS
 from depthany.system.rules import setting
@@ -36,9 +37,15 @@ class BatchSettings(ComputeSettings):
 
 
 @dataclass
-class CheckpointSettings(CommandSettings):
-    """The model file of a command; see `load_model`."""
+class OfficialFileSettings(CommandSettings):
+    """What the name of an official file may not say, see `models.files.model_source.ModelSource`."""
 
-    checkpoint: str = setting()
     taps: str | None = None
     max_depth: float | None = None
+
+
+@dataclass
+class CheckpointSettings(OfficialFileSettings):
+    """The model of a command: a path, a hub id, or a mapping of `ModelSource`."""
+
+    checkpoint: Any = setting()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from depthany.evaluation.score import Row
+from depthany.inference.constant_maps import WHY
 
 NAMES_SHOWN = 10  # of images, in messages; results.json has all
 # Warn above this share of the images. A least-squares fit to an image of almost one distance can get a
@@ -43,7 +44,8 @@ class FitProblems:
             )
         if constant > MANY * self.images:
             lines.append(
-                f"{constant} {of_all} have a constant prediction: their scores say nothing about the model"
+                f"{constant} {of_all} have a constant prediction: their scores say nothing about the model, "
+                f"which may be {WHY}"
             )
         return lines
 

@@ -13,24 +13,22 @@ from depthany.evaluation.predictors import (
 )
 from depthany.inference.predictor import Predictor
 from depthany.inference.ready_model import load_ready_model
+from depthany.models.files.model_source import ModelSource
 from depthany.system.device import Compute
 
 
 def open_predictors(
-    paths: Sequence[str],
+    sources: Sequence[ModelSource],
     quantities: Sequence[str],
     compute: Compute,
     stored_per_unit: float | None = None,
-    taps: str | None = None,
-    max_depth_m: float | None = None,
 ) -> tuple[list[ScoredPredictor], dict[str, dict[str, Any]]]:
     """Opens all of them before anything is scored, so that a wrong path is found first.
 
     Args:
-        paths: model files and folders of predictions.
+        sources: models, and folders of predictions.
         quantities: of the folders of predictions, in their order; a single one is that of all.
         stored_per_unit: see `FolderPredictor`.
-        taps, max_depth_m: see `load_model`.
 
     Returns:
         The predictors, and what results.json says of each one, by label.
@@ -38,17 +36,18 @@ def open_predictors(
     Raises:
         ValueError: a model cannot be loaded, or `quantities` does not fit the folders.
     """
+    paths = [each.source for each in sources]
     folders = [path for path in paths if holds_predictions(Path(path))]
     quantity_of = _quantities(quantities, folders)
     predictors: list[ScoredPredictor] = []
     about: dict[str, dict[str, Any]] = {}
-    for path, label in zip(paths, labels_of(paths), strict=True):
+    for source, path, label in zip(sources, paths, labels_of(paths), strict=True):
         more: dict[str, Any] = {}
         if path in folders:
             quantity = QUANTITIES[quantity_of[path]]
             predictors.append(FolderPredictor(Path(path), quantity, stored_per_unit, label))
         else:
-            model, sha256 = load_ready_model(path, compute, taps, max_depth_m, hash_weights=True)
+            model, sha256 = load_ready_model(source, compute, hash_weights=True)
             predictors.append(Predictor(model, model.input_size, label=label))
             more = {"model": model.config, "weights_sha256": sha256}
         about[label] = {"source": path, "quantity": space_of(predictors[-1]), **more}

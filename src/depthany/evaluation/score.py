@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from depthany.evaluation.protocol import Protocol
 from depthany.metrics.align import Fit, fit, inversion_floor, to_depth_m, to_space
+from depthany.metrics.constant import is_constant
 from depthany.metrics.crops import CROPS
 from depthany.metrics.ordinal import Point
 from depthany.metrics.table import METRICS, Sums, image_sums, pixel_sums, scores_of
@@ -151,7 +152,7 @@ def _row(pixels: Pixels, fitted: Fit, quantity: str, protocol: Protocol) -> Row:
         _scores(sums, protocol),
         sums,
         fitted=None if protocol.align == "none" else fitted,
-        is_constant=not fitted.solvable or (len(pixels.x) > 1 and bool(pixels.x.min() == pixels.x.max())),
+        is_constant=not fitted.solvable or is_constant(pixels.x),
         pixels=len(pixels.x),
     )
 
@@ -180,7 +181,7 @@ def score_pairs(
     """
     nearness = prediction if quantity == "disparity" else -prediction
     sums = image_sums(protocol.metrics, "pairs", nearness, pairs)
-    return Row(index, name, _scores(sums, protocol), sums, scene=scene)
+    return Row(index, name, _scores(sums, protocol), sums, is_constant=is_constant(prediction), scene=scene)
 
 
 def aligned_depth_m(

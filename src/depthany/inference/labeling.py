@@ -1,5 +1,6 @@
 """A frozen teacher labels the unlabeled images of a store, shard by shard."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,14 @@ from depthany.data.pseudo_labels.shards import NewLabel
 from depthany.data.pseudo_labels.store import ShardRange, write_shard
 from depthany.data.samples import UnlabeledSet
 from depthany.inference.claims import Claims
+from depthany.inference.constant_maps import constant_maps
 from depthany.inference.labeling_counts import LabelingCounts
 from depthany.inference.pipeline import BackgroundPool, Skipped, run_pipeline
 from depthany.inference.predictor import Predictor, PreparedImage
+from depthany.metrics.constant import is_constant
 
 RESOLUTIONS = ("full", "half")
+FEW = 8  # labels of a shard that may all be constant
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class ShardContent:
 
     labels: list[NewLabel] = field(default_factory=list)
     unreadable: list[tuple[int, str, str]] = field(default_factory=list)  # index, reason, message
+    constant: list[str] = field(default_factory=list)  # names of images with a constant label
 
 
 class Labeler:
@@ -161,6 +166,8 @@ class Labeler:
         """Encodes a label [h w] for its shard."""
         coded = encode_label(disparity)
         position = image.position
+        if is_constant(disparity):
+            self._shards[position.shard].constant.append(image.name)
         self._shards[position.shard].labels.append(NewLabel(position.index, image.size, coded))
         self.counts.add_encoded(len(coded.chunk))
 
@@ -180,8 +187,18 @@ class Labeler:
         self.progress(1, self.counts)
 
     def write(self, store: Path, claims: Claims, shard: ShardRange) -> None:
-        """Writes a shard whose images are all encoded or skipped, and releases it."""
+        """Writes a shard whose images are all encoded or skipped, and releases it.
+
+        Raises:
+            ValueError: it cannot be written, or all its labels, at least `FEW`, are constant.
+        """
         content = self._shards.pop(shard)
+        constant, labels = content.constant, len(content.labels)
+        if labels >= FEW and len(constant) == labels:
+            raise ValueError(f"a shard was not written: {constant_maps(constant, labels, 'labels')}")
+        if constant:
+            print(f"warning: {constant_maps(constant, labels, 'labels of a shard')}", file=sys.stderr)
+        self.counts.constant += len(constant)
         write_shard(store, shard, content.labels, content.unreadable)
         self.counts.shards += 1
         claims.release(shard)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-SUMMED = ("labels", "skipped", "shards", "teacher_s", "workers", "encoded", "encoded_bytes")
+SUMMED = ("labels", "skipped", "constant", "shards", "teacher_s", "workers", "encoded", "encoded_bytes")
 
 
 @dataclass
@@ -15,6 +15,7 @@ class LabelingCounts:
 
     Attributes:
         labels: images that were labeled. skipped: images that could not be read.
+        constant: labels that are constant.
         shards: shards that were written.
         teacher_s: seconds in the teacher, summed over workers.
         workers: number of workers.
@@ -24,6 +25,7 @@ class LabelingCounts:
 
     labels: int = 0
     skipped: int = 0
+    constant: int = 0
     shards: int = 0
     teacher_s: float = 0.0
     workers: int = 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from depthany.data.pseudo_labels.store import UNREADABLE
+from depthany.inference.constant_maps import WHY
 from depthany.inference.labeling_counts import LabelingCounts
 
 _PROJECT_AFTER_S = 20.0  # before the first projection; the time doubles before each further one
@@ -46,6 +47,8 @@ def print_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any
             f"the teacher was at work {counts.teacher_s / seconds / counts.workers:.0%} of the time"
         )
         print(counts.projection())
+    if counts.constant:
+        print(f"warning: {counts.constant} of {counts.labels} labels are constant: {WHY}")
     if manifest is None:
         print(f"{store}: other workers have shards in hand; the last of them completes the store")
         return

@@ -15,7 +15,9 @@ from PIL import Image
 
 from depthany.data.images import IMAGE_SUFFIXES, read_image
 from depthany.display.pictures import COLOUR_MAPS
+from depthany.inference.constant_maps import constant_maps
 from depthany.inference.outputs import OutputSettings, picture, write_ply, write_png16
+from depthany.metrics.constant import is_constant
 from depthany.models.model import DenseModel
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # Pillow's names; its other decoders never see a file
@@ -81,7 +83,7 @@ class Page:
             self.show(prediction, colour_map),
             gr.DownloadButton(value=str(png), interactive=True),
             _no_download(),
-            "",
+            f"**Warning:** {constant_maps([prediction.name], 1)}" if is_constant(values) else "",
         ]
 
     def show(self, prediction: PredictedPhoto | None, colour_map: str) -> tuple[NDArray, NDArray] | None:

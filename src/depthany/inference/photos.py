@@ -72,6 +72,7 @@ def predict_photos(
 
     def finish(photo: PreparedPhoto, values: NDArray[np.float32]) -> None:
         write(photo.job.targets, photo.pixels, values, settings)
+        counts.add_map(photo.job.path.name, values)
         counts.done.append(photo.job.path)
         bar.advance()
 

@@ -3,6 +3,13 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthany.inference.constant_maps import constant_maps
+from depthany.metrics.constant import is_constant
 
 
 @dataclass
@@ -13,11 +20,24 @@ class PredictionCounts:
         done: files that were predicted.
         existing: files that were left alone, because all of their results exist.
         unreadable: one line per file that could not be read.
+        maps: how many photos and frames were predicted.
+        constant: names of those whose prediction is constant.
     """
 
     done: list[Path] = field(default_factory=list)
     existing: list[Path] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    maps: int = 0
+    constant: list[str] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock)
+
+    def add_map(self, name: str, values: NDArray[np.float32]) -> None:
+        """Counts the prediction [h w] of a photo or frame."""
+        constant = is_constant(values)
+        with self._lock:
+            self.maps += 1
+            if constant:
+                self.constant.append(name)
 
     def report(self, out: Path) -> None:
         """Prints the counts, and to stderr what could not be read."""
@@ -29,3 +49,5 @@ class PredictionCounts:
         print(f"{out}: {', '.join(parts)}", flush=True)
         for line in self.unreadable:
             print(f"error: {line}", file=sys.stderr)
+        if self.constant:
+            print(f"warning: {constant_maps(self.constant, self.maps)}", file=sys.stderr)

@@ -1,10 +1,9 @@
 """Loads a trained model ready for inference: the same lines for every command that uses one."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from depthany.models.fast import prepare_for_inference
-from depthany.models.files.loading import load_model
+from depthany.models.files.model_source import ModelSource
 from depthany.models.files.weights import weights_sha256
 from depthany.models.model import DenseModel
 from depthany.system.device import Compute
@@ -22,19 +21,15 @@ class ReadyModel(NamedTuple):
     weights_sha256: str
 
 
-def load_ready_model(
-    checkpoint: str | Path,
-    compute: Compute,
-    taps: str | None = None,
-    max_depth_m: float | None = None,
-    hash_weights: bool = False,
-) -> ReadyModel:
-    """Returns the model of a checkpoint, prepared for inference.
+def load_ready_model(source: ModelSource, compute: Compute, hash_weights: bool = False) -> ReadyModel:
+    """Returns the model that a setting names, prepared for inference.
 
     Args:
-        checkpoint, taps, max_depth_m: see `load_model`, which also says what is raised.
         hash_weights: identify the weights by a hash, which takes seconds for a large model.
+
+    Raises:
+        ValueError, OSError: the model cannot be loaded, see `load_model`.
     """
-    model = load_model(checkpoint, compute.device, taps, max_depth_m)
+    model = source.load(compute.device)
     digest = weights_sha256(model) if hash_weights else ""  # preparing changes the weights
     return ReadyModel(prepare_for_inference(model, compute.dtype), digest)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from depthany.display.progress import Bar
 from depthany.inference.outputs import OutputSettings, picture, side_by_side
 from depthany.inference.pipeline import run_pipeline
+from depthany.inference.prediction_counts import PredictionCounts
 from depthany.inference.predictor import Predictor
 from depthany.inference.video_in import Clip, Frame, read_frames
 from depthany.system.files import whole_file
@@ -29,6 +30,7 @@ def predict_video(
     batch_size: int,
     scale: str,
     bar: Bar,
+    counts: PredictionCounts,
 ) -> None:
     """Writes the predictions of a video as MP4 without sound, at the times of its frames.
 
@@ -36,6 +38,7 @@ def predict_video(
         targets: the file to write for each format, of VIDEO_ENDINGS.
         scale: "frame": the colours of a frame span its own values; "clip": they span the values of the whole
             clip, which takes a pass over the clip before the first frame is written: twice the time.
+        counts: of the prediction; each frame is a map.
 
     Raises:
         UnreadableVideo: the video is damaged or cut short; no file is left at `targets`.
@@ -49,6 +52,7 @@ def predict_video(
             stack.callback(file.close)  # before `whole_file` renames it
 
         def write(frame: Frame, values: NDArray[np.float32]) -> None:
+            counts.add_map(f"{clip.path.name} at {float(frame.time * clip.time_base):.2f} s", values)
             coloured = picture(values, settings, span)
             for name, file in files.items():
                 shown = coloured if name == "color" else side_by_side(frame.pixels, coloured)

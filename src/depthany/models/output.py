@@ -94,8 +94,9 @@ class Prediction(NamedTuple):
     extra: dict[str, Tensor] | None = None
 
 
-def require_max_depth(max_depth_m: Any) -> None:
-    """Raises a `ValueError` unless `max_depth_m` is a positive, finite number of metres."""
+def require_max_depth(max_depth_m: Any, key: str = "max_depth_m") -> None:
+    """Raises a `ValueError` unless `max_depth_m`, that of the setting `key`, is a positive, finite number of
+    metres."""
     is_number = isinstance(max_depth_m, int | float) and not isinstance(max_depth_m, bool)
     if not is_number or not 0 < max_depth_m < math.inf:
-        raise ValueError(f"max_depth_m={max_depth_m!r}: expected metres above 0")
+        raise ValueError(f"{key}={max_depth_m!r}: expected metres above 0")

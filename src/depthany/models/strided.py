@@ -20,4 +20,3 @@ def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
             return wider[..., :1]
     output: Tensor = conv(x)
     return output
-

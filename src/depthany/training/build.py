@@ -18,19 +18,20 @@ from depthany.data.sampler import MixedBatches, ShardOrder
 from depthany.data.samples import UnlabeledSet
 from depthany.data.transforms import crop_shape
 from depthany.models import model as models
-from depthany.models.files.loading import load_model
+from depthany.models.files.hub import DownloadError
+from depthany.models.files.model_source import ModelSource
 from depthany.models.files.weights import load_encoder_weights, weights_sha256
 from depthany.models.model import DenseModel
 from depthany.system.distributed import Processes
 from depthany.training.checkpoints.state import TrainingState
-from depthany.training.checks import per_micro_batch, rooted
+from depthany.training.checks import no_teacher, per_micro_batch, rooted
 from depthany.training.loop import LoopSettings
 from depthany.training.optim import build_optimizer
 from depthany.training.parallel import is_sharded, shard_run, uses_fsdp
 from depthany.training.settings import ONLINE, ModelSettings, TrainSettings
 from depthany.training.stages.base import StageContext, require_declared, trained_parameters
 from depthany.training.stages.table import STAGES
-from depthany.training.starting_weights import FREEZE, build_from
+from depthany.training.starting_weights import FREEZE, build_from, warn_of_unused_parts
 
 
 def load_teacher(settings: TrainSettings, device: torch.device | str) -> DenseModel | None:
@@ -42,9 +43,12 @@ def load_teacher(settings: TrainSettings, device: torch.device | str) -> DenseMo
     stage = STAGES[settings.stage.name]
     if not stage.needs.teacher:
         return None
-    teacher = load_model(settings.stage.teacher, device)
-    who, remedy = f"stage.teacher={settings.stage.teacher}", "pass a model that predicts this"
-    teacher.quantity.require(stage.predicts, who, remedy)
+    source = ModelSource.of("stage.teacher", settings.stage.teacher)
+    try:
+        teacher = source.load(device)
+    except DownloadError as error:
+        raise ValueError(f"{no_teacher(source)}; nor is it found on the hub: {error}") from None
+    teacher.quantity.require(stage.predicts, str(source), "pass a model that predicts this")
     return teacher
 
 
@@ -81,7 +85,8 @@ def _require_quantity(model: DenseModel, settings: TrainSettings) -> None:
     """Raises a ValueError unless the head predicts the quantity that the stage learns."""
     init, parts = settings.model.init, settings.model.init_parts
     if init is not None and parts == "all":
-        who, other = f"model.init={init}", "pass another file, or model.init_parts=encoder+decoder"
+        who = str(ModelSource.of("model.init", init))
+        other = "pass another file, or model.init_parts=encoder+decoder"
     else:
         who, other = f"model.head.name={settings.model.head['name']}", "choose another head"
     chosen = STAGES[settings.stage.name]
@@ -96,11 +101,13 @@ def build_model(settings: ModelSettings, input_size: int) -> DenseModel:
     """
     parts = {"encoder": settings.encoder, "decoder": settings.decoder, "head": settings.head}
     if settings.init is not None:
-        model = build_from(settings.init, settings.init_parts, parts, input_size)
+        init = ModelSource.of("model.init", settings.init)
+        model = build_from(init, settings.init_parts, parts, input_size)
     else:
         model = models.build_model(**parts, input_size=input_size)
         if settings.pretrained:
-            load_encoder_weights(model.encoder, settings.weights)
+            others = load_encoder_weights(model.encoder, settings.weights)
+            warn_of_unused_parts(str(settings.weights), others)
     model.freeze(FREEZE[settings.freeze])
     return model
 

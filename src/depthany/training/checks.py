@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from depthany.config.checker import check_settings, settings_object
 from depthany.metrics.table import METRICS
+from depthany.models.files.model_source import ModelSource
 from depthany.system.distributed import Processes
 from depthany.training.parallel import uses_fsdp
 from depthany.training.settings import ONLINE, TrainSettings
@@ -68,11 +69,21 @@ def _require_teacher(settings: TrainSettings, stage: type[Stage]) -> None:
         raise ValueError(
             f"pseudo_labels={settings.pseudo_labels}: stage={name} learns from no teacher; leave it out"
         )
-    if stage.needs.teacher and not Path(settings.stage.teacher).exists():
-        raise ValueError(
-            f"no teacher at stage.teacher={settings.stage.teacher}: train one first (python -m "
-            "depthany.train stage=teacher), or pass the run directory or model.safetensors of another"
-        )
+    if settings.model.init is not None:
+        ModelSource.of("model.init", settings.model.init)
+    if stage.needs.teacher:
+        teacher = ModelSource.of("stage.teacher", settings.stage.teacher)
+        is_future_run = Path(teacher.source).parent in (Path("outputs"), Path(settings.run_dir).parent)
+        if not (teacher.exists if is_future_run else teacher.may_exist):
+            raise ValueError(no_teacher(teacher))
+
+
+def no_teacher(source: ModelSource) -> str:
+    """Returns the message about a teacher that is not there."""
+    return (
+        f"no teacher at {source}: train one first (python -m depthany.train stage=teacher), or pass the run "
+        "directory or model.safetensors of another, an official .pth, a Hugging Face folder or a hub id"
+    )
 
 
 def _require_a_root(settings: TrainSettings, kind: str, count: int) -> None:

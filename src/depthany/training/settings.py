@@ -35,7 +35,7 @@ class ModelSettings:
     head: dict[str, Any] = setting()
     pretrained: bool = setting()
     weights: str | None = None
-    init: str | None = None
+    init: Any = None  # see `ModelSource`
     init_parts: str = setting("all", choices=INIT_PARTS)
     freeze: str = setting("none", choices=FREEZE)
 

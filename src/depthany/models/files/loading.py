@@ -1,6 +1,7 @@
 """A depth model from whatever file, folder or hub repository has one."""
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from depthany.models.dinov2 import SIZES
-from depthany.models.files.hub import hub_file
 from depthany.models.files.huggingface import PREPROCESSOR_NAME, arguments_from_huggingface
+from depthany.models.files.locate import locate
 from depthany.models.files.names import (
     HF_UNUSED,
     OFFICIAL_UNUSED,
@@ -45,7 +47,12 @@ OFFICIAL_FILES: tuple[tuple[str, str, float | None], ...] = (
     (r"depth_anything_v2_metric_vkitti_vit[sblg]", "v2", 80.0),  # outdoors
 )
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+METRIC_RANGES = "max_depth=20 (metres: Hypersim, indoors) or 80 (Virtual KITTI, outdoors)"
+log = logging.getLogger(__name__)
+
+
+class UnknownGeneration(ValueError):
+    """Neither the name of an official file nor the caller says its generation."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Found:
         name_of: returns the name in the file of a weight of `DenseModel`.
         quantity: what the file says that its map holds; None if it does not say so.
         plugins: modules that were imported when the file was written.
+        is_named: whether the file, or its name, says what it predicts.
     """
 
     where: Path
@@ -67,6 +75,7 @@ class Found:
     name_of: Callable[[str], str] = str
     quantity: Mapping[str, Any] | None = None
     plugins: Sequence[str] = ()
+    is_named: bool = True
 
 
 def load_model(
@@ -82,7 +91,8 @@ def load_model(
             Depth Anything V1 or V2 `.pth`, relative or metric; a Hugging Face folder of
             `DepthAnythingForDepthEstimation`, or its id on the hub ("organisation/name").
         taps: "v1" or "v2", for an official file whose name does not say its generation.
-        max_depth_m: metres, for an official metric file whose name does not say them.
+        max_depth_m: metres, for an official metric file whose name does not say them. Relative and metric
+            files look alike inside; a warning is logged if the model's maps are constant.
 
     Raises:
         FileNotFoundError: there is no such source.
@@ -94,12 +104,31 @@ def load_model(
     model = _build(found)
     model.to(device)
     load_strictly(model, found.state, str(found.where), found.name_of)
-    return model.eval()
+    model.eval()
+    if not found.is_named:
+        _warn_of_constant_maps(model, found.where)
+    return model
+
+
+@torch.inference_mode()
+def _warn_of_constant_maps(model: DenseModel, where: Path) -> None:
+    """Logs a warning if the maps of four test images are constant, as those of a metric file read as a
+    relative one: there the sigmoid's input, below 0 nearer than half of `max_depth`, meets a ReLU.
+    """
+    multiple, weights = model.preprocessing.multiple, next(model.parameters())
+    coarse = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    image = F.interpolate(coarse, scale_factor=multiple)  # [4 3 h w], a colour for each cell
+    low, high = model(image.to(weights)).map.flatten(1).aminmax(dim=1)  # [4]
+    if (low == high).all():
+        why = f"if it is a metric file, pass {METRIC_RANGES}; if it is a relative one, its training has died"
+        if model.quantity.is_metric:
+            why = "if it is a relative file, leave max_depth out"
+        log.warning("warning: %s predicts %g everywhere, on every test image: %s", where, low[0].item(), why)
 
 
 def find_model(source: str | Path, taps: str | None = None, max_depth_m: float | None = None) -> Found:
     """Reads a source without building its model; see `load_model`."""
-    found = _read(_locate(source), taps, max_depth_m)
+    found = _read(locate(source), taps, max_depth_m)
     encoder, head = found.config["encoder"], found.config.get("head", {})
     known = {"taps": encoder.get("taps"), "max_depth": head.get("max_depth_m")}
     for key, given in (("taps", taps), ("max_depth", max_depth_m)):
@@ -154,19 +183,22 @@ def _official(path: Path, state: Mapping[str, Tensor], taps: str | None, max_dep
     if "pretrained.cls_token" not in state:
         raise ValueError(f"{path} has no pretrained.cls_token: expected a whole official Depth Anything file")
     size = size_of_width(state["pretrained.cls_token"].shape[-1], str(path))
+    is_named = False
     for pattern, generation, metres in OFFICIAL_FILES:
         if re.fullmatch(pattern, path.stem):
-            taps, max_depth_m = generation, metres
+            taps, max_depth_m, is_named = generation, metres, True
     if taps is None:
-        raise ValueError(
+        raise UnknownGeneration(
             f"{path}: its name is none of the official ones (as depth_anything_vits14.pth, "
-            "depth_anything_v2_vits.pth), and V1 and V2 files look alike inside: pass taps=v1 or taps=v2"
+            "depth_anything_v2_vits.pth), and V1 and V2 files look alike inside: pass taps=v1 or taps=v2, "
+            f"and for a metric file also {METRIC_RANGES}"
         )
     return Found(
         path,
         depth_anything_config(size, taps, max_depth_m=max_depth_m),
         {name: tensor for name, tensor in state.items() if name not in OFFICIAL_UNUSED},
         partial(official_name, swiglu=has_swiglu(SIZES[size])),
+        is_named=is_named,
     )
 
 
@@ -181,26 +213,6 @@ def _huggingface(path: Path, state: Mapping[str, Tensor]) -> Found:
     return Found(
         path, depth_anything_config(**arguments), join_qkv(used), partial(huggingface_name, swiglu=swiglu)
     )
-
-
-def _locate(source: str | Path) -> Path:
-    """Returns the local path of a source; a hub id that is no local path is downloaded."""
-    path = Path(source)
-    if path.exists():
-        return path
-    if (
-        not HUB_ID.fullmatch(str(source))
-        or path.parent.is_dir()
-        or path.suffix in (".safetensors", ".pt", ".pth")
-    ):
-        raise FileNotFoundError(
-            f"{source} does not exist; pass a run directory, a .safetensors, .pt or .pth file, a Hugging "
-            "Face folder or the id of one on the hub"
-        )
-    way_out = "it is no local path either: pass that of a file or folder"
-    for name in (CONFIG_NAME, PREPROCESSOR_NAME, WEIGHTS_NAME):
-        file = hub_file(str(source), name, f"{name} of {source} from the Hugging Face hub", way_out)
-    return file.parent
 
 
 def _finished(folder: Path) -> Path:

@@ -29,8 +29,12 @@ PREFIXES = ("module.", "model.", "_orig_mod.")  # put before every name by DDP, 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder
 
 
-def load_encoder_weights(encoder: Encoder, path: str | Path | None) -> None:
+def load_encoder_weights(encoder: Encoder, path: str | Path | None) -> set[str]:
     """Loads pre-trained weights into an encoder, strictly.
+
+    Returns:
+        The first parts of the names of all other weights in the file, which are not used, such as depth_head
+        of a whole depth model.
 
     Args:
         encoder: a `Dinov2` or a `TimmEncoder`.
@@ -46,10 +50,10 @@ def load_encoder_weights(encoder: Encoder, path: str | Path | None) -> None:
     """
     if isinstance(encoder, TimmEncoder):
         _load_timm(encoder, _from_hub(encoder.label) if path is None else weights_file(Path(path)))
-    elif isinstance(encoder, Dinov2):
-        _load_dinov2(encoder, _download(encoder.label) if path is None else weights_file(Path(path)))
-    else:
-        raise ValueError(f"no pre-trained weights are known for {encoder.label}: pass model.pretrained=false")
+        return set()
+    if isinstance(encoder, Dinov2):
+        return _load_dinov2(encoder, _download(encoder.label) if path is None else weights_file(Path(path)))
+    raise ValueError(f"no pre-trained weights are known for {encoder.label}: pass model.pretrained=false")
 
 
 def _load_timm(encoder: TimmEncoder, path: Path) -> None:
@@ -61,9 +65,15 @@ def _load_timm(encoder: TimmEncoder, path: Path) -> None:
     load_strictly(encoder.timm_model, counters | found, f"{path} ({encoder.label})")
 
 
-def _load_dinov2(encoder: Dinov2, path: Path) -> None:
-    """Loads the one DINOv2 in a file, under whichever names, bare or as part of a larger checkpoint."""
-    state = join_qkv(_encoder_part(unwrap(read_tensors(path)), path))
+def _load_dinov2(encoder: Dinov2, path: Path) -> set[str]:
+    """Loads the one DINOv2 in a file, under whichever names, bare or as part of a larger checkpoint.
+
+    Returns the first parts of the names of the other weights.
+    """
+    whole = unwrap(read_tensors(path))
+    part, prefix = _encoder_part(whole, path)
+    others = {name.partition(".")[0] for name in whole if not name.startswith(prefix)}
+    state = join_qkv(part)
     state = {name: tensor for name, tensor in state.items() if name not in MASK_TOKENS}
     name_of = _naming(state)
     _check_size(state, name_of, encoder, path)
@@ -75,6 +85,7 @@ def _load_dinov2(encoder: Dinov2, path: Path) -> None:
         )
         state[pos_embed] = resize_pos_embed(state[pos_embed].float(), own_grid, own_grid, "size")
     load_strictly(encoder, state, str(path), name_of)
+    return others
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
@@ -180,15 +191,16 @@ def _shared_prefix(state: Mapping[str, Tensor]) -> str | None:
     return next((p for p in PREFIXES if state and all(name.startswith(p) for name in state)), None)
 
 
-def _encoder_part(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """Returns the weights that share the prefix of the only `cls_token`, without that prefix."""
+def _encoder_part(state: Mapping[str, Tensor], path: str | Path) -> tuple[dict[str, Tensor], str]:
+    """Returns the weights that share the prefix of the only `cls_token`, without it, and the prefix."""
     pattern = re.compile(r"(?:^|\.)((?:embeddings\.)?cls_token)$")
     found = [(name, match[1]) for name in state if (match := pattern.search(name))]
     if len(found) != 1:
         entries = listed(list(state)) or "no tensor"
         raise ValueError(f"{path} has {len(found)} `cls_token`s, expected one encoder; it has: {entries}")
     prefix = found[0][0].removesuffix(found[0][1])
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    part = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return part, prefix
 
 
 def _naming(state: Mapping[str, Tensor]) -> Callable[[str], str]:

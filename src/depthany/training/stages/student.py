@@ -64,7 +64,7 @@ class FeatureAlignmentSettings:
 class StudentSettings(TermsSettings):
     """configs/stage/student.yaml."""
 
-    teacher: str = setting()
+    teacher: Any = setting()  # see `ModelSource`
     ratio: list[int] = setting(length=2, least=0)
     weights: ImageWeights = field(default_factory=ImageWeights)
     trim: float = setting(least=0, below=1)
