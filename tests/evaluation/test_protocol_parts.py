@@ -88,6 +88,12 @@ def test_smaller_depth_is_nearer():
     assert score_pairs(depth_m, "disparity", pairs, protocol, "").scores == {"accuracy": 0.0}
 
 
+def test_constant_map_of_pairs_is_marked():
+    protocol, pairs = Protocol("p", task="ordinal"), [((0, 0), (0, 1))]
+    assert score_pairs(np.ones((2, 2)), "depth", pairs, protocol, "").is_constant
+    assert not score_pairs(np.eye(2), "depth", pairs, protocol, "").is_constant
+
+
 def test_bootstrap_of_a_mean_matches_textbook_interval():
     values = np.random.default_rng(0).normal(5, 2, 400)
 

@@ -273,3 +273,13 @@ def test_a_taken_port_ends_in_one_line(checkpoints: Path, monkeypatch, capsys) -
         assert run_entry("app", run, literal=("checkpoint",)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and str(port) in error
+
+
+def test_constant_map_is_said_on_the_page(tmp_path: Path) -> None:
+    from depthany.inference.page import Page
+
+    model = depth_anything("micro", input_size=56).eval()
+    torch.nn.init.zeros_(model.head.conv3.weight)
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    message = Page(model, max_megapixels=1).predict(str(tmp_path / "a.png"), 56, "gray")[-1]
+    assert message.startswith("**Warning:** 1 of 1 maps are constant and say nothing about the image (a)")

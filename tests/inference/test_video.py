@@ -13,6 +13,7 @@ from media import pixels, read_video, write_video
 
 from depthany.display.progress import Bar
 from depthany.inference.outputs import OutputSettings
+from depthany.inference.prediction_counts import PredictionCounts
 from depthany.inference.predictor import Predictor
 from depthany.inference.video_in import probe_video
 from depthany.inference.video_out import predict_video
@@ -47,7 +48,7 @@ def depth_of(path: Path, out: Path, scale: str = "frame", batch_size: int = 4) -
     settings = OutputSettings(Quantity("disparity"), colour_map="gray")
     with Bar("frames", clip.frames) as bar:
         predictor = Predictor(BrightnessIsDisparity(), 28)
-        predict_video(clip, {"color": out}, predictor, settings, batch_size, scale, bar)
+        predict_video(clip, {"color": out}, predictor, settings, batch_size, scale, bar, PredictionCounts())
     return read_video(out)[0]
 
 

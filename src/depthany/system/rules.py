@@ -111,9 +111,9 @@ def split_words(key: str, value: Any) -> list[str]:
     Raises:
         ValueError: there is no word.
     """
-    if isinstance(value, str):
-        value = value.split(",")
-    parts = [value] if isinstance(value, Mapping) else value if isinstance(value, Sequence) else []
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, Sequence) else []
+    if isinstance(value, Mapping):
+        parts = [value]
     words = [word for part in parts if (word := str(part).strip())]
     if not words:
         raise ValueError(f"{key}={value}: expected one or more values, with commas between them")
