@@ -41,7 +41,9 @@ def test_predict_counts_and_names_constant_maps(predict, dead: Path, tmp_path: P
     for name in ("a", "b"):
         Image.fromarray(pixels(28, 42, seed=1)).save(tmp_path / f"{name}.png")
     write_video(tmp_path / "c.mp4", [pixels(28, 42, seed=i) for i in range(3)], Fraction(10))
-    (tmp_path / "list.txt").write_text("".join(f"{tmp_path / name}\n" for name in ("a.png", "b.png", "c.mp4")))
+    (tmp_path / "list.txt").write_text(
+        "".join(f"{tmp_path / name}\n" for name in ("a.png", "b.png", "c.mp4"))
+    )
     ended = predict(f"checkpoint={dead}", f"images={tmp_path / 'list.txt'}")
     assert ended.code == 0
     assert "3 predicted" in ended.out

@@ -16,5 +16,5 @@ def constant_maps(names: Sequence[str], of: int, what: str = "maps") -> str:
         names: of those that are constant, at least one.
         of: how many predictions there are.
     """
-    shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+    shown = ", ".join(sorted(names)[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
     return f"{len(names)} of {of} {what} are constant and say nothing about the image ({shown}): {WHY}"
