@@ -29,7 +29,7 @@ def test_text_and_mapping_name_the_same_model(tmp_path: Path) -> None:
     mapping = {"source": str(path), "taps": "v1", "max_depth": 20.0}
     expected = ModelSource(str(path), "v1", 20.0, "stage.teacher")
     written = f"{{source: {path}, taps: v1, max_depth: 20.0}}"
-    for value in (mapping, OmegaConf.create(mapping), written):
+    for value in (mapping, OmegaConf.create(mapping), written, written.replace(": ", ":")):
         assert ModelSource.of("stage.teacher", value) == expected
     assert ModelSource.of("stage.teacher", str(path), "v1", 20.0) == expected
     assert str(expected) == f"stage.teacher={path}"
@@ -50,6 +50,7 @@ def test_several_models_have_taps_of_their_own() -> None:
         ({"source": "a", "tap": "v2"}, "model.init={'source': 'a', 'tap': 'v2'}: expected a path"),
         ({"source": "a", "taps": "v3"}, "unknown taps 'v3'; choose from v1, v2"),
         ({"source": "a", "max_depth": -1}, "max_depth=-1: expected metres above 0"),
+        ("{source: [a}", "expected a path, a hub id, or a mapping with source"),
         ("", "model.init= is empty"),
     ],
 )

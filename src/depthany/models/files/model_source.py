@@ -1,5 +1,6 @@
 """How a setting names a trained model, the same in every command."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class ModelSource:
         Raises:
             ValueError: the mapping has no source or an unknown key, or a value is not allowed.
         """
-        named = yaml.safe_load(value) if _is_written_mapping(value) else value
+        named = _read_mapping(value) if _is_written_mapping(value) else value
         given = dict(named) if isinstance(named, Mapping) else {"source": named}
         if "source" not in given or not given.keys() <= set(KEYS):
             raise ValueError(
@@ -73,7 +74,7 @@ class ModelSource:
     ) -> list["ModelSource"]:
         """Returns the models of a setting that names one or more: `a,b`, a list, or a mapping."""
         is_list = isinstance(value, Sequence) and not isinstance(value, str)
-        is_one = isinstance(value, Mapping) or _is_written_mapping(value)
+        is_one = isinstance(value, Mapping) or _is_written_mapping(value) or local_path(str(value)).exists()
         each_value = value if is_list else [value] if is_one else split_words(key, value)
         return [cls.of(key, one, taps, max_depth) for one in each_value]
 
@@ -101,6 +102,16 @@ class ModelSource:
 def _is_written_mapping(value: Any) -> bool:
     """Whether a text is a mapping, as it arrives where a command takes its value literally."""
     return isinstance(value, str) and value.startswith("{") and value.endswith("}")
+
+
+def _read_mapping(text: str) -> Any:
+    spaced = re.sub(
+        rf"([{{,]\s*(?:{'|'.join(KEYS)})):(?=\S)", r"\1: ", text
+    )  # YAML needs the space, Hydra not
+    try:
+        return yaml.safe_load(spaced)
+    except yaml.YAMLError:
+        return {}
 
 
 def _example(source: str) -> str:
