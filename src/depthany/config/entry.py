@@ -55,7 +55,8 @@ def run_entry(
 ) -> int:
     """Composes `configs/<config_name>.yaml` with the overrides in `sys.argv`, imports plugins, runs `job`.
 
-    An error that the user can correct (a setting, a file) ends in one line on stderr and exit code 2.
+    An error that the user can correct (a setting, a file) ends in one line on stderr and exit code 2, or the
+    error's own `exit_code`.
     DEPTHANY_TRACEBACK=1 shows where it was raised. Any other exception is a defect of this package and keeps
     its traceback.
 
@@ -89,7 +90,7 @@ def run_entry(
             raise
         if should_report(error):
             print(f"error: {_one_line(error, config_name)}", file=sys.stderr)
-        return 2
+        return getattr(error, "exit_code", 2)
     except KeyboardInterrupt as stop:  # the training loop handles its signals itself
         is_term = isinstance(stop, Terminated)
         print(

@@ -87,6 +87,23 @@ class Processes:
         dist.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]
 
+    def on_main(self, job: Callable[[], T]) -> T:
+        """Calls `job` on process 0 and returns its result on every process; a small one that can be pickled.
+
+        Raises:
+            ValueError, OSError: `job` raised it; on every process.
+        """
+        outcome: tuple[T | None, Exception | None] = None, None
+        if self.is_main:
+            try:
+                outcome = job(), None
+            except (ValueError, OSError) as error:
+                outcome = None, error
+        result, failure = self.from_main(outcome)
+        if failure is not None:
+            raise failure
+        return result  # type: ignore[return-value]
+
     def wait(self) -> None:
         """Waits until every process has called this (a barrier)."""
         self.sum([0])

@@ -7,6 +7,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+def checkout_dir() -> Path | None:
+    """Returns the checkout that the package is run from; None where it is installed without one."""
+    folder = Path(__file__).resolve().parents[3]
+    return folder if (folder / "configs").is_dir() and (folder / "src").is_dir() else None
+
+
+def bundled(path: str) -> str:
+    """Returns the path of a file or folder of the checkout, such as data/sample/encoder_vitt.safetensors.
+
+    It is the path itself where that exists in the current folder or there is no checkout.
+    """
+    checkout = checkout_dir()
+    if checkout is None or Path(path).exists() or not (checkout / path).exists():
+        return path
+    return str(checkout / path)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a file beside `path`, flushes it to the disk and renames it.
 
