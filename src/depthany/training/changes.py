@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from depthany.config.entry import flat
 from depthany.system.files import checkout_dir
 
+PLACE = "place"  # of the folder of the run, not of the run: no change
 FREE = "free"  # where and how fast it computes, what it reports and keeps: at most the rounding changes
 LENGTH = "length"  # how many steps the run has
 MOVED = "moved"  # where a data set lies; its files must be the same
@@ -19,8 +20,8 @@ REFUSED = "refused"  # the order of the images, or what is learned from them
 # Setting, or group of settings, and what its change means. What is not named here, such as a setting of a
 # plugin's stage, must not change.
 MAY_CHANGE = {
-    "run_dir": FREE,
-    "overwrite": FREE,
+    "run_dir": PLACE,
+    "overwrite": PLACE,
     "device": FREE,
     "precision": FREE,
     "threads": FREE,
@@ -118,7 +119,7 @@ def find_changes(began: Mapping[str, Any], settings: Mapping[str, Any], older: M
     changes = [
         Change(key, before.get(key, older.get(key)), now.get(key), kind_of(key))
         for key in sorted(before.keys() | now.keys())
-        if before.get(key, older.get(key)) != now.get(key)
+        if before.get(key, older.get(key)) != now.get(key) and kind_of(key) != PLACE
     ]
     changes = [_from_path_to_path(change) for change in changes]
     return Changes((*changes, *_reordered(began, settings)), names_known=NAMES in began)
