@@ -105,6 +105,8 @@ def test_every_setting_has_a_comment(path: Path) -> None:
 
 
 TEACHER_MISTAKES = {
+    "run_dir=": "run_dir= is empty: expected a path (. is the current folder)",
+    "data.index_dir=": "data.index_dir= is empty: expected a path",
     "stepz=3": "unknown setting 'stepz'; did you mean steps?",
     "optimizer.lrr=1": "did you mean optimizer.lr?",
     "data.labeled.mine.depth_scal=3": "did you mean data.labeled.mine.depth_scale?",

@@ -165,6 +165,15 @@ def test_limit_is_partial_and_override_is_changed(
     assert found["changed_by_the_user"] == {"align": "median"}
 
 
+def test_results_of_a_run_are_not_replaced(runs: Path, garden: Path, start: Callable, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/results.json").write_text('{"step": 6, "scores": {}}')
+    code, _, err = start(f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}")
+    assert code == 2
+    assert "holds results.json, which no earlier call of this command wrote" in err
+    assert "scores" in (tmp_path / "out/results.json").read_text()
+
+
 def test_protocol_all_lists_missing_data(
     runs: Path, garden: Path, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

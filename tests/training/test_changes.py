@@ -77,7 +77,9 @@ def test_changes_are_listed_in_words() -> None:
 
 def test_other_order_of_sets_is_refused() -> None:
     other = {"labeled": {"b": {"root": "/old/b"}, "a": {"root": "/old/a"}}, "unlabeled": {}}
-    assert listed(find_changes(settings(), settings(data=other), {}).of(REFUSED)) == "data.labeled: a, b -> b, a"
+    assert (
+        listed(find_changes(settings(), settings(data=other), {}).of(REFUSED)) == "data.labeled: a, b -> b, a"
+    )
 
 
 def test_set_that_gets_a_root_is_refused() -> None:

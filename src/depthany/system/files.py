@@ -1,5 +1,6 @@
 """Writes files that are either complete or not there."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -112,6 +113,31 @@ def require_writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"cannot write into out={out}: {error.strerror}; pass another out=...") from None
+
+
+def require_own_results(out: Path, marker: str, key: str, others: tuple[str, ...] = ()) -> None:
+    """Checks that the results in the output folder, which are going to be replaced, are of an earlier call.
+
+    Args:
+        marker: name of the JSON file that is written first.
+        key: at its top level, which another program's file of that name would not have.
+        others: names of the files that are replaced besides.
+
+    Raises:
+        ValueError: one of the files is there, and the marker is not, or is another program's.
+    """
+    found = [name for name in (marker, *others) if (out / name).exists()]
+    if not found:
+        return
+    try:
+        content = json.loads((out / marker).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or it is no JSON
+        content = None
+    if not isinstance(content, dict) or key not in content:
+        raise ValueError(
+            f"out={out} holds {', '.join(found)}, which no earlier call of this command wrote and this one "
+            "would replace: pass another out=..."
+        )
 
 
 def _sync_folder(folder: Path) -> None:
