@@ -340,6 +340,17 @@ def test_passes_and_epochs_decide_the_steps(start, tiny_world, teacher_run: Path
     assert len(metrics(tmp_path / "epochs", "loss/total")) == 3  # 12 images, 5 a step
 
 
+def test_student_learns_from_pseudo_labels_alone(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    more = ("stage.ratio=[0,1]", "data.labeled.mine.root=/no/such", f"stage.teacher={teacher_run}", "steps=2")
+    ended = start(tiny_world.settings("student", tmp_path / "run", *more))
+    assert ended.code == 0, ended.err
+    assert "micro on 0 labeled + 6 unlabeled images, 2 steps" in ended.out
+    assert len(metrics(tmp_path / "run", "loss/unlabeled")) == 2
+    assert not metrics(tmp_path / "run", "loss/labeled")
+
+
 def test_feature_weight_0_needs_no_frozen_encoder(
     start, tiny_world, teacher_run: Path, tmp_path: Path
 ) -> None:

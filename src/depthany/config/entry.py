@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from depthany.config.checker import nested_keys, unknown_setting
 from depthany.system.distributed import should_report
+from depthany.system.files import bundled
 from depthany.system.plugins import load_plugins
 from depthany.system.signals import Terminated, sigterm_raises
 
@@ -38,6 +39,9 @@ def _below(folder: str | None, name: str) -> str | None:
 
 
 OmegaConf.register_new_resolver("below", _below, replace=True)
+OmegaConf.register_new_resolver(
+    "bundled", bundled, replace=True
+)  # a path of the configuration, not of the user
 
 
 def config_dir() -> Path:
