@@ -90,17 +90,9 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
 
     with runs.locked(run_dir) if processes.is_main else nullcontext():
         saved = saved_settings(settings, sampler, dataset)
-        if settings.overwrite and processes.is_main:
-            runs.clear(run_dir)  # only now that everything the new run needs is known to be there
-        begin = partial(runs.claim, run_dir, saved, defaults_of(settings), loop.total_steps)
-        changes = processes.on_main(begin)
+        changes = begin_or_resume(settings, saved, state, loop, processes)
         if changes is None:
-            if processes.is_main:
-                print(already_there(run_dir, Changes()))
             return
-        resume_latest(runs.checkpoint_dir(run_dir), state, processes)
-        if changes.validation:  # the best score so far is of other images
-            state.progress.best_score = None
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
@@ -136,6 +128,33 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             tracker.close()
         if processes.is_main:
             finish(run_dir, model, state.progress.step, scores, saved, tracker)
+
+
+def begin_or_resume(
+    settings: TrainSettings,
+    saved: dict[str, Any],
+    state: TrainingState,
+    loop: LoopSettings,
+    processes: Processes,
+) -> Changes | None:
+    """Claims the run directory, and loads the newest checkpoint in it into `state`.
+
+    Returns:
+        What has changed since the run began; None if its result is there, and there is nothing to train.
+    """
+    run_dir = Path(settings.run_dir)
+    if settings.overwrite and processes.is_main:
+        runs.clear(run_dir)  # only now that everything the new run needs is known to be there
+    claim = partial(runs.claim, run_dir, saved, defaults_of(settings), loop.total_steps)
+    changes = processes.on_main(claim)
+    if changes is None:
+        if processes.is_main:
+            print(already_there(run_dir, Changes()))
+        return None
+    resume_latest(runs.checkpoint_dir(run_dir), state, processes)
+    if changes.validation:
+        state.progress.forget_scores()
+    return changes
 
 
 def saved_settings(settings: TrainSettings, sampler: MixedBatches, dataset: TrainingSet) -> dict[str, Any]:

@@ -109,6 +109,14 @@ def test_sets_that_are_not_drawn_do_not_count() -> None:
     assert find_changes(before, now, {}).all == ()
 
 
+def test_added_validation_set_is_a_change() -> None:
+    before, now = (settings(data={"labeled": {}, "val": val}) for val in ({}, {"a": {"root": "/a"}}))
+    changes = find_changes(before, now, {})
+    assert changes.validation
+    assert not changes.of(REFUSED)
+    assert not find_changes(settings(), settings(deterministic=True), {}).all, "a setting newer than the run"
+
+
 @dataclass
 class Inner:
     power: float = 1.0

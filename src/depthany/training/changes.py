@@ -28,6 +28,7 @@ MAY_CHANGE = {
     "workers": FREE,
     "parallel": FREE,
     "compile": FREE,
+    "deterministic": FREE,
     "channels_last": FREE,
     "activation_checkpointing": FREE,
     "log_every": FREE,
@@ -121,7 +122,7 @@ def find_changes(began: Mapping[str, Any], settings: Mapping[str, Any], older: M
         for key in sorted(before.keys() | now.keys())
         if before.get(key, older.get(key)) != now.get(key) and kind_of(key) != PLACE
     ]
-    changes = [_from_path_to_path(change) for change in changes]
+    changes = [_from_path_to_path(change) for change in changes if not _is_newer(change, before, older)]
     return Changes((*changes, *_reordered(began, settings)), names_known=NAMES in began)
 
 
@@ -162,6 +163,12 @@ def _leave_out_unused(began: dict[str, Any], settings: dict[str, Any]) -> None:
             for each in (began, settings):
                 each.get("data", {})[kind] = {}
                 each.get(COUNTS, {})[kind] = 0
+
+
+def _is_newer(change: Change, before: Mapping[str, Any], older: Mapping[str, Any]) -> bool:
+    """Whether a setting that may change is newer than the run, and no validation set that was added."""
+    is_set = change.key.startswith(f"{VALIDATION}.")
+    return change.kind == FREE and not is_set and change.key not in before and change.key not in older
 
 
 def _from_path_to_path(change: Change) -> Change:

@@ -39,6 +39,10 @@ class Progress:
     step: int = 0
     best_score: float | None = None
 
+    def forget_scores(self) -> None:
+        """Forgets the best score, which was that of other validation sets."""
+        self.best_score = None
+
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Takes the values from a checkpoint; older ones have the score as best_abs_rel."""
         self.step = saved["step"]
