@@ -18,7 +18,7 @@ from depthany.config.checker import check_settings
 from depthany.config.entry import run_entry
 from depthany.config.schema import CommandSettings
 from depthany.data.mixture import DataSettings
-from depthany.system.files import require_writable
+from depthany.system.files import require_own_results, require_writable
 from depthany.system.processes import cores
 from depthany.system.rules import setting
 
@@ -29,7 +29,7 @@ GROUPS = ("labeled", "val", "unlabeled")
 class CheckDataSettings(CommandSettings):
     """configs/check_data.yaml with its group."""
 
-    out: str = setting()
+    out: str = setting(filled=True)
     limit: int | None = setting(None, least=1)
     seed: int = setting(least=0)
     min_valid_share: float = setting(least=0, most=1)
@@ -43,6 +43,7 @@ def run(cfg: DictConfig) -> int:
     cfg = check(cfg)
     out = Path(cfg.out)
     require_writable(out)
+    require_own_results(out, REPORT_FILE, "sets", (PROBLEMS_FILE,))
     announce(cfg.data)
     sets, summaries = open_sets(cfg.data)
     interrupted, complete = False, False

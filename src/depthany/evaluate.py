@@ -17,13 +17,15 @@ from depthany.config.checker import check_settings
 from depthany.config.entry import plain, run_entry
 from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.evaluation.compare import Comparison
+from depthany.evaluation.html import REPORT_FILE
 from depthany.evaluation.open_predictors import open_predictors
 from depthany.evaluation.predictors import QUANTITIES, ScoredPredictor, space_of
 from depthany.evaluation.protocol_files import choose
+from depthany.evaluation.results import PER_IMAGE_FILE, RESULTS_FILE
 from depthany.models.files.model_source import ModelSource
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
-from depthany.system.files import require_writable
+from depthany.system.files import require_own_results, require_writable
 from depthany.system.rules import setting, split_words
 
 LITERAL = ("checkpoint", "protocols", "out", "quantity")
@@ -38,7 +40,7 @@ class EvaluateSettings(CheckpointSettings, BatchSettings):
     protocols: Any = setting(words=True)
     roots: dict[str, str | None] = field(default_factory=dict)
     override: dict[str, Any] = field(default_factory=dict)
-    out: str = setting()
+    out: str = setting(filled=True)
     quantity: Any = setting(None, choices=QUANTITIES, words=True)
     stored_per_unit: float | None = setting(None, above=0)
     limit: int | None = setting(None, least=1)
@@ -75,6 +77,7 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
         for name, why in missing.items():
             print(f"{name}: not run, {why}")
         require_writable(out)
+        require_own_results(out, RESULTS_FILE, "protocols", (PER_IMAGE_FILE, REPORT_FILE))
     predictors, about = open_predictors(
         ModelSource.several("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth),
         [] if cfg.quantity is None else split_words("quantity", cfg.quantity),

@@ -23,7 +23,7 @@ class ExportSettings(CheckpointSettings):
     """configs/export.yaml."""
 
     format: str = setting(choices=FORMATS)
-    out: str = setting()
+    out: str = setting(filled=True)
     dtype: str = setting(choices=DTYPES)
     overwrite: bool = setting()
 

@@ -32,7 +32,7 @@ class PredictSettings(CheckpointSettings, BatchSettings):
     """configs/predict.yaml."""
 
     images: str = setting()
-    out: str = setting()
+    out: str = setting(filled=True)
     overwrite: bool = setting()
     save: Any = setting(choices=FORMATS, words=True)
     colormap: str = setting(choices=COLOUR_MAPS)

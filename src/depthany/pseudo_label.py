@@ -13,7 +13,15 @@ from depthany.config.checker import check_settings
 from depthany.config.entry import run_entry
 from depthany.config.schema import BatchSettings, OfficialFileSettings
 from depthany.data.mixture import DataSettings
-from depthany.data.pseudo_labels.store import RESIZE, StoreSettings, begin_store, describe_sets, finish_store
+from depthany.data.pseudo_labels.store import (
+    MANIFEST,
+    RESIZE,
+    UNREADABLE,
+    StoreSettings,
+    begin_store,
+    describe_sets,
+    finish_store,
+)
 from depthany.display.progress import bar_of_all
 from depthany.inference.claims import Claims
 from depthany.inference.labeling import RESOLUTIONS, Labeler, Reading
@@ -24,7 +32,7 @@ from depthany.inference.ready_model import ReadyModel, load_ready_model
 from depthany.models.files.model_source import ModelSource
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
-from depthany.system.files import require_writable
+from depthany.system.files import require_own_results, require_writable
 from depthany.system.rules import setting
 from depthany.training import build
 
@@ -35,7 +43,7 @@ class PseudoLabelSettings(BatchSettings, OfficialFileSettings):
 
     teacher: Any = setting()
     data: DataSettings = field(default_factory=DataSettings)
-    out: str = setting()
+    out: str = setting(filled=True)
     verify: str | None = None
     inspect: str | None = None
     inspect_images: int = setting(least=1)
@@ -108,6 +116,8 @@ def begin(out: Path, header: StoreSettings, processes: Processes) -> Claims:
     """Begins the store, or checks that it is the same one; returns the shards that are not labeled yet."""
     if processes.is_main:
         with FileLock(out / ".lock"):  # workers that start at once would write one partial file
+            if not (out / MANIFEST).exists():
+                require_own_results(out, MANIFEST, "sets", (UNREADABLE, "shards"))
             begin_store(out, header)
     processes.wait()
     begin_store(out, header)

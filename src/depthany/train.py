@@ -16,22 +16,26 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from depthany.config.entry import run_entry
+from depthany.data.dataset import TrainingSet
+from depthany.data.identity import identity
 from depthany.data.left_out import summary
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.data.transforms import crop_shape
 from depthany.metrics.table import DEFAULT_METRICS
-from depthany.models.model import DenseModel, save_model
+from depthany.models.model import WEIGHTS_NAME, DenseModel, save_model
 from depthany.system.device import Compute, deterministic_algorithms, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import write_atomically
 from depthany.training import build
 from depthany.training import run_dir as runs
+from depthany.training.changes import COUNTS, FREE, LENGTH, MOVED, NAMES, Changes, defaults_of, listed
 from depthany.training.checkpoints.resume import resume_latest
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
-from depthany.training.checks import check, check_processes
-from depthany.training.loop import Run, SetScores, train
+from depthany.training.checks import check, check_processes, rooted
+from depthany.training.loop import LoopSettings, Run, SetScores, train
+from depthany.training.optim import lr_factor
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.tracking import NullTracker, Tracker
@@ -44,19 +48,33 @@ def main() -> None:
 
 
 def run(cfg: DictConfig) -> int:
-    """Checks the configuration, and trains unless the run is finished; returns the exit code."""
+    """Checks the configuration, and trains unless the result is there; returns the exit code."""
     processes = launched_processes()
     logging.basicConfig(level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s")
     settings = check(cfg)
     check_processes(settings, processes)
     compute = prepare_compute(settings.device, settings.precision, settings.threads, processes)
     with process_group(processes, compute.device), deterministic_algorithms(settings.deterministic):
-        if processes.from_main(runs.is_finished(Path(settings.run_dir)) and not settings.overwrite):
-            if processes.is_main:
-                print(f"{settings.run_dir} holds a finished run: pass overwrite=true or another run_dir=...")
-            return 0
-        run_stage(settings, compute, processes)
+        if is_to_train(settings, processes):
+            run_stage(settings, compute, processes)
     return 0
+
+
+def is_to_train(settings: TrainSettings, processes: Processes) -> bool:
+    """Whether the run directory lacks the model of these settings; looks at no data.
+
+    Raises:
+        ValueError: the directory is not a run's, or holds a finished run with other settings.
+    """
+    run_dir = Path(settings.run_dir)
+    processes.on_main(partial(runs.require_own, run_dir, settings.overwrite))
+    if settings.overwrite:
+        return True
+    look = partial(runs.is_complete, run_dir, asdict(settings), defaults_of(settings))
+    changes = processes.on_main(look)
+    if changes is not None and processes.is_main:
+        print(already_there(run_dir, changes))
+    return changes is None
 
 
 def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -> None:
@@ -71,13 +89,14 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
 
     with runs.locked(run_dir) if processes.is_main else nullcontext():
-        saved = saved_settings(settings, sampler)
-        prepare_run_dir(run_dir, saved, settings.overwrite, processes)
-        resume_latest(runs.checkpoint_dir(run_dir), state, processes)
+        saved = saved_settings(settings, sampler, dataset)
+        changes = begin_or_resume(settings, saved, state, loop, processes)
+        if changes is None:
+            return
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
-        for line in build.dataset_notes(settings, dataset):
+        for line in (*continued(changes, state, loop), *build.dataset_notes(settings, dataset)):
             tracker.say(line)
         unreadable, share = run_dir / runs.UNREADABLE_FILE, settings.data.max_unreadable_share
         count = shared_count(processes, sampler, unreadable, share)
@@ -96,6 +115,8 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         )
         try:
             with open_writer(settings, state, tracker, processes) as writer:
+                if changes.validation:
+                    writer.save(state)  # without the old best score, which a second start must not take up
                 training = Run(state, batches, score, loop, tracker, writer, device, amp, compiled, processes)
                 train(training)
             scores = {settings.stage.name: training.scores()}
@@ -109,20 +130,68 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             finish(run_dir, model, state.progress.step, scores, saved, tracker)
 
 
-def saved_settings(settings: TrainSettings, sampler: MixedBatches) -> dict[str, Any]:
-    """Returns the settings with the numbers of images found: with other numbers their order would differ."""
+def begin_or_resume(
+    settings: TrainSettings,
+    saved: dict[str, Any],
+    state: TrainingState,
+    loop: LoopSettings,
+    processes: Processes,
+) -> Changes | None:
+    """Claims the run directory, and loads the newest checkpoint in it into `state`.
+
+    Returns:
+        What has changed since the run began; None if its result is there, and there is nothing to train.
+    """
+    run_dir = Path(settings.run_dir)
+    if settings.overwrite and processes.is_main:
+        runs.clear(run_dir)  # only now that everything the new run needs is known to be there
+    claim = partial(runs.claim, run_dir, saved, defaults_of(settings), loop.total_steps)
+    changes = processes.on_main(claim)
+    if changes is None:
+        if processes.is_main:
+            print(already_there(run_dir, Changes()))
+        return None
+    resume_latest(runs.checkpoint_dir(run_dir), state, processes)
+    if changes.validation:
+        state.progress.forget_scores()
+    return changes
+
+
+def saved_settings(settings: TrainSettings, sampler: MixedBatches, dataset: TrainingSet) -> dict[str, Any]:
+    """Returns the settings with what was found of the images: others would come in another order."""
     labeled, unlabeled = sampler.counts
-    return asdict(settings) | {"images_found": {"labeled": labeled, "unlabeled": unlabeled}}
+    names = {
+        "labeled": dict(zip(rooted(settings.data.labeled), map(identity, dataset.labeled))),
+        "unlabeled": dict(zip(rooted(settings.data.unlabeled), map(identity, dataset.unlabeled))),
+    }
+    return asdict(settings) | {COUNTS: {"labeled": labeled, "unlabeled": unlabeled}, NAMES: names}
 
 
-def prepare_run_dir(run_dir: Path, saved: dict[str, Any], overwrite: bool, processes: Processes) -> None:
-    """Claims the run directory on rank 0, and deletes what a killed run has left half written."""
-    if processes.is_main:
-        if overwrite:
-            runs.clear(run_dir)  # only now that everything the new run needs is known to be there
-        runs.claim(run_dir, saved)
-        runs.remove_half_written(run_dir)
-    processes.wait()
+def already_there(run_dir: Path, changes: Changes) -> str:
+    """Returns the line about a run that is finished, and about changes that have no effect on it."""
+    free = changes.of(FREE)
+    unused = f" ({listed(free)}: of no effect on what is trained)" if free else ""
+    return (
+        f"{run_dir} holds a finished run with these settings{unused}: more steps, epochs or passes continue "
+        "it, overwrite=true or another run_dir=... trains anew"
+    )
+
+
+def continued(changes: Changes, state: TrainingState, loop: LoopSettings) -> list[str]:
+    """Returns lines about what is different from now on in a run that continues."""
+    step, lines = state.progress.step, list[str]()
+    if step == 0 or not changes.all:
+        return lines
+    lines.append(f"continuing with other settings: {listed(list(changes.all))}")
+    if changes.of(MOVED) and not changes.names_known:
+        lines.append("warning: the run noted no names of its files: only their number was compared")
+    if changes.of(LENGTH) and loop.schedule.name != "constant" and step < loop.total_steps:
+        factor = lr_factor(step, loop.total_steps, loop.schedule)
+        lines.append(
+            f"schedule={loop.schedule.name} is over all {loop.total_steps} steps: the learning rate goes on "
+            f"at {factor:.3g} of its largest; the steps before had that of another length"
+        )
+    return lines
 
 
 def open_tracker(
@@ -161,6 +230,9 @@ def finish(
     tracker: Tracker | NullTracker,
 ) -> None:
     """Writes results and model, the model last since it marks the run as finished, and prints the table."""
+    (run_dir / WEIGHTS_NAME).unlink(
+        missing_ok=True
+    )  # of a shorter run, which config.json no longer describes
     results = json.dumps({"step": step, "scores": scores}, indent=2) + "\n"
     training = {"step": step, "settings": saved}
     try:

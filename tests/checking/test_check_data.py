@@ -255,6 +255,17 @@ def test_mistake_is_one_line(check, tmp_path: Path, mistake: str, expected: str)
     assert expected in ended.err
 
 
+def test_report_of_others_is_not_replaced(check, tmp_path: Path) -> None:
+    write(tmp_path / "mine", "a", whole())
+    assert check(out="out").code == 0
+    assert check(out="out").code == 0, "an earlier report is replaced"
+    report = tmp_path / "out/report.json"
+    report.write_text("mine")
+    ended = check(out="out")
+    assert (ended.code, report.read_text()) == (2, "mine")
+    assert "holds report.json, problems.txt, which no earlier call of this command wrote" in ended.err
+
+
 def test_package_and_check_import_no_models() -> None:
     code = "import sys, depthany; assert 'torch' not in sys.modules, 'the package alone'\n"
     code += "import depthany.check_data; assert 'timm' not in sys.modules, 'the check'\n"

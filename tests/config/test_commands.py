@@ -17,6 +17,7 @@ from depthany.index import IndexSettings
 from depthany.predict import PredictSettings
 from depthany.pseudo_label import PseudoLabelSettings
 from depthany.system.plugins import load_plugins
+from depthany.system.rules import rules
 from depthany.training.optim import LrFactors
 from depthany.training.settings import LossSettings, TrainSettings
 from depthany.training.stages.student import ImageWeights
@@ -43,6 +44,15 @@ def test_every_setting_of_a_command_is_read(command: str) -> None:
         code += "".join((SOURCE / f"training/{name}.py").read_text() for name in ("build", "checks"))
     for each in fields(SETTINGS[command]):
         assert re.search(rf"(cfg|settings|composed\[0\])\.{each.name}\b", code), f"{each.name} is never read"
+
+
+@each_command
+def test_empty_output_path_is_refused(command: str) -> None:
+    checked = rules(SETTINGS[command])
+    for name in {"out", "run_dir"} & {each.name for each in fields(SETTINGS[command])}:
+        for empty in ("", " "):
+            with pytest.raises(ValueError, match=f"{name}= is empty: expected a path"):
+                checked[name].check(name, empty)
 
 
 TRAINING_FILES = [

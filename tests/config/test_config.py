@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from depthany.config import entry
 from depthany.config.entry import config_dir, run_entry
+from depthany.system import files
 from depthany.system.files import whole_file
 from depthany.training import checks
 
@@ -61,6 +62,43 @@ def test_every_choice_of_every_group_is_valid(stage: str, tmp_path: Path) -> Non
         assert checks.check(with_paths(tmp_path, f"stage={stage}", *overrides)).stage.name == stage
 
 
+def test_bundled_files_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("stage=teacher", "data=folder", "data.labeled.mine.root=mine")
+    settings = checks.check(compose(*words))
+    assert settings.model.weights == str(ROOT / "data/sample/encoder_vitt.safetensors")
+    assert settings.data.labeled["mine"]["root"] == "mine", "what the user names is below the current folder"
+    sample = compose("stage=teacher").data
+    assert sample.labeled.sample.root == str(ROOT / "data/sample/labeled/train")
+    with pytest.raises(
+        ValueError, match=rf"no file at model.weights=data/sample/e \(looked from {tmp_path}; "
+    ):
+        checks.check(compose(*words, "model.weights=data/sample/e"))
+
+
+def test_bundled_files_keep_their_path_in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert compose("stage=teacher").model.weights == "data/sample/encoder_vitt.safetensors"
+
+
+def test_package_without_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "checkout_dir", lambda: None)
+    with pytest.raises(ValueError, match="the sample is in depthany's repository, a package alone lacks it"):
+        checks.check(compose("stage=teacher", "data=folder", "data.labeled.mine.root=mine"))
+
+
+def test_kind_that_is_not_drawn_needs_no_root(tmp_path: Path) -> None:
+    cfg = with_paths(tmp_path, "stage=student", "data=folder", "stage.ratio=[0,1]")
+    cfg.data.labeled.mine.root = "???"
+    settings = checks.check(cfg)
+    assert (settings.data.labeled, list(settings.data.unlabeled)) == ({}, ["mine"])
+    cfg = with_paths(tmp_path, "stage=student", "data=folder")
+    cfg.data.labeled.mine.root = "???"
+    with pytest.raises(ValueError, match=r"these settings need a value: data\.labeled\.mine\.root"):
+        checks.check(cfg)
+
+
 def test_experiment_none_keeps_the_papers_recipe() -> None:
     cfg, written = compose("stage=teacher", "experiment=none"), OmegaConf.load(CONFIGS / "train.yaml")
     for key in ("crop_size", "batch_size", "epochs", "passes"):
@@ -105,6 +143,8 @@ def test_every_setting_has_a_comment(path: Path) -> None:
 
 
 TEACHER_MISTAKES = {
+    "run_dir=": "run_dir= is empty: expected a path (. is the current folder)",
+    "data.index_dir=": "data.index_dir= is empty: expected a path",
     "stepz=3": "unknown setting 'stepz'; did you mean steps?",
     "optimizer.lrr=1": "did you mean optimizer.lr?",
     "data.labeled.mine.depth_scal=3": "did you mean data.labeled.mine.depth_scale?",

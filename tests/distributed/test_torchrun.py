@@ -287,3 +287,14 @@ def test_unwritable_shard_leaves_no_half_checkpoint(
         "step_00000020.dcp",
     ]
     assert_same_curves(tmp_path / "run", alone, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_other_settings_end_all_ranks_in_one_line(torchrun, tiny_world, teacher_run: Path) -> None:
+    ended = torchrun(tiny_world.settings("teacher", teacher_run, "seed=5"))
+    assert ended.code == 1
+    assert len(errors(ended.err)) == 1
+    assert "finished run with other settings or data" in ended.err
+    assert "seed: 0 -> 5" in ended.err
+    ended = torchrun(tiny_world.settings("teacher", teacher_run))
+    assert (ended.code, ended.out.count("holds a finished run with these settings")) == (0, 1)

@@ -21,6 +21,7 @@ from depthany.evaluation.open_predictors import labels_of
 from depthany.evaluation.protocol_files import protocol_names
 from depthany.models.files.loading import load_model
 from depthany.models.model import depth_anything, save_model
+from depthany.system import files
 from depthany.training.validation import evaluate
 
 pytestmark = pytest.mark.usefixtures("micro")
@@ -165,10 +166,20 @@ def test_limit_is_partial_and_override_is_changed(
     assert found["changed_by_the_user"] == {"align": "median"}
 
 
+def test_results_of_a_run_are_not_replaced(runs: Path, garden: Path, start: Callable, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/results.json").write_text('{"step": 6, "scores": {}}')
+    code, _, err = start(f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}")
+    assert code == 2
+    assert "holds results.json, which no earlier call of this command wrote" in err
+    assert "scores" in (tmp_path / "out/results.json").read_text()
+
+
 def test_protocol_all_lists_missing_data(
     runs: Path, garden: Path, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where there is no data/sample
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "checkout_dir", lambda: None)  # a package alone, without data/sample
     code, out, err = start(f"checkpoint={runs}/a", "protocol=all", f"roots.mine={garden}", "pictures=0")
     assert code == 0, err
     assert list(results(tmp_path)["protocols"]) == ["folder"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from depthany.system.files import write_atomically
+from depthany.system.files import require_own_results, write_atomically
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -56,3 +56,25 @@ def test_written_file_has_the_umasks_permissions(
     write_atomically(tmp_path / "a", private)
     (tmp_path / "b").touch()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+FOREIGN = {
+    "results.json": '{"step": 6, "scores": {}}',  # of a training run
+    "results.json ": "not JSON",
+    "per_image.csv": "mine",
+}
+
+
+@pytest.mark.parametrize("name, text", FOREIGN.items(), ids=FOREIGN)
+def test_results_of_others_are_not_replaced(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name.strip()).write_text(text)
+    with pytest.raises(ValueError, match=rf"holds {name.strip()}, which no earlier call .* another out="):
+        require_own_results(tmp_path, "results.json", "protocols", ("per_image.csv",))
+
+
+def test_own_results_may_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    require_own_results(tmp_path, "results.json", "protocols", ("per_image.csv",))
+    (tmp_path / "results.json").write_text('{"protocols": {}}')
+    (tmp_path / "per_image.csv").write_text("ours")
+    require_own_results(tmp_path, "results.json", "protocols", ("per_image.csv",))

@@ -183,10 +183,21 @@ def test_config_json_holds_the_settings(teacher_run: Path) -> None:
 
 def test_finished_run_changes_no_file(start, tiny_world, teacher_run: Path) -> None:
     before = contents(teacher_run)
-    ended = start(tiny_world.settings("teacher", teacher_run, "seed=5"))
+    ended = start(tiny_world.settings("teacher", teacher_run, "log_every=2"))
     assert ended.code == 0
-    assert "finished run" in ended.out
+    assert "finished run with these settings (image_every: 3 -> 0; log_every: 1 -> 2: of no" in ended.out
     assert "overwrite=true" in ended.out
+    assert contents(teacher_run) == before
+
+
+def test_finished_run_of_other_settings_fails(start, tiny_world, teacher_run: Path) -> None:
+    before = contents(teacher_run)
+    ended = start(tiny_world.settings("teacher", teacher_run, "seed=5", "optimizer.lr=0.5"))
+    assert ended.code == 1, "a sweep over settings must not succeed by doing nothing"
+    assert ended.err.count("\n") == 1
+    assert "finished run with other settings" in ended.err
+    assert "what is learned: optimizer.lr: 0.001 -> 0.5; seed: 0 -> 5;" in ended.err
+    assert "overwrite=true" in ended.err
     assert contents(teacher_run) == before
 
 
@@ -250,9 +261,9 @@ def test_resume_with_other_settings_is_refused(start, tiny_world, teacher_run: P
         tiny_world.settings("teacher", run_dir, "seed=5", "optimizer.weight_decay=0.5", "log_every=2")
     )
     assert ended.code == 2
-    assert "seed=0 is now 5" in ended.err
-    assert "optimizer.weight_decay=0.01 is now 0.5" in ended.err
-    assert "log_every" not in ended.err, "what does not change the result may change"
+    refused, may_change = ended.err.split("these may change:")
+    assert "optimizer.weight_decay: 0.01 -> 0.5; seed: 0 -> 5" in refused
+    assert "log_every: 1 -> 2" in may_change
     assert contents(run_dir) == before
 
 
@@ -268,7 +279,8 @@ def test_resume_with_other_image_counts_is_refused(
     (run_dir / "settings.yaml").write_text(yaml.safe_dump(settings))
     ended = start(tiny_world.settings("teacher", run_dir))
     assert ended.code == 2
-    assert "(images_found.labeled=5 is now 4): start it with its own to continue" in ended.err
+    assert "what is learned: images_found.labeled: 5 -> 4" in ended.err
+    assert "its own settings to continue" in ended.err
 
 
 def test_seed_decides_the_run(
@@ -326,6 +338,17 @@ def test_passes_and_epochs_decide_the_steps(start, tiny_world, teacher_run: Path
     more = ("steps=null", "epochs=3", "batch_size=5")
     assert start(tiny_world.settings("teacher", tmp_path / "epochs", *more)).code == 0
     assert len(metrics(tmp_path / "epochs", "loss/total")) == 3  # 12 images, 5 a step
+
+
+def test_student_learns_from_pseudo_labels_alone(
+    start, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    more = ("stage.ratio=[0,1]", "data.labeled.mine.root=/no/such", f"stage.teacher={teacher_run}", "steps=2")
+    ended = start(tiny_world.settings("student", tmp_path / "run", *more))
+    assert ended.code == 0, ended.err
+    assert "micro on 0 labeled + 6 unlabeled images, 2 steps" in ended.out
+    assert len(metrics(tmp_path / "run", "loss/unlabeled")) == 2
+    assert not metrics(tmp_path / "run", "loss/labeled")
 
 
 def test_feature_weight_0_needs_no_frozen_encoder(
@@ -404,6 +427,7 @@ def test_nan_loss_stops_the_run_naming_the_part(
     run_dir = tmp_path / "run"
     newest = run_dir / "checkpoints/step_00000004.pt"
     newest.parent.mkdir(parents=True)
+    shutil.copy(student_run / "settings.yaml", run_dir)
     payload = torch.load(student_run / "checkpoints" / newest.name, weights_only=True)
     payload["model"]["head.conv3.bias"].fill_(torch.nan)
     write_checkpoint(newest, payload)

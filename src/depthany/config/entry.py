@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from depthany.config.checker import nested_keys, unknown_setting
 from depthany.system.distributed import should_report
+from depthany.system.files import bundled
 from depthany.system.plugins import load_plugins
 from depthany.system.signals import Terminated, sigterm_raises
 
@@ -38,6 +39,9 @@ def _below(folder: str | None, name: str) -> str | None:
 
 
 OmegaConf.register_new_resolver("below", _below, replace=True)
+OmegaConf.register_new_resolver(
+    "bundled", bundled, replace=True
+)  # a path of the configuration, not of the user
 
 
 def config_dir() -> Path:
@@ -55,7 +59,8 @@ def run_entry(
 ) -> int:
     """Composes `configs/<config_name>.yaml` with the overrides in `sys.argv`, imports plugins, runs `job`.
 
-    An error that the user can correct (a setting, a file) ends in one line on stderr and exit code 2.
+    An error that the user can correct (a setting, a file) ends in one line on stderr and exit code 2, or the
+    error's own `exit_code`.
     DEPTHANY_TRACEBACK=1 shows where it was raised. Any other exception is a defect of this package and keeps
     its traceback.
 
@@ -89,7 +94,7 @@ def run_entry(
             raise
         if should_report(error):
             print(f"error: {_one_line(error, config_name)}", file=sys.stderr)
-        return 2
+        return getattr(error, "exit_code", 2)
     except KeyboardInterrupt as stop:  # the training loop handles its signals itself
         is_term = isinstance(stop, Terminated)
         print(

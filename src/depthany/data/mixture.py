@@ -25,5 +25,5 @@ class DataSettings:
     min_side: int = setting(least=1)
     order: str = setting(choices=ORDERS)
     window: int = setting(least=1)
-    index_dir: str | None = None
+    index_dir: str | None = setting(None, filled=True)
     unlabeled_root: str | None = None

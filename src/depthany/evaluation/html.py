@@ -14,6 +14,7 @@ from depthany.evaluation.tiles import Tile, tiles_of
 from depthany.metrics.table import METRICS, brief
 from depthany.system.files import write_atomically
 
+REPORT_FILE = "report.html"
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1380px; padding: 0 1rem;
   color: #222 }
@@ -86,7 +87,7 @@ class Report:
             f"{''.join(self._sections)}<h2>What was run</h2><details><summary>command, versions, checkpoints"
             f"</summary><pre>{command}</pre></details></body></html>\n"
         )
-        write_atomically(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+        write_atomically(out / REPORT_FILE, lambda path: path.write_text(page, encoding="utf-8"))
 
 
 def best_median_worst(rows: Sequence[Row], metric: str, count: int) -> dict[str, list[Row]]:

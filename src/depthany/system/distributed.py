@@ -6,6 +6,7 @@ Small values (counts, decisions, rows of results) are exchanged by gloo on the C
 import hashlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # longest wait for another process; longer than a validation or a save
+_REMEDY = "unset WORLD_SIZE to train in one process, or start with torchrun"
+_PATIENCE_S = 20.0  # after which a process says whom it waits for
 _SILENCE_S = 8.0  # time in which process 0 starts, reports and ends; torchrun then ends the others at once
 
 
@@ -87,6 +90,23 @@ class Processes:
         dist.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]
 
+    def on_main(self, job: Callable[[], T]) -> T:
+        """Calls `job` on process 0 and returns its result on every process; a small one that can be pickled.
+
+        Raises:
+            ValueError, OSError: `job` raised it; on every process.
+        """
+        outcome: tuple[T | None, Exception | None] = None, None
+        if self.is_main:
+            try:
+                outcome = job(), None
+            except (ValueError, OSError) as error:
+                outcome = None, error
+        result, failure = self.from_main(outcome)
+        if failure is not None:
+            raise failure
+        return result  # type: ignore[return-value]
+
     def wait(self) -> None:
         """Waits until every process has called this (a barrier)."""
         self.sum([0])
@@ -139,15 +159,21 @@ def launched_processes() -> Processes:
     """Returns the processes that torchrun's environment variables describe; one process without them.
 
     Raises:
-        ValueError: some of the variables are missing.
+        ValueError: some of the variables are missing, or do not go together.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    given = {name: os.environ[name] for name in names if name in os.environ}
-    if "WORLD_SIZE" not in given or given["WORLD_SIZE"] == "1":
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    given = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if given.get("WORLD_SIZE", "1") == "1":
         return ALONE
     if missing := [name for name in names if name not in given]:
-        raise ValueError(f"WORLD_SIZE is set without {', '.join(missing)}: start with torchrun")
-    return Processes(*(int(given[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+        raise ValueError(f"WORLD_SIZE={given['WORLD_SIZE']} is set without {', '.join(missing)}: {_REMEDY}")
+    shown = " ".join(f"{name}={given[name]}" for name in names)
+    if not all(given[name].isdecimal() for name in names if name != "MASTER_ADDR"):
+        raise ValueError(f"{shown}: expected whole numbers: {_REMEDY}")
+    rank, size, local_rank = (int(given[name]) for name in names[:3])
+    if not (rank < size and local_rank < size and int(given["MASTER_PORT"]) < 1 << 16):
+        raise ValueError(f"{shown}: expected ranks below WORLD_SIZE and a port: {_REMEDY}")
+    return Processes(rank, size, local_rank)
 
 
 @contextmanager
@@ -164,7 +190,7 @@ def process_group(processes: Processes, device: torch.device) -> Iterator[Proces
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        with default_sigterm():
+        with default_signals(), _says_whom_it_waits_for(processes):
             dist.init_process_group(backend, timeout=TIMEOUT)
         yield processes
         processes.wait()  # another process may still need this one
@@ -182,17 +208,35 @@ def process_group(processes: Processes, device: torch.device) -> Iterator[Proces
 
 
 @contextmanager
-def default_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the process at once inside, where nothing can be lost.
+def _says_whom_it_waits_for(processes: Processes) -> Iterator[None]:
+    """Prints a line if the other processes do not come: a variable of an earlier job may still be set."""
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    line = (
+        f"process {processes.rank} waits for the others of WORLD_SIZE={processes.size} at {address}, for up "
+        f"to {TIMEOUT}; if there are none: {_REMEDY}"
+    )
+    timer = threading.Timer(_PATIENCE_S, print, (line,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def default_signals() -> Iterator[None]:
+    """Lets SIGTERM and Ctrl-C end the process at once inside, where nothing can be lost.
 
     Opening the process group waits in C++, where Python runs no signal handler, and torchrun sends SIGTERM
     when another process has failed before it.
     """
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_lost_contact(error: RuntimeError) -> bool:

@@ -1,10 +1,28 @@
 """Writes files that are either complete or not there."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def checkout_dir() -> Path | None:
+    """Returns the checkout that the package is run from; None where it is installed without one."""
+    folder = Path(__file__).resolve().parents[3]
+    return folder if (folder / "configs").is_dir() and (folder / "src").is_dir() else None
+
+
+def bundled(path: str) -> str:
+    """Returns the path of a file or folder of the checkout, such as data/sample/encoder_vitt.safetensors.
+
+    It is the path itself where that exists in the current folder or there is no checkout.
+    """
+    checkout = checkout_dir()
+    if checkout is None or Path(path).exists() or not (checkout / path).exists():
+        return path
+    return str(checkout / path)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -95,6 +113,31 @@ def require_writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"cannot write into out={out}: {error.strerror}; pass another out=...") from None
+
+
+def require_own_results(out: Path, marker: str, key: str, others: tuple[str, ...] = ()) -> None:
+    """Checks that the results in the output folder, which are going to be replaced, are of an earlier call.
+
+    Args:
+        marker: name of the JSON file that is written first.
+        key: at its top level, which another program's file of that name would not have.
+        others: names of the files that are replaced besides.
+
+    Raises:
+        ValueError: one of the files is there, and the marker is not, or is another program's.
+    """
+    found = [name for name in (marker, *others) if (out / name).exists()]
+    if not found:
+        return
+    try:
+        content = json.loads((out / marker).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or it is no JSON
+        content = None
+    if not isinstance(content, dict) or key not in content:
+        raise ValueError(
+            f"out={out} holds {', '.join(found)}, which no earlier call of this command wrote and this one "
+            "would replace: pass another out=..."
+        )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -27,6 +27,7 @@ class Rule:
         choices: allowed values: a tuple, or a table whose keys they are. A table may grow after the rule
             was made (`plugins`), so it is read when a value is checked.
         words: whether several choices may be given, as `a,b` or as a list.
+        filled: whether an empty text is refused. As the path of an output it would be the current folder.
     """
 
     least: float | None = None
@@ -36,11 +37,14 @@ class Rule:
     length: int | None = None
     choices: Iterable[str] | None = None
     words: bool = False
+    filled: bool = False
 
     def check(self, key: str, value: Any) -> None:
         """Raises ValueError if `value`, that of the setting `key`, is not allowed."""
         if value is None:
             return
+        if self.filled and isinstance(value, str) and not value.strip():
+            raise ValueError(f"{key}= is empty: expected a path (. is the current folder)")
         if self.words:
             value = split_words(key, value)
         is_list = isinstance(value, Sequence) and not isinstance(value, str)
@@ -84,13 +88,14 @@ def setting(
     length: int | None = None,
     choices: Iterable[str] | None = None,
     words: bool = False,
+    filled: bool = False,
 ) -> Any:
     """Returns a dataclass field with a `Rule`.
 
     Args:
         default: value of the field. Without one the configuration must give a value.
     """
-    rule = Rule(least, most, above, below, length, choices, words)
+    rule = Rule(least, most, above, below, length, choices, words, filled)
     return field(default=default, metadata={"rule": rule})
 
 

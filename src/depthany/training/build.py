@@ -197,10 +197,11 @@ def open_pseudo_labels(
 
 
 def build_training_set(settings: TrainSettings, teacher: DenseModel | None = None) -> TrainingSet:
-    """Builds the sets of the kinds that the stage needs, with stored labels of `teacher` if there is one."""
+    """Builds the sets of the kinds that the stage draws, with stored labels of `teacher` if there is one."""
     stage = STAGES[settings.stage.name]
-    labeled = build_sets(settings.data.labeled, "data.labeled") if stage.needs.labeled else {}
-    unlabeled = build_sets(settings.data.unlabeled, "data.unlabeled") if stage.needs.unlabeled else {}
+    draws_labeled, draws_unlabeled = stage.ratio(settings.stage)
+    labeled = build_sets(settings.data.labeled, "data.labeled") if draws_labeled else {}
+    unlabeled = build_sets(settings.data.unlabeled, "data.unlabeled") if draws_unlabeled else {}
     return TrainingSet(
         list(labeled.values()),
         list(unlabeled.values()),

@@ -33,8 +33,7 @@ def check(cfg: DictConfig) -> TrainSettings:
             f"{', '.join(METRICS)}"
         )
     _refuse_settings_of_others(cfg.stage, stage)
-    if not stage.needs.unlabeled and "unlabeled" in cfg.data:
-        cfg.data.unlabeled = {}
+    _leave_out_undrawn(cfg, stage)
     settings = settings_object(check_settings(cfg, TrainSettings, stage=stage.Settings), TrainSettings)
     for kind, count in zip(("labeled", "unlabeled"), per_micro_batch(settings)):
         _require_a_root(settings, kind, count)
@@ -42,11 +41,24 @@ def check(cfg: DictConfig) -> TrainSettings:
     weights = settings.model.weights
     is_read = settings.model.pretrained and settings.model.init is None
     if is_read and weights is not None and not Path(weights).exists():
+        bundled = "; the sample is in depthany's repository, a package alone lacks it"
         raise ValueError(
-            f"no file at model.weights={weights}: pass the path of the encoder's weights, or "
-            "model.pretrained=false to start from random ones"
+            f"no file at model.weights={weights} (looked from {Path.cwd()}"
+            f"{bundled if weights.startswith('data/sample/') else ''}): pass the path of the encoder's "
+            "weights, or model.pretrained=false to start from random ones"
         )
     return settings
+
+
+def _leave_out_undrawn(cfg: DictConfig, stage: type[Stage]) -> None:
+    """Leaves out the sets of a kind of image that the stage does not draw: they need no root."""
+    kinds = ("labeled", "unlabeled")
+    checked = check_settings(
+        cfg, TrainSettings, optional=tuple(f"data.{kind}" for kind in kinds), stage=stage.Settings
+    )
+    for kind, share in zip(kinds, stage.ratio(checked.stage)):
+        if not share and kind in cfg.data:
+            cfg.data[kind] = {}
 
 
 def _refuse_settings_of_others(cfg: DictConfig, stage: type[Stage]) -> None:

@@ -44,7 +44,7 @@ class ModelSettings:
 class TrainSettings(BatchSettings):
     """Settings of `python -m depthany.train`. The dataclass of `stage` is the chosen stage's `Settings`."""
 
-    run_dir: str = setting()
+    run_dir: str = setting(filled=True)
     overwrite: bool = setting()
     seed: int = setting(least=0)
     epochs: float = setting()

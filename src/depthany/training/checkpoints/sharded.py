@@ -126,7 +126,7 @@ def load_sharded(folder: Path, state: TrainingState) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # so it is, on one rank
         dcp.load(tensors, storage_reader=Reader(folder), no_dist=not dist.is_initialized())  # in place
-    state.scaler.load_state_dict(plain["scaler"])
+    state.restore_scaler(plain["scaler"])
     state.progress.restore(plain["state"])
 
 

@@ -39,6 +39,10 @@ class Progress:
     step: int = 0
     best_score: float | None = None
 
+    def forget_scores(self) -> None:
+        """Forgets the best score, which was that of other validation sets."""
+        self.best_score = None
+
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Takes the values from a checkpoint; older ones have the score as best_abs_rel."""
         self.step = saved["step"]
@@ -76,14 +80,25 @@ class TrainingState:
         self.model.load_state_dict(_shard_like(self.model.state_dict(), payload["model"]))
         stage_state = _shard_like(own_stage, payload["stage"])
         self.stage.load_state_dict(stage_state, strict=False)  # what is frozen is not in the file
-        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        own_groups = self.optimizer.param_groups
+        parameters = [each for group in own_groups for each in group["params"]]
         state = {
             index: {name: _shard(parameters[index], value) for name, value in values.items()}
             for index, values in payload["optimizer"]["state"].items()
         }
-        self.optimizer.load_state_dict({**payload["optimizer"], "state": state})
-        self.scaler.load_state_dict(payload["scaler"])
+        # Which kernel takes the step depends on this run's device, and not on that of the checkpoint.
+        groups = [
+            saved | {key: own[key] for key in ("fused", "foreach") if key in own}
+            for saved, own in zip(payload["optimizer"]["param_groups"], own_groups, strict=True)
+        ]
+        self.optimizer.load_state_dict({"param_groups": groups, "state": state})
+        self.restore_scaler(payload["scaler"])
         self.progress.restore(payload["state"])
+
+    def restore_scaler(self, saved: Mapping[str, Any]) -> None:
+        """Takes the scale of fp16's losses; a run that had another precision so far has none."""
+        if saved:
+            self.scaler.load_state_dict(dict(saved))
 
 
 def _shard_like(own: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -103,9 +118,15 @@ def checkpoint_name(step: int, suffix: str = FILE_SUFFIX) -> str:
     return f"step_{step:08d}{suffix}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """Returns the number of steps before a checkpoint, from its name."""
+    return int(checkpoint.stem.removeprefix("step_"))
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Returns the checkpoints in `folder`, files and sharded ones, oldest first."""
-    return sorted(path for suffix in (FILE_SUFFIX, SHARDED_SUFFIX) for path in folder.glob(f"step_*{suffix}"))
+    found = (path for suffix in (FILE_SUFFIX, SHARDED_SUFFIX) for path in folder.glob(f"step_*{suffix}"))
+    return sorted(path for path in found if path.stem.removeprefix("step_").isdecimal())
 
 
 def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:

@@ -1,0 +1,190 @@
+"""Which settings of a run may change when it continues, and which would make it another run."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import omegaconf
+from omegaconf import OmegaConf
+
+from depthany.config.entry import flat
+from depthany.system.files import checkout_dir
+
+PLACE = "place"  # of the folder of the run, not of the run: no change
+FREE = "free"  # where and how fast it computes, what it reports and keeps: at most the rounding changes
+LENGTH = "length"  # how many steps the run has
+MOVED = "moved"  # where a data set lies; its files must be the same
+REFUSED = "refused"  # the order of the images, or what is learned from them
+
+# Setting, or group of settings, and what its change means. What is not named here, such as a setting of a
+# plugin's stage, must not change.
+MAY_CHANGE = {
+    "run_dir": PLACE,
+    "overwrite": PLACE,
+    "device": FREE,
+    "precision": FREE,
+    "threads": FREE,
+    "workers": FREE,
+    "parallel": FREE,
+    "compile": FREE,
+    "deterministic": FREE,
+    "channels_last": FREE,
+    "activation_checkpointing": FREE,
+    "log_every": FREE,
+    "image_every": FREE,
+    "eval_every": FREE,
+    "save_every": FREE,
+    "keep_checkpoints": FREE,
+    "if_save_fails": FREE,
+    "data.val": FREE,
+    "data.max_unreadable_share": FREE,
+    "data.read_timeout": FREE,
+    "data.index_dir": FREE,
+    "data.unlabeled_root": FREE,  # the roots below it are compared
+    "data.*labeled.*.index_dir": FREE,
+    "data.*labeled.*.expected": FREE,
+    "steps": LENGTH,
+    "epochs": LENGTH,
+    "passes": LENGTH,
+    "data.*labeled.*.root": MOVED,
+    "data.*labeled.*.list_file": MOVED,
+}
+VALIDATION = "data.val"
+COUNTS, NAMES = "images_found", "files_found"  # what `saved_settings` adds to the settings
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting with another value than the run began with. `kind`: FREE, LENGTH, MOVED or REFUSED."""
+
+    key: str
+    before: Any
+    now: Any
+    kind: str
+
+    def __str__(self) -> str:
+        if self.key.startswith(f"{NAMES}."):
+            return f"data.{self.key.removeprefix(f'{NAMES}.')}: other file names"
+        return f"{self.key}: {_shown(self.before)} -> {_shown(self.now)}"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """All changes of a run that continues.
+
+    names_known: whether the run noted the names of its files; runs of older versions noted their number.
+    """
+
+    all: tuple[Change, ...] = ()
+    names_known: bool = True
+
+    def of(self, *kinds: str) -> list[Change]:
+        """Returns the changes of some kinds, sorted by setting."""
+        return [each for each in self.all if each.kind in kinds]
+
+    @property
+    def validation(self) -> bool:
+        """Whether the validation sets are others."""
+        return any(each.key.startswith(f"{VALIDATION}.") or each.key == VALIDATION for each in self.all)
+
+
+def listed(changes: list[Change]) -> str:
+    """Returns changes in words, as in "seed: 0 -> 1; batch_size: 6 -> 12"."""
+    return "; ".join(map(str, changes))
+
+
+def kind_of(key: str) -> str:
+    """Returns what a change of a setting means: the row of `MAY_CHANGE` for it or its group, else REFUSED."""
+    for pattern, kind in MAY_CHANGE.items():
+        if fnmatchcase(key, pattern) or key.startswith(f"{pattern}."):
+            return kind
+    return REFUSED
+
+
+def find_changes(began: Mapping[str, Any], settings: Mapping[str, Any], older: Mapping[str, Any]) -> Changes:
+    """Compares the settings that a run began with, and its data, to those that it is started with now.
+
+    Args:
+        began: nested settings of settings.yaml or config.json, with the data found where it is noted.
+        settings: the same as they are now. Without the data found, only the settings are compared.
+        older: values of settings that a run of an older version may lack, see `defaults_of`.
+    """
+    began, settings = (_plain(each) for each in (began, settings))
+    _leave_out_unused(began, settings)
+    noted = [key for key in (COUNTS, NAMES) if key in began and key in settings]
+    before, now = (
+        flat({key: value for key, value in each.items() if key in noted or key not in (COUNTS, NAMES)})
+        for each in (began, settings)
+    )
+    changes = [
+        Change(key, before.get(key, older.get(key)), now.get(key), kind_of(key))
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, older.get(key)) != now.get(key) and kind_of(key) != PLACE
+    ]
+    changes = [_from_path_to_path(change) for change in changes if not _is_newer(change, before, older)]
+    return Changes((*changes, *_reordered(began, settings)), names_known=NAMES in began)
+
+
+def defaults_of(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the defaults of a settings dataclass and of those in it, by dotted key.
+
+    A run of an older version lacks a newer setting, and did what its default does.
+    """
+    found = dict[str, Any]()
+    for each in fields(settings):
+        key, value = f"{prefix}{each.name}", getattr(settings, each.name)
+        if is_dataclass(value):
+            found |= defaults_of(value, f"{key}.")
+        elif each.default is not MISSING and each.default != omegaconf.MISSING:
+            found[key] = each.default
+        elif each.default_factory is not MISSING:
+            found[key] = each.default_factory()
+    return found
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings as settings.yaml would give them back, paths in the checkout relative to it."""
+    container = OmegaConf.to_container(OmegaConf.create(dict(settings)))
+    checkout = checkout_dir()
+    return _without_prefix(container, f"{checkout}/") if checkout else container  # type: ignore[return-value]
+
+
+def _without_prefix(value: Any, prefix: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_prefix(each, prefix) for key, each in value.items()}
+    return value.removeprefix(prefix) if isinstance(value, str) else value
+
+
+def _leave_out_unused(began: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Leaves out the sets of a kind of image that the stage does not draw; older versions noted them."""
+    for kind in ("labeled", "unlabeled"):
+        if not settings.get("data", {}).get(kind, True):
+            for each in (began, settings):
+                each.get("data", {})[kind] = {}
+                each.get(COUNTS, {})[kind] = 0
+
+
+def _is_newer(change: Change, before: Mapping[str, Any], older: Mapping[str, Any]) -> bool:
+    """Whether a setting that may change is newer than the run, and no validation set that was added."""
+    is_set = change.key.startswith(f"{VALIDATION}.")
+    return change.kind == FREE and not is_set and change.key not in before and change.key not in older
+
+
+def _from_path_to_path(change: Change) -> Change:
+    """Returns a moved set as it is, and one that had or has no path as a refused change."""
+    if change.kind == MOVED and not (change.before and change.now):
+        return Change(change.key, change.before, change.now, REFUSED)
+    return change
+
+
+def _reordered(began: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[Change]:
+    """Yields a change where the same sets come in another order: images are numbered through all sets."""
+    for kind in ("labeled", "unlabeled"):
+        before, now = (list(each.get("data", {}).get(kind, ())) for each in (began, settings))
+        if before != now and sorted(before) == sorted(now):
+            yield Change(f"data.{kind}", ", ".join(before), ", ".join(now), REFUSED)
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
