@@ -102,11 +102,11 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             if teacher is not None:
                 of_teacher = partial(score, say=lambda line: tracker.say(f"{line} (the teacher's scores)"))
                 scores["teacher"] = of_teacher(unsharded(teacher).to(device))
-            model = unsharded(state.model)
+            model = training.result()
         finally:
             tracker.close()
         if processes.is_main:
-            finish(run_dir, model, state.progress.step, scores, saved, tracker)
+            finish(run_dir, model, training.about(), scores, saved, tracker)
 
 
 def saved_settings(settings: TrainSettings, sampler: MixedBatches) -> dict[str, Any]:
@@ -155,17 +155,16 @@ def open_writer(
 def finish(
     run_dir: Path,
     model: DenseModel,
-    step: int,
+    about: dict[str, Any],
     scores: dict[str, SetScores],
     saved: dict[str, Any],
     tracker: Tracker | NullTracker,
 ) -> None:
     """Writes results and model, the model last since it marks the run as finished, and prints the table."""
-    results = json.dumps({"step": step, "scores": scores}, indent=2) + "\n"
-    training = {"step": step, "settings": saved}
+    results = json.dumps({**about, "scores": scores}, indent=2) + "\n"
     try:
         write_atomically(run_dir / runs.RESULTS_FILE, lambda path: path.write_text(results))
-        save_model(model, run_dir, extra={"training": training})
+        save_model(model, run_dir, extra={"training": {**about, "settings": saved}})
     except ValueError as error:
         raise ValueError(
             f"{error}; the run is not finished: make room, and the same command goes on"
@@ -173,7 +172,8 @@ def finish(
     if next(iter(scores.values())):
         fitted = model.quantity.kind == "disparity"
         how = "fitted to 1/depth by scale and shift per image" if fitted else model.quantity.describe()
-        tracker.table(f"validation: {how}", scores)
+        weights = f"weights {about['weights']}, " if "weights" in about else ""
+        tracker.table(f"validation: {weights}{how}", scores)
     if line := summary(run_dir / runs.UNREADABLE_FILE):
         tracker.say(line)
     tracker.say(

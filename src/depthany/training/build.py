@@ -24,6 +24,7 @@ from depthany.models.model import DenseModel
 from depthany.system.distributed import Processes
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checks import per_micro_batch, rooted
+from depthany.training.ema import WeightAverage
 from depthany.training.loop import LoopSettings
 from depthany.training.optim import build_optimizer
 from depthany.training.parallel import is_sharded, shard_run, uses_fsdp
@@ -74,7 +75,8 @@ def build_state(
             network.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, trained_parameters(stage), settings.optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=amp is torch.float16)
-    return TrainingState(model, stage.train(), optimizer, scaler)
+    average = WeightAverage(model, settings.ema) if settings.ema.decay is not None else None
+    return TrainingState(model, stage.train(), optimizer, scaler, average=average)
 
 
 def _require_quantity(model: DenseModel, settings: TrainSettings) -> None:
@@ -248,6 +250,7 @@ def build_loop_settings(settings: TrainSettings, micro_batches: int) -> LoopSett
         image_every=settings.image_every,
         eval_every=settings.eval_every,
         save_every=settings.save_every,
+        early_stopping=settings.early_stopping,
     )
 
 

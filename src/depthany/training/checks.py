@@ -38,6 +38,7 @@ def check(cfg: DictConfig) -> TrainSettings:
     for kind, count in zip(("labeled", "unlabeled"), per_micro_batch(settings)):
         _require_a_root(settings, kind, count)
     _require_teacher(settings, stage)
+    _require_validations(settings)
     weights = settings.model.weights
     is_read = settings.model.pretrained and settings.model.init is None
     if is_read and weights is not None and not Path(weights).exists():
@@ -72,6 +73,24 @@ def _require_teacher(settings: TrainSettings, stage: type[Stage]) -> None:
         raise ValueError(
             f"no teacher at stage.teacher={settings.stage.teacher}: train one first (python -m "
             "depthany.train stage=teacher), or pass the run directory or model.safetensors of another"
+        )
+
+
+def _require_validations(settings: TrainSettings) -> None:
+    """Raises a ValueError if early stopping has no validations to count."""
+    patience = settings.early_stopping.patience
+    if patience is None:
+        return
+    if settings.eval_every == 0:
+        raise ValueError(
+            f"early_stopping.patience={patience} counts validations, and eval_every=0 makes one at the end "
+            "alone: set eval_every, or early_stopping.patience=null"
+        )
+    if not rooted(settings.data.val):
+        keys = " ".join(f"data.val.{name}.root=..." for name in settings.data.val) or "data.val"
+        raise ValueError(
+            f"early_stopping.patience={patience} needs a validation set: set one of {keys}, or "
+            "early_stopping.patience=null"
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from depthany.config.entry import flat
 from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME
@@ -15,6 +15,7 @@ from depthany.system.files import remove_partials, write_atomically
 from depthany.training.checkpoints.sharded import remove_incomplete
 from depthany.training.checkpoints.state import SHARDED_SUFFIX, list_checkpoints
 from depthany.training.log_files import EVENTS, METRICS_FILE
+from depthany.training.settings import TrainSettings
 
 LOCK_TIMEOUT_S = 8.0  # loader processes of a killed run keep its lock until they notice
 SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE = "settings.yaml", "results.json", "unreadable.txt"
@@ -33,6 +34,7 @@ _HARMLESS = (
     "activation_checkpointing",
     "data.max_unreadable_share",
     "data.read_timeout",
+    "early_stopping",
 )
 
 
@@ -101,10 +103,10 @@ def claim(run_dir: Path, settings: dict[str, Any]) -> None:
     if list_checkpoints(checkpoint_dir(run_dir)) and path.exists():
         began = OmegaConf.to_container(OmegaConf.load(path))
         assert isinstance(began, dict)
-        before, now = flat(began), flat(settings)
+        before, now = {**_defaults(), **flat(began)}, flat(settings)
         changed = [
             f"{key}={before.get(key)} is now {now.get(key)}"
-            for key in sorted(before.keys() | now.keys())
+            for key in sorted(flat(began).keys() | now.keys())
             if before.get(key) != now.get(key) and not _is_harmless(key)
         ]
         if changed:
@@ -114,6 +116,13 @@ def claim(run_dir: Path, settings: dict[str, Any]) -> None:
             )
     text = OmegaConf.to_yaml(OmegaConf.create(settings))
     write_atomically(path, lambda partial: partial.write_text(text))
+
+
+def _defaults() -> dict[str, Any]:
+    """Returns the settings that have a default, by dotted keys: a run of an older version has them as such."""
+    fields = OmegaConf.to_container(OmegaConf.structured(TrainSettings))
+    assert isinstance(fields, dict)
+    return {key: value for key, value in flat(fields).items() if value != MISSING}
 
 
 def _is_harmless(key: str) -> bool:
