@@ -1,4 +1,4 @@
-"""Averaged weights: the numbers by hand, what they are used for, and that a killed run goes on to the same."""
+"""Averaged weights: numbers by hand, what they are used for, and that a killed run goes on to the same."""
 
 import json
 import shutil

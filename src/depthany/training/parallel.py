@@ -78,7 +78,7 @@ def unsharded(model: DenseModel) -> DenseModel:
 
 
 def copy_buffers_from_main(model: nn.Module, processes: Processes) -> None:
-    """Gives all ranks the buffers of rank 0, such as BatchNorm's statistics, which ranks compute each alone."""
+    """Gives all ranks the buffers of rank 0: BatchNorm's statistics, which every rank computes alone."""
     if processes.size > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)

@@ -119,7 +119,7 @@ def claim(run_dir: Path, settings: dict[str, Any]) -> None:
 
 
 def _defaults() -> dict[str, Any]:
-    """Returns the settings that have a default, by dotted keys: a run of an older version has them as such."""
+    """Returns the settings that have a default, by dotted keys; a run of an older version has them so."""
     fields = OmegaConf.to_container(OmegaConf.structured(TrainSettings))
     assert isinstance(fields, dict)
     return {key: value for key, value in flat(fields).items() if value != MISSING}

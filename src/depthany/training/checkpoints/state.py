@@ -109,8 +109,8 @@ def require_averages(present: bool) -> None:
     """Raises a ValueError unless a checkpoint has the averages that a run with `ema.decay` goes on from."""
     if not present:
         raise ValueError(
-            "the checkpoint has no averaged weights, and an average that begins in the middle of a run is not "
-            "that of the run: resume it with ema.decay=null, or start anew with overwrite=true"
+            "the checkpoint has no averaged weights, and an average that begins in the middle is not that of "
+            "the run: resume it with ema.decay=null, or start anew with overwrite=true"
         )
 
 
