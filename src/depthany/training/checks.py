@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from depthany.config.checker import check_settings, settings_object
+from depthany.data.weighted import named_weights
 from depthany.metrics.table import METRICS
 from depthany.system.distributed import Processes
 from depthany.training.parallel import uses_fsdp
@@ -34,9 +35,12 @@ def check(cfg: DictConfig) -> TrainSettings:
     _refuse_settings_of_others(cfg.stage, stage)
     if not stage.needs.unlabeled and "unlabeled" in cfg.data:
         cfg.data.unlabeled = {}
+        if "weights" in cfg.data:
+            cfg.data.weights.unlabeled = None
     settings = settings_object(check_settings(cfg, TrainSettings, stage=stage.Settings), TrainSettings)
     for kind, count in zip(("labeled", "unlabeled"), per_micro_batch(settings)):
         _require_a_root(settings, kind, count)
+        set_weights(settings, kind)
     _require_teacher(settings, stage)
     _require_validations(settings)
     weights = settings.model.weights
@@ -115,6 +119,12 @@ def per_micro_batch(settings: TrainSettings) -> tuple[int, int]:
         )
     share = settings.batch_size // parts
     return labeled * share, unlabeled * share
+
+
+def set_weights(settings: TrainSettings, kind: str) -> list[float] | None:
+    """Returns the weights of the labeled or unlabeled sets that have a root; None without weights."""
+    weights, entries = getattr(settings.data.weights, kind), getattr(settings.data, kind)
+    return None if weights is None else named_weights(kind, weights, list(entries), rooted(entries))
 
 
 def check_processes(settings: TrainSettings, processes: Processes) -> None:
