@@ -136,7 +136,8 @@ def open_tracker(
     if not processes.is_main:
         return NullTracker()
     text, goes_on = OmegaConf.to_yaml(OmegaConf.create(saved)), settings.if_save_fails == "continue"
-    return Tracker(Path(settings.run_dir), state.progress.step, total_steps, text, goes_on)
+    run_dir, step = Path(settings.run_dir), state.progress.step
+    return Tracker(run_dir, step, total_steps, text, goes_on, settings.loggers)
 
 
 def open_writer(
@@ -176,10 +177,8 @@ def finish(
         tracker.table(f"validation: {weights}{how}", scores)
     if line := summary(run_dir / runs.UNREADABLE_FILE):
         tracker.say(line)
-    tracker.say(
-        f"model: {run_dir / 'model.safetensors'}    curves and pictures: tensorboard --logdir "
-        f"{run_dir.parent}"
-    )
+    curves = f"    curves and pictures: {tracker.how_to_look}" if tracker.how_to_look else ""
+    tracker.say(f"model: {run_dir / 'model.safetensors'}{curves}")
 
 
 if __name__ == "__main__":

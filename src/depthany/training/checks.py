@@ -11,6 +11,7 @@ from depthany.config.checker import check_settings, settings_object
 from depthany.data.weighted import named_weights
 from depthany.metrics.table import METRICS
 from depthany.system.distributed import Processes
+from depthany.training.loggers.table import LOGGERS
 from depthany.training.parallel import uses_fsdp
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.base import Stage
@@ -43,6 +44,8 @@ def check(cfg: DictConfig) -> TrainSettings:
         set_weights(settings, kind)
     _require_teacher(settings, stage)
     _require_validations(settings)
+    for name in settings.loggers:
+        LOGGERS[name].require()
     weights = settings.model.weights
     is_read = settings.model.pretrained and settings.model.init is None
     if is_read and weights is not None and not Path(weights).exists():

@@ -14,18 +14,19 @@ from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME
 from depthany.system.files import remove_partials, write_atomically
 from depthany.training.checkpoints.sharded import remove_incomplete
 from depthany.training.checkpoints.state import SHARDED_SUFFIX, list_checkpoints
-from depthany.training.log_files import EVENTS, METRICS_FILE
+from depthany.training.loggers.table import LOGGERS
 from depthany.training.settings import TrainSettings
 
 LOCK_TIMEOUT_S = 8.0  # loader processes of a killed run keep its lock until they notice
 SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE = "settings.yaml", "results.json", "unreadable.txt"
-_WRITTEN = (WEIGHTS_NAME, CONFIG_NAME, METRICS_FILE, SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE)
+_WRITTEN = (WEIGHTS_NAME, CONFIG_NAME, SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE)
 _HARMLESS = (
     "run_dir",
     "overwrite",
     "threads",
     "workers",
     "parallel",
+    "loggers",
     "log_every",
     "image_every",
     "save_every",
@@ -77,9 +78,11 @@ def clear(run_dir: Path) -> None:
     for path in [
         *checkpoints.glob("*.pt"),
         *checkpoints.glob(".*.partial"),
-        *run_dir.glob(EVENTS),
     ]:
         path.unlink()
+    for pattern in (pattern for logger in LOGGERS.values() for pattern in logger.written):
+        for path in list(run_dir.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     for name in _WRITTEN:
         (run_dir / name).unlink(missing_ok=True)
 

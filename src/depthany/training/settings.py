@@ -13,6 +13,7 @@ from depthany.system.rules import setting
 from depthany.training.checkpoints.writer import IF_SAVE_FAILS
 from depthany.training.early_stopping import EarlyStoppingSettings
 from depthany.training.ema import EmaSettings
+from depthany.training.loggers.table import LOGGERS
 from depthany.training.optim import OptimizerSettings, ScheduleSettings
 from depthany.training.parallel import PARALLELS
 from depthany.training.starting_weights import FREEZE, INIT_PARTS
@@ -61,6 +62,7 @@ class TrainSettings(BatchSettings):
     parallel: str = setting(choices=PARALLELS)
     activation_checkpointing: bool = setting()
     workers: int = setting(least=0)
+    loggers: list[str] = setting(choices=LOGGERS)
     log_every: int = setting(least=0)
     image_every: int = setting(least=0)
     eval_every: int = setting(least=0)
