@@ -379,4 +379,4 @@ def test_model_of_page_names_missing_modules(nursery, page_run: Path, tmp_path: 
     ended = nursery.start("predict", [*words, f"out={tmp_path}", "device=cpu"], before).result()
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "unknown encoder 'plain'; choose from dinov2, timm" in ended.err
-    assert "it was trained with plugins=[my_project.encoders,my_project.heads,my_project.loggers," in ended.err
+    assert "it was trained with plugins=[my_project.encoders,my_project.heads,my_project.loggers" in ended.err
