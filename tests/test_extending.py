@@ -1,4 +1,4 @@
-"""Adds a stage, a head, a loss, an encoder, a metric and a data set from this file alone, and trains them."""
+"""Adds a stage, a head, a loss, an encoder, a metric, a logger and a data set from here, and trains them."""
 
 import json
 import shutil
@@ -29,6 +29,8 @@ from depthany.models.heads.head import Head
 from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import Preprocessing
 from depthany.models.tables import ENCODERS, HEADS
+from depthany.training.loggers.logger import Logger, LogPlace
+from depthany.training.loggers.table import LOGGERS
 from depthany.training.stages.base import (
     Needs,
     Stage,
@@ -150,6 +152,26 @@ def absolute_errors(depth_pred_m: np.ndarray, depth_m: np.ndarray) -> list[float
     return [len(depth_m), np.abs(depth_pred_m - depth_m).sum()]
 
 
+class MemoryLogger(Logger):
+    """Keeps what it is given, by run directory."""
+
+    title, runs = "memory", dict[str, "MemoryLogger"]()
+
+    def __init__(self, place: LogPlace) -> None:
+        super().__init__(place)
+        self.lines, self.pictures, self.is_closed = list[dict[str, float]](), list[tuple[str, int]](), False
+        self.runs[place.run_dir.name] = self
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self.lines.append({"step": step, **values})
+
+    def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
+        self.pictures.append((title.split(":")[0], step))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
 @pytest.fixture(scope="module", autouse=True)
 def rows() -> Iterator[None]:
     """One row per table, as a plug-in adds them."""
@@ -158,6 +180,7 @@ def rows() -> Iterator[None]:
         patch.setitem(HEADS, "exponential", ExponentialHead)
         patch.setitem(LOSSES, "log_l1", log_l1)
         patch.setitem(STAGES, "metres", MetricStage)
+        patch.setitem(LOGGERS, "memory", MemoryLogger)
         patch.setitem(METRICS, "mae", Metric("MAE", "lower", absolute_errors))
         yield
 
@@ -190,7 +213,7 @@ def command(configs: Path, run_dir: Path, *more: str) -> list[str]:
         *("--config-dir", str(configs), "stage=metres", "experiment=none", "model=tiny", "data=slopes"),
         *(f"run_dir={run_dir}", "steps=4", "batch_size=4", f"crop_size={SIZE}", "optimizer.lr=1e-3"),
         *("threads=1", "workers=0", "device=cpu", "precision=fp32", "log_every=1", "image_every=2"),
-        *("eval_every=2", "save_every=2", *more),
+        *("eval_every=2", "save_every=2", "loggers=[jsonl,tensorboard,memory]", *more),
     ]
 
 
@@ -217,6 +240,14 @@ def test_added_parts_train_together(trained: Path) -> None:
     assert losses[-1] < losses[0]
 
 
+def test_own_logger_gets_all_lines(trained: Path) -> None:
+    logger = MemoryLogger.runs["metres"]
+    assert logger.lines == logged(trained)
+    assert logger.pictures == [("labeled", 2), ("labeled", 4)]
+    assert logger.is_closed
+    assert logger.place.start_step == 0
+
+
 def test_own_metric_decides_the_best_checkpoint(trained: Path) -> None:
     scores = [line["val/slopes/mae"] for line in logged(trained) if "val/slopes/mae" in line]
     best = torch.load(trained / "checkpoints" / "best.pt", weights_only=True)
@@ -227,7 +258,7 @@ def test_own_metric_decides_the_best_checkpoint(trained: Path) -> None:
 def test_resumed_run_ends_with_equal_weights(
     trained: Path, configs: Path, tmp_path: Path, start: Callable
 ) -> None:
-    run_dir = tmp_path / "metres"
+    run_dir = tmp_path / "resumed"
     shutil.copytree(trained, run_dir)
     (run_dir / "model.safetensors").unlink()
     (run_dir / "checkpoints" / "step_00000004.pt").unlink()
@@ -236,6 +267,7 @@ def test_resumed_run_ends_with_equal_weights(
     assert "continuing at step 2 of 4" in ended.out
     first, second = (load_file(folder / "model.safetensors") for folder in (trained, run_dir))
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert MemoryLogger.runs["resumed"].place.start_step == 2
 
 
 def test_own_metric_is_scored(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

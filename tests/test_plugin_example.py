@@ -1,5 +1,6 @@
 """docs/plugin_example, a project that extends the package from outside, and the code of docs/extending.md."""
 
+import csv
 import importlib
 import json
 import re
@@ -320,7 +321,7 @@ def project_of_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def page_words(project: Path, run_dir: Path, *more: str) -> list[str]:
     names = [path.stem for path in sorted((project / "my_project").glob("*.py"))]
-    assert names == ["encoders", "heads", "losses", "metrics", "sets", "stages"]
+    assert names == ["encoders", "heads", "loggers", "losses", "metrics", "sets", "stages"]
     modules = ",".join(f"my_project.{name}" for name in names)
     words = ["--config-dir", str(project / "configs"), f"plugins=[{modules}]"]
     words += ["model=plain", "experiment=none", "data=scans", f"data.labeled.scans.root={project / 'scans'}"]
@@ -332,7 +333,7 @@ def page_words(project: Path, run_dir: Path, *more: str) -> list[str]:
 def page_run(start_elsewhere: Callable, project_of_page: Path) -> Path:
     """A run of two steps with the stage, head, encoder and data set of the page."""
     words = page_words(project_of_page, project_of_page / "run", "stage=huber", "model.head.name=softplus")
-    ended = start_elsewhere([*words, "workers=1"], cwd=project_of_page)
+    ended = start_elsewhere([*words, "workers=1", "loggers=[jsonl,csv]"], cwd=project_of_page)
     assert ended.code == 0, ended.err
     assert "plain8 on 5 labeled images, 2 steps" in ended.out
     return project_of_page / "run"
@@ -344,6 +345,14 @@ def test_stage_of_page_learns_metres(page_run: Path) -> None:
     assert config["model"]["encoder"] == {"name": "plain", "width": 8}
     # Depth is 0 to 9 m and the head starts at 5 m: 2.3 m off, half a metre less where it is linear
     assert 1 < curves(page_run)[0]["loss/total"] < 2.5
+
+
+def test_logger_of_page_holds_the_curves(page_run: Path) -> None:
+    with (page_run / "metrics.csv").open() as file:
+        rows = {(int(step), name): float(value) for step, name, value in csv.reader(file)}
+    lines = [json.loads(line) for line in (page_run / "metrics.jsonl").read_text().splitlines()]
+    found = {(line["step"], name): line[name] for line in lines for name in line.keys() - {"step"}}
+    assert rows == pytest.approx(found, nan_ok=True)
 
 
 def test_loss_of_page_is_a_term(start_elsewhere: Callable, project_of_page: Path, tmp_path: Path) -> None:
@@ -370,4 +379,4 @@ def test_model_of_page_names_missing_modules(nursery, page_run: Path, tmp_path: 
     ended = nursery.start("predict", [*words, f"out={tmp_path}", "device=cpu"], before).result()
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "unknown encoder 'plain'; choose from dinov2, timm" in ended.err
-    assert "it was trained with plugins=[my_project.encoders,my_project.heads,my_project.losses," in ended.err
+    assert "it was trained with plugins=[my_project.encoders,my_project.heads,my_project.loggers" in ended.err

@@ -123,11 +123,11 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             if teacher is not None:
                 of_teacher = partial(score, say=lambda line: tracker.say(f"{line} (the teacher's scores)"))
                 scores["teacher"] = of_teacher(unsharded(teacher).to(device))
-            model = unsharded(state.model)
+            model = training.result()
         finally:
             tracker.close()
         if processes.is_main:
-            finish(run_dir, model, state.progress.step, scores, saved, tracker)
+            finish(run_dir, model, training.about(), scores, saved, tracker)
 
 
 def begin_or_resume(
@@ -205,7 +205,8 @@ def open_tracker(
     if not processes.is_main:
         return NullTracker()
     text, goes_on = OmegaConf.to_yaml(OmegaConf.create(saved)), settings.if_save_fails == "continue"
-    return Tracker(Path(settings.run_dir), state.progress.step, total_steps, text, goes_on)
+    run_dir, step = Path(settings.run_dir), state.progress.step
+    return Tracker(run_dir, step, total_steps, text, goes_on, settings.loggers)
 
 
 def open_writer(
@@ -224,20 +225,18 @@ def open_writer(
 def finish(
     run_dir: Path,
     model: DenseModel,
-    step: int,
+    about: dict[str, Any],
     scores: dict[str, SetScores],
     saved: dict[str, Any],
     tracker: Tracker | NullTracker,
 ) -> None:
     """Writes results and model, the model last since it marks the run as finished, and prints the table."""
-    (run_dir / WEIGHTS_NAME).unlink(
-        missing_ok=True
-    )  # of a shorter run, which config.json no longer describes
-    results = json.dumps({"step": step, "scores": scores}, indent=2) + "\n"
-    training = {"step": step, "settings": saved}
+    # config.json would no longer describe the model of a shorter run
+    (run_dir / WEIGHTS_NAME).unlink(missing_ok=True)
+    results = json.dumps({**about, "scores": scores}, indent=2) + "\n"
     try:
         write_atomically(run_dir / runs.RESULTS_FILE, lambda path: path.write_text(results))
-        save_model(model, run_dir, extra={"training": training})
+        save_model(model, run_dir, extra={"training": {**about, "settings": saved}})
     except ValueError as error:
         raise ValueError(
             f"{error}; the run is not finished: make room, and the same command goes on"
@@ -245,13 +244,12 @@ def finish(
     if next(iter(scores.values())):
         fitted = model.quantity.kind == "disparity"
         how = "fitted to 1/depth by scale and shift per image" if fitted else model.quantity.describe()
-        tracker.table(f"validation: {how}", scores)
+        weights = f"weights {about['weights']}, " if "weights" in about else ""
+        tracker.table(f"validation: {weights}{how}", scores)
     if line := summary(run_dir / runs.UNREADABLE_FILE):
         tracker.say(line)
-    tracker.say(
-        f"model: {run_dir / 'model.safetensors'}    curves and pictures: tensorboard --logdir "
-        f"{run_dir.parent}"
-    )
+    curves = f"    curves and pictures: {tracker.how_to_look}" if tracker.how_to_look else ""
+    tracker.say(f"model: {run_dir / 'model.safetensors'}{curves}")
 
 
 if __name__ == "__main__":

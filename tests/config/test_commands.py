@@ -56,7 +56,11 @@ def test_empty_output_path_is_refused(command: str) -> None:
 
 
 TRAINING_FILES = [
-    f"training/{name}.py" for name in ("build", "checks", "optim", "stages/student", "stages/base")
+    f"training/{name}.py"
+    for name in (
+        *("build", "checks", "draw_order", "early_stopping", "ema", "loop", "optim"),
+        *("stages/student", "stages/base"),
+    )
 ]
 
 
@@ -81,7 +85,7 @@ def test_every_setting_of_training_groups_is_read() -> None:
         - {"plugins"}
     )
     for name in names:
-        pattern = rf"(settings|alignment|optimizer|stage|data|model_cfg)\.{name}\b"
+        pattern = rf"(settings|alignment|optimizer|stage|data|model_cfg|early_stopping)\.{name}\b"
         assert re.search(pattern, code), f"{name} is never read"
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from depthany.data.sampler import ORDERS
+from depthany.data.weighted import SetWeights
 from depthany.system.rules import setting
 
 UNREADABLE = ("error", "skip")
@@ -25,5 +26,6 @@ class DataSettings:
     min_side: int = setting(least=1)
     order: str = setting(choices=ORDERS)
     window: int = setting(least=1)
+    weights: SetWeights = field(default_factory=SetWeights)
     index_dir: str | None = setting(None, filled=True)
     unlabeled_root: str | None = None

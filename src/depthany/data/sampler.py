@@ -1,12 +1,13 @@
 """Which images make a batch: a function of (seed, position), so a run resumes without any saved state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+Order = Callable[[NDArray[np.int64]], NDArray[np.int64]]  # index drawn at each position of an endless stream
 _ROUNDS = 6
 ORDERS = ("shuffle", "shards")  # of the unlabeled images: `shuffled`, `ShardOrder`
 
@@ -31,9 +32,9 @@ class Draw:
 class MixedBatches(Sampler[list[Draw]]):
     """Micro-batches with a fixed number of labeled and of unlabeled images.
 
-    Labeled and unlabeled images are shuffled anew for every pass over them. The last micro-batch holds the
-    rest, in the same ratio, so that exactly `total` images of the counting kind are drawn: unlabeled images
-    if there are any, else labeled ones.
+    Labeled and unlabeled images are shuffled anew for every pass over them, unless an order says otherwise.
+    The last micro-batch holds the rest, in the same ratio, so that exactly `total` images of the counting
+    kind are drawn: unlabeled images if there are any, else labeled ones.
 
     Args:
         labeled_count, unlabeled_count: how many images there are.
@@ -41,8 +42,8 @@ class MixedBatches(Sampler[list[Draw]]):
         total: images of the counting kind to draw.
         seed: decides order, crops and flips.
         start: first micro-batch.
-        unlabeled_order: index of the unlabeled image drawn at each position; None = shuffled as a whole, as
-            labeled images always are.
+        unlabeled_order, labeled_order: index of the image drawn at each position, see `ShardOrder` and
+            `data.weighted.WeightedOrder`; None = shuffled as a whole.
         rank, size: of the processes that share each micro-batch (see `share_of`). The micro-batches do not
             depend on them.
     """
@@ -56,14 +57,16 @@ class MixedBatches(Sampler[list[Draw]]):
         total: int,
         seed: int,
         start: int = 0,
-        unlabeled_order: "ShardOrder | None" = None,
+        unlabeled_order: Order | None = None,
         rank: int = 0,
         size: int = 1,
+        labeled_order: Order | None = None,
     ) -> None:
         assert labeled_per_batch > 0 or unlabeled_per_batch > 0
         self.counts = (labeled_count, unlabeled_count)
         self.per_batch = (labeled_per_batch, unlabeled_per_batch)
-        self.total, self.seed, self.start, self.unlabeled_order = total, seed, start, unlabeled_order
+        self.total, self.seed, self.start = total, seed, start
+        self.orders = (labeled_order, unlabeled_order)
         self.rank, self.size = rank, size
 
     def __len__(self) -> int:
@@ -92,12 +95,12 @@ class MixedBatches(Sampler[list[Draw]]):
         """Returns the draws of micro-batch `k` for all processes together, labeled images first."""
         left = min(self._counting, self.total - k * self._counting)
         draws = list[Draw]()
-        for labeled, count, per_batch in zip((True, False), self.counts, self.per_batch):
+        for labeled, count, per_batch, order in zip((True, False), self.counts, self.per_batch, self.orders):
             positions = k * per_batch + np.arange(self._share(per_batch, left))
-            if labeled or self.unlabeled_order is None:
-                indices = shuffled(positions, count, self.seed, stream=int(labeled))
+            if order is not None and len(positions):
+                indices = order(positions)
             else:
-                indices = self.unlabeled_order(positions)
+                indices = shuffled(positions, count, self.seed, stream=int(labeled))
             draws += [
                 Draw(labeled, int(i), self._view_seed(labeled, p), place, len(positions))
                 for place, (i, p) in enumerate(zip(indices, positions))

@@ -8,11 +8,12 @@ class MissingPackage(ValueError):
     """A package is not installed. This is not a bad file: images are never skipped for it."""
 
 
-def optional(module: str, purpose: str) -> Any:
+def optional(module: str, purpose: str, extra: str | None = None) -> Any:
     """Imports a module of an optional package.
 
     Args:
         purpose: what needs it, such as "reading OpenEXR files".
+        extra: of this package, which brings it with others that are needed along with it.
 
     Raises:
         MissingPackage: it is not installed. The message has the command that installs it.
@@ -21,7 +22,8 @@ def optional(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
-        raise MissingPackage(f"{purpose} needs the package {package}: pip install {package}") from None
+        install = package if extra is None else f"'depthany[{extra}]'"
+        raise MissingPackage(f"{purpose} needs the package {package}: pip install {install}") from None
 
 
 def reason(error: BaseException) -> str:

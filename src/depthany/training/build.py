@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -14,7 +13,7 @@ from hydra.utils import instantiate
 from depthany.data.counts import count_warnings, left_out_notes
 from depthany.data.dataset import TrainingSet
 from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
-from depthany.data.sampler import MixedBatches, ShardOrder
+from depthany.data.sampler import MixedBatches
 from depthany.data.samples import UnlabeledSet
 from depthany.data.transforms import crop_shape
 from depthany.models import model as models
@@ -25,6 +24,8 @@ from depthany.models.model import DenseModel
 from depthany.system.distributed import Processes
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checks import no_teacher, per_micro_batch, rooted
+from depthany.training.draw_order import build_order, weight_notes
+from depthany.training.ema import WeightAverage
 from depthany.training.loop import LoopSettings
 from depthany.training.optim import build_optimizer
 from depthany.training.parallel import is_sharded, shard_run, uses_fsdp
@@ -78,7 +79,8 @@ def build_state(
             network.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, trained_parameters(stage), settings.optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=amp is torch.float16)
-    return TrainingState(model, stage.train(), optimizer, scaler)
+    average = WeightAverage(model, settings.ema) if settings.ema.decay is not None else None
+    return TrainingState(model, stage.train(), optimizer, scaler, average=average)
 
 
 def _require_quantity(model: DenseModel, settings: TrainSettings) -> None:
@@ -156,7 +158,8 @@ def dataset_notes(settings: TrainSettings, dataset: TrainingSet) -> list[str]:
         for kind, members in kinds
         for name, images in zip(rooted(getattr(settings.data, kind)), members)
     }
-    return [*(f"warning: {line}" for line in count_warnings(sets)), *left_out_notes(sets)]
+    weighted = weight_notes(settings, dataset)
+    return [*(f"warning: {line}" for line in count_warnings(sets)), *weighted, *left_out_notes(sets)]
 
 
 def open_pseudo_labels(
@@ -235,13 +238,13 @@ def build_sampler(settings: TrainSettings, dataset: TrainingSet, processes: Proc
         raise ValueError(
             f"the run has no step: steps={settings.steps} epochs={settings.epochs} passes={settings.passes}"
         )
-    order = None
-    if unlabeled and settings.data.order == "shards":
-        sizes = np.concatenate([part.shard_sizes() for part in dataset.unlabeled])
-        order = ShardOrder(sizes, settings.data.window, settings.seed)
-    counts = dataset.labeled_count, dataset.unlabeled_count
-    place = {"rank": processes.rank, "size": processes.size}
-    return MixedBatches(*counts, labeled, unlabeled, total, settings.seed, unlabeled_order=order, **place)
+    return MixedBatches(
+        *(dataset.labeled_count, dataset.unlabeled_count, labeled, unlabeled, total, settings.seed),
+        labeled_order=build_order(settings, "labeled", dataset.labeled),
+        unlabeled_order=build_order(settings, "unlabeled", dataset.unlabeled),
+        rank=processes.rank,
+        size=processes.size,
+    )
 
 
 def build_loop_settings(settings: TrainSettings, micro_batches: int) -> LoopSettings:
@@ -256,6 +259,7 @@ def build_loop_settings(settings: TrainSettings, micro_batches: int) -> LoopSett
         image_every=settings.image_every,
         eval_every=settings.eval_every,
         save_every=settings.save_every,
+        early_stopping=settings.early_stopping,
     )
 
 

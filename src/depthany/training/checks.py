@@ -8,9 +8,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from depthany.config.checker import check_settings, settings_object
+from depthany.data.weighted import named_weights
 from depthany.metrics.table import METRICS
 from depthany.models.files.model_source import ModelSource
 from depthany.system.distributed import Processes
+from depthany.training.loggers.table import LOGGERS
 from depthany.training.parallel import uses_fsdp
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.base import Stage
@@ -37,7 +39,11 @@ def check(cfg: DictConfig) -> TrainSettings:
     settings = settings_object(check_settings(cfg, TrainSettings, stage=stage.Settings), TrainSettings)
     for kind, count in zip(("labeled", "unlabeled"), per_micro_batch(settings)):
         _require_a_root(settings, kind, count)
+        set_weights(settings, kind)
     _require_teacher(settings, stage)
+    _require_validations(settings)
+    for name in settings.loggers:
+        LOGGERS[name].require()
     weights = settings.model.weights
     is_read = settings.model.pretrained and settings.model.init is None
     if is_read and weights is not None and not Path(weights).exists():
@@ -59,6 +65,8 @@ def _leave_out_undrawn(cfg: DictConfig, stage: type[Stage]) -> None:
     for kind, share in zip(kinds, stage.ratio(checked.stage)):
         if not share and kind in cfg.data:
             cfg.data[kind] = {}
+            if "weights" in cfg.data:
+                cfg.data.weights[kind] = None
 
 
 def _refuse_settings_of_others(cfg: DictConfig, stage: type[Stage]) -> None:
@@ -98,6 +106,24 @@ def no_teacher(source: ModelSource) -> str:
     )
 
 
+def _require_validations(settings: TrainSettings) -> None:
+    """Raises a ValueError if early stopping has no validations to count."""
+    patience = settings.early_stopping.patience
+    if patience is None:
+        return
+    if settings.eval_every == 0:
+        raise ValueError(
+            f"early_stopping.patience={patience} counts validations, and eval_every=0 makes one at the end "
+            "alone: set eval_every, or early_stopping.patience=null"
+        )
+    if not rooted(settings.data.val):
+        keys = " ".join(f"data.val.{name}.root=..." for name in settings.data.val) or "data.val"
+        raise ValueError(
+            f"early_stopping.patience={patience} needs a validation set: set one of {keys}, or "
+            "early_stopping.patience=null"
+        )
+
+
 def _require_a_root(settings: TrainSettings, kind: str, count: int) -> None:
     """Raises a ValueError if a stage draws images of a kind and every set of it lacks its root."""
     entries = getattr(settings.data, kind)
@@ -119,6 +145,12 @@ def per_micro_batch(settings: TrainSettings) -> tuple[int, int]:
         )
     share = settings.batch_size // parts
     return labeled * share, unlabeled * share
+
+
+def set_weights(settings: TrainSettings, kind: str) -> list[float] | None:
+    """Returns the weights of the labeled or unlabeled sets that have a root; None without weights."""
+    weights, entries = getattr(settings.data.weights, kind), getattr(settings.data, kind)
+    return None if weights is None else named_weights(kind, weights, list(entries), rooted(entries))
 
 
 def check_processes(settings: TrainSettings, processes: Processes) -> None:

@@ -1,96 +1,88 @@
-"""Writes metrics.jsonl and TensorBoard's events of a run, on a disk that may become full."""
+"""Writes the log of a run to its loggers, on a disk that may become full."""
 
-import json
-import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
-from depthany.system.files import why, write_atomically
+from depthany.system.files import why
+from depthany.training.loggers.logger import Logger, LogPlace
+from depthany.training.loggers.table import LOGGERS
 
-METRICS_FILE = "metrics.jsonl"
-BOARD = "TensorBoard"
-EVENTS = "events.out.tfevents.*"
+DEFAULT_LOGGERS = ("jsonl", "tensorboard")
 
 
 class LogFiles:
-    """The numbers and pictures of a run, in metrics.jsonl and TensorBoard.
+    """The numbers and pictures of a run, in all of its loggers.
 
     Args:
-        run_dir: where both go.
-        start_step: step of the checkpoint that the run resumes from; later lines are dropped, since they will
-            be written again.
-        settings: the resolved configuration as YAML, shown in TensorBoard as text.
+        run_dir, start_step, settings: see `LogPlace`.
         goes_on: a write that fails loses its line, which is reported once and counted; else it raises.
         tell: receives a line for the user.
+        loggers: names in `LOGGERS`.
 
     Raises:
-        ValueError: a file cannot be written; after the start only if `goes_on` is not set.
+        ValueError: a logger cannot begin or write; after the start only if `goes_on` is not set.
     """
 
     def __init__(
-        self, run_dir: Path, start_step: int, settings: str, goes_on: bool, tell: Callable[[str], None]
+        self,
+        run_dir: Path,
+        start_step: int,
+        settings: str,
+        goes_on: bool,
+        tell: Callable[[str], None],
+        loggers: Sequence[str] = DEFAULT_LOGGERS,
     ) -> None:
-        self.lost = {METRICS_FILE: 0, BOARD: 0}  # lines; lines and pictures
         self._run_dir, self._tell, self._goes_on = run_dir, tell, False
-        self._path = run_dir / METRICS_FILE
-        _drop_after(self._path, start_step)
-        self._metrics = open(self._path, "ab", buffering=0)  # noqa: SIM115  open as long as the run
-        self._hook = threading.excepthook
-        threading.excepthook = self._without_tensorboard
-        self._events: SummaryWriter | None = None
+        self._loggers, place = list[Logger](), LogPlace(run_dir, start_step, settings)
+        self.lost = {LOGGERS[name].title: 0 for name in loggers}  # lines and pictures
         try:
-            self._try(BOARD, lambda: self._begin(start_step, settings))
+            for name in dict.fromkeys(loggers):
+                self._try(None, partial(self._open, LOGGERS[name], place))
         except BaseException:
             self.close()
             raise
         self._goes_on = goes_on  # what has begun goes on; nothing begins on a full disk
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the numbers to both."""
-        line = json.dumps({"step": step, **values}) + "\n"
-
-        def draw() -> None:
-            events = self._opened()
-            for name, value in values.items():
-                events.add_scalar(name, value, step)
-            events.flush()
-
-        self._try(METRICS_FILE, lambda: self._append(line.encode()))
-        self._try(BOARD, draw)
+        """Writes the numbers to each."""
+        for logger in self._loggers:
+            self._try(logger, partial(logger.scalars, step, values))
 
     def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
-        """Writes a picture [h w 3] uint8 RGB to TensorBoard."""
+        """Writes a picture [h w 3] uint8 RGB to those that show pictures."""
+        for logger in self._loggers:
+            self._try(logger, partial(logger.picture, title, sheet, step))
 
-        def draw() -> None:
-            events = self._opened()
-            events.add_image(title, sheet, step, dataformats="HWC")
-            events.flush()
-
-        self._try(BOARD, draw)
+    def how_to_look(self) -> str:
+        """Returns how the user can look at the log; "" if that needs no words."""
+        return "    ".join(filter(None, (logger.how_to_look() for logger in self._loggers)))
 
     def close(self) -> None:
-        """Closes both, and reports how many lines were lost."""
-        if self._metrics.closed:
-            return
-        self._metrics.close()
-        self._drop_events()
-        threading.excepthook = self._hook
-        if any(self.lost.values()):
-            lost = ", ".join(f"{count} of {name}" for name, count in self.lost.items())
+        """Closes all, and reports how many lines were lost; what cannot be closed is reported, too."""
+        open_ones, self._loggers = self._loggers, []
+        for logger in open_ones:
+            try:
+                logger.close()
+            except OSError as error:
+                self._tell(f"warning: cannot end the log in {self._run_dir}: {why(error)}")
+        if open_ones and any(self.lost.values()):
+            lost = ", ".join(f"{count} of {title}" for title, count in self.lost.items())
             self._tell(f"warning: lines of the log in {self._run_dir} that are lost: {lost}")
 
-    def _try(self, name: str, write: Callable[[], None]) -> None:
+    def _open(self, logger: type[Logger], place: LogPlace) -> None:
+        self._loggers.append(logger(place))
+
+    def _try(self, logger: Logger | None, write: Callable[[], object]) -> None:
         try:
             write()
         except OSError as error:
-            if name == BOARD:
-                self._drop_events()  # its thread has ended; with room again, another file is begun
+            if logger is not None:
+                logger.recover()
             failure = f"cannot write the log in {self._run_dir}: {why(error)}"
-            if not self._goes_on:
+            if not self._goes_on or logger is None:
                 raise ValueError(
                     f"{failure}; the last checkpoint is whole: make room, and the same command continues"
                 ) from error
@@ -98,52 +90,4 @@ class LogFiles:
                 self._tell(
                     f"warning: {failure}; training goes on, and lines of the log are lost from here on"
                 )
-            self.lost[name] += 1
-
-    def _append(self, line: bytes) -> None:
-        """Appends the whole line or nothing of it."""
-        end, left = self._path.stat().st_size, line
-        try:
-            while left:
-                left = left[self._metrics.write(left) :]
-        except OSError:
-            self._metrics.truncate(end)
-            raise
-
-    def _begin(self, start_step: int, settings: str) -> None:
-        self._events = SummaryWriter(str(self._run_dir), purge_step=start_step + 1)
-        self._events.add_text("settings", f"```yaml\n{settings}\n```", start_step)
-        self._events.flush()
-
-    def _opened(self) -> SummaryWriter:
-        if self._events is None:
-            self._events = SummaryWriter(str(self._run_dir))
-        return self._events
-
-    def _drop_events(self) -> None:
-        if self._events is not None:
-            with suppress(OSError):  # every write was flushed: it has raised already what this repeats
-                self._events.close()
-            self._events = None
-        for path in self._run_dir.glob(EVENTS):
-            if path.stat().st_size == 0:  # begun while the disk was full
-                path.unlink()
-
-    def _without_tensorboard(self, failed: threading.ExceptHookArgs) -> None:
-        """Prints no traceback of TensorBoard's thread: its next call raises the same error."""
-        if not type(failed.thread).__module__.startswith("tensorboard."):
-            self._hook(failed)
-
-
-def _drop_after(path: Path, step: int) -> None:
-    """Drops the lines of metrics.jsonl after `step`, and a line cut short by a kill."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            break
-    write_atomically(path, lambda partial: partial.write_text("".join(kept)))
+            self.lost[logger.title] += 1

@@ -1,7 +1,7 @@
 """THE loop of training, and what a step is."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,15 @@ from depthany.system.distributed import ALONE, Processes, full
 from depthany.system.signals import stop_signals
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter
+from depthany.training.early_stopping import EarlyStoppingSettings, has_run_out, note_score
 from depthany.training.optim import ScheduleSettings, lr_factor, set_learning_rate
-from depthany.training.parallel import StageAndModel, sync_gradients, unsharded, wrap_ddp
+from depthany.training.parallel import (
+    StageAndModel,
+    copy_buffers_from_main,
+    sync_gradients,
+    unsharded,
+    wrap_ddp,
+)
 from depthany.training.stages.base import StageOutput, trained_parameters
 from depthany.training.tracking import Meter, NullTracker, Tracker, log_scalars
 from depthany.training.validation import Scores
@@ -37,6 +44,7 @@ class LoopSettings:
     image_every: int
     eval_every: int
     save_every: int
+    early_stopping: EarlyStoppingSettings = field(default_factory=EarlyStoppingSettings)
 
     @property
     def total_steps(self) -> int:
@@ -77,21 +85,46 @@ class Run:
     processes: Processes = ALONE
     newest_scores: tuple[int, SetScores] | None = None
 
+    def is_over(self) -> bool:
+        """Whether all steps are taken, or early stopping ends the run before."""
+        progress, settings = self.state.progress, self.settings
+        return progress.step >= settings.total_steps or has_run_out(progress, settings.early_stopping)
+
+    def result(self) -> DenseModel:
+        """Returns the model that is scored and saved, with averaged weights if they are averaged.
+
+        One process can use it; all ranks call this together.
+        """
+        state = self.state
+        model = state.average.averaged(state.model) if state.average is not None else unsharded(state.model)
+        copy_buffers_from_main(model, self.processes)
+        return model
+
     def scores(self) -> SetScores:
-        """Returns the scores of the model as it is; validates unless this step has been validated."""
+        """Returns the scores of the result as it is; validates unless this step has been validated."""
         step = self.state.progress.step
         if self.newest_scores is None or self.newest_scores[0] != step:
-            self.newest_scores = step, self.score(unsharded(self.state.model))
+            self.newest_scores = step, self.score(self.result())
         return self.newest_scores[1]
+
+    def about(self) -> dict[str, Any]:
+        """Returns what results.json and config.json say of the run: its length, and what is special."""
+        average, step = self.state.average, self.state.progress.step
+        about: dict[str, Any] = {"step": step}
+        if average is not None:
+            about["weights"] = average.describe()
+        if step < self.settings.total_steps:
+            about["ended_early"] = early_end(self)
+        return about
 
 
 def train(run: Run) -> None:
-    """Steps until `settings.total_steps`; on a stop signal to any rank, saves and leaves by SystemExit."""
+    """Steps until the run is over; on a stop signal to any rank, saves and leaves by SystemExit."""
     state, settings, tracker, device = run.state, run.settings, run.tracker, run.device
     progress, meter = state.progress, Meter(run.processes)
     forward = wrap_ddp(StageAndModel(state.stage, state.model, run.compiled), run.processes, device)
     with stop_signals() as received:
-        while progress.step < settings.total_steps:
+        while not run.is_over():
             factor = lr_factor(progress.step, settings.total_steps, settings.schedule)
             set_learning_rate(state.optimizer, factor)
             micro_batches = settings.micro_batches_of(progress.step)
@@ -105,6 +138,8 @@ def train(run: Run) -> None:
                 meter.add(output, sum(batch.all_counts), len(micro_batches))
             gradient_norm = update(state, settings.clip_norm)  # refuses a gradient that is not finite
             progress.step += 1
+            if state.average is not None:
+                state.average.update(state.model, progress.step)
             stopped = run.processes.max(received[0] if received else 0)  # all stop after the same step
 
             if settings.is_due(progress.step, settings.log_every):
@@ -114,11 +149,13 @@ def train(run: Run) -> None:
             if settings.is_due(progress.step, settings.eval_every):
                 with meter.paused():
                     validate(run)
-            if settings.is_due(progress.step, settings.save_every) or stopped:
+            if settings.is_due(progress.step, settings.save_every) or stopped or run.is_over():
                 with meter.paused():
                     run.writer.save(state)
-            if stopped and progress.step < settings.total_steps:
+            if stopped and not run.is_over():
                 leave(run, stopped)
+    if progress.step < settings.total_steps:
+        tracker.say(early_end(run))
 
 
 def update(state: TrainingState, clip_norm: float | None) -> Tensor:
@@ -145,9 +182,22 @@ def validate(run: Run) -> None:
     scores = run.scores()
     run.tracker.scalars(progress.step, flat_scores(scores))
     score = mean_score(scores, primary)
-    if score is not None and METRICS[primary].is_better(score, progress.best_score):
+    if score is None:
+        return
+    note_score(progress, score, primary, run.settings.early_stopping.min_delta)
+    if METRICS[primary].is_better(score, progress.best_score):
         progress.best_score = score
         run.writer.save_best(run.state)
+
+
+def early_end(run: Run) -> str:
+    """Returns a line on why and where early stopping has ended the run."""
+    progress, stage = run.state.progress, run.state.stage
+    return (
+        f"early stopping ended the run at step {progress.step} of {run.settings.total_steps}: "
+        f"{stage.primary} has not improved in {progress.validations_without_gain} validations, its best is "
+        f"{progress.best_score:.4f}"
+    )
 
 
 def leave(run: Run, signal_number: int) -> None:

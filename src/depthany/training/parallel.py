@@ -4,7 +4,7 @@ A loss divides by the mean over the ranks of its count (`losses.reduce.MeanOverR
 gradient is the gradient of the whole batch: results do not depend on the number of ranks, but for rounding.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,20 @@ def unsharded(model: DenseModel) -> DenseModel:
         return model
     config: dict[str, Any] = model.config
     copy = build_model(**config)
-    copy.load_state_dict({name: full(tensor) for name, tensor in model.state_dict().items()})
+    copy.load_state_dict(unsharded_tensors(model.state_dict()))
     return copy.to(full(next(model.parameters())).device)
+
+
+def copy_buffers_from_main(model: nn.Module, processes: Processes) -> None:
+    """Gives all ranks the buffers of rank 0: BatchNorm's statistics, which every rank computes alone."""
+    if processes.size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def unsharded_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns the whole of each tensor; all ranks call it together if they are sharded."""
+    return {name: full(tensor) for name, tensor in tensors.items()}
 
 
 class StageAndModel(nn.Module):

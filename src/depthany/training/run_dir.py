@@ -17,11 +17,11 @@ from depthany.system.files import remove_partials, write_atomically
 from depthany.training.changes import FREE, LENGTH, MOVED, REFUSED, Changes, find_changes, listed
 from depthany.training.checkpoints.sharded import remove_incomplete
 from depthany.training.checkpoints.state import BEST_FILE, list_checkpoints, step_of
-from depthany.training.log_files import EVENTS, METRICS_FILE
+from depthany.training.loggers.table import LOGGERS
 
 LOCK_TIMEOUT_S = 8.0  # loader processes of a killed run keep its lock until they notice
 SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE = "settings.yaml", "results.json", "unreadable.txt"
-_WRITTEN = (WEIGHTS_NAME, CONFIG_NAME, METRICS_FILE, RESULTS_FILE, UNREADABLE_FILE)
+_WRITTEN = (WEIGHTS_NAME, CONFIG_NAME, RESULTS_FILE, UNREADABLE_FILE)
 
 
 class FinishedRun(ValueError):
@@ -93,7 +93,8 @@ def _own_files(run_dir: Path) -> Iterator[Path]:
     yield from list_checkpoints(folder)
     for pattern in (BEST_FILE, ".step_*.partial", f".{BEST_FILE}.partial"):
         yield from sorted(folder.glob(pattern))
-    yield from sorted(run_dir.glob(EVENTS))
+    for pattern in (pattern for logger in LOGGERS.values() for pattern in logger.written):
+        yield from sorted(run_dir.glob(pattern))
     for name in (*_WRITTEN, SETTINGS_FILE):
         if os.path.lexists(run_dir / name):
             yield run_dir / name

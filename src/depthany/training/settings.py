@@ -11,6 +11,9 @@ from depthany.losses.affine_invariant import REDUCTIONS
 from depthany.losses.normalise import NORMALISATIONS
 from depthany.system.rules import setting
 from depthany.training.checkpoints.writer import IF_SAVE_FAILS
+from depthany.training.early_stopping import EarlyStoppingSettings
+from depthany.training.ema import EmaSettings
+from depthany.training.loggers.table import LOGGERS
 from depthany.training.optim import OptimizerSettings, ScheduleSettings
 from depthany.training.parallel import PARALLELS
 from depthany.training.starting_weights import FREEZE, INIT_PARTS
@@ -59,6 +62,7 @@ class TrainSettings(BatchSettings):
     parallel: str = setting(choices=PARALLELS)
     activation_checkpointing: bool = setting()
     workers: int = setting(least=0)
+    loggers: list[str] = setting(choices=LOGGERS)
     log_every: int = setting(least=0)
     image_every: int = setting(least=0)
     eval_every: int = setting(least=0)
@@ -67,6 +71,8 @@ class TrainSettings(BatchSettings):
     if_save_fails: str = setting(choices=IF_SAVE_FAILS)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    ema: EmaSettings = field(default_factory=EmaSettings)
+    early_stopping: EarlyStoppingSettings = field(default_factory=EarlyStoppingSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)

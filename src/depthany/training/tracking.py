@@ -4,7 +4,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from depthany.display.pictures import comparison_row
 from depthany.display.progress import columns, minutes
 from depthany.metrics.table import METRICS, brief
 from depthany.system.distributed import ALONE, Processes
-from depthany.training.log_files import LogFiles
+from depthany.training.log_files import DEFAULT_LOGGERS, LogFiles
 from depthany.training.stages.base import StageImages, StageOutput
 from depthany.training.validation import IMAGES, NEGATIVE_SCALES
 
@@ -31,20 +31,28 @@ class Tracker:
     """Writes scalars and pictures of one run, and shows its progress.
 
     Args:
-        run_dir: where TensorBoard's events and metrics.jsonl go.
+        run_dir: folder of the run.
         start_step: step of the checkpoint that the run resumes from; later lines are dropped, since they will
             be written again.
         total_steps: length of the run.
-        settings: the resolved configuration as YAML, shown in TensorBoard as text.
-        goes_on: whether the run continues if these cannot be written, as on a full disk; see `LogFiles`.
+        settings: the resolved configuration as YAML.
+        goes_on: whether the run continues if the log cannot be written, as on a full disk; see `LogFiles`.
+        loggers: names in `depthany.training.loggers.table.LOGGERS`.
     """
 
     def __init__(
-        self, run_dir: Path, start_step: int, total_steps: int, settings: str, goes_on: bool = False
+        self,
+        run_dir: Path,
+        start_step: int,
+        total_steps: int,
+        settings: str,
+        goes_on: bool = False,
+        loggers: Sequence[str] = DEFAULT_LOGGERS,
     ) -> None:
         self.total_steps = total_steps
         self.console = Console()
-        self._files = LogFiles(run_dir, start_step, settings, goes_on, self.say)
+        self._files = LogFiles(run_dir, start_step, settings, goes_on, self.say, loggers)
+        self.how_to_look = self._files.how_to_look()
         self._progress = Progress(
             *columns("loss {task.fields[loss]:.4f} · {task.fields[rate]:.1f} images/s"),
             console=self.console,
@@ -73,7 +81,7 @@ class Tracker:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the numbers to TensorBoard and metrics.jsonl."""
+        """Writes the numbers to all loggers."""
         self._files.scalars(step, values)
 
     def pictures(self, step: int, images: Mapping[str, StageImages]) -> None:
@@ -109,6 +117,8 @@ class Tracker:
 
 class NullTracker:
     """The tracker of a rank that leaves writing to rank 0: the methods of `Tracker`, without effect."""
+
+    how_to_look = ""
 
     def progress(self, step: int, loss: float, images_per_second: float) -> None: ...
     def say(self, text: str) -> None: ...

@@ -87,9 +87,10 @@ def load_model(
     """Loads the model of a file, a folder or a hub repository, in eval mode, float32.
 
     Args:
-        source: a run directory of ours, its `model.safetensors`, or a training checkpoint `.pt`; an official
-            Depth Anything V1 or V2 `.pth`, relative or metric; a Hugging Face folder of
-            `DepthAnythingForDepthEstimation`, or its id on the hub ("organisation/name").
+        source: a run directory of ours, its `model.safetensors`, or a training checkpoint `.pt`, of which
+            averaged weights are taken where it has them; an official Depth Anything V1 or V2 `.pth`, relative
+            or metric; a Hugging Face folder of `DepthAnythingForDepthEstimation`, or its id on the hub
+            ("organisation/name").
         taps: "v1" or "v2", for an official file whose name does not say its generation.
         max_depth_m: metres, for an official metric file whose name does not say them. Relative and metric
             files look alike inside; a warning is logged if the model's maps are constant.
@@ -146,7 +147,8 @@ def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
     content, config_path = read_tensors(path), path.with_name(CONFIG_NAME)
     state = unwrap(content)
     if {"model", "model_config"} <= content.keys():
-        return _own(path, content["model_config"], state, content)
+        averaged = content.get("ema", {})  # of a run that averages its weights, which are the better ones
+        return _own(path, content["model_config"], state | averaged, content)
     if all(any(name.startswith(part) for name in state) for part in ("pretrained.", "depth_head.")):
         return _official(path, state, taps, max_depth_m)
     if _is_huggingface(config_path):

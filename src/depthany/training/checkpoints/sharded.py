@@ -25,7 +25,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from depthany.system.files import why, write_atomically
-from depthany.training.checkpoints.state import SHARDED_SUFFIX, TrainingState
+from depthany.training.checkpoints.state import SHARDED_SUFFIX, TrainingState, require_averages
 
 _METADATA = ".metadata"
 
@@ -33,7 +33,9 @@ _METADATA = ".metadata"
 def tensors_of(payload: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns all tensors of a payload by names such as model/encoder.cls_token and optimizer/3/exp_avg."""
     found = {
-        f"{part}/{name}": tensor for part in ("model", "stage") for name, tensor in payload[part].items()
+        f"{part}/{name}": tensor
+        for part in ("model", "ema", "stage")
+        for name, tensor in payload.get(part, {}).items()
     }
     for index, state in payload["optimizer"]["state"].items():
         found |= {f"optimizer/{index}/{key}": value for key, value in state.items() if torch.is_tensor(value)}
@@ -119,7 +121,14 @@ def fault_of(folder: Path, rank: int = 0, size: int = 1) -> str:
 
 
 def load_sharded(folder: Path, state: TrainingState) -> None:
-    """Loads a checkpoint that `fault_of` found whole, each rank its shards; all ranks call it together."""
+    """Loads a checkpoint that `fault_of` found whole, each rank its shards; all ranks call it together.
+
+    Raises:
+        ValueError: the run averages its weights, and the checkpoint has no averages.
+    """
+    if state.average is not None:
+        saved = Reader(folder).read_metadata().state_dict_metadata
+        require_averages(any(name.startswith("ema/") for name in saved))
     begin_optimizer(state.optimizer)
     plain = json.loads((folder / "process_0.json").read_text())["plain"]
     tensors = tensors_of(state.payload())

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from depthany.models.model import DenseModel
 from depthany.system.files import write_atomically
 from depthany.system.plugins import loaded_plugins
+from depthany.training.ema import WeightAverage
 from depthany.training.stages.base import Stage, trained_state
 
 BEST_FILE = "best.pt"
@@ -34,36 +35,47 @@ class Progress:
 
     step: optimizer steps done.
     best_score: best value so far of the stage's primary metric; None = no validation yet.
+    score_to_beat, validations_without_gain: see `early_stopping.note_score`.
     """
 
     step: int = 0
     best_score: float | None = None
+    score_to_beat: float | None = None
+    validations_without_gain: int = 0
 
     def forget_scores(self) -> None:
-        """Forgets the best score, which was that of other validation sets."""
-        self.best_score = None
+        """Forgets the scores, which were those of other validation sets."""
+        self.best_score = self.score_to_beat = None
+        self.validations_without_gain = 0
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Takes the values from a checkpoint; older ones have the score as best_abs_rel."""
+        """Takes the values from a checkpoint; older ones have the score as best_abs_rel, and nothing else."""
         self.step = saved["step"]
         best = saved["best_score"] if "best_score" in saved else saved["best_abs_rel"]
         self.best_score = None if best is None or math.isinf(best) else best
+        self.score_to_beat = saved.get("score_to_beat", self.best_score)
+        self.validations_without_gain = saved.get("validations_without_gain", 0)
 
 
 @dataclass
 class TrainingState:
-    """All that training changes, and exactly what a checkpoint holds; of the stage, what it trains."""
+    """All that training changes, and exactly what a checkpoint holds; of the stage, what it trains.
+
+    average: of the model's weights, which is scored and saved in their place; None = no averaging.
+    """
 
     model: DenseModel
     stage: Stage
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     progress: Progress = field(default_factory=Progress)
+    average: WeightAverage | None = None
 
     def payload(self) -> dict[str, Any]:
         """Returns the state as tensors and plain values, as `torch.load(weights_only=True)` takes them."""
         return {
             "model": self.model.state_dict(),
+            **({"ema": self.average.tensors} if self.average is not None else {}),
             "model_config": self.model.config,
             "quantity": self.model.quantity.to_config(),
             "plugins": loaded_plugins(),
@@ -74,7 +86,15 @@ class TrainingState:
         }
 
     def restore(self, payload: Mapping[str, Any]) -> None:
-        """Loads a payload of whole tensors; where this run shards them, each rank takes its shards."""
+        """Loads a payload of whole tensors; where this run shards them, each rank takes its shards.
+
+        Raises:
+            ValueError: the run averages its weights, and the payload has no averages.
+        """
+        if self.average is not None:
+            require_averages("ema" in payload)
+            for name, tensor in _shard_like(self.average.tensors, payload["ema"]).items():
+                self.average.tensors[name].copy_(tensor)
         own_stage = trained_state(self.stage)
         assert payload["stage"].keys() == own_stage.keys()
         self.model.load_state_dict(_shard_like(self.model.state_dict(), payload["model"]))
@@ -99,6 +119,21 @@ class TrainingState:
         """Takes the scale of fp16's losses; a run that had another precision so far has none."""
         if saved:
             self.scaler.load_state_dict(dict(saved))
+
+
+def require_averages(present: bool) -> None:
+    """Raises a ValueError unless a checkpoint has the averages that a run with `ema.decay` goes on from."""
+    if not present:
+        raise ValueError(
+            "the checkpoint has no averaged weights, and an average that begins in the middle is not that of "
+            "the run: resume it with ema.decay=null, or start anew with overwrite=true"
+        )
+
+
+def of_best(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the payload for the best checkpoint, whose model is the one that was scored."""
+    rest = {key: value for key, value in payload.items() if key != "ema"}
+    return rest | {"model": payload["model"] | payload.get("ema", {})}
 
 
 def _shard_like(own: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> dict[str, Tensor]:

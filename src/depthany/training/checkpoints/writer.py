@@ -23,6 +23,7 @@ from depthany.training.checkpoints.state import (
     SHARDED_SUFFIX,
     TrainingState,
     checkpoint_name,
+    of_best,
     prune,
     write_checkpoint,
 )
@@ -105,7 +106,7 @@ class CheckpointWriter:
     def save_best(self, state: TrainingState) -> None:
         """Like `save`, as the best checkpoint so far. At the step of a `save` the two share one copy."""
         self._copy_state(state)
-        path, payload = self._folder / BEST_FILE, self._payload
+        path, payload = self._folder / BEST_FILE, of_best(self._payload)
         self._start(self._attempt, path, partial(write_checkpoint, path, payload))
 
     def wait(self) -> None:
@@ -193,11 +194,11 @@ class ShardedWriter(CheckpointWriter):
 
     def save_best(self, state: TrainingState) -> None:
         """Writes the full weights of the best model so far; a run cannot resume from them."""
-        weights = {name: full(tensor).cpu() for name, tensor in state.model.state_dict().items()}
+        payload = of_best(state.payload())
+        payload["model"] = {name: full(tensor).cpu() for name, tensor in payload["model"].items()}
         if self._is_main:
-            path, payload = self._folder / BEST_FILE, state.payload()
-            best = {key: payload[key] for key in ("model_config", "quantity", "plugins", "state")}
-            best["model"] = weights
+            path, kept = self._folder / BEST_FILE, ("model", "model_config", "quantity", "plugins", "state")
+            best = {key: payload[key] for key in kept}
             self._start(self._attempt, path, partial(write_checkpoint, path, best))
 
     def _take(self, state: TrainingState) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class StageContext:
 
 @dataclass(frozen=True)
 class StageImages:
-    """Images of one kind with what a stage saw and predicted, for the pictures in TensorBoard.
+    """Images of one kind with what a stage saw and predicted, for the pictures in the log.
 
     clean, seen: [b 3 h w] uint8, before and after perturbation.
     target, prediction: [b h w], in the unit of the stage's target.
