@@ -48,7 +48,7 @@ class Scored:
     Attributes:
         rows: of the images that counted.
         empty: names of images without a pixel (or pair) that counts.
-        degenerate: names of images whose truth ranks no fitted prediction, see `metrics.align.is_degenerate`.
+        degenerate: names of images whose truth says nothing; see `metrics.align.is_degenerate`.
         missing: names of images without prediction.
         unreadable: one line per unreadable image, which names it.
     """

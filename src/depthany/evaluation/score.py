@@ -43,7 +43,7 @@ class Row:
         fitted: scale and shift, None where nothing is fitted.
         is_constant: the prediction was scored as a constant: it is one where the truth counts, or, for
             align=median, its median is not above 0.
-        is_degenerate: it has no scores, since its truth ranks no prediction (see `metrics.align.is_degenerate`).
+        is_degenerate: there are no scores, since the truth says nothing; see `metrics.align.is_degenerate`.
         pixels: how many counted.
         scene: kind of scene (ordinal).
     """
@@ -132,7 +132,7 @@ def score_together(members: Sequence[Pixels], quantity: str, protocol: Protocol)
         return []
     x, y = (_joined([getattr(pixels, key) for pixels in members]) for key in ("x", "y"))  # [n] each
     if is_degenerate(protocol.align, y):
-        return [Row(each.index, each.name, {}, {}, is_degenerate=True, pixels=len(each.x)) for each in members]
+        return [Row(each.index, each.name, {}, {}, is_degenerate=True) for each in members]
     fitted = fit(protocol.align, x, y)
     return [_row(pixels, fitted, quantity, protocol) for pixels in members]
 

@@ -120,10 +120,11 @@ def fit(method: str, x: NDArray, y: NDArray) -> Fit:
 
 
 def is_degenerate(method: str, y: NDArray) -> bool:
-    """Returns whether the fit alone reaches error 0, whatever was predicted: such a truth ranks no prediction.
+    """Returns whether a truth says nothing about a fitted prediction.
 
-    That is so where the truth is constant, up to rounding, or has no more pixels than the fit has free
-    parameters: scale, or scale and shift. Metres that are not fitted are never degenerate.
+    That is so where it is constant, up to rounding, which a constant prediction meets with error 0; or where
+    it has no more pixels than the fit has free parameters (scale, or scale and shift), so that almost any
+    prediction has error 0. Metres that are not fitted are never degenerate.
 
     Args:
         method: a name in METHODS. y: [n] truth in the space of the fit, n > 0, finite and above 0.
