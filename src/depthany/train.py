@@ -35,7 +35,8 @@ from depthany.training.loop import Run, SetScores, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.tracking import NullTracker, Tracker
-from depthany.training.validation import evaluate
+from depthany.training.validation import alignment_of, evaluate
+from depthany.training.validation_check import check_sets
 
 
 def main() -> None:
@@ -69,6 +70,10 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     state = build.build_state(settings, teacher if online else None, device, amp, processes)
     sampler = build.build_sampler(settings, dataset, processes)
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
+    notes = build.dataset_notes(settings, dataset)
+    reading = reading_of_validation(settings)
+    if val_sets:
+        notes += check_sets(val_sets, alignment_of(state.model.quantity), processes=processes, **reading)
 
     with runs.locked(run_dir) if processes.is_main else nullcontext():
         saved = saved_settings(settings, sampler)
@@ -77,7 +82,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
-        for line in build.dataset_notes(settings, dataset):
+        for line in notes:
             tracker.say(line)
         unreadable, share = run_dir / runs.UNREADABLE_FILE, settings.data.max_unreadable_share
         count = shared_count(processes, sampler, unreadable, share)
@@ -89,10 +94,10 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             sets=val_sets,
             input_size=min(crop_shape(settings.crop_size)),
             amp=amp,
-            convert_images=settings.data.convert_images,
             processes=processes,
             metrics=tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary))),
             say=tracker.say,
+            **reading,
         )
         try:
             with open_writer(settings, state, tracker, processes) as writer:
@@ -107,6 +112,13 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             tracker.close()
         if processes.is_main:
             finish(run_dir, model, state.progress.step, scores, saved, tracker)
+
+
+def reading_of_validation(settings: TrainSettings) -> dict[str, Any]:
+    """Returns how images of the validation sets are read: as those of the training sets are."""
+    data = settings.data
+    share = data.max_unreadable_share if data.unreadable == "skip" else None
+    return {"convert_images": data.convert_images, "max_unreadable_share": share}
 
 
 def saved_settings(settings: TrainSettings, sampler: MixedBatches) -> dict[str, Any]:
@@ -136,7 +148,8 @@ def open_tracker(
     if not processes.is_main:
         return NullTracker()
     text, goes_on = OmegaConf.to_yaml(OmegaConf.create(saved)), settings.if_save_fails == "continue"
-    return Tracker(Path(settings.run_dir), state.progress.step, total_steps, text, goes_on)
+    steps = {"start_step": state.progress.step, "validated_step": state.progress.validated_step}
+    return Tracker(Path(settings.run_dir), total_steps=total_steps, settings=text, goes_on=goes_on, **steps)
 
 
 def open_writer(

@@ -14,6 +14,7 @@ from depthany.system.files import why, write_atomically
 METRICS_FILE = "metrics.jsonl"
 BOARD = "TensorBoard"
 EVENTS = "events.out.tfevents.*"
+SCORES = "val/"  # the names of scores begin so
 
 
 class LogFiles:
@@ -21,8 +22,8 @@ class LogFiles:
 
     Args:
         run_dir: where both go.
-        start_step: step of the checkpoint that the run resumes from; later lines are dropped, since they will
-            be written again.
+        start_step, validated_step: steps of the checkpoint that the run resumes from, and of its last
+            validation (default: the same); later lines are dropped, since they will be written again.
         settings: the resolved configuration as YAML, shown in TensorBoard as text.
         goes_on: a write that fails loses its line, which is reported once and counted; else it raises.
         tell: receives a line for the user.
@@ -32,12 +33,18 @@ class LogFiles:
     """
 
     def __init__(
-        self, run_dir: Path, start_step: int, settings: str, goes_on: bool, tell: Callable[[str], None]
+        self,
+        run_dir: Path,
+        start_step: int,
+        settings: str,
+        goes_on: bool,
+        tell: Callable[[str], None],
+        validated_step: int | None = None,
     ) -> None:
         self.lost = {METRICS_FILE: 0, BOARD: 0}  # lines; lines and pictures
         self._run_dir, self._tell, self._goes_on = run_dir, tell, False
         self._path = run_dir / METRICS_FILE
-        _drop_after(self._path, start_step)
+        _drop_after(self._path, start_step, start_step if validated_step is None else validated_step)
         self._metrics = open(self._path, "ab", buffering=0)  # noqa: SIM115  open as long as the run
         self._hook = threading.excepthook
         threading.excepthook = self._without_tensorboard
@@ -135,14 +142,16 @@ class LogFiles:
             self._hook(failed)
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Drops the lines of metrics.jsonl after `step`, and a line cut short by a kill."""
+def _drop_after(path: Path, step: int, validated_step: int) -> None:
+    """Drops the lines of metrics.jsonl after `step`, the scores after `validated_step`, and a cut line."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            is_score = any(name.startswith(SCORES) for name in values)
+            if values["step"] <= (min(step, validated_step) if is_score else step):
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             break

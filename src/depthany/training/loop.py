@@ -15,6 +15,7 @@ from depthany.system.distributed import ALONE, Processes, full
 from depthany.system.signals import stop_signals
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter
+from depthany.training.log_files import SCORES
 from depthany.training.optim import ScheduleSettings, lr_factor, set_learning_rate
 from depthany.training.parallel import StageAndModel, sync_gradients, unsharded, wrap_ddp
 from depthany.training.stages.base import StageOutput, trained_parameters
@@ -91,6 +92,9 @@ def train(run: Run) -> None:
     progress, meter = state.progress, Meter(run.processes)
     forward = wrap_ddp(StageAndModel(state.stage, state.model, run.compiled), run.processes, device)
     with stop_signals() as received:
+        if is_validation_left(run):
+            with meter.paused():
+                validate(run)
         while progress.step < settings.total_steps:
             factor = lr_factor(progress.step, settings.total_steps, settings.schedule)
             set_learning_rate(state.optimizer, factor)
@@ -111,14 +115,16 @@ def train(run: Run) -> None:
                 log_scalars(tracker, progress.step, meter, state.optimizer, gradient_norm, device)
             if settings.is_due(progress.step, settings.image_every, at_end=settings.image_every > 0):
                 tracker.pictures(progress.step, output.images)
-            if settings.is_due(progress.step, settings.eval_every):
-                with meter.paused():
-                    validate(run)
-            if settings.is_due(progress.step, settings.save_every) or stopped:
-                with meter.paused():
+            validates = settings.is_due(progress.step, settings.eval_every)
+            with meter.paused():
+                if settings.is_due(progress.step, settings.save_every) or stopped:
                     run.writer.save(state)
-            if stopped and progress.step < settings.total_steps:
-                leave(run, stopped)
+                elif validates and settings.save_every > 0:
+                    run.writer.save(state)  # a validation that fails, as on a bad file, costs no step
+                if stopped and progress.step < settings.total_steps:
+                    leave(run, stopped)
+                if validates:
+                    validate(run)
 
 
 def update(state: TrainingState, clip_norm: float | None) -> Tensor:
@@ -139,15 +145,24 @@ def update(state: TrainingState, clip_norm: float | None) -> Tensor:
     return gradient_norm
 
 
+def is_validation_left(run: Run) -> bool:
+    """Whether the run ended between the save of a step and the end of its validation."""
+    progress, settings = run.state.progress, run.settings
+    is_new = 0 < progress.step != progress.validated_step
+    return is_new and settings.is_due(progress.step, settings.eval_every)
+
+
 def validate(run: Run) -> None:
-    """Scores the model, logs the scores, and saves it if it is the best so far."""
+    """Scores the model, logs the scores, saves it if it is the best so far, and notes that this was done."""
     progress, primary = run.state.progress, run.state.stage.primary
     scores = run.scores()
     run.tracker.scalars(progress.step, flat_scores(scores))
+    progress.validated_step = progress.step
     score = mean_score(scores, primary)
     if score is not None and METRICS[primary].is_better(score, progress.best_score):
         progress.best_score = score
         run.writer.save_best(run.state)
+    run.writer.save_progress(progress)
 
 
 def leave(run: Run, signal_number: int) -> None:
@@ -184,7 +199,7 @@ def draw_generator(seed: int, k: int) -> torch.Generator:
 def flat_scores(scores: SetScores) -> dict[str, float]:
     """Returns the scores as val/<set>/<metric> for the log."""
     return {
-        f"val/{name}/{key}": value
+        f"{SCORES}{name}/{key}": value
         for name, values in scores.items()
         for key, value in values.items()
         if key != "images"

@@ -13,7 +13,7 @@ from depthany.config.entry import flat
 from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME
 from depthany.system.files import remove_partials, write_atomically
 from depthany.training.checkpoints.sharded import remove_incomplete
-from depthany.training.checkpoints.state import SHARDED_SUFFIX, list_checkpoints
+from depthany.training.checkpoints.state import PROGRESS_FILE, SHARDED_SUFFIX, list_checkpoints
 from depthany.training.log_files import EVENTS, METRICS_FILE
 
 LOCK_TIMEOUT_S = 8.0  # loader processes of a killed run keep its lock until they notice
@@ -74,6 +74,7 @@ def clear(run_dir: Path) -> None:
         shutil.rmtree(folder)
     for path in [
         *checkpoints.glob("*.pt"),
+        *checkpoints.glob(PROGRESS_FILE),
         *checkpoints.glob(".*.partial"),
         *run_dir.glob(EVENTS),
     ]:

@@ -32,19 +32,24 @@ class Tracker:
 
     Args:
         run_dir: where TensorBoard's events and metrics.jsonl go.
-        start_step: step of the checkpoint that the run resumes from; later lines are dropped, since they will
-            be written again.
+        start_step, validated_step: see `LogFiles`.
         total_steps: length of the run.
         settings: the resolved configuration as YAML, shown in TensorBoard as text.
         goes_on: whether the run continues if these cannot be written, as on a full disk; see `LogFiles`.
     """
 
     def __init__(
-        self, run_dir: Path, start_step: int, total_steps: int, settings: str, goes_on: bool = False
+        self,
+        run_dir: Path,
+        start_step: int,
+        total_steps: int,
+        settings: str,
+        goes_on: bool = False,
+        validated_step: int | None = None,
     ) -> None:
         self.total_steps = total_steps
         self.console = Console()
-        self._files = LogFiles(run_dir, start_step, settings, goes_on, self.say)
+        self._files = LogFiles(run_dir, start_step, settings, goes_on, self.say, validated_step)
         self._progress = Progress(
             *columns("loss {task.fields[loss]:.4f} · {task.fields[rate]:.1f} images/s"),
             console=self.console,
