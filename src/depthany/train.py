@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from depthany.config.entry import run_entry
 from depthany.data.left_out import summary
-from depthany.data.loading.loader import read_batches
+from depthany.data.loading.loader import plan_prefetch, read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.data.transforms import crop_shape
 from depthany.metrics.table import DEFAULT_METRICS
@@ -72,6 +72,8 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
     notes = build.dataset_notes(settings, dataset)
     reading = reading_of_validation(settings)
+    prefetch, lines = plan_prefetch(dataset, sampler, settings.workers, processes)
+    notes += lines
     if val_sets:
         notes += check_sets(val_sets, alignment_of(state.model.quantity), processes=processes, **reading)
 
@@ -87,7 +89,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         unreadable, share = run_dir / runs.UNREADABLE_FILE, settings.data.max_unreadable_share
         count = shared_count(processes, sampler, unreadable, share)
         pin, timeout_s = device.type == "cuda", settings.data.read_timeout or None
-        batches = read_batches(dataset, sampler, settings.workers, pin, count, timeout_s)
+        batches = read_batches(dataset, sampler, settings.workers, pin, count, timeout_s, prefetch)
         compiled = torch.compile(state.model) if settings.compile else None
         score = partial(
             evaluate,

@@ -103,6 +103,13 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         finally:
             self.on_read(FileKind.NOTHING, 0)
 
+    def batch_bytes(self, labeled: int, unlabeled: int) -> int:
+        """Returns the size of a micro-batch of so many crops."""
+        pixels, of_target = math.prod(self.crop_hw), np.dtype(TARGETS[self.target].dtype).itemsize
+        of_label = 0 if self.pseudo_labels is None else np.dtype(np.float32).itemsize
+        of_mask = np.dtype(np.bool_).itemsize
+        return pixels * (labeled * (3 + of_target + of_mask) + unlabeled * (3 + of_label))
+
     def name_of(self, kind: FileKind, index: int) -> str:
         """Returns the name of a file that is being read, for messages."""
         if kind in (FileKind.IMAGE, FileKind.LABELS):
