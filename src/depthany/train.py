@@ -6,6 +6,7 @@
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -35,7 +36,7 @@ from depthany.training.loop import Run, SetScores, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.tracking import NullTracker, Tracker
-from depthany.training.validation import alignment_of, evaluate
+from depthany.training.validation import alignment_of, evaluate, is_dead
 from depthany.training.validation_check import check_sets
 
 
@@ -113,7 +114,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         finally:
             tracker.close()
         if processes.is_main:
-            finish(run_dir, model, state.progress.step, scores, saved, tracker)
+            finish(run_dir, model, state.progress.step, scores, saved, training.faults, tracker)
 
 
 def reading_of_validation(settings: TrainSettings) -> dict[str, Any]:
@@ -173,9 +174,14 @@ def finish(
     step: int,
     scores: dict[str, SetScores],
     saved: dict[str, Any],
+    faults: Sequence[str],
     tracker: Tracker | NullTracker,
 ) -> None:
-    """Writes results and model, the model last since it marks the run as finished, and prints the table."""
+    """Writes results and model, the model last since it marks the run as finished, and prints the table.
+
+    Args:
+        faults: lines on what was wrong with the outputs as training ended.
+    """
     results = json.dumps({"step": step, "scores": scores}, indent=2) + "\n"
     training = {"step": step, "settings": saved}
     try:
@@ -189,6 +195,12 @@ def finish(
         fitted = model.quantity.kind == "disparity"
         how = "fitted to 1/depth by scale and shift per image" if fitted else model.quantity.describe()
         tracker.table(f"validation: {how}", scores)
+    for name, sets in scores.items():
+        if dead := [each for each, values in sets.items() if is_dead(values)]:
+            which = ", ".join(dead)
+            tracker.say(f"warning: dead model: {name} predicts a constant for every image of {which}")
+    for fault in faults:
+        tracker.say(f"warning: as training ended: {fault}")
     if line := summary(run_dir / runs.UNREADABLE_FILE):
         tracker.say(line)
     tracker.say(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from depthany.data.batch import Batch
+from depthany.data.targets import TARGETS
 from depthany.metrics.table import METRICS
 from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes, full
@@ -20,7 +21,7 @@ from depthany.training.optim import ScheduleSettings, lr_factor, set_learning_ra
 from depthany.training.parallel import StageAndModel, sync_gradients, unsharded, wrap_ddp
 from depthany.training.stages.base import StageOutput, trained_parameters
 from depthany.training.tracking import Meter, NullTracker, Tracker, log_scalars
-from depthany.training.validation import Scores
+from depthany.training.validation import Scores, is_dead
 
 SetScores = dict[str, Scores]  # set -> metric -> value
 
@@ -64,6 +65,7 @@ class Run:
     amp: dtype of autocast, or None.
     compiled: the model as `torch.compile` returned it, or None.
     newest_scores: those of the last validation, with its step.
+    faults: lines on what was wrong with the outputs at the last line of the log.
     """
 
     state: TrainingState
@@ -77,6 +79,7 @@ class Run:
     compiled: Callable[..., Any] | None = None
     processes: Processes = ALONE
     newest_scores: tuple[int, SetScores] | None = None
+    faults: tuple[str, ...] = ()
 
     def scores(self) -> SetScores:
         """Returns the scores of the model as it is; validates unless this step has been validated."""
@@ -89,7 +92,7 @@ class Run:
 def train(run: Run) -> None:
     """Steps until `settings.total_steps`; on a stop signal to any rank, saves and leaves by SystemExit."""
     state, settings, tracker, device = run.state, run.settings, run.tracker, run.device
-    progress, meter = state.progress, Meter(run.processes)
+    progress, meter = state.progress, Meter(run.processes, TARGETS[state.stage.target].is_relative)
     forward = wrap_ddp(StageAndModel(state.stage, state.model, run.compiled), run.processes, device)
     with stop_signals() as received:
         if is_validation_left(run):
@@ -113,6 +116,7 @@ def train(run: Run) -> None:
 
             if settings.is_due(progress.step, settings.log_every):
                 log_scalars(tracker, progress.step, meter, state.optimizer, gradient_norm, device)
+                run.faults = tuple(meter.faults.values())
             if settings.is_due(progress.step, settings.image_every, at_end=settings.image_every > 0):
                 tracker.pictures(progress.step, output.images)
             validates = settings.is_due(progress.step, settings.eval_every)
@@ -207,5 +211,10 @@ def flat_scores(scores: SetScores) -> dict[str, float]:
 
 
 def mean_score(scores: SetScores, metric: str) -> float | None:
-    """Returns the mean of a metric over the validation sets; None without any."""
+    """Returns the mean of a metric over the validation sets; None without any, NaN for a dead model.
+
+    The score of a constant can be better than that of a model that has just begun to learn.
+    """
+    if any(is_dead(values) for values in scores.values()):
+        return float("nan")
     return sum(values[metric] for values in scores.values()) / len(scores) if scores else None

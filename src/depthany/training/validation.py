@@ -140,6 +140,11 @@ def _scores_of(
     }
 
 
+def is_dead(scores: Scores) -> bool:
+    """Whether every prediction of a set is constant."""
+    return 0 < scores.get(IMAGES, 0) == scores.get(CONSTANT_PREDICTIONS, 0)
+
+
 def nothing_to_evaluate(name: str, images: int) -> str:
     """Returns the message of a set without an image that can be scored."""
     return (
