@@ -57,10 +57,9 @@ def evaluate(
             prediction.
 
     Returns:
-        By set: the metrics, and the numbers of images that counted (`images`), that were fitted with a
-        negative scale (`negative_scales`), that have a constant prediction (`constant_predictions`), and that
-        were left out as their truth says nothing (`degenerate_truths`) or as they could not be read
-        (`unreadable`).
+        By set: the metrics, and the numbers of images that counted (`images`), have a negative scale
+        (`negative_scales`) or a constant prediction (`constant_predictions`), or were left out, as their
+        truth says nothing (`degenerate_truths`) or as they cannot be read (`unreadable`).
 
     Raises:
         ValueError: an image cannot be read, or more than the share; no image of a set has a valid depth; the
@@ -72,15 +71,10 @@ def evaluate(
     try:
         for name, dataset in sets.items():
             protocol = protocol_of(name, dataset, align, metrics)
+            reading = {"convert_images": convert_images, "skip_unreadable": max_unreadable_share is not None}
             try:
                 scored = score_set(
-                    predictor,
-                    dataset,
-                    protocol,
-                    batch_size=batch_size,
-                    convert_images=convert_images,
-                    skip_unreadable=max_unreadable_share is not None,
-                    processes=processes,
+                    predictor, dataset, protocol, batch_size=batch_size, processes=processes, **reading
                 )
             except UnreadableImage as error:
                 raise ValueError(f"{name}: {error} {SKIP_HINT}") from None
