@@ -71,10 +71,15 @@ def evaluate(
     try:
         for name, dataset in sets.items():
             protocol = protocol_of(name, dataset, align, metrics)
-            reading = {"convert_images": convert_images, "skip_unreadable": max_unreadable_share is not None}
             try:
                 scored = score_set(
-                    predictor, dataset, protocol, batch_size=batch_size, processes=processes, **reading
+                    predictor,
+                    dataset,
+                    protocol,
+                    batch_size=batch_size,
+                    convert_images=convert_images,
+                    skip_unreadable=max_unreadable_share is not None,
+                    processes=processes,
                 )
             except UnreadableImage as error:
                 raise ValueError(f"{name}: {error} {SKIP_HINT}") from None
