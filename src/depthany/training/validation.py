@@ -53,8 +53,7 @@ def evaluate(
         metrics: names in `metrics.table.METRICS`.
         max_unreadable_share: leave out images that cannot be read, as long as they are at most this share of
             a set; None = none may be unreadable.
-        say: called with a warning if images are left out, or many have a negative scale or a constant
-            prediction.
+        say: takes a warning if images are left out, or many have a negative scale or constant prediction.
 
     Returns:
         By set: the metrics, and the numbers of images that counted (`images`), have a negative scale
@@ -62,8 +61,7 @@ def evaluate(
         truth says nothing (`degenerate_truths`) or as they cannot be read (`unreadable`).
 
     Raises:
-        ValueError: an image cannot be read, or more than the share; no image of a set has a valid depth; the
-            model predicts no depth.
+        ValueError: an image cannot be read, or too many; no valid depth in a set; a model without depth.
     """
     was_training, align = model.training, alignment_of(model.quantity)
     predictor = Predictor(model.eval(), input_size, amp=amp)
