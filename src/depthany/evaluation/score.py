@@ -132,7 +132,7 @@ def score_together(members: Sequence[Pixels], quantity: str, protocol: Protocol)
         return []
     x, y = (_joined([getattr(pixels, key) for pixels in members]) for key in ("x", "y"))  # [n] each
     if is_degenerate(protocol.align, y):
-        return [Row(each.index, each.name, {}, {}, is_degenerate=True) for each in members]
+        return [Row(m.index, m.name, {}, {}, is_degenerate=True, pixels=len(m.x)) for m in members]
     fitted = fit(protocol.align, x, y)
     return [_row(pixels, fitted, quantity, protocol) for pixels in members]
 
