@@ -6,6 +6,7 @@
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -19,7 +20,7 @@ from depthany.config.entry import run_entry
 from depthany.data.dataset import TrainingSet
 from depthany.data.identity import identity
 from depthany.data.left_out import summary
-from depthany.data.loading.loader import read_batches
+from depthany.data.loading.loader import plan_prefetch, read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.data.transforms import crop_shape
 from depthany.metrics.table import DEFAULT_METRICS
@@ -39,7 +40,8 @@ from depthany.training.optim import lr_factor
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.tracking import NullTracker, Tracker
-from depthany.training.validation import evaluate
+from depthany.training.validation import alignment_of, evaluate, is_dead
+from depthany.training.validation_check import check_sets
 
 
 def main() -> None:
@@ -87,6 +89,12 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     state = build.build_state(settings, teacher if online else None, device, amp, processes)
     sampler = build.build_sampler(settings, dataset, processes)
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
+    notes = build.dataset_notes(settings, dataset)
+    reading = reading_of_validation(settings)
+    prefetch, lines = plan_prefetch(dataset, sampler, settings.workers, processes)
+    notes += lines
+    if val_sets:
+        notes += check_sets(val_sets, alignment_of(state.model.quantity), processes=processes, **reading)
 
     with runs.locked(run_dir) if processes.is_main else nullcontext():
         saved = saved_settings(settings, sampler, dataset)
@@ -96,27 +104,28 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
-        for line in (*continued(changes, state, loop), *build.dataset_notes(settings, dataset)):
+        for line in (*continued(changes, state, loop), *notes):
             tracker.say(line)
         unreadable, share = run_dir / runs.UNREADABLE_FILE, settings.data.max_unreadable_share
         count = shared_count(processes, sampler, unreadable, share)
         pin, timeout_s = device.type == "cuda", settings.data.read_timeout or None
-        batches = read_batches(dataset, sampler, settings.workers, pin, count, timeout_s)
+        batches = read_batches(dataset, sampler, settings.workers, pin, count, timeout_s, prefetch)
         compiled = torch.compile(state.model) if settings.compile else None
         score = partial(
             evaluate,
             sets=val_sets,
             input_size=min(crop_shape(settings.crop_size)),
             amp=amp,
-            convert_images=settings.data.convert_images,
             processes=processes,
             metrics=tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary))),
             say=tracker.say,
+            **reading,
         )
         try:
             with open_writer(settings, state, tracker, processes) as writer:
                 if changes.validation:
                     writer.save(state)  # without the old best score, which a second start must not take up
+                    writer.save_progress(state.progress)
                 training = Run(state, batches, score, loop, tracker, writer, device, amp, compiled, processes)
                 train(training)
             scores = {settings.stage.name: training.scores()}
@@ -127,7 +136,14 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         finally:
             tracker.close()
         if processes.is_main:
-            finish(run_dir, model, training.about(), scores, saved, tracker)
+            finish(run_dir, model, training.about(), scores, saved, training.faults, tracker)
+
+
+def reading_of_validation(settings: TrainSettings) -> dict[str, Any]:
+    """Returns how images of the validation sets are read: as those of the training sets are."""
+    data = settings.data
+    share = data.max_unreadable_share if data.unreadable == "skip" else None
+    return {"convert_images": data.convert_images, "max_unreadable_share": share}
 
 
 def begin_or_resume(
@@ -205,8 +221,10 @@ def open_tracker(
     if not processes.is_main:
         return NullTracker()
     text, goes_on = OmegaConf.to_yaml(OmegaConf.create(saved)), settings.if_save_fails == "continue"
-    run_dir, step = Path(settings.run_dir), state.progress.step
-    return Tracker(run_dir, step, total_steps, text, goes_on, settings.loggers)
+    run_dir, progress = Path(settings.run_dir), state.progress
+    return Tracker(
+        run_dir, progress.step, total_steps, text, goes_on, settings.loggers, progress.validated_step
+    )
 
 
 def open_writer(
@@ -228,9 +246,14 @@ def finish(
     about: dict[str, Any],
     scores: dict[str, SetScores],
     saved: dict[str, Any],
+    faults: Sequence[str],
     tracker: Tracker | NullTracker,
 ) -> None:
-    """Writes results and model, the model last since it marks the run as finished, and prints the table."""
+    """Writes results and model, the model last since it marks the run as finished, and prints the table.
+
+    Args:
+        faults: lines on what was wrong with the outputs as training ended.
+    """
     # config.json would no longer describe the model of a shorter run
     (run_dir / WEIGHTS_NAME).unlink(missing_ok=True)
     results = json.dumps({**about, "scores": scores}, indent=2) + "\n"
@@ -246,6 +269,12 @@ def finish(
         how = "fitted to 1/depth by scale and shift per image" if fitted else model.quantity.describe()
         weights = f"weights {about['weights']}, " if "weights" in about else ""
         tracker.table(f"validation: {weights}{how}", scores)
+    for name, sets in scores.items():
+        if dead := [each for each, values in sets.items() if is_dead(values)]:
+            which = ", ".join(dead)
+            tracker.say(f"warning: dead model: {name} predicts a constant for every image of {which}")
+    for fault in faults:
+        tracker.say(f"warning: as training ended: {fault}")
     if line := summary(run_dir / runs.UNREADABLE_FILE):
         tracker.say(line)
     curves = f"    curves and pictures: {tracker.how_to_look}" if tracker.how_to_look else ""

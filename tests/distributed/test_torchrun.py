@@ -207,7 +207,7 @@ def test_fsdp_run_resumes_on_one_rank(
     assert "2 processes (FSDP)" in ended.out, ended.err
     assert "stopped at step 12, all saved" in ended.out, ended.err
     checkpoints = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
-    assert checkpoints == ["best.pt", "step_00000010.dcp", "step_00000012.dcp"]
+    assert checkpoints == ["best.pt", "progress.json", "step_00000010.dcp", "step_00000012.dcp"]
     again = start(settings)
     assert "continuing at step 12 of 20" in again.out, again.err
     assert_same_curves(tmp_path / "run", alone, rel=1e-3)  # convolutions of another memory layout round more

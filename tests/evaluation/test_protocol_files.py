@@ -164,8 +164,8 @@ def test_counted_pixels_and_score_of_perfect_prediction(stem: str, tmp_path: Pat
     pixels = select(prediction, "disparity", truth, mask, protocol)
     (row,) = score_together([pixels], "disparity", protocol)
     assert row.pixels == COUNTED[stem]
-    if protocol.truth_beyond == "invalid":
-        assert row.scores["abs_rel"] < 1e-5
+    if protocol.truth_beyond == "invalid":  # most tiny trees have a single distance, which has no score
+        assert row.is_degenerate if np.ptp(pixels.depth_m) == 0 else row.scores["abs_rel"] < 1e-5
 
 
 def test_every_depth_protocol_has_a_counted_number() -> None:

@@ -172,3 +172,20 @@ def test_constant_predictions_are_counted_and_never_perfect(
     for row in rows:
         assert row.scores["abs_rel"] > 0.1
         assert row.scores["delta1"] < 1
+
+
+@pytest.mark.parametrize("align", METHODS)
+def test_degenerate_truth_is_never_perfect(tmp_path: Path, align: str) -> None:
+    free = METHODS[align].free
+    depths = [*slopes(1), np.full((3, 4), 5.0), np.array([[2.0, 3.0, 4.0][: max(free, 1)]])]
+    dataset, protocol = Depths(depths), Protocol("p", align=align, space="own", max_depth=20)
+    predictor = save(tmp_path / "maps", [depths[0], np.full((3, 4), 5.0), 2 * depths[2]])
+    result = ProtocolResult(protocol, {}, {}, 3, 3, {"maps": score_set(predictor, dataset, protocol)})
+    scored = result.scored["maps"]
+    if align == "none":  # metres say something even where they are the same everywhere
+        assert [row.scores["abs_rel"] for row in scored.rows] == pytest.approx([0, 0, 1], abs=1e-6)
+        return
+    assert [row.name for row in scored.rows] == ["0"]
+    assert scored.degenerate == ["1", "2"]
+    assert result.notes("maps") == ["2 with a constant truth or too few pixels for a fit, left out: 1, 2"]
+    assert result.is_partial("maps")

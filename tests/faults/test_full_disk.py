@@ -198,7 +198,7 @@ def test_continue_ends_well_once_there_is_room(
     assert "step_00000004.pt: No space left" in ended.out and "step_00000006.pt: " not in ended.out
     assert lost(ended.out) == missing(run_dir, whole[stage])
     names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
-    assert names == ["best.pt", "step_00000002.pt", "step_00000006.pt"]
+    assert names == ["best.pt", "progress.json", "step_00000002.pt", "step_00000006.pt"]
     assert (run_dir / "model.safetensors").read_bytes() == (whole[stage] / "model.safetensors").read_bytes()
 
 

@@ -10,6 +10,7 @@ from depthany.metrics.align import (
     align_least_squares,
     fit,
     inversion_floor,
+    is_degenerate,
     to_depth_m,
     to_space,
 )
@@ -174,3 +175,15 @@ def test_inversion_floors_at_a_thousandth_of_maximum():
     assert to_space(prediction, "disparity", "disparity", 1.0) is prediction
     nothing = np.zeros(3, np.float32)
     assert to_space(nothing, "disparity", "depth", inversion_floor(nothing)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("method, least", [("least_squares", 3), ("median", 2), ("robust_l1", 3)])
+def test_fit_needs_more_pixels_than_parameters(method: str, least: int) -> None:
+    ramp = np.linspace(1, 2, 5, dtype=np.float32)
+    assert [is_degenerate(method, ramp[:n]) for n in (least - 1, least)] == [True, False]
+    assert is_degenerate(method, np.full(9, 0.3, np.float32))
+    assert is_degenerate(method, 3 + np.float32(1e-6) * ramp), "a rounding error is no spread"
+
+
+def test_metres_without_fit_are_never_degenerate() -> None:
+    assert not is_degenerate("none", np.full(1, 5.0))

@@ -68,7 +68,7 @@ def test_run_killed_in_step_resumes_to_same_bits(
     assert not (tmp_path / "run/model.safetensors").exists()
     ended = start(settings)
     assert ended.code == 0, ended.err
-    assert "continuing at step 2 of 6" in ended.out
+    assert "continuing at step 3 of 6" in ended.out
     assert_same(tmp_path / "run", whole[stage])
 
 
@@ -80,7 +80,7 @@ def test_run_killed_in_save_resumes_to_same_bits(
     assert start_elsewhere(settings, KILL_IN_WRITE).code == -signal.SIGKILL
     ended = start(settings)
     assert ended.code == 0, ended.err
-    assert "continuing at step 2 of 6" in ended.out
+    assert "continuing at step 3 of 6" in ended.out
     assert_same(tmp_path / "run", whole[stage])
 
 
@@ -127,6 +127,41 @@ def test_run_killed_after_last_step_only_finishes(start, interrupted, whole) -> 
     assert "continuing at step 6 of 6" in ended.out
     assert_same(run_dir, whole["teacher"])
     assert (run_dir / "results.json").read_text() == (whole["teacher"] / "results.json").read_text()
+
+
+def test_validation_left_undone_is_done_on_resume(start, interrupted, whole) -> None:
+    run_dir, settings = interrupted  # as if killed between the line of the scores and the note behind it
+    (run_dir / "checkpoints/progress.json").unlink()
+    (run_dir / "checkpoints/best.pt").unlink()
+    ended = start(settings)
+    assert ended.code == 0, ended.err
+    assert_same(run_dir, whole["teacher"])
+    for name in ("progress.json", "best.pt"):
+        mine, theirs = ((run / "checkpoints" / name).read_bytes() for run in (run_dir, whole["teacher"]))
+        assert mine == theirs or name == "best.pt"
+    assert (run_dir / "checkpoints/best.pt").exists() == (best_step(whole["teacher"]) == 6)
+
+
+def best_step(run_dir: Path) -> int:
+    return torch.load(run_dir / "checkpoints/best.pt", weights_only=True)["state"]["step"]
+
+
+def test_failing_validation_costs_no_step(
+    start, tiny_world, teacher_run, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("mine: the disk is gone")
+
+    settings = arguments(tiny_world, "teacher", tmp_path / "run", teacher_run)
+    with monkeypatch.context() as patch:
+        patch.setattr("depthany.train.evaluate", fails)
+        ended = start(settings)
+    assert (ended.code, ended.err) == (2, "error: mine: the disk is gone\n")
+    ended = start(settings)
+    assert ended.code == 0, ended.err
+    assert "continuing at step 3 of 6" in ended.out
+    assert_same(tmp_path / "run", whole["teacher"])
+    assert best_step(tmp_path / "run") == best_step(whole["teacher"])
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "noise"])

@@ -63,6 +63,7 @@ def test_run_writes_model_results_curves_and_checkpoints(request: pytest.Fixture
         "checkpoints/step_00000004.pt",
         "checkpoints/step_00000006.pt",
         "checkpoints/best.pt",
+        "checkpoints/progress.json",
     }
 
 
@@ -79,7 +80,8 @@ def test_saved_model_scores_as_the_run_reported(tiny_world, student_run: Path) -
 def test_best_checkpoint_has_smallest_abs_rel(teacher_run: Path) -> None:
     found = metrics(teacher_run, "val/mine/abs_rel")  # after steps 3 and 6
     best = torch.load(teacher_run / "checkpoints/best.pt", weights_only=True)["state"]
-    assert (best["step"], best["best_score"]) == (3 * (1 + found.index(min(found))), min(found))
+    step = 3 * (1 + found.index(min(found)))
+    assert (best["step"], best["best_score"], best["validated_step"]) == (step, min(found), step)
 
 
 def test_student_shows_scores_of_its_teacher(student_run: Path, teacher_run: Path) -> None:
@@ -162,7 +164,7 @@ def test_best_checkpoint_follows_the_primary_metric(micro: str, tmp_path: Path) 
 def test_best_abs_rel_of_old_checkpoints_is_read(saved: float, best: float | None) -> None:
     progress = Progress()
     progress.restore({"step": 4, "best_abs_rel": saved})
-    assert progress == Progress(4, best, score_to_beat=best)
+    assert progress == Progress(4, best, score_to_beat=best, validated_step=4), "saved after the validation"
 
 
 def test_teacher_is_not_in_student_checkpoint(student_run: Path) -> None:
@@ -405,6 +407,28 @@ def test_bad_labeled_pair_is_named_in_one_line(start, own_world, tmp_path: Path,
     assert ended.err.count("\n") == 1
     assert str(bad) in ended.err
     assert "data.unreadable=skip" in ended.err
+
+
+@pytest.mark.parametrize("damage", [empty_the_image, make_all_depth_invalid], ids=lambda f: f.__name__)
+def test_bad_validation_file_is_named_before_training(start, own_world, tmp_path: Path, damage) -> None:
+    for name in ("images", "depth"):
+        for path in sorted((own_world.root / "val" / name).iterdir()):
+            path.rename(path.with_name(path.name.replace("val", "room")))
+    bad = damage(own_world.root / "val")
+    ended = start(own_world.settings("teacher", tmp_path / "run"))
+    assert ended.code == 2
+    assert ended.err.startswith("error: data.val.mine: 1 of 3 images that were read cannot be used: ")
+    assert str(bad) in ended.err
+    assert ended.err.endswith("(data.unreadable=skip leaves such images out)\n")
+    assert not (tmp_path / "run").exists()
+    ended = start(own_world.settings("teacher", tmp_path / "run", "data.unreadable=skip"))
+    assert ended.code == 0, ended.err
+    assert (
+        f"warning: data.val.mine: 1 of 3 images that were read cannot be used and will be left out: {bad}"
+        in (ended.out)
+    )
+    scores = json.loads((tmp_path / "run/results.json").read_text())["scores"]["teacher"]["mine"]
+    assert (scores["images"], scores["unreadable"]) == (2, 1)
 
 
 def test_steps_without_images_are_taken(start, own_world, tmp_path: Path) -> None:

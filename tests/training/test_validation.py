@@ -12,6 +12,9 @@ from depthany.models.model import depth_anything
 from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from depthany.training.validation import evaluate
+from depthany.training.validation_check import check_sets
+
+COUNTS = ("negative_scales", "constant_predictions", "degenerate_truths", "unreadable", "images")
 
 
 def sample(name: str, image: np.ndarray, disparity: np.ndarray, mask: np.ndarray) -> LabeledSample:
@@ -19,12 +22,12 @@ def sample(name: str, image: np.ndarray, disparity: np.ndarray, mask: np.ndarray
 
 
 class Samples:
-    """A labeled set of samples in memory."""
+    """A labeled set of samples in memory; an index in `damaged` cannot be read."""
 
     min_depth, max_depth = 0.5, 20.0
 
-    def __init__(self, samples: list[LabeledSample]) -> None:
-        self.samples = samples
+    def __init__(self, samples: list[LabeledSample], damaged: tuple[int, ...] = ()) -> None:
+        self.samples, self.damaged = samples, damaged
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -33,6 +36,8 @@ class Samples:
         return self.samples[index].name
 
     def read(self, index: int, convert_images: bool = False) -> LabeledSample:
+        if index in self.damaged:
+            raise ValueError(f"{self.name(index)}.png: damaged")
         return self.samples[index]
 
 
@@ -109,6 +114,78 @@ def test_images_of_sky_alone_are_left_out() -> None:
         scores(RedIsDisparity(), [sky, sky])
 
 
+def one_wall() -> LabeledSample:
+    """An image whose truth is one distance."""
+    clear = smooth(28, 42)
+    return sample("wall", clear.image, np.full((28, 42), 0.3, np.float32), clear.labels.mask)
+
+
+def one_pixel() -> LabeledSample:
+    clear = smooth(28, 42)
+    mask = np.zeros((28, 42), bool)
+    mask[5, 5] = True
+    return sample("pixel", clear.image, clear.labels.disparity, mask)
+
+
+@pytest.mark.parametrize("scale", [3.0, 0.0])
+def test_truth_that_says_nothing_is_not_perfect(scale: float) -> None:
+    lines: list[str] = []
+    clear, model = smooth(28, 42), RedIsDisparity(scale)
+    found = scores(model, [clear, one_wall(), one_pixel()], say=lines.append)
+    assert (found["images"], found["degenerate_truths"]) == (1, 2)
+    assert found["abs_rel"] == scores(model, [clear])["abs_rel"]
+    assert lines[0] == (
+        "warning: set: 2 of 3 images left out, as their truth is constant or has too few pixels: wall, pixel"
+    )
+    with pytest.raises(ValueError, match="set: none of 2 images has a valid depth that varies"):
+        scores(model, [one_wall(), one_pixel()])
+
+
+def test_unreadable_images_are_refused_or_counted() -> None:
+    dataset = Samples([smooth(28, 42, seed) for seed in range(3)], damaged=(1,))
+    with pytest.raises(
+        ValueError, match=r"set: 1\.png: damaged \(data.unreadable=skip leaves such images out\)"
+    ):
+        evaluate(RedIsDisparity(), {"set": dataset}, 28)
+    lines: list[str] = []
+    found = evaluate(RedIsDisparity(), {"set": dataset}, 28, max_unreadable_share=0.05, say=lines.append)
+    assert (found["set"]["images"], found["set"]["unreadable"]) == (2, 1)
+    assert lines == ["warning: set: 1 of 3 images left out: 1: 1.png: damaged"]
+    many = Samples(dataset.samples * 20, damaged=tuple(range(11)))
+    with pytest.raises(
+        ValueError, match=r"11 of 60 set \(validation\) images were left out, more than data.max_"
+    ):
+        evaluate(RedIsDisparity(), {"set": many}, 28, max_unreadable_share=0.05)
+
+
+def test_check_names_what_cannot_be_read() -> None:
+    dataset = Samples([smooth(28, 42, seed) for seed in range(3)], damaged=(1,))
+    with pytest.raises(
+        ValueError, match=r"data.val.set: 1 of 3 .* cannot be used: 1\.png: damaged \(data.unr"
+    ):
+        check_sets({"set": dataset}, "least_squares")
+    (line,) = check_sets({"set": dataset}, "least_squares", max_unreadable_share=0.05)
+    assert line.startswith(
+        "warning: data.val.set: 1 of 3 images that were read cannot be used and will be left"
+    )
+    assert check_sets({"set": Samples(dataset.samples)}, "least_squares") == []
+
+
+def test_check_refuses_sets_without_a_score() -> None:
+    with pytest.raises(ValueError, match=r"data\.val\.set: none of 2 images has a valid depth that varies"):
+        check_sets({"set": Samples([one_wall(), one_pixel()])}, "least_squares")
+    assert check_sets({"set": Samples([one_wall()])}, "none") == []
+
+
+def test_check_of_a_large_set_is_limited() -> None:
+    large = Samples([smooth(28, 42)] * 50)
+    (line,) = check_sets({"set": large}, "least_squares", longest_s=0)
+    assert line == (
+        "data.val.set: 16 of 50 images were read before training, as many as 0 s allow; the first validation "
+        "reads the others"
+    )
+
+
 class Fixed(nn.Module):
     """Predicts one map whatever it sees."""
 
@@ -157,9 +234,9 @@ def test_listed_metrics_are_returned_in_order(monkeypatch: pytest.MonkeyPatch) -
     own = Metric("bias", "lower", lambda p, g: [len(g), (p - g).sum()])
     monkeypatch.setitem(METRICS, "bias", own)
     found = scores(RedIsDisparity(), [smooth(28, 42)], metrics=["bias", "rmse"])
-    assert list(found) == ["bias", "rmse", "negative_scales", "constant_predictions", "images"]
+    assert list(found) == ["bias", "rmse", *COUNTS]
     assert found["bias"] == pytest.approx(0, abs=1e-2)
-    assert list(scores(RedIsDisparity(), [smooth(28, 42)]))[:-3] == list(DEFAULT_METRICS["depth"])
+    assert list(scores(RedIsDisparity(), [smooth(28, 42)]))[: -len(COUNTS)] == list(DEFAULT_METRICS["depth"])
 
 
 def test_swapped_near_and_far_are_warned_of() -> None:

@@ -18,7 +18,7 @@ from depthany.data.perturb import Share
 from depthany.data.pseudo_labels.store import PseudoLabels
 from depthany.data.sampler import Draw
 from depthany.data.samples import LabeledSet, NoValidPixel, UnlabeledSet, require_same_size
-from depthany.data.targets import TARGETS, make_target, require_unit
+from depthany.data.targets import TARGETS, is_flat, make_target, require_unit
 from depthany.data.transforms import crop_shape, draw_crop
 from depthany.system.choices import require_choice
 from depthany.system.packages import MissingPackage
@@ -30,6 +30,10 @@ class Unusable(ValueError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Flat(ValueError):
+    """The labels of an image are whole and teach nothing: it is left out, even under `error`."""
 
 
 class FileKind(IntEnum):
@@ -52,7 +56,8 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         convert_images: accept gray, RGBA, CMYK and 16-bit images.
         unreadable: what happens to an image that cannot be read, or a labeled image whose labels cannot be
             read, have another size or no valid pixel. `error` stops; `skip` leaves it out, and the
-            micro-batch is smaller.
+            micro-batch is smaller. Labels that teach nothing about relative depth (see `is_flat`) are always
+            left out.
         decode: `exact` decodes images whole, as the released code does. `reduced` decodes large JPEGs at 1/2,
             1/4 or 1/8 of their size, as long as the crop enlarges them by at most 5 %. That is faster, and
             aliases less than the cubic resize of the whole image, which filters nothing.
@@ -103,6 +108,13 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         finally:
             self.on_read(FileKind.NOTHING, 0)
 
+    def batch_bytes(self, labeled: int, unlabeled: int) -> int:
+        """Returns the size of a micro-batch of so many crops."""
+        pixels, of_target = math.prod(self.crop_hw), np.dtype(TARGETS[self.target].dtype).itemsize
+        of_label = 0 if self.pseudo_labels is None else np.dtype(np.float32).itemsize
+        of_mask = np.dtype(np.bool_).itemsize
+        return pixels * (labeled * (3 + of_target + of_mask) + unlabeled * (3 + of_label))
+
     def name_of(self, kind: FileKind, index: int) -> str:
         """Returns the name of a file that is being read, for messages."""
         if kind in (FileKind.IMAGE, FileKind.LABELS):
@@ -122,6 +134,8 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
                 else:
                     unlabeled.append(self._unlabeled_crop(draw, issues))
                     places.append(draw.place)
+            except Flat as error:
+                issues.append(ImageIssue(SKIPPED, "flat depth", str(error), draw.labeled))
             except Unusable as error:
                 if self.unreadable == "error":
                     return BadFile(f"{error} (data.unreadable=skip leaves such images out)")
@@ -155,6 +169,9 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             labels = data_set.labels(index)
         with _unusable(lambda: "sizes differ"):
             require_same_size(image_name, (photo.height, photo.width), label_name, labels.valid.shape)
+        if TARGETS[self.target].is_relative and is_flat(labels):
+            text = "its depth is the same everywhere, or known at too few pixels, which teaches nothing"
+            raise Flat(f"{label_name}: {text} about relative depth")
         crop = draw_crop(photo.height, photo.width, self.crop_hw, draw.seed)
         target, mask = make_target(self.target, labels, crop)
         return _chw(crop.of_image(photo)), target, mask

@@ -12,6 +12,8 @@ from numpy.typing import DTypeLike, NDArray
 from depthany.data.transforms import Crop
 from depthany.system.choices import require_choice
 
+LEAST_KNOWN = 3  # pixels, in a map of which scale and shift are unknown
+_ROUNDING = 1e-6  # relative difference of values that are one value in float32, at most
 Unit = Literal["m", "disparity", "class"]
 UNITS: dict[Unit, str] = {  # name -> what it is, for messages
     "m": "depth in metres",
@@ -109,6 +111,17 @@ def normalise_disparity(
     return np.where(mask, scaled, np.float32(0))
 
 
+def is_flat(labels: Labels) -> bool:
+    """Returns whether labels say nothing about relative depth: with few pixels known, or all at one value.
+
+    Two points of a map become any other two by a scale and a shift. Sky is a value of its own.
+    """
+    if np.count_nonzero(labels.mask) < LEAST_KNOWN or not labels.valid.any():
+        return True
+    low, high = disparity_range(labels)
+    return bool(high <= low * (1 + _ROUNDING))
+
+
 def depth_m(labels: Labels, crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Makes depth in metres. Sky, and what is outside of the data set's range, is invalid.
 
@@ -144,15 +157,17 @@ class Target(NamedTuple):
     make: takes the labels of a whole image and a crop; returns target and mask, both [height width].
     dtype: of the target.
     units: of the labels from which it can be made.
+    is_relative: its scale and shift mean nothing, so that flat labels (see `is_flat`) teach nothing.
     """
 
     make: Callable[[Labels, Crop], tuple[NDArray, NDArray[np.bool_]]]
     dtype: DTypeLike
     units: tuple[Unit, ...]
+    is_relative: bool = False
 
 
 TARGETS = {
-    "disparity01": Target(disparity01, np.float32, ("m", "disparity")),
+    "disparity01": Target(disparity01, np.float32, ("m", "disparity"), is_relative=True),
     "depth_m": Target(depth_m, np.float32, ("m",)),
     "classes": Target(classes, np.int64, ("class",)),
 }

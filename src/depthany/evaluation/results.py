@@ -83,6 +83,7 @@ class ProtocolResult:
             (scored.missing, "without prediction"),
             (scored.unreadable, "unreadable"),
             (scored.empty, "without anything that counts"),
+            (scored.degenerate, "with a constant truth or too few pixels for a fit"),
         ):
             if names:
                 lines.append(f"{len(names)} {what}, left out: {shown(names)}")
@@ -205,6 +206,7 @@ def _scored_json(result: ProtocolResult, label: str) -> dict[str, Any]:
         "without_prediction": scored.missing,
         "unreadable": scored.unreadable,
         "nothing_counted": scored.empty,
+        "degenerate_truth": scored.degenerate,
     }
 
 

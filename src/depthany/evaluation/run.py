@@ -24,6 +24,7 @@ from depthany.inference.predictor import PreparedImage
 from depthany.metrics.crops import INPUT_CROPS
 from depthany.models.infer import resize_map
 from depthany.system.distributed import ALONE, Processes
+from depthany.system.packages import MissingPackage
 
 MISSING, UNREADABLE = "without prediction", "unreadable"  # reasons for which an image is skipped
 
@@ -47,12 +48,14 @@ class Scored:
     Attributes:
         rows: of the images that counted.
         empty: names of images without a pixel (or pair) that counts.
+        degenerate: names of images whose truth says nothing; see `metrics.align.is_degenerate`.
         missing: names of images without prediction.
         unreadable: one line per unreadable image, which names it.
     """
 
     rows: list[Row] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    degenerate: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
@@ -203,7 +206,8 @@ def merged(names: Mapping[int, str], results: Sequence[RankResult]) -> Scored:
     skipped = sorted((each for result in results for each in result.skipped), key=lambda each: each.item)
     accounted = {row.index for row in rows} | {each.item for each in skipped}
     return Scored(
-        rows,
+        [row for row in rows if not row.is_degenerate],
+        degenerate=[row.name for row in rows if row.is_degenerate],
         empty=[names[index] for index in sorted(names.keys() - accounted)],
         missing=[names[each.item] for each in skipped if each.reason == MISSING],
         unreadable=[each.message for each in skipped if each.reason == UNREADABLE],
@@ -222,6 +226,8 @@ def read_one(
     name = dataset.name(index)
     try:
         sample = dataset.read(index, convert_images)
+    except MissingPackage:  # this is not a bad file: no image is skipped for it
+        raise
     except ValueError as error:
         if not skip_unreadable:
             raise UnreadableImage(str(error)) from None

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthany.evaluation.protocol import Protocol
-from depthany.metrics.align import Fit, fit, inversion_floor, to_depth_m, to_space
+from depthany.metrics.align import Fit, fit, inversion_floor, is_degenerate, to_depth_m, to_space
 from depthany.metrics.constant import is_constant
 from depthany.metrics.crops import CROPS
 from depthany.metrics.ordinal import Point
@@ -44,6 +44,7 @@ class Row:
         fitted: scale and shift, None where nothing is fitted.
         is_constant: the prediction was scored as a constant: it is one where the truth counts, or, for
             align=median, its median is not above 0.
+        is_degenerate: there are no scores, since the truth says nothing; see `metrics.align.is_degenerate`.
         pixels: how many counted.
         scene: kind of scene (ordinal).
     """
@@ -54,6 +55,7 @@ class Row:
     sums: Sums
     fitted: Fit | None = None
     is_constant: bool = False
+    is_degenerate: bool = False
     pixels: int = 0
     scene: str = ""
 
@@ -121,7 +123,7 @@ def _clipped_depth_m(disparity: NDArray[np.float32], protocol: Protocol) -> NDAr
 def score_together(members: Sequence[Pixels], quantity: str, protocol: Protocol) -> list[Row]:
     """Returns the scores of images that share one fit: a single image, or a sequence.
 
-    Images without a pixel that counts have no row.
+    Images without a pixel that counts have no row; those with a degenerate truth have rows without scores.
 
     Args:
         quantity: what was predicted, disparity or depth.
@@ -130,6 +132,8 @@ def score_together(members: Sequence[Pixels], quantity: str, protocol: Protocol)
     if not members:
         return []
     x, y = (_joined([getattr(pixels, key) for pixels in members]) for key in ("x", "y"))  # [n] each
+    if is_degenerate(protocol.align, y):
+        return [Row(m.index, m.name, {}, {}, is_degenerate=True, pixels=len(m.x)) for m in members]
     fitted = fit(protocol.align, x, y)
     return [_row(pixels, fitted, quantity, protocol) for pixels in members]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ SPACES = ("disparity", "depth", "own")
 _MIN_SHARE = 1e-3  # before inversion a map is raised to this share of its largest value
 _ROBUST_PIXELS = 64 * 64  # at most, in the robust fit; the number of MoGe
 _BISECTIONS = 60
+_ROUNDING = 1e-6  # relative difference of values that are one value in float32, at most
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,18 @@ def robust_l1(x: NDArray, y: NDArray) -> Fit:
     return Fit(scale, _weighted_median(y - scale * x, 1 / y))
 
 
-METHODS: dict[str, Callable[[NDArray, NDArray], Fit]] = {
-    "least_squares": least_squares,
-    "median": median_scaling,
-    "robust_l1": robust_l1,
-    "none": lambda x, y: Fit(1.0, 0.0),
+class Method(NamedTuple):
+    """A row of METHODS: the function that fits, and how many numbers it is free to choose."""
+
+    fit: Callable[[NDArray, NDArray], Fit]
+    free: int
+
+
+METHODS = {
+    "least_squares": Method(least_squares, 2),
+    "median": Method(median_scaling, 1),
+    "robust_l1": Method(robust_l1, 2),
+    "none": Method(lambda x, y: Fit(1.0, 0.0), 0),
 }
 
 
@@ -107,7 +116,21 @@ def fit(method: str, x: NDArray, y: NDArray) -> Fit:
         method: a name in METHODS.
         x, y: [n] prediction and truth in the space of the fit, n > 0, finite; y above 0.
     """
-    return METHODS[method](x, y)
+    return METHODS[method].fit(x, y)
+
+
+def is_degenerate(method: str, y: NDArray) -> bool:
+    """Returns whether a truth says nothing about a fitted prediction.
+
+    That is so where it is constant, up to rounding, which a constant prediction meets with error 0; or where
+    it has no more pixels than the fit has free parameters (scale, or scale and shift), so that almost any
+    prediction has error 0. Metres that are not fitted are never degenerate.
+
+    Args:
+        method: a name in METHODS. y: [n] truth in the space of the fit, n > 0, finite and above 0.
+    """
+    free = METHODS[method].free
+    return free > 0 and (len(y) <= free or float(y.max()) <= (1 + _ROUNDING) * float(y.min()))
 
 
 def inversion_floor(prediction: NDArray) -> float:

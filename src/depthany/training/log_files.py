@@ -17,7 +17,7 @@ class LogFiles:
     """The numbers and pictures of a run, in all of its loggers.
 
     Args:
-        run_dir, start_step, settings: see `LogPlace`.
+        run_dir, start_step, settings, validated_step: see `LogPlace`.
         goes_on: a write that fails loses its line, which is reported once and counted; else it raises.
         tell: receives a line for the user.
         loggers: names in `LOGGERS`.
@@ -34,9 +34,10 @@ class LogFiles:
         goes_on: bool,
         tell: Callable[[str], None],
         loggers: Sequence[str] = DEFAULT_LOGGERS,
+        validated_step: int | None = None,
     ) -> None:
         self._run_dir, self._tell, self._goes_on = run_dir, tell, False
-        self._loggers, place = list[Logger](), LogPlace(run_dir, start_step, settings)
+        self._loggers, place = list[Logger](), LogPlace(run_dir, start_step, settings, validated_step)
         self.lost = {LOGGERS[name].title: 0 for name in loggers}  # lines and pictures
         try:
             for name in dict.fromkeys(loggers):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from depthany.data.batch import Batch
+from depthany.data.targets import TARGETS
 from depthany.metrics.table import METRICS
 from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes, full
@@ -16,6 +17,7 @@ from depthany.system.signals import stop_signals
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter
 from depthany.training.early_stopping import EarlyStoppingSettings, has_run_out, note_score
+from depthany.training.loggers.logger import SCORES
 from depthany.training.optim import ScheduleSettings, lr_factor, set_learning_rate
 from depthany.training.parallel import (
     StageAndModel,
@@ -26,7 +28,7 @@ from depthany.training.parallel import (
 )
 from depthany.training.stages.base import StageOutput, trained_parameters
 from depthany.training.tracking import Meter, NullTracker, Tracker, log_scalars
-from depthany.training.validation import Scores
+from depthany.training.validation import Scores, is_dead
 
 SetScores = dict[str, Scores]  # set -> metric -> value
 
@@ -55,6 +57,11 @@ class LoopSettings:
         first = step * self.accumulate
         return range(first, min(first + self.accumulate, self.micro_batches))
 
+    @property
+    def saves_before_validation(self) -> bool:
+        """Whether a validation that fails, as on a bad file, costs no step; one can also end the run."""
+        return self.save_every > 0 or self.early_stopping.patience is not None
+
     def is_due(self, step: int, every: int, at_end: bool = True) -> bool:
         """Whether to do after `step` what is done every so many steps (0 = never) and at the end."""
         return (every > 0 and step % every == 0) or (at_end and step == self.total_steps)
@@ -71,6 +78,7 @@ class Run:
     amp: dtype of autocast, or None.
     compiled: the model as `torch.compile` returned it, or None.
     newest_scores: those of the last validation, with its step.
+    faults: lines on what was wrong with the outputs at the last line of the log.
     """
 
     state: TrainingState
@@ -84,6 +92,7 @@ class Run:
     compiled: Callable[..., Any] | None = None
     processes: Processes = ALONE
     newest_scores: tuple[int, SetScores] | None = None
+    faults: tuple[str, ...] = ()
 
     def is_over(self) -> bool:
         """Whether all steps are taken, or early stopping ends the run before."""
@@ -121,9 +130,12 @@ class Run:
 def train(run: Run) -> None:
     """Steps until the run is over; on a stop signal to any rank, saves and leaves by SystemExit."""
     state, settings, tracker, device = run.state, run.settings, run.tracker, run.device
-    progress, meter = state.progress, Meter(run.processes)
+    progress, meter = state.progress, Meter(run.processes, TARGETS[state.stage.target].is_relative)
     forward = wrap_ddp(StageAndModel(state.stage, state.model, run.compiled), run.processes, device)
     with stop_signals() as received:
+        if is_validation_left(run):
+            with meter.paused():
+                validate(run)
         while not run.is_over():
             factor = lr_factor(progress.step, settings.total_steps, settings.schedule)
             set_learning_rate(state.optimizer, factor)
@@ -144,16 +156,18 @@ def train(run: Run) -> None:
 
             if settings.is_due(progress.step, settings.log_every):
                 log_scalars(tracker, progress.step, meter, state.optimizer, gradient_norm, device)
+                run.faults = tuple(meter.faults.values())
             if settings.is_due(progress.step, settings.image_every, at_end=settings.image_every > 0):
                 tracker.pictures(progress.step, output.images)
-            if settings.is_due(progress.step, settings.eval_every):
-                with meter.paused():
-                    validate(run)
-            if settings.is_due(progress.step, settings.save_every) or stopped or run.is_over():
-                with meter.paused():
+            validates = settings.is_due(progress.step, settings.eval_every)
+            saves = settings.is_due(progress.step, settings.save_every) or stopped
+            with meter.paused():
+                if saves or (validates and settings.saves_before_validation):
                     run.writer.save(state)
-            if stopped and not run.is_over():
-                leave(run, stopped)
+                if stopped and not run.is_over():
+                    leave(run, stopped)
+                if validates:
+                    validate(run)
     if progress.step < settings.total_steps:
         tracker.say(early_end(run))
 
@@ -176,11 +190,19 @@ def update(state: TrainingState, clip_norm: float | None) -> Tensor:
     return gradient_norm
 
 
+def is_validation_left(run: Run) -> bool:
+    """Whether the run ended between the save of a step and the end of its validation."""
+    progress, settings = run.state.progress, run.settings
+    is_new = 0 < progress.step != progress.validated_step
+    return is_new and settings.is_due(progress.step, settings.eval_every)
+
+
 def validate(run: Run) -> None:
-    """Scores the model, logs the scores, and saves it if it is the best so far."""
+    """Scores the model, logs the scores, saves it if it is the best so far, and notes that this was done."""
     progress, primary = run.state.progress, run.state.stage.primary
     scores = run.scores()
     run.tracker.scalars(progress.step, flat_scores(scores))
+    progress.validated_step = progress.step
     score = mean_score(scores, primary)
     if score is None:
         return
@@ -188,6 +210,7 @@ def validate(run: Run) -> None:
     if METRICS[primary].is_better(score, progress.best_score):
         progress.best_score = score
         run.writer.save_best(run.state)
+    run.writer.save_progress(progress)
 
 
 def early_end(run: Run) -> str:
@@ -234,7 +257,7 @@ def draw_generator(seed: int, k: int) -> torch.Generator:
 def flat_scores(scores: SetScores) -> dict[str, float]:
     """Returns the scores as val/<set>/<metric> for the log."""
     return {
-        f"val/{name}/{key}": value
+        f"{SCORES}{name}/{key}": value
         for name, values in scores.items()
         for key, value in values.items()
         if key != "images"
@@ -242,5 +265,10 @@ def flat_scores(scores: SetScores) -> dict[str, float]:
 
 
 def mean_score(scores: SetScores, metric: str) -> float | None:
-    """Returns the mean of a metric over the validation sets; None without any."""
+    """Returns the mean of a metric over the validation sets; None without any, NaN for a dead model.
+
+    The score of a constant can be better than that of a model that has just begun to learn.
+    """
+    if any(is_dead(values) for values in scores.values()):
+        return float("nan")
     return sum(values[metric] for values in scores.values()) / len(scores) if scores else None

@@ -16,7 +16,7 @@ from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME
 from depthany.system.files import remove_partials, write_atomically
 from depthany.training.changes import FREE, LENGTH, MOVED, REFUSED, Changes, find_changes, listed
 from depthany.training.checkpoints.sharded import remove_incomplete
-from depthany.training.checkpoints.state import BEST_FILE, list_checkpoints, step_of
+from depthany.training.checkpoints.state import BEST_FILE, PROGRESS_FILE, list_checkpoints, step_of
 from depthany.training.loggers.table import LOGGERS
 
 LOCK_TIMEOUT_S = 8.0  # loader processes of a killed run keep its lock until they notice
@@ -91,7 +91,7 @@ def _own_files(run_dir: Path) -> Iterator[Path]:
     """Yields the files and folders with names that a run writes, its settings last."""
     folder = checkpoint_dir(run_dir)
     yield from list_checkpoints(folder)
-    for pattern in (BEST_FILE, ".step_*.partial", f".{BEST_FILE}.partial"):
+    for pattern in (BEST_FILE, PROGRESS_FILE, ".step_*.partial", f".{BEST_FILE}.partial"):
         yield from sorted(folder.glob(pattern))
     for pattern in (pattern for logger in LOGGERS.values() for pattern in logger.written):
         yield from sorted(run_dir.glob(pattern))

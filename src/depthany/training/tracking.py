@@ -21,8 +21,9 @@ from depthany.display.progress import columns, minutes
 from depthany.metrics.table import METRICS, brief
 from depthany.system.distributed import ALONE, Processes
 from depthany.training.log_files import DEFAULT_LOGGERS, LogFiles
+from depthany.training.output_watch import OutputWatch, faults_of, without_empty_losses
 from depthany.training.stages.base import StageImages, StageOutput
-from depthany.training.validation import IMAGES, NEGATIVE_SCALES
+from depthany.training.validation import CONSTANT_PREDICTIONS, IMAGES, NEGATIVE_SCALES
 
 PICTURES_PER_KIND = 4
 
@@ -32,8 +33,8 @@ class Tracker:
 
     Args:
         run_dir: folder of the run.
-        start_step: step of the checkpoint that the run resumes from; later lines are dropped, since they will
-            be written again.
+        start_step, validated_step: steps of the checkpoint that the run resumes from, and of its last
+            validation (None: the same); later lines are dropped, since they will be written again.
         total_steps: length of the run.
         settings: the resolved configuration as YAML.
         goes_on: whether the run continues if the log cannot be written, as on a full disk; see `LogFiles`.
@@ -48,10 +49,11 @@ class Tracker:
         settings: str,
         goes_on: bool = False,
         loggers: Sequence[str] = DEFAULT_LOGGERS,
+        validated_step: int | None = None,
     ) -> None:
         self.total_steps = total_steps
         self.console = Console()
-        self._files = LogFiles(run_dir, start_step, settings, goes_on, self.say, loggers)
+        self._files = LogFiles(run_dir, start_step, settings, goes_on, self.say, loggers, validated_step)
         self.how_to_look = self._files.how_to_look()
         self._progress = Progress(
             *columns("loss {task.fields[loss]:.4f} · {task.fields[rate]:.1f} images/s"),
@@ -99,13 +101,18 @@ class Tracker:
         metrics = brief(name for name in next(iter(of_first_model.values())) if name in METRICS)
         # On a narrow console a long name goes on in the next line: cut off, two sets would look the same.
         table = Table(Column("set", overflow="fold"), Column("model", overflow="fold"), title=title)
-        for heading in (*(METRICS[name].heading for name in metrics), "negative scales"):
+        counts = {"negative scales": NEGATIVE_SCALES}
+        if any(scores[CONSTANT_PREDICTIONS] for sets in rows.values() for scores in sets.values()):
+            counts["constant"] = CONSTANT_PREDICTIONS
+        for heading in (*(METRICS[name].heading for name in metrics), *counts):
             table.add_column(heading, justify="right")
         for name in of_first_model:
             for model, scores in rows.items():
                 cells = [f"{scores[name][metric]:.4f}" for metric in metrics]
-                negative = f"{scores[name][NEGATIVE_SCALES]:.0f} of {scores[name][IMAGES]:.0f}"
-                table.add_row(name if model == next(iter(rows)) else "", model, *cells, negative)
+                cells += [
+                    f"{scores[name][count]:.0f} of {scores[name][IMAGES]:.0f}" for count in counts.values()
+                ]
+                table.add_row(name if model == next(iter(rows)) else "", model, *cells)
             table.add_section()
         self.console.print(table)
 
@@ -133,14 +140,22 @@ class Meter:
 
     A mean is over the micro-batches that have the scalar: one without labeled images has no loss/labeled. It
     is the same on all ranks, and images are counted over all of them; the time is that of this rank.
+
+    Args:
+        processes: that share the batches. is_relative: see `OutputWatch`.
+
+    Attributes:
+        faults: what was wrong at the last line in the log, see `output_watch.faults_of`.
     """
 
-    def __init__(self, processes: Processes = ALONE) -> None:
-        self._processes = processes
+    def __init__(self, processes: Processes = ALONE, is_relative: bool = True) -> None:
+        self._processes, self._outputs = processes, OutputWatch(processes, is_relative)
+        self.faults: dict[str, str] = {}
         self.restart()
 
     def restart(self) -> None:
         """Begins a new interval."""
+        self._outputs.restart()
         self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
         self.sums: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
@@ -162,22 +177,25 @@ class Meter:
     def add(self, output: StageOutput, images: int, micro_batches: int) -> None:
         """Adds the scalars of a micro-batch; they stay on their device."""
         self.images += images
+        self._outputs.add(output.images)
         total = {"loss/total": output.loss} if images else {}
         for name, value in {**total, **output.scalars}.items():
             self.weights[name] = self.weights.get(name, 0.0) + 1 / micro_batches
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach() / micro_batches
 
     def means(self) -> dict[str, float]:
-        """Returns the mean of each scalar and the speed since the last restart."""
+        """Returns the mean of each scalar, the speed, and what the model put out since the last restart."""
         seconds = time.perf_counter() - self.started
         speed = {
             "speed/images_per_second": self.images / seconds,
             "speed/share_waiting_for_data": self.waited / seconds,
         }
+        outputs = self._outputs.read()
         if not self.sums:
-            return speed
+            return outputs | speed
         sums = self._processes.mean(torch.stack([value.float() for value in self.sums.values()])).tolist()
-        return {name: value / self.weights[name] for name, value in zip(self.sums, sums)} | speed
+        means = {name: value / self.weights[name] for name, value in zip(self.sums, sums)}
+        return without_empty_losses(means | outputs) | speed
 
 
 def log_scalars(
@@ -188,18 +206,16 @@ def log_scalars(
     gradient_norm: Tensor,
     device: torch.device,
 ) -> None:
-    """Writes the scalars since the last line, shows progress, and warns if the output ReLU is dying."""
+    """Writes the scalars since the last line, shows progress, and warns of a fault where it begins."""
     means = meter.means()
     rates = {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
     memory = {"gradient_norm": float(gradient_norm), "memory_gb": peak_memory_gb(device)}
     tracker.scalars(step, {**means, **rates, **memory})
     tracker.progress(step, means.get("loss/total", math.nan), means["speed/images_per_second"])
-    if means.get("zero_outputs", 0.0) > 0.9:
-        tracker.say(
-            f"warning: dead output ReLU: {means['zero_outputs']:.0%} of the predicted pixels are exactly 0 "
-            f"at step {step} "
-            "and pass no gradient; lower optimizer.lr or raise schedule.warmup_steps"
-        )
+    faults, before = faults_of(means), meter.faults
+    for line in (line for name, line in faults.items() if name not in before):
+        tracker.say(f"warning: at step {step}: {line}")
+    meter.faults = faults
     meter.restart()
 
 

@@ -4,21 +4,24 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from depthany.data.left_out import require_few
 from depthany.data.samples import LabeledSet
-from depthany.evaluation.fit_problems import FitProblems
+from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary
-from depthany.evaluation.run import score_set
-from depthany.evaluation.score import Row
+from depthany.evaluation.run import Scored, UnreadableImage, score_set
 from depthany.inference.predictor import Predictor
 from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel
+from depthany.models.output import Quantity
 from depthany.system.distributed import ALONE, Processes
 
 # Kind of the model's quantity -> quantity and alignment of the protocol.
 ALIGNED_AS = {"disparity": "least_squares", "depth_m": "none"}
 NEGATIVE_SCALES, CONSTANT_PREDICTIONS, IMAGES = "negative_scales", "constant_predictions", "images"
-Scores = dict[str, float]  # of one set: its metrics by name, and the three counts above
+DEGENERATE, UNREADABLE = "degenerate_truths", "unreadable"
+Scores = dict[str, float]  # of one set: its metrics by name, and the five counts above
+SKIP_HINT = "(data.unreadable=skip leaves such images out)"
 
 
 @torch.no_grad()
@@ -31,6 +34,7 @@ def evaluate(
     convert_images: bool = False,
     processes: Processes = ALONE,
     metrics: Sequence[str] = DEFAULT_METRICS["depth"],
+    max_unreadable_share: float | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Scores]:
     """Returns the scores of a model on each set, means over its images.
@@ -47,37 +51,58 @@ def evaluate(
         convert_images: accept gray, RGBA, CMYK and 16-bit images.
         processes: that share the images; all call this with the same weights and get the same scores.
         metrics: names in `metrics.table.METRICS`.
-        say: called with a warning if many images have a negative scale or a constant prediction.
+        max_unreadable_share: leave out images that cannot be read, as long as they are at most this share of
+            a set; None = none may be unreadable.
+        say: takes a warning if images are left out, or many have a negative scale or constant prediction.
 
     Returns:
-        By set: the metrics, and the numbers of images that counted (`images`), that were fitted with a
-        negative scale (`negative_scales`) and that have a constant prediction (`constant_predictions`).
+        By set: the metrics, and the numbers of images that counted (`images`), have a negative scale
+        (`negative_scales`) or a constant prediction (`constant_predictions`), or were left out, as their
+        truth says nothing (`degenerate_truths`) or as they cannot be read (`unreadable`).
 
     Raises:
-        ValueError: no image of a set has a valid depth, or the model predicts no depth.
+        ValueError: an image cannot be read, or too many; no valid depth in a set; a model without depth.
     """
-    was_training, align = model.training, _align_of(model)
+    was_training, align = model.training, alignment_of(model.quantity)
     predictor = Predictor(model.eval(), input_size, amp=amp)
     scores: dict[str, Scores] = {}
     try:
         for name, dataset in sets.items():
-            # What the set calls valid counts, at any distance: a set of unknown scale has no metres.
-            range_m, names = (dataset.min_depth, dataset.max_depth), tuple(metrics)
-            protocol = Protocol(
-                name, align=align, min_depth=None, max_depth=None, clip_prediction=range_m, metrics=names
-            )
-            scored = score_set(
-                predictor,
-                dataset,
-                protocol,
-                batch_size=batch_size,
-                convert_images=convert_images,
-                processes=processes,
-            )
-            scores[name] = _scores_of(scored.rows, protocol, len(dataset), say)
+            protocol = protocol_of(name, dataset, align, metrics)
+            try:
+                scored = score_set(
+                    predictor,
+                    dataset,
+                    protocol,
+                    batch_size=batch_size,
+                    convert_images=convert_images,
+                    skip_unreadable=max_unreadable_share is not None,
+                    processes=processes,
+                )
+            except UnreadableImage as error:
+                raise ValueError(f"{name}: {error} {SKIP_HINT}") from None
+            scores[name] = _scores_of(scored, protocol, len(dataset), max_unreadable_share or 0.0, say)
     finally:
         model.train(was_training)
     return processes.from_main(scores)  # equal to the last bit even where processors round differently
+
+
+def alignment_of(quantity: Quantity) -> str:
+    """Returns how a prediction of this quantity is aligned; raises ValueError for one that is no depth."""
+    if quantity.kind not in ALIGNED_AS:
+        raise ValueError(f"the model predicts {quantity.describe()}: validation scores depth alone")
+    return ALIGNED_AS[quantity.kind]
+
+
+def protocol_of(name: str, dataset: LabeledSet, align: str, metrics: Sequence[str]) -> Protocol:
+    """Returns how a set is scored: what it calls valid counts, at any distance.
+
+    A set of unknown scale has no metres; predictions are clipped to the range of the set.
+    """
+    range_m = dataset.min_depth, dataset.max_depth
+    return Protocol(
+        name, align=align, min_depth=None, max_depth=None, clip_prediction=range_m, metrics=tuple(metrics)
+    )
 
 
 def _align_of(model: DenseModel) -> str:
@@ -86,14 +111,45 @@ def _align_of(model: DenseModel) -> str:
     return ALIGNED_AS[model.quantity.kind]
 
 
-def _scores_of(rows: Sequence[Row], protocol: Protocol, images: int, say: Callable[[str], object]) -> Scores:
-    if not rows:
-        raise ValueError(f"{protocol.name}: none of {images} images has a valid depth: nothing to evaluate")
-    problems = FitProblems.of(rows)
+def _scores_of(
+    scored: Scored, protocol: Protocol, images: int, max_share: float, say: Callable[[str], object]
+) -> Scores:
+    name, unreadable, degenerate = protocol.name, scored.unreadable, scored.degenerate
+    if unreadable:
+        require_few(len(unreadable), images, max_share, f"{name} (validation)", first_lines(unreadable))
+        say(f"warning: {name}: {len(unreadable)} of {images} images left out: {first_lines(unreadable)}")
+    if degenerate:
+        say(
+            f"warning: {name}: {len(degenerate)} of {images} images left out, as their truth is constant or "
+            f"has too few pixels: {shown(degenerate)}"
+        )
+    if not scored.rows:
+        raise ValueError(nothing_to_evaluate(name, images))
+    problems = FitProblems.of(scored.rows)
     for line in problems.warnings():
-        say(f"warning: {protocol.name}: {line}")
-    return summary(rows, protocol) | {
+        say(f"warning: {name}: {line}")
+    return summary(scored.rows, protocol) | {
         NEGATIVE_SCALES: len(problems.negative),
         CONSTANT_PREDICTIONS: len(problems.constant),
+        DEGENERATE: len(degenerate),
+        UNREADABLE: len(unreadable),
         IMAGES: problems.images,
     }
+
+
+def is_dead(scores: Scores) -> bool:
+    """Whether every prediction of a set is constant."""
+    return 0 < scores.get(IMAGES, 0) == scores.get(CONSTANT_PREDICTIONS, 0)
+
+
+def nothing_to_evaluate(name: str, images: int) -> str:
+    """Returns the message of a set without an image that can be scored."""
+    return (
+        f"{name}: none of {images} images has a valid depth that varies: nothing to evaluate; correct the "
+        "set, or leave it out of data.val"
+    )
+
+
+def first_lines(lines: Sequence[str], count: int = 3) -> str:
+    """Returns the first lines in one, and dots for the others."""
+    return "; ".join(lines[:count]) + ("; ..." if len(lines) > count else "")

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from depthany.data.batch import BadFile, Batch
 from depthany.data.dataset import TrainingSet
+from depthany.data.loading.room import PREFETCH, SHARED_MEMORY, choose_prefetch, free_room
 from depthany.data.loading.watch import (
     POLL_S,
     CurrentReads,
@@ -17,7 +18,30 @@ from depthany.data.loading.watch import (
     without_sigchld_handler,
 )
 from depthany.data.sampler import MixedBatches
+from depthany.system.distributed import Processes
 from depthany.system.plugins import loaded_plugins
+
+
+def plan_prefetch(
+    dataset: TrainingSet, sampler: MixedBatches, workers: int, processes: Processes
+) -> tuple[int, list[str]]:
+    """Returns how many micro-batches each loader process reads ahead, and lines for the user.
+
+    Raises:
+        ValueError: shared memory has too little room; the message says what helps.
+    """
+    labeled, unlabeled = sampler.per_batch
+    pairs = -(-unlabeled // 2)
+    of_process = -(-labeled // sampler.size), min(unlabeled, 2 * -(-pairs // sampler.size))
+    room = free_room()
+    prefetch = choose_prefetch(dataset.batch_bytes(*of_process), workers, processes, room)
+    if prefetch == PREFETCH or room is None:
+        return prefetch, []
+    line = (
+        f"{SHARED_MEMORY} has {room / 1e6:.3g} MB free: each loader process reads {prefetch} batches ahead "
+        f"in place of {PREFETCH}, which may be slower; docker run --shm-size=8g gives more"
+    )
+    return prefetch, [line]
 
 
 def read_batches(
@@ -27,6 +51,7 @@ def read_batches(
     pin: bool,
     take: Callable[[int, Batch], None],
     read_timeout_s: float | None = None,
+    prefetch: int = PREFETCH,
 ) -> Iterator[Batch]:
     """Yields micro-batches in the sampler's order.
 
@@ -37,6 +62,7 @@ def read_batches(
         pin: put batches into page-locked memory.
         take: called with number and batch before a batch is yielded; it counts the images that were left out.
         read_timeout_s: longest wait for a loader process in seconds; None = for ever.
+        prefetch: micro-batches that each loader process reads ahead.
 
     Raises:
         ValueError: an image is unusable and must not be skipped; a loader process was killed, or took longer
@@ -48,7 +74,7 @@ def read_batches(
         sampler=sampler,
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=prefetch if workers else None,
         pin_memory=pin,
         timeout=POLL_S if workers else 0,
         worker_init_fn=partial(init_worker, reads, loaded_plugins()) if workers else None,

@@ -1,9 +1,12 @@
 """Watches the loader processes: if one dies or hangs, the run ends with a message and none is left over."""
 
 import multiprocessing.process
+import multiprocessing.queues
+import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,13 +19,16 @@ from torch.utils.data._utils import signal_handling
 
 from depthany.data.batch import BadFile, Batch
 from depthany.data.dataset import FileKind, TrainingSet
+from depthany.data.loading.room import REMEDY, SHARED_MEMORY, is_full
 from depthany.system.plugins import load_plugins
 from depthany.system.processes import watch_parent
 
 POLL_S = 1.0  # `timeout` of the DataLoader; a wait is repeated until there is a batch or a fault
 _TICK_S = 0.5  # between looks at the clock; a death wakes the thread at once
 _KILLED_S = 5.0  # longest wait for the end of a killed process; one in the kernel may take longer
-_HINTS = {signal.SIGKILL: ", perhaps because memory ran out", signal.SIGBUS: ", perhaps as /dev/shm is full"}
+_FOUND_NO_ROOM = 73  # exit code of a loader process that cannot send its batch (EX_CANTCREAT)
+_FULL = f"shared memory ({SHARED_MEMORY}) is full: {REMEDY}"
+_HINTS = {signal.SIGKILL: ", perhaps because memory ran out", signal.SIGBUS: f", perhaps because {_FULL}"}
 
 
 class CurrentReads:
@@ -65,11 +71,19 @@ def init_worker(reads: CurrentReads, plugins: Sequence[str], worker: int) -> Non
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     watch_parent()
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end_process)  # type: ignore[attr-defined]
     load_plugins(plugins)
     info = get_worker_info()
     assert info is not None
     assert isinstance(info.dataset, TrainingSet)  # the copy of this process
     info.dataset.on_read = partial(reads.write, worker)
+
+
+def end_process(error: BaseException, _batch: object) -> None:
+    """Ends a loader process that cannot send a batch. Python's own way drops it, and the run waits for it."""
+    if not is_full(error):
+        traceback.print_exception(error)
+    os._exit(_FOUND_NO_ROOM if is_full(error) else 1)
 
 
 @contextmanager
@@ -203,6 +217,8 @@ def _death(process: Any) -> str:
     code = process.exitcode
     if code == 0:
         return ""
+    if code == _FOUND_NO_ROOM:
+        return _FULL
     if code is None or code > 0:
         return f"loader process {process.pid} ended with exit code {code}"
     number = signal.Signals(-code)

@@ -1,6 +1,7 @@
 """Resume a run from its newest whole checkpoint, of either kind, on any number of ranks."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from depthany.system.distributed import ALONE, Processes
 from depthany.system.files import why
 from depthany.training.checkpoints.sharded import fault_of, load_sharded
 from depthany.training.checkpoints.state import (
+    PROGRESS_FILE,
     SHARDED_SUFFIX,
     TrainingState,
     list_checkpoints,
@@ -31,6 +33,9 @@ def resume_latest(folder: Path, state: TrainingState, processes: Processes = ALO
         load_sharded(found, state)
     elif found is not None:
         state.restore(found)
+    if processes.is_main:
+        state.progress.read(folder / PROGRESS_FILE)
+    state.progress.restore(processes.from_main(asdict(state.progress)))
 
 
 def load_latest(folder: Path, processes: Processes = ALONE) -> dict[str, Any] | Path | None:

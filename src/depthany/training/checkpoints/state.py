@@ -3,6 +3,7 @@
 Everything random is a function of (seed, step), so `TrainingState` is the whole state of a run.
 """
 
+import json
 import math
 import os
 import shutil
@@ -23,7 +24,7 @@ from depthany.system.plugins import loaded_plugins
 from depthany.training.ema import WeightAverage
 from depthany.training.stages.base import Stage, trained_state
 
-BEST_FILE = "best.pt"
+BEST_FILE, PROGRESS_FILE = "best.pt", "progress.json"
 FILE_SUFFIX, SHARDED_SUFFIX = ".pt", ".dcp"  # of a file; of a folder, see checkpoints/sharded.py
 _SEAL = b"depthany checkpoint crc32 %08x"  # the comment of the zip file; other readers pass over it
 _SEAL_START, _SEAL_BYTES = _SEAL[: _SEAL.index(b"%")], len(_SEAL % 0)
@@ -34,6 +35,8 @@ class Progress:
     """How far a run has come. Timers are not saved; they restart on resume.
 
     step: optimizer steps done.
+    validated_step: step of the last validation; 0 = none yet. A checkpoint is saved before the validation of
+        its step, and PROGRESS_FILE after it.
     best_score: best value so far of the stage's primary metric; None = no validation yet.
     score_to_beat, validations_without_gain: see `early_stopping.note_score`.
     """
@@ -42,15 +45,34 @@ class Progress:
     best_score: float | None = None
     score_to_beat: float | None = None
     validations_without_gain: int = 0
+    validated_step: int = 0
+
+    def write(self, path: Path) -> None:
+        """Writes it as JSON. Raises ValueError if it cannot be written."""
+        text = json.dumps(asdict(self)) + "\n"
+        write_atomically(path, lambda partial: partial.write_text(text))
+
+    def read(self, path: Path) -> None:
+        """Takes what was written after the validation of this step; does nothing if there was none."""
+        try:
+            saved = json.loads(path.read_text())
+            if saved["step"] == self.step:
+                self.restore(saved)
+        except (OSError, ValueError, KeyError, TypeError):  # then the validation is done again
+            return
 
     def forget_scores(self) -> None:
         """Forgets the scores, which were those of other validation sets."""
         self.best_score = self.score_to_beat = None
-        self.validations_without_gain = 0
+        self.validations_without_gain = self.validated_step = 0
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Takes the values from a checkpoint; older ones have the score as best_abs_rel, and nothing else."""
+        """Takes the values from a checkpoint.
+
+        Older ones have the score as best_abs_rel, and were saved after the validation of their step.
+        """
         self.step = saved["step"]
+        self.validated_step = saved.get("validated_step", self.step)
         best = saved["best_score"] if "best_score" in saved else saved["best_abs_rel"]
         self.best_score = None if best is None or math.isinf(best) else best
         self.score_to_beat = saved.get("score_to_beat", self.best_score)

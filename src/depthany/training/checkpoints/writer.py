@@ -4,7 +4,7 @@ import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,9 @@ from depthany.system.files import why
 from depthany.training.checkpoints.sharded import local_tensors, on_mesh, plain_of, write_sharded
 from depthany.training.checkpoints.state import (
     BEST_FILE,
+    PROGRESS_FILE,
     SHARDED_SUFFIX,
+    Progress,
     TrainingState,
     checkpoint_name,
     of_best,
@@ -108,6 +110,11 @@ class CheckpointWriter:
         self._copy_state(state)
         path, payload = self._folder / BEST_FILE, of_best(self._payload)
         self._start(self._attempt, path, partial(write_checkpoint, path, payload))
+
+    def save_progress(self, progress: Progress) -> None:
+        """Writes the progress after the validation of a step, once the best checkpoint is written."""
+        path = self._folder / PROGRESS_FILE
+        self._start(self._attempt, path, partial(replace(progress).write, path))
 
     def wait(self) -> None:
         """Returns when all is written.
@@ -201,6 +208,11 @@ class ShardedWriter(CheckpointWriter):
             best = {key: payload[key] for key in kept}
             self._start(self._attempt, path, partial(write_checkpoint, path, best))
 
+    def save_progress(self, progress: Progress) -> None:
+        """Writes it on rank 0."""
+        if self._is_main:
+            super().save_progress(progress)
+
     def _take(self, state: TrainingState) -> dict[str, Any]:
         payload = state.payload()
         shards = self._copy.take(local_tensors(payload))
@@ -232,6 +244,7 @@ class NullWriter:
     def __exit__(self, *_error: object) -> None: ...
     def save(self, state: TrainingState) -> None: ...
     def save_best(self, state: TrainingState) -> None: ...
+    def save_progress(self, progress: Progress) -> None: ...
     def wait(self) -> None: ...
     def newest(self) -> str:
         return ""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from depthany.system.files import write_atomically
-from depthany.training.loggers.logger import Logger, LogPlace
+from depthany.training.loggers.logger import SCORES, Logger, LogPlace
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -18,7 +18,8 @@ class JsonlLogger(Logger):
     def __init__(self, place: LogPlace) -> None:
         super().__init__(place)
         self._path = place.run_dir / METRICS_FILE
-        _drop_after(self._path, place.start_step)
+        validated = place.start_step if place.validated_step is None else place.validated_step
+        _drop_after(self._path, place.start_step, validated)
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  open as long as the run
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -37,14 +38,16 @@ class JsonlLogger(Logger):
         self._file.close()
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Drops the lines of metrics.jsonl after `step`, and a line cut short by a kill."""
+def _drop_after(path: Path, step: int, validated_step: int) -> None:
+    """Drops the lines of metrics.jsonl after `step`, the scores after `validated_step`, and a cut line."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            is_score = any(name.startswith(SCORES) for name in values)
+            if values["step"] <= (min(step, validated_step) if is_score else step):
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             break

@@ -9,6 +9,8 @@ import numpy as np
 
 from depthany.system.files import write_atomically
 
+SCORES = "val/"  # the names of scores begin so
+
 
 @dataclass(frozen=True)
 class LogPlace:
@@ -18,11 +20,13 @@ class LogPlace:
     start_step: step of the checkpoint that the run resumes from, 0 for a new run. What was logged after it is
         logged again, with the same numbers.
     settings: the resolved configuration as YAML.
+    validated_step: step of the last validation; later scores are logged again. None: `start_step`.
     """
 
     run_dir: Path
     start_step: int
     settings: str
+    validated_step: int | None = None
 
     def run_id(self, file_name: str, new: str) -> str:
         """Returns the id that a resumed run has at a service, kept in a file of the run directory.

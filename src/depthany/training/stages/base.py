@@ -87,7 +87,7 @@ class StageOutput:
 
     loss: [] to go backward from; a kind of image that the micro-batch lacks adds 0 and no gradient.
     scalars: [] by name, for the log; only of the kinds that the micro-batch has.
-    images: by kind, those of this rank.
+    images: by kind, those of this rank, for pictures and for `training.output_watch`.
 
     Where ranks share the micro-batch, the means over them of loss, gradients and scalars are those of the
     whole.
