@@ -66,6 +66,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     teacher = build.load_teacher(settings, device if online else "cpu")
     dataset = build.build_training_set(settings, teacher)
     val_sets = build.build_sets(settings.data.val, "data.val")
+    notes = build.dataset_notes(settings, dataset, val_sets)  # before anything is written
     state = build.build_state(settings, teacher if online else None, device, amp, processes)
     sampler = build.build_sampler(settings, dataset, processes)
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
@@ -77,7 +78,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
-        for line in build.dataset_notes(settings, dataset):
+        for line in notes:
             tracker.say(line)
         unreadable, share = run_dir / runs.UNREADABLE_FILE, settings.data.max_unreadable_share
         count = shared_count(processes, sampler, unreadable, share)

@@ -13,7 +13,7 @@ from tiny_sets import plant, whole, write
 
 from depthany.check_data import main
 from depthany.checking.read_sets import draw_indices
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.data.unlabeled import FolderImages
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from depthany.data.batch import BadFile, Batch
 from depthany.data.dataset import TrainingSet
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.data.left_out import ImageIssue, ImageReport, summary
 from depthany.data.loading.loader import read_batches
 from depthany.data.perturb import Perturb

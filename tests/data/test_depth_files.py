@@ -20,8 +20,8 @@ from depthany.data.depth_files import (
     read_exr,
     read_mat,
     read_pfm,
-    read_raw_float,
 )
+from depthany.data.float_files import read_raw_float
 from depthany.data.folders import list_files
 from depthany.data.images import IMAGE_SUFFIXES, read_image
 

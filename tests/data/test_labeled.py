@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthany.data.folder_depth import FolderDepth
 from depthany.data.images import decode_image
-from depthany.data.labeled import FolderDepth
 from depthany.data.unlabeled import FolderImages
 
 

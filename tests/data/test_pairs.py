@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.data.layouts import Layout
 from depthany.data.pairs import Pair, Pairs, missing, read_list, walk
 

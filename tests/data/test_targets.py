@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from depthany.data.dataset import TrainingSet
-from depthany.data.labeled import Decoded, FolderDepth, PairedDepth
+from depthany.data.folder_depth import FolderDepth
+from depthany.data.labeled import Decoded, PairedDepth
 from depthany.data.pairs import Pair
 from depthany.data.sampler import Draw
 from depthany.data.samples import NoValidPixel

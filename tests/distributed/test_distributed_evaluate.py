@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from depthany.config.entry import run_entry
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.evaluate import ALIASES, LITERAL, run
 from depthany.models.files.loading import load_model
 from depthany.models.model import depth_anything, save_model
@@ -130,7 +130,7 @@ def test_unreadable_image_ends_both_ranks_in_seconds(
 
 VALIDATE = """
 import json, sys, torch
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.system.distributed import process_group, launched_processes
 from depthany.models.files.loading import load_model
 from depthany.training.validation import evaluate

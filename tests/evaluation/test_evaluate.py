@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from depthany.config.entry import run_entry
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.evaluate import ALIASES, LITERAL, run
 from depthany.evaluation import run as loop
 from depthany.evaluation.open_predictors import labels_of

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from depthany.data.batch import Batch
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.models.files.loading import load_model
 from depthany.models.model import depth_anything
 from depthany.training import run_dir as runs

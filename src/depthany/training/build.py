@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 
 from depthany.data.counts import count_warnings, left_out_notes
 from depthany.data.dataset import TrainingSet
+from depthany.data.plausible import label_notes
 from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import MixedBatches, ShardOrder
 from depthany.data.samples import UnlabeledSet
@@ -138,8 +139,15 @@ def _build_set(entry: Mapping[str, Any], key: str) -> Any:
         raise ValueError(f"{key}: {error.__cause__}") from error
 
 
-def dataset_notes(settings: TrainSettings, dataset: TrainingSet) -> list[str]:
-    """Returns lines on sets that are not as large as expected, and on images that are there and not used."""
+def dataset_notes(
+    settings: TrainSettings, dataset: TrainingSet, val_sets: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Returns lines on the sets: another size than expected, images that are there and not used, and labels
+    that do not look like what the settings say, by a look at some of each set.
+
+    Raises:
+        ValueError: the settings do not say the unit of labels.
+    """
     kinds: tuple[tuple[str, Sequence[Sized]], ...] = (
         ("labeled", dataset.labeled),
         ("unlabeled", dataset.unlabeled),
@@ -149,7 +157,11 @@ def dataset_notes(settings: TrainSettings, dataset: TrainingSet) -> list[str]:
         for kind, members in kinds
         for name, images in zip(rooted(getattr(settings.data, kind)), members)
     }
-    return [*(f"warning: {line}" for line in count_warnings(sets)), *left_out_notes(sets)]
+    with_labels = {name: images for name, images in sets.items() if name.startswith("data.labeled.")}
+    with_labels |= {f"data.val.{name}": images for name, images in (val_sets or {}).items()}
+    warnings, notes = label_notes(with_labels)
+    notes = [*left_out_notes(sets), *notes]
+    return [*(f"warning: {line}" for line in [*count_warnings(sets), *warnings]), *notes]
 
 
 def open_pseudo_labels(
