@@ -112,7 +112,7 @@ def test_two_checkpoints_get_table_files_and_report(
 def test_command_and_validation_agree(runs: Path, garden: Path, start: Callable, tmp_path: Path) -> None:
     code, _, err = start(f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0")
     assert code == 0, err
-    sets = {"garden": FolderDepth(str(garden))}
+    sets = {"garden": FolderDepth(str(garden), depth_scale=1000)}
     expected = evaluate(load_model(runs / "a"), sets, 28)["garden"]
     found = results(tmp_path)["protocols"]["folder"]["scores"]["a"]
     assert found["images"] == expected["images"]

@@ -1,5 +1,6 @@
 """Do the labels of a set look like what its settings say? For check_data, training and evaluation alike."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -199,11 +200,11 @@ def _of_ends(dataset: Any, known: DepthHistogram) -> list[str]:
     """Returns a line if the largest value is the end of a range of numbers, not a distance."""
     if not hasattr(dataset, "depth_scale"):
         return []
-    largest = round(known.high * (dataset.depth_scale or 1.0), 3)
-    if largest == 1:
+    largest = known.high * (dataset.depth_scale or 1.0)
+    if math.isclose(largest, 1, rel_tol=1e-6):
         return ["the largest stored value is exactly 1: values scaled to 0..1 have no unit"]
     share = known.share_of_largest()
-    if largest == 65535 and dataset.sky_value is None and share >= ONE_VALUE:
+    if math.isclose(largest, 65535, rel_tol=1e-6) and dataset.sky_value is None and share >= ONE_VALUE:
         return [
             f"{share:.1%} of the known depth is stored as 65535, the end of 16 bits: sky? sky_value=65535"
         ]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.samples import Point
+from depthany.data.samples import Point, UnknownUnit
 from depthany.data.targets import Labels
 from depthany.evaluation import protocol as protocols
 from depthany.evaluation.blocks import cut_into_blocks
@@ -24,6 +24,7 @@ from depthany.inference.predictor import PreparedImage
 from depthany.metrics.crops import INPUT_CROPS
 from depthany.models.infer import resize_map
 from depthany.system.distributed import ALONE, Processes
+from depthany.system.packages import MissingPackage
 
 MISSING, UNREADABLE = "without prediction", "unreadable"  # reasons for which an image is skipped
 
@@ -223,7 +224,7 @@ def read_one(
     try:
         sample = dataset.read(index, convert_images)
     except ValueError as error:
-        if not skip_unreadable:
+        if not skip_unreadable or isinstance(error, UnknownUnit | MissingPackage):
             raise UnreadableImage(str(error)) from None
         return Skipped(index, f"{name}: {error}", UNREADABLE)
     pixels, labels = sample.image, None

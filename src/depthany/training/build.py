@@ -17,6 +17,7 @@ from depthany.data.plausible import label_notes
 from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import MixedBatches, ShardOrder
 from depthany.data.samples import UnlabeledSet
+from depthany.data.targets import require_metres
 from depthany.data.transforms import crop_shape
 from depthany.models import model as models
 from depthany.models.files.loading import load_model
@@ -146,8 +147,10 @@ def dataset_notes(
     that do not look like what the settings say, by a look at some of each set.
 
     Raises:
-        ValueError: the settings do not say the unit of labels.
+        ValueError: the settings do not say the unit of labels, or a validation set has no depth in metres.
     """
+    for name, images in (val_sets or {}).items():
+        require_metres(images, f"data.val.{name}")
     kinds: tuple[tuple[str, Sequence[Sized]], ...] = (
         ("labeled", dataset.labeled),
         ("unlabeled", dataset.unlabeled),
