@@ -122,7 +122,7 @@ def doubts_of(chosen: Sequence[Chosen], sets: Sequence[Any]) -> list[str]:
             try:
                 seen = look_at(dataset)
             except UnknownUnit as error:
-                raise ValueError(f"{name}: {error}") from None
+                raise ValueError(f"{name}: {error} (here it is folder.depth_scale=...)") from None
             lines += [f"{name}: {line}" for line in doubts(dataset, seen, one.range_of_truth(dataset))]
     return lines
 

@@ -81,6 +81,8 @@ def test_every_planted_defect_is_named(check, tmp_path: Path) -> None:
     found = {(path, kind): (level, reason) for level, _, kind, path, reason in ended.problems}
     assert (str(tmp_path / "mine/depth/all_negative.npy"), "negative depth") in found, "it has two problems"
     del found[str(tmp_path / "mine/depth/all_negative.npy"), "negative depth"]
+    level, reason = found.pop((str(tmp_path / "mine"), "implausible labels"))
+    assert level == "warning" and "share depth_scale=1000: 3 float32, 11 uint16" in reason
     for name, (level, kind, reason) in planted.items():
         found_level, found_reason = found.pop((str(tmp_path / "mine" / name), kind))
         assert found_level == level and reason in found_reason

@@ -63,6 +63,8 @@ def start(
 
     def evaluate(*words: object) -> tuple[int, str, str]:
         arguments = [f"out={tmp_path / 'out'}", *QUICK, *map(str, words)]
+        if any(word.startswith(("protocol=folder", "protocol=all")) for word in arguments):
+            arguments.append("folder.depth_scale=1000")
         monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
         code = run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
         told = capsys.readouterr()
@@ -299,7 +301,7 @@ def test_ctrl_c_keeps_the_complete_protocols(
     runs: Path, garden: Path, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "second.yaml"
-    own.write_text(f"dataset: {{root: {garden}}}\n")
+    own.write_text(f"dataset: {{root: {garden}, depth_scale: 1000}}\n")
     predict = loop.predict_at_truth
 
     def interrupted(predictor, images, protocol):  # the signal arrives while the second protocol is scored

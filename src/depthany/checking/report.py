@@ -36,7 +36,7 @@ def _lines(name: str, summary: SetSummary) -> list[str]:
         ("error" if problem.kind in ERRORS else "warning", name, problem.kind, problem.path, problem.reason)
         for problem in summary.problems
     ]
-    lines += [("warning", name, each.kind, summary.root, each.text) for each in summary.warnings("this set")]
+    lines += [("warning", name, each.kind, summary.root, each.text) for each in summary.warnings()]
     return ["\t".join(" ".join(str(part).split()) for part in line) + "\n" for line in lines]
 
 
@@ -103,8 +103,8 @@ def complaints(name: str, summary: SetSummary) -> list[str]:
         lines += [f"    {problem.path}: {problem.reason}" for problem in named]
         if count > FIRST:
             lines.append(f"    and {count - FIRST} more")
-    lines += [f"warning: {warning.text}" for warning in summary.warnings(name)]
-    lines += [f"note: {note}" for note in summary.notes(name)]
+    lines += [f"warning: {name}: {warning.text}" for warning in summary.warnings()]
+    lines += [f"note: {name}: {note}" for note in summary.notes()]
     for reason, count in summary.left_out.items():
         lines.append(f"note: {name}: {count} left out by its reader: {reason}")
     if gray := summary.traits[GRAY].images:

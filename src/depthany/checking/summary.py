@@ -118,20 +118,20 @@ class SetSummary:
         """Whether training would stop at this data set, if data.unreadable is not skip."""
         return self.failure is not None or any(problem.kind in ERRORS for problem in self.problems)
 
-    def warnings(self, name: str) -> list[SetWarning]:
+    def warnings(self) -> list[SetWarning]:
         """Returns what is unusual about the set as a whole. More kinds of warnings are more lines here."""
-        lines = [] if self.failure else [SetWarning(COUNT, count_warning(name, self.found, self.expected))]
-        lines += [SetWarning(IMPLAUSIBLE, f"{name}: {line}") for line in doubts(self.dataset, self.seen)]
-        return [line for line in lines if line.text]
+        count = "" if self.failure else count_warning("", self.found, self.expected)
+        lines = [SetWarning(COUNT, count.removeprefix(": "))] if count else []
+        return lines + [SetWarning(IMPLAUSIBLE, line) for line in doubts(self.dataset, self.seen)]
 
-    def notes(self, name: str) -> list[str]:
+    def notes(self) -> list[str]:
         """Returns what is worth knowing about the set and no warning."""
-        return [f"{name}: {line}" for line in self.seen.notes()]
+        return self.seen.notes()
 
     def warning_count(self) -> int:
         """Returns the number of warnings, about images and about the whole set."""
         about_images = sum(count for kind, count in self.kinds.items() if kind not in ERRORS)
-        return about_images + len(self.warnings(""))
+        return about_images + len(self.warnings())
 
     def size_range(self) -> dict[str, list[int]]:
         """Returns width and height of the smallest, median and largest image by area; empty without
@@ -159,7 +159,7 @@ class SetSummary:
             "without_partner": self.unpaired,
             "left_out": self.left_out,
             "problems": dict(self.kinds),
-            "warnings": [warning.text for warning in self.warnings("this set")],
+            "warnings": [warning.text for warning in self.warnings()],
             "reasons": _reasons(self.problems),
             "sizes": self.size_range() | {"distinct": len(self.sizes)},
             "stored_as": dict(sorted(self.modes.items())),
