@@ -31,7 +31,7 @@ def plant(root: Path) -> dict[str, tuple[str, str, str]]:
         "depth/millimetres.png": ("error", "unknown unit", "depth is stored as uint16"),
         "depth/gray_8.png": ("error", "unknown unit", "depth is stored as uint8"),
         "depth/gray_24.png": ("error", "unreadable depth", "quantity=disparity takes three equal channels"),
-        "depth/coloured.png": ("error", "unreadable depth", "got uint8 of shape (6, 8, 3), a picture of it"),
+        "depth/coloured.png": ("error", "unreadable depth", "these differ: a colour-mapped picture"),
         "depth/two_arrays.npz": ("error", "unreadable depth", "the file has near, far: set npz_key"),
         "depth/two_channels.exr": ("error", "unreadable depth", "the file has G, R, which differ: set exr"),
         "depth/half.npy": ("error", "sizes differ", "depth is 4x3, its image 8x6"),

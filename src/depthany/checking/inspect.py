@@ -100,6 +100,8 @@ class Inspector:
             label_hw = self._labels(index, found)
             if image is not None and label_hw is not None and label_hw != image.shape[:2]:
                 text = f"depth is {label_hw[1]}x{label_hw[0]}, its image {image.shape[1]}x{image.shape[0]}"
+                if getattr(self.dataset, "resize_depth", "no such setting") is None:
+                    text += "; resize_depth=nearest resizes it"
                 found.add(SIZES_DIFFER, self._files(index)[1], text)
         return Finding(self.dataset.name(index), tuple(found.problems), **found.traits)
 

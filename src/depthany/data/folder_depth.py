@@ -119,6 +119,7 @@ class FolderDepth(PairedDepth):
         unit.
         """
         if stored.ndim == 3 and stored.shape[2] in (3, 4):
+            gray(path, stored)  # raises where the channels differ
             raise ValueError(
                 f"{path}: expected one channel of depth, got {stored.dtype} of shape {stored.shape}, a "
                 "picture of it: quantity=disparity takes three equal channels as relative disparity"
@@ -166,7 +167,7 @@ class FolderDepth(PairedDepth):
 
 
 def gray(path: Path, stored: NDArray[Any]) -> NDArray[Any]:
-    """Returns relative disparity as one channel [h w], from one channel or from three equal ones.
+    """Returns the numbers of a gray picture as one channel [h w], from one channel or from three equal ones.
 
     Alpha, as a second or fourth channel, is dropped if it is the same everywhere.
 
@@ -177,7 +178,7 @@ def gray(path: Path, stored: NDArray[Any]) -> NDArray[Any]:
         alpha = stored[:, :, -1]
         if (alpha != alpha[0, 0]).any():
             raise ValueError(
-                f"{path}: its alpha varies, which has no meaning here: store disparity without alpha"
+                f"{path}: its alpha varies, which has no meaning here: store it without alpha"
             )
         stored = stored[:, :, :-1]
     if stored.ndim == 3 and stored.shape[2] == 3:

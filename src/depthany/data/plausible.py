@@ -18,7 +18,7 @@ from depthany.system.packages import MissingPackage
 NEAREST_M = 0.05  # a set whose median depth is nearer has another unit
 OUTSIDE = 0.25  # share of the known depth that may lie outside of the range of the set without a warning
 ONE_VALUE = 1e-3  # share of the pixels from which on the largest number of 16 bits stands for something else
-FILES = 16  # read of a set where not all are
+FILES = 8  # read of a set where not all are
 USUAL_M = (0.2, 200.0)  # a median depth that makes a unit likely
 SCALES = {  # stored value of one metre -> what such values are, the likeliest first
     1: "metres",
