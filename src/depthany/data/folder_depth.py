@@ -177,9 +177,7 @@ def gray(path: Path, stored: NDArray[Any]) -> NDArray[Any]:
     if stored.ndim == 3 and stored.shape[2] in (2, 4):
         alpha = stored[:, :, -1]
         if (alpha != alpha[0, 0]).any():
-            raise ValueError(
-                f"{path}: its alpha varies, which has no meaning here: store it without alpha"
-            )
+            raise ValueError(f"{path}: its alpha varies, which has no meaning here: store it without alpha")
         stored = stored[:, :, :-1]
     if stored.ndim == 3 and stored.shape[2] == 3:
         first = stored[:, :, 0]
