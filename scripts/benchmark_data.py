@@ -26,7 +26,7 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
 from depthany.data.dataset import TrainingSet
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.data.sampler import Draw
 from depthany.data.transforms import covering_size
 from depthany.data.unlabeled import FolderImages
@@ -103,7 +103,7 @@ def build(root: Path, size: int, depth: bool) -> Contestants:
         "torchvision v2": partial(stack, torchvision_v2, pairs, size, depth),
     }
     for decode in ("exact", "reduced"):
-        labeled = [FolderDepth(str(root))] if depth else []
+        labeled = [FolderDepth(str(root), depth_scale=1000)] if depth else []
         dataset = TrainingSet(labeled, [FolderImages(str(root / "images"))], size, decode=decode)
         contestants[f"ours {decode}"] = partial(ours, dataset, len(pairs), depth)
     return contestants

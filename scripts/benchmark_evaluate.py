@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary, uncertainty
 from depthany.evaluation.run import score_set
@@ -81,7 +81,7 @@ def main() -> None:
     protocol = Protocol("benchmark", crop="eigen_nyu" if tuple(arguments.size) == (480, 640) else "none")
     with tempfile.TemporaryDirectory() as folder:
         write_pairs(Path(folder), arguments.images, *arguments.size)
-        dataset = FolderDepth(folder, max_depth=10)
+        dataset = FolderDepth(folder, depth_scale=1000, max_depth=10)
         score_set(predictor, dataset, protocol, range(min(2, arguments.images)), arguments.batch_size)
         timed.seconds = timed.cpu = 0.0
         began, cpu = time.perf_counter(), time.process_time()

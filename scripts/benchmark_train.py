@@ -33,7 +33,7 @@ import torch
 
 from depthany.data.batch import Batch
 from depthany.data.dataset import TrainingSet
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.data.unlabeled import FolderImages
@@ -220,7 +220,7 @@ def print_shares(arguments: argparse.Namespace, stage: str, size: int) -> None:
 
 def read(arguments: argparse.Namespace, stage: str, size: int, count: int, workers: int) -> Iterator[Batch]:
     """Yields batches of the bundled sample, as training reads them."""
-    labeled = [FolderDepth(str(SAMPLE / "labeled/train"), sky_value=65535, max_depth=65)]
+    labeled = [FolderDepth(str(SAMPLE / "labeled/train"), depth_scale=1000, sky_value=65535, max_depth=65)]
     unlabeled = [FolderImages(str(SAMPLE / "unlabeled/train/images"))] if stage == "student" else []
     dataset = TrainingSet(labeled, unlabeled, size)
     known = arguments.batch // 3 if unlabeled else arguments.batch

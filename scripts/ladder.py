@@ -26,7 +26,7 @@ from matplotlib import pyplot
 from numpy.typing import NDArray
 
 from depthany import load_model
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.metrics.table import METRICS
 from depthany.training.validation import evaluate
 
@@ -132,7 +132,7 @@ def score_all(args: argparse.Namespace) -> Table:
     domains = [name for name in DOMAINS if args.test or not name.endswith("test")]
     sets = {
         f"{domain} {scenes}": FolderDepth(
-            str(args.data / DOMAINS[domain]), f"images/{scenes}", f"depth/{scenes}", **options
+            str(args.data / DOMAINS[domain]), f"images/{scenes}", f"depth/{scenes}", 1000, **options
         )
         for domain in domains
         for scenes, options in SCENES.items()

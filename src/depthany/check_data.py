@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,18 @@ def run(cfg: DictConfig) -> int:
         about |= {"complete": complete, "convert_images": cfg.data.convert_images}
         write_files(out, summaries, about)
     wrong = any(summary.is_wrong for summary in summaries.values())
-    verdict = "problems were found" if wrong else "all is well" if complete else "nothing is wrong so far"
-    print(f"{verdict}: {out / REPORT_FILE}, {out / PROBLEMS_FILE}")
+    print(f"{verdict(summaries, complete)}: {out / REPORT_FILE}, {out / PROBLEMS_FILE}")
     return 130 if interrupted else int(wrong)
+
+
+def verdict(summaries: Mapping[str, SetSummary], complete: bool) -> str:
+    """Returns the result in a few words; a warning is no error, and all is not well with it."""
+    if any(summary.is_wrong for summary in summaries.values()):
+        return "problems were found"
+    if not complete:
+        return "nothing is wrong so far"
+    warnings = sum(summary.warning_count() for summary in summaries.values())
+    return f"no error, and {warnings} warning{'s' * (warnings > 1)} to look at" if warnings else "all is well"
 
 
 def check(cfg: DictConfig) -> DictConfig:

@@ -16,11 +16,13 @@ import depthany
 from depthany.config.checker import check_settings
 from depthany.config.entry import plain, run_entry
 from depthany.config.schema import BatchSettings, CheckpointSettings
+from depthany.data.plausible import doubts, look_at
+from depthany.data.samples import UnknownUnit
 from depthany.evaluation.compare import Comparison
 from depthany.evaluation.html import REPORT_FILE
 from depthany.evaluation.open_predictors import open_predictors
 from depthany.evaluation.predictors import QUANTITIES, ScoredPredictor, space_of
-from depthany.evaluation.protocol_files import choose
+from depthany.evaluation.protocol_files import Chosen, choose
 from depthany.evaluation.results import PER_IMAGE_FILE, RESULTS_FILE
 from depthany.models.files.model_source import ModelSource
 from depthany.system.device import Compute, prepare_compute
@@ -34,12 +36,13 @@ ALIASES = {"protocol": "protocols"}  # Hydra keeps the word `protocol` for the f
 
 @dataclass
 class EvaluateSettings(CheckpointSettings, BatchSettings):
-    """configs/evaluate.yaml. `override` is checked with the protocols that it changes."""
+    """configs/evaluate.yaml. `override` and `folder` are checked with the protocols that they change."""
 
     checkpoint: Any = setting(words=True)
     protocols: Any = setting(words=True)
     roots: dict[str, str | None] = field(default_factory=dict)
     override: dict[str, Any] = field(default_factory=dict)
+    folder: dict[str, Any] = field(default_factory=dict)
     out: str = setting(filled=True)
     quantity: Any = setting(None, choices=QUANTITIES, words=True)
     stored_per_unit: float | None = setting(None, above=0)
@@ -71,7 +74,7 @@ def run(cfg: DictConfig) -> int:
 
 def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparison:
     """Opens protocols, checkpoints and data sets: a mistake in any is found before the first score."""
-    chosen, missing = choose(split_words("protocols", cfg.protocols), cfg.roots, cfg.override)
+    chosen, missing = choose(split_words("protocols", cfg.protocols), cfg.roots, cfg.override, cfg.folder)
     out = Path(cfg.out)
     if processes.is_main:
         for name, why in missing.items():
@@ -88,14 +91,17 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
         for predictor in predictors:
             one.protocol.require_fits(space_of(predictor), predictor.label)
     sets = [one.open() for one in chosen]
+    warnings = doubts_of(chosen, sets)
     if processes.is_main:
+        for line in warnings:
+            print(f"warning: {line}")
         print(describe(predictors, len(chosen), compute, processes), flush=True)
     return Comparison(
         predictors,
         chosen,
         sets,
         out,
-        describe_run(cfg, about, missing, compute),
+        describe_run(cfg, about, missing, compute) | {"warnings": warnings},
         cfg.batch_size,
         cfg.workers,
         cfg.limit,
@@ -103,6 +109,24 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
         cfg.pictures,
         processes,
     )
+
+
+def doubts_of(chosen: Sequence[Chosen], sets: Sequence[Any]) -> list[str]:
+    """Returns warnings about truth that does not look like depth in metres, from a look at some of each set.
+
+    Raises:
+        ValueError: the settings of a set do not say the unit of its depth.
+    """
+    lines = list[str]()
+    for one, dataset in zip(chosen, sets, strict=True):
+        name = f"protocol {one.protocol.name}"
+        if one.protocol.task == "depth":
+            try:
+                seen = look_at(dataset)
+            except UnknownUnit as error:
+                raise ValueError(f"{name}: {error} (here it is folder.depth_scale=...)") from None
+            lines += [f"{name}: {line}" for line in doubts(dataset, seen, one.range_of_truth(dataset))]
+    return lines
 
 
 def describe(

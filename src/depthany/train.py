@@ -86,10 +86,10 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     teacher = build.load_teacher(settings, device if online else "cpu")
     dataset = build.build_training_set(settings, teacher)
     val_sets = build.build_sets(settings.data.val, "data.val")
+    notes = build.dataset_notes(settings, dataset, val_sets)  # before anything is written
     state = build.build_state(settings, teacher if online else None, device, amp, processes)
     sampler = build.build_sampler(settings, dataset, processes)
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
-    notes = build.dataset_notes(settings, dataset)
     reading = reading_of_validation(settings)
     prefetch, lines = plan_prefetch(dataset, sampler, settings.workers, processes)
     notes += lines

@@ -41,6 +41,7 @@ def check(
 
     def start(*words: str, out: str = "out") -> Ended:
         own = ["data=folder", f"data.labeled.mine.root={tmp_path / 'mine'}", "workers=1", "sheet_images=0"]
+        own.append("data.labeled.mine.depth_scale=1000")
         given = {word.partition("=")[0] for word in words}
         own = [word for word in own if word.partition("=")[0] not in given]
         monkeypatch.setattr(sys, "argv", ["check_data", *own, f"out={tmp_path / out}", *words])

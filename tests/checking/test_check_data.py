@@ -13,7 +13,6 @@ from tiny_sets import plant, whole, write
 
 from depthany.check_data import main
 from depthany.checking.read_sets import draw_indices
-from depthany.data.labeled import FolderDepth
 from depthany.data.unlabeled import FolderImages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,24 +58,19 @@ def test_report_by_hand(check, tmp_path: Path) -> None:
     assert report["sizes"] == {"min": [2, 2], "median": [2, 2], "max": [4, 2], "distinct": 2}
 
 
-class InDisparity(FolderDepth):
-    """The same folders, read as a disparity of unknown scale."""
-
-    unit = "disparity"
-
-
-def test_measured_disparity_0_is_not_sky(check, tmp_path: Path) -> None:
+def test_disparity_0_is_unknown_not_sky(check, tmp_path: Path) -> None:
     write(tmp_path / "mine", "a", np.array([[0, 0.5, 0.75, 100], [np.nan, -1, 3, 3]], np.float32))
-    target = "data.labeled.mine._target_=test_check_data.InDisparity"
-    report = check(target, "data.labeled.mine.depth_scale=1").report["sets"]["labeled.mine"]
-    assert (report["valid_share"]["mean"], report["sky_share"]) == (6 / 8, 0)
+    words = ["data.labeled.mine.quantity=disparity", "data.labeled.mine.depth_scale=null"]
+    report = check(*words).report["sets"]["labeled.mine"]
+    assert (report["valid_share"]["mean"], report["sky_share"]) == (5 / 8, 0)
     assert {name: each["share"] for name, each in report["without_depth"].items()} == {
         "not finite": 1 / 8,
         "negative": 1 / 8,
+        "zero": 1 / 8,
     }
     depth = report["depth"]
-    assert (depth["unit"], depth["pixels"], depth["zeros"]) == ("disparity", 6, 1)
-    assert (depth["min"], depth["max"]) == (0, 100), "metres have no say here"
+    assert (depth["unit"], depth["pixels"], depth["zeros"]) == ("disparity", 5, 0)
+    assert (depth["min"], depth["max"]) == (0.5, 100), "metres have no say here"
     assert [each["pixels"] for each in depth["histogram"]] == [2, 0, 2, 0, 0, 0, 0, 1]
 
 
@@ -87,6 +81,8 @@ def test_every_planted_defect_is_named(check, tmp_path: Path) -> None:
     found = {(path, kind): (level, reason) for level, _, kind, path, reason in ended.problems}
     assert (str(tmp_path / "mine/depth/all_negative.npy"), "negative depth") in found, "it has two problems"
     del found[str(tmp_path / "mine/depth/all_negative.npy"), "negative depth"]
+    level, reason = found.pop((str(tmp_path / "mine"), "implausible labels"))
+    assert level == "warning" and "share depth_scale=1000: 3 float32, 11 uint16" in reason
     for name, (level, kind, reason) in planted.items():
         found_level, found_reason = found.pop((str(tmp_path / "mine" / name), kind))
         assert found_level == level and reason in found_reason

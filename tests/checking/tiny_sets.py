@@ -66,5 +66,9 @@ def plant(root: Path) -> dict[str, tuple[str, str, str]]:
         "images/alone": ("error", "no partner", "no partner"),
         "depth/orphan": ("error", "no partner", "no partner"),
         "images/gray.png": ("error", "unreadable image", "expected an 8-bit RGB image, got gray"),
-        "depth/channels.png": ("error", "unreadable depth", "expected one channel of numbers"),
+        "depth/channels.png": (
+            "error",
+            "unreadable depth",
+            "expected one channel of depth, got uint8 of shape (6, 8, 3)",
+        ),
     }

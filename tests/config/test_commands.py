@@ -105,7 +105,7 @@ def test_help_template_and_hydra_folders_stand_once() -> None:
 
 
 PLUGIN = """
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 class Mine(FolderDepth):
     pass
 print("plug-in imported")

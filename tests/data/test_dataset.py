@@ -12,7 +12,7 @@ from PIL import Image
 
 from depthany.data.batch import BadFile, Batch
 from depthany.data.dataset import TrainingSet
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.data.left_out import ImageIssue, ImageReport, summary
 from depthany.data.loading.loader import read_batches
 from depthany.data.perturb import Perturb
@@ -26,7 +26,10 @@ SIZE = 28
 
 
 def training_set(world, crop_size: int | list[int] = SIZE, **options) -> TrainingSet:
-    labeled = [FolderDepth(str(world.root / "labeled")), FolderDepth(str(world.root / "val"))]
+    labeled = [
+        FolderDepth(str(world.root / "labeled"), depth_scale=1000),
+        FolderDepth(str(world.root / "val"), depth_scale=1000),
+    ]
     return TrainingSet(labeled, [FolderImages(str(world.root / "unlabeled"))], crop_size, **options)
 
 
@@ -77,7 +80,9 @@ def test_reduced_decoding_compares_sizes_of_whole_images(tmp_path: Path) -> None
     photo(tmp_path / "images/a.jpg", 60, 90)
     for shape, fits in (((60, 90), True), ((30, 45), False)):
         Image.fromarray(np.full(shape, 1000, np.uint16)).save(tmp_path / "depth/a.png")
-        batch = TrainingSet([FolderDepth(str(tmp_path))], [], SIZE, decode="reduced")[[Draw(True, 0, 0)]]
+        batch = TrainingSet([FolderDepth(str(tmp_path), depth_scale=1000)], [], SIZE, decode="reduced")[
+            [Draw(True, 0, 0)]
+        ]
         assert isinstance(batch, Batch) is fits
     assert isinstance(batch, BadFile)
     assert "depth is 45x30, its image" in batch.message
@@ -95,7 +100,10 @@ def test_labeled_sets_are_concatenated_in_order(tiny_world) -> None:
 
 
 def _single_sets(world) -> list[TrainingSet]:
-    return [TrainingSet([FolderDepth(str(world.root / name))], [], SIZE) for name in ("labeled", "val")]
+    return [
+        TrainingSet([FolderDepth(str(world.root / name), depth_scale=1000)], [], SIZE)
+        for name in ("labeled", "val")
+    ]
 
 
 def test_images_of_all_sizes_become_one_batch(tiny_world) -> None:
@@ -110,7 +118,10 @@ def test_images_of_all_sizes_become_one_batch(tiny_world) -> None:
 @pytest.mark.parametrize("decode", ["exact", "reduced"])
 def test_batch_of_crops_that_are_not_square(tiny_world, decode: str) -> None:
     root = tiny_world.root
-    labeled, unlabeled = FolderDepth(str(root / "labeled")), FolderImages(str(root / "unlabeled"))
+    labeled, unlabeled = (
+        FolderDepth(str(root / "labeled"), depth_scale=1000),
+        FolderImages(str(root / "unlabeled")),
+    )
     batch = TrainingSet([labeled], [unlabeled], [14, 42], decode=decode)[
         [Draw(True, i, seed=i) for i in range(4)] + [Draw(False, i, i, i, 6) for i in range(6)]
     ]

@@ -5,6 +5,7 @@ import random
 import sys
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import OpenEXR
@@ -15,13 +16,16 @@ from PIL import Image
 from depthany.data import depth_files, pairs
 from depthany.data.depth_files import (
     DEPTH_SUFFIXES,
+    ArrayKeys,
     read_depth,
+    read_depth_16,
     read_dpt,
     read_exr,
     read_mat,
     read_pfm,
-    read_raw_float,
+    read_stored,
 )
+from depthany.data.float_files import read_raw_float
 from depthany.data.folders import list_files
 from depthany.data.images import IMAGE_SUFFIXES, read_image
 
@@ -190,8 +194,67 @@ def test_exr_channel_is_the_only_or_named_one(tmp_path: Path, dtype: type) -> No
     assert read_exr(tmp_path / "one.exr").dtype == np.float32
     write_exr(tmp_path / "two.exr", G=depth, Z=depth + 1)
     assert read_exr(tmp_path / "two.exr", "Z").tolist() == (depth + 1).tolist()
-    assert "expected one channel, the file has G, Z" in refused(read_exr, tmp_path / "two.exr")
-    assert "expected channel R, the file has G, Z" in refused(read_exr, tmp_path / "two.exr", "R")
+    assert read_exr(tmp_path / "two.exr", "G").tolist() == depth.tolist()
+    assert "expected the channel exr_channel=R, the file has G, Z" in refused(
+        read_exr, tmp_path / "two.exr", "R"
+    )
+
+
+def test_exr_takes_z_depth_or_equal_channels(tmp_path: Path) -> None:
+    depth, other = np.array([[0.5, np.nan]], np.float32), np.array([[3, 4]], np.float32)
+    path = tmp_path / "a.exr"
+    for channels in (
+        {"Z": depth, "R": other},
+        {"ViewLayer.Depth.Z": depth, "ViewLayer.Combined.R": other},
+        {"depth": depth, "A": other},
+        {"R": depth, "G": depth, "B": depth, "A": other},
+    ):
+        write_exr(path, **channels)
+        np.testing.assert_array_equal(read_exr(path), depth)
+    write_exr(path, R=depth, G=other)
+    assert "the file has G, R, which differ: set exr_channel" in refused(read_exr, path)
+    write_exr(path, Z=depth, depth=other)
+    assert "the file has Z, depth, which differ: set exr_channel" in refused(read_exr, path)
+
+
+def test_npz_takes_only_or_named_array(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, anything=DEPTH)
+    assert read_stored(path).dtype == np.uint16
+    np.testing.assert_array_equal(read_depth(path), DEPTH.astype(np.float32))
+    np.savez(path, rgb=DEPTH, Depth=DEPTH + 1)
+    np.testing.assert_array_equal(read_stored(path), DEPTH + 1)
+    np.testing.assert_array_equal(read_stored(path, ArrayKeys(npz_key="rgb")), DEPTH)
+    np.savez(path, near=DEPTH, far=DEPTH)
+    assert "expected one array; the file has near, far: set npz_key" in refused(read_stored, path)
+    keys = ArrayKeys(npz_key="mid")
+    assert "no array npz_key=mid; the file has near, far" in refused(read_stored, path, keys)
+    path.write_bytes(path.read_bytes()[:-40])
+    refused(read_stored, path)
+
+
+def test_colour_pictures_keep_16_bits(tmp_path: Path) -> None:
+    colours = np.stack([DEPTH, DEPTH, DEPTH], 2)
+    for name in ("a.png", "a.tif"):
+        assert cv2.imwrite(str(tmp_path / name), colours)
+        np.testing.assert_array_equal(read_stored(tmp_path / name), colours)
+
+
+def test_palette_is_read_as_colours(tmp_path: Path) -> None:
+    file = Image.new("P", (2, 1))
+    file.putpalette([10, 20, 30, 40, 50, 60])
+    file.putdata([1, 0])
+    file.save(tmp_path / "a.png")
+    assert read_stored(tmp_path / "a.png").tolist() == [[[40, 50, 60], [10, 20, 30]]]
+
+
+def test_8_bits_are_no_official_depth(tmp_path: Path) -> None:
+    Image.new("L", (5, 4), 9).save(tmp_path / "a.png")
+    assert "expected the 16-bit depth of the data set, got uint8" in refused(
+        read_depth_16, tmp_path / "a.png"
+    )
+    Image.fromarray(DEPTH).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_depth_16(tmp_path / "a.png"), DEPTH)
 
 
 def test_truncated_exr_is_refused(tmp_path: Path) -> None:

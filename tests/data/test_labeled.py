@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthany.data.folder_depth import FolderDepth
 from depthany.data.images import decode_image
-from depthany.data.labeled import FolderDepth
 from depthany.data.unlabeled import FolderImages
 
 
@@ -33,7 +33,9 @@ def test_scale_range_and_sky_by_hand(tmp_path: Path) -> None:
 
 def test_sky_value_is_too_far_if_not_set(tmp_path: Path) -> None:
     write(tmp_path, "a", np.array([[1000, 65535]], np.uint16))
-    assert FolderDepth(str(tmp_path), max_depth=60).labels(0).mask.tolist() == [[True, False]]
+    assert FolderDepth(str(tmp_path), depth_scale=1000, max_depth=60).labels(0).mask.tolist() == [
+        [True, False]
+    ]
 
 
 def test_nan_infinity_zero_and_negative_depth_are_invalid(tmp_path: Path) -> None:
@@ -46,7 +48,7 @@ def test_nan_infinity_zero_and_negative_depth_are_invalid(tmp_path: Path) -> Non
 def test_differing_sizes_name_both_files(tmp_path: Path) -> None:
     write(tmp_path, "a", np.ones((4, 6), np.uint16), size=(6, 5))
     with pytest.raises(ValueError) as failure:
-        FolderDepth(str(tmp_path)).read(0)
+        FolderDepth(str(tmp_path), depth_scale=1000).read(0)
     text = str(failure.value)
     assert str(tmp_path / "images/a.png") in text
     assert str(tmp_path / "depth/a.png") in text
@@ -66,7 +68,7 @@ def test_files_without_partner_are_counted_and_named(tmp_path: Path) -> None:
     (tmp_path / "images/a.png").unlink()
     (tmp_path / "depth/c.png").unlink()
     with pytest.raises(ValueError, match=r"2 file\(s\) without partner .*: depth/a, images/c"):
-        FolderDepth(str(tmp_path))
+        FolderDepth(str(tmp_path), depth_scale=1000)
 
 
 def test_pairs_match_by_stem_across_suffixes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.data.layouts import Layout
 from depthany.data.pairs import Pair, Pairs, missing, read_list, walk
 
@@ -31,7 +31,7 @@ def test_list_chooses_pairs_and_their_order(root: Path) -> None:
     (root / "list.txt").write_text(
         "# two of three\nimages/s/2.png depth/s/2.png 721.5\n\nimages/s/0.png\tdepth/s/0.png\n"
     )
-    dataset = FolderDepth(str(root), list_file=str(root / "list.txt"))
+    dataset = FolderDepth(str(root), depth_scale=1000, list_file=str(root / "list.txt"))
     assert [float(dataset.labels(i).disparity[0, 0]) for i in range(len(dataset))] == [
         pytest.approx(1 / 3),
         1.0,
@@ -43,7 +43,7 @@ def test_missing_listed_files_are_counted_and_ten_named(root: Path) -> None:
     lines += [f"images/s/{i}.png depth/gone/{i}.png" for i in range(3, 12)]
     (root / "list.txt").write_text("\n".join(lines))
     with pytest.raises(ValueError) as failure:
-        FolderDepth(str(root), list_file=str(root / "list.txt"), allow_incomplete=True)
+        FolderDepth(str(root), depth_scale=1000, list_file=str(root / "list.txt"), allow_incomplete=True)
     assert "18 file(s) of 24 do not exist" in str(failure.value)
     assert str(failure.value).count(".png") == 10
     assert str(failure.value).endswith(", ...")
@@ -80,17 +80,17 @@ def masks(root: Path, *stems: str, shape: tuple[int, int] = (1, 3)) -> None:
 
 def test_nonzero_sky_mask_has_disparity_zero(root: Path) -> None:
     masks(root, "s/0", "s/1", "s/2")
-    labels = FolderDepth(str(root), sky_masks="sky").labels(0)
+    labels = FolderDepth(str(root), depth_scale=1000, sky_masks="sky").labels(0)
     assert labels.mask.tolist() == [[True, True, True]]
     assert labels.disparity.tolist() == [[1, 0, 0]]  # over the hole, and over a measured number
-    assert FolderDepth(str(root)).labels(0).mask.tolist() == [[True, False, True]]
+    assert FolderDepth(str(root), depth_scale=1000).labels(0).mask.tolist() == [[True, False, True]]
 
 
 def test_pair_without_sky_mask_is_unpaired(root: Path) -> None:
     masks(root, "s/0", "s/2")
     with pytest.raises(ValueError, match=r"1 file\(s\) without partner .*s/1 \(no sky mask\)"):
-        FolderDepth(str(root), sky_masks="sky")
-    dataset = FolderDepth(str(root), sky_masks=str(root / "sky"), allow_incomplete=True)
+        FolderDepth(str(root), depth_scale=1000, sky_masks="sky")
+    dataset = FolderDepth(str(root), depth_scale=1000, sky_masks=str(root / "sky"), allow_incomplete=True)
     assert [pair.name for pair in dataset.pairs] == ["s/0", "s/2"]
 
 
@@ -99,7 +99,7 @@ def test_sky_mask_of_another_size_is_refused(root: Path) -> None:
     with pytest.raises(
         ValueError, match=r"sky/s/0\.png: sky mask is 3x2, its depth map .*depth/s/0\.png is 3x1"
     ):
-        FolderDepth(str(root), sky_masks="sky").labels(0)
+        FolderDepth(str(root), depth_scale=1000, sky_masks="sky").labels(0)
 
 
 def test_compact_pairs_equal_their_rows(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from depthany.data.dataset import TrainingSet
-from depthany.data.labeled import Decoded, FolderDepth, PairedDepth
+from depthany.data.folder_depth import FolderDepth
+from depthany.data.labeled import Decoded, PairedDepth
 from depthany.data.pairs import Pair
 from depthany.data.sampler import Draw
 from depthany.data.samples import NoValidPixel
@@ -155,7 +156,9 @@ class Classes(PairedDepth):
 
 
 def test_training_set_makes_the_target_of_its_stage(tmp_path: Path) -> None:
-    metres = FolderDepth(folder(tmp_path / "metres", [[1000, 2000], [4000, 65535]]), sky_value=65535)
+    metres = FolderDepth(
+        folder(tmp_path / "metres", [[1000, 2000], [4000, 65535]]), depth_scale=1000, sky_value=65535
+    )
     classes = Classes(folder(tmp_path / "classes", [[0, 7], [255, 3]]))
     draw = [Draw(True, 0, seed=0)]  # flipped
     batch = TrainingSet([metres], [], 2, target="depth_m")[draw]
@@ -195,6 +198,6 @@ def test_targets_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         make=lambda labels, crop: (2 * crop.of_map(labels.values), labels.valid)
     )
     monkeypatch.setitem(TARGETS, "twice", row)
-    metres = FolderDepth(folder(tmp_path, [[1000, 2000], [4000, 3000]]))
+    metres = FolderDepth(folder(tmp_path, [[1000, 2000], [4000, 3000]]), depth_scale=1000)
     batch = TrainingSet([metres], [], 2, target="twice")[[Draw(True, 0, seed=0)]]
     assert batch.target.tolist() == [[[4, 2], [6, 8]]]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from depthany.config.entry import run_entry
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.evaluate import ALIASES, LITERAL, run
 from depthany.models.files.loading import load_model
 from depthany.models.model import depth_anything, save_model
@@ -130,14 +130,14 @@ def test_unreadable_image_ends_both_ranks_in_seconds(
 
 VALIDATE = """
 import json, sys, torch
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.system.distributed import process_group, launched_processes
 from depthany.models.files.loading import load_model
 from depthany.training.validation import evaluate
 model, root, out = sys.argv[1:]
 torch.set_num_threads(1)
 with process_group(launched_processes(), torch.device("cpu")) as processes:
-    sets = {"mine": FolderDepth(root)}
+    sets = {"mine": FolderDepth(root, depth_scale=1000)}
     scores = evaluate(load_model(model), sets, 28, batch_size=2, processes=processes)
 with open(f"{out}/{processes.rank}", "w") as file:
     json.dump(scores, file)
@@ -152,6 +152,6 @@ def test_validation_scores_are_equal_on_all_ranks(garden: Path, torchrun: Callab
     root = str(garden / "garden")
     both = torchrun([str(garden / "model"), root, str(tmp_path)], before=VALIDATE)
     assert both.code == 0, both.err
-    sets = {"mine": FolderDepth(root)}
+    sets = {"mine": FolderDepth(root, depth_scale=1000)}
     expected = evaluate(load_model(garden / "model"), sets, 28, batch_size=2)
     assert [json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1)] == [expected, expected]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from depthany.config.entry import run_entry
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.evaluate import ALIASES, LITERAL, run
 from depthany.evaluation import run as loop
 from depthany.evaluation.open_predictors import labels_of
@@ -64,6 +64,8 @@ def start(
 
     def evaluate(*words: object) -> tuple[int, str, str]:
         arguments = [f"out={tmp_path / 'out'}", *QUICK, *map(str, words)]
+        if any(word.startswith(("protocol=folder", "protocol=all")) for word in arguments):
+            arguments.append("folder.depth_scale=1000")
         monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
         code = run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
         told = capsys.readouterr()
@@ -113,7 +115,7 @@ def test_two_checkpoints_get_table_files_and_report(
 def test_command_and_validation_agree(runs: Path, garden: Path, start: Callable, tmp_path: Path) -> None:
     code, _, err = start(f"checkpoint={runs}/a", "protocol=folder", f"roots.mine={garden}", "pictures=0")
     assert code == 0, err
-    sets = {"garden": FolderDepth(str(garden))}
+    sets = {"garden": FolderDepth(str(garden), depth_scale=1000)}
     expected = evaluate(load_model(runs / "a"), sets, 28)["garden"]
     found = results(tmp_path)["protocols"]["folder"]["scores"]["a"]
     assert found["images"] == expected["images"]
@@ -151,6 +153,48 @@ def test_exact_prediction_files_score_zero(garden: Path, start: Callable, tmp_pa
     code, _, err = start(*words)
     assert (code, err.count("\n")) == (2, 1)
     assert "is a folder of predictions: pass quantity=disparity" in err
+
+
+def test_float_truth_is_in_metres(start: Callable, tmp_path: Path) -> None:
+    for i in range(3):
+        depth_m = np.random.default_rng(i).uniform(0.17, 3.1, (30, 40)).astype(np.float32)
+        write(tmp_path / f"room/images/{i}.png", np.full((30, 40, 3), 90, np.uint8))
+        for folder in ("room/depth", "exact"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / folder / f"{i}.npy", depth_m)
+    own = tmp_path / "room.yaml"
+    own.write_text(f"dataset: {{root: {tmp_path / 'room'}}}\nalign: none\n")
+    words = [f"checkpoint={tmp_path / 'exact'}", "quantity=depth", f"protocol={own}", "pictures=0"]
+    code, out, err = start(*words)
+    assert code == 0, err
+    found = results(tmp_path)
+    assert found["protocols"]["room"]["scores"]["exact"]["mean"]["abs_rel"] == pytest.approx(0, abs=1e-6)
+    assert found["warnings"] == [] and "warning" not in out
+    code, out, err = start(*words, "folder.depth_scale=1000")
+    assert code == 0, err
+    (line,) = results(tmp_path)["warnings"]
+    assert line.startswith("protocol room: the median of the known depth is 0.00166 m, nearer than 5 cm")
+    assert line.endswith("look like metres: depth_scale=1") and f"warning: {line}" in out
+
+
+@pytest.mark.parametrize(
+    "written, word, message",
+    [
+        ("", "", "depth is stored as uint16.* set depth_scale=1000 .*(here it is folder.depth_scale=...)"),
+        ("depth_scale: 500", "folder.depth_scale=1000", "folder.depth_scale=1000: no chosen protocol leaves"),
+        ("quantity: disparity", "", "its labels are disparity of unknown scale, and predictions are scored"),
+        ("", "folder.depth_scal=3", "did you mean folder.depth_scale"),
+    ],
+)
+def test_truth_without_metres_is_refused(
+    runs: Path, garden: Path, start: Callable, tmp_path: Path, written: str, word: str, message: str
+) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(f"dataset:\n  root: {garden}\n  {written}\n")
+    words = [f"checkpoint={runs}/a", f"protocol={own}", "pictures=0", *([word] if word else [])]
+    code, _, err = start(*words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert re.search(message, err)
 
 
 def test_limit_is_partial_and_override_is_changed(
@@ -310,7 +354,7 @@ def test_ctrl_c_keeps_the_complete_protocols(
     runs: Path, garden: Path, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "second.yaml"
-    own.write_text(f"dataset: {{root: {garden}}}\n")
+    own.write_text(f"dataset: {{root: {garden}, depth_scale: 1000}}\n")
     predict = loop.predict_at_truth
 
     def interrupted(predictor, images, protocol):  # the signal arrives while the second protocol is scored

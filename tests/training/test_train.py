@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from depthany.data.batch import Batch
-from depthany.data.labeled import FolderDepth
+from depthany.data.folder_depth import FolderDepth
 from depthany.models.files.loading import load_model
 from depthany.models.model import depth_anything
 from depthany.training import run_dir as runs
@@ -69,7 +69,7 @@ def test_run_writes_model_results_curves_and_checkpoints(request: pytest.Fixture
 
 def test_saved_model_scores_as_the_run_reported(tiny_world, student_run: Path) -> None:
     model = load_model(student_run).to(memory_format=torch.channels_last)  # as in training; else 1e-9 apart
-    val = {"mine": FolderDepth(str(tiny_world.root / "val"))}
+    val = {"mine": FolderDepth(str(tiny_world.root / "val"), depth_scale=1000)}
     scores = evaluate(model, val, 28)
     results = json.loads((student_run / "results.json").read_text())
     assert results["step"] == 6

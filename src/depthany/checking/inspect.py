@@ -8,18 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from depthany.checking.histogram import DepthHistogram
+from depthany.data.histogram import DepthHistogram
 from depthany.data.images import decode_image
 from depthany.data.labeled import Decoded, PairedDepth
-from depthany.data.samples import NoValidPixel
+from depthany.data.plausible import describe_resize, known_pixels
+from depthany.data.samples import NoValidPixel, UnknownUnit
 from depthany.data.targets import Labels
 from depthany.system.packages import reason
 
 UNREADABLE_IMAGE, UNREADABLE_DEPTH = "unreadable image", "unreadable depth"
 NO_VALID_PIXEL, SIZES_DIFFER, NO_PARTNER = "no valid pixel", "sizes differ", "no partner"
+UNKNOWN_UNIT = "unknown unit"
 FEW_VALID, CONSTANT, NEGATIVE, BLANK = "few valid pixels", "constant depth", "negative depth", "blank image"
 # Training stops at these, unless data.unreadable=skip leaves such images out. The others are warnings.
-ERRORS = (NO_PARTNER, UNREADABLE_IMAGE, UNREADABLE_DEPTH, NO_VALID_PIXEL, SIZES_DIFFER)
+ERRORS = (NO_PARTNER, UNREADABLE_IMAGE, UNREADABLE_DEPTH, UNKNOWN_UNIT, NO_VALID_PIXEL, SIZES_DIFFER)
 GRAY = "gray image"
 # Why a pixel is not valid; the first reason that holds counts.
 INVALID = ("not finite", "negative", "zero", "masked", "too near", "too far")
@@ -43,6 +45,8 @@ class Finding:
     valid: share of pixels that are valid or sky; None if there are no labels, or they cannot be read.
     sky: share of sky; None as `valid`.
     invalid: share of the other pixels by reason (INVALID), if known.
+    label_type: type of the stored labels, such as uint16; empty if the reader does not say.
+    resized: sizes of labels that were resized to their image, such as `320x240 to 640x480`; empty if not.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Finding:
     valid: float | None = None
     sky: float | None = None
     invalid: dict[str, float] = field(default_factory=dict)
+    label_type: str = ""
+    resized: str = ""
 
 
 @dataclass
@@ -67,21 +73,24 @@ class _Found:
 
 
 class Inspector:
-    """Reads the images of a data set as training does, and counts their depth in a histogram.
+    """Reads the images of a data set as training does, and counts their depth in histograms.
 
     Args:
         dataset: a labeled or unlabeled data set.
         convert_images: accept gray, RGBA, CMYK and 16-bit images, as training would.
         min_valid_share: an image with a smaller share of valid pixels is a warning.
+
+    Attributes:
+        histogram: of the valid values. outside: of the known ones that are out of the range of the set.
     """
 
     def __init__(self, dataset: Any, convert_images: bool, min_valid_share: float) -> None:
         self.dataset, self.convert_images, self.min_valid_share = dataset, convert_images, min_valid_share
-        self.histogram = DepthHistogram()
+        self.restart()
 
     def restart(self) -> None:
-        """Begins a new histogram."""
-        self.histogram = DepthHistogram()
+        """Begins new histograms."""
+        self.histogram, self.outside = DepthHistogram(), DepthHistogram()
 
     def inspect(self, index: int) -> Finding:
         """Reads image `index`, and its labels if there are any. Everything wrong becomes a `Problem`."""
@@ -91,6 +100,8 @@ class Inspector:
             label_hw = self._labels(index, found)
             if image is not None and label_hw is not None and label_hw != image.shape[:2]:
                 text = f"depth is {label_hw[1]}x{label_hw[0]}, its image {image.shape[1]}x{image.shape[0]}"
+                if getattr(self.dataset, "resize_depth", "no such setting") is None:
+                    text += "; resize_depth=nearest resizes it"
                 found.add(SIZES_DIFFER, self._files(index)[1], text)
         return Finding(self.dataset.name(index), tuple(found.problems), **found.traits)
 
@@ -129,12 +140,13 @@ class Inspector:
             else:
                 labels = self.dataset.labels(index)
         except Exception as error:
-            none_valid = isinstance(error, NoValidPixel)
-            found.add(NO_VALID_PIXEL if none_valid else UNREADABLE_DEPTH, path, _one_line(error, path))
-            if not none_valid or decoded is None:
+            found.add(_kind_of(error), path, _one_line(error, path))
+            if not isinstance(error, NoValidPixel) or decoded is None:
                 return None
             labels = Labels(decoded.values, self.dataset.unit, np.zeros(decoded.values.shape, bool))
         self._count(labels, path, found)
+        if decoded is not None:
+            self._count_outside(decoded, labels, found)
         share = float(labels.mask.mean())
         sky = 0.0 if labels.sky is None else float(labels.sky.mean())
         reasons = {} if decoded is None else self._reasons(decoded, labels.mask)
@@ -152,6 +164,13 @@ class Inspector:
             found.add(CONSTANT, path, f"the same at all {values.size} measured pixels")
         self.histogram.add(values)
 
+    def _count_outside(self, decoded: Decoded, labels: Labels, found: _Found) -> None:
+        """Adds the known values that are out of range to their histogram, and notes type and size."""
+        self.outside.add(decoded.values[known_pixels(decoded, labels.mask)])
+        found.traits["label_type"] = decoded.stored_as
+        if decoded.resized_from is not None:
+            found.traits["resized"] = describe_resize(decoded.resized_from, decoded.values.shape)
+
     def _reasons(self, decoded: Decoded, mask: NDArray[np.bool_]) -> dict[str, float]:
         """Returns the share of the pixels off the mask [h w], by reason."""
         values, valid = decoded.values[~mask], decoded.valid[~mask]
@@ -168,6 +187,13 @@ class Inspector:
 def _holds(image: NDArray[np.uint8], test: Any) -> bool:
     """Returns whether `test` holds at all pixels. Tries a few first, at which most images fail."""
     return bool(test(image[::16, ::16]).all()) and bool(test(image).all())
+
+
+def _kind_of(error: Exception) -> str:
+    """Returns the kind of problem that an error about labels is."""
+    if isinstance(error, NoValidPixel):
+        return NO_VALID_PIXEL
+    return UNKNOWN_UNIT if isinstance(error, UnknownUnit) else UNREADABLE_DEPTH
 
 
 def _one_line(error: Exception, path: str) -> str:

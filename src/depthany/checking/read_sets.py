@@ -40,7 +40,7 @@ def read_sets(
     for name, indices in drawn.items():
         with Bar(name, len(indices)) as bar:
             for chunk in readers.check(name, indices):
-                summaries[name].add(chunk.indices, chunk.findings, chunk.depth)
+                summaries[name].add(chunk.indices, chunk.findings, chunk.depth, chunk.outside)
                 bar.advance(len(chunk.findings))
         if chosen := sheet_indices(indices, summaries[name], sheet_images, seed):
             title = f"{name}: {len(chosen)} of {summaries[name].found} images in {summaries[name].root}"

@@ -15,9 +15,9 @@ from typing import Any
 
 import cv2
 
-from depthany.checking.histogram import PackedHistogram
 from depthany.checking.inspect import Finding, Inspector
 from depthany.checking.sheet import draw_sheet
+from depthany.data.histogram import PackedHistogram
 from depthany.system.processes import end_with_parent
 
 CHUNK = 16  # images that a process takes at a time
@@ -29,11 +29,15 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 @dataclass(frozen=True)
 class Chunk:
-    """The findings of some images, in their order, and the histogram of their depth."""
+    """The findings of some images, in their order, and histograms of their depth.
+
+    depth: of the valid values. outside: of the known ones that are out of the range of the set.
+    """
 
     indices: Sequence[int]
     findings: list[Finding]
     depth: PackedHistogram
+    outside: PackedHistogram
 
 
 class Readers:
@@ -134,7 +138,7 @@ def _inspect(name: str, indices: Sequence[int]) -> Chunk:
         if _stopped.is_set():
             break
         findings.append(inspector.inspect(int(index)))
-    return Chunk(indices[: len(findings)], findings, inspector.histogram.packed())
+    return Chunk(indices[: len(findings)], findings, inspector.histogram.packed(), inspector.outside.packed())
 
 
 def _draw(name: str, indices: Sequence[int], path: Path, title: str) -> None:

@@ -36,6 +36,7 @@ def _lines(name: str, summary: SetSummary) -> list[str]:
         ("error" if problem.kind in ERRORS else "warning", name, problem.kind, problem.path, problem.reason)
         for problem in summary.problems
     ]
+    lines += [("warning", name, each.kind, summary.root, each.text) for each in summary.warnings()]
     return ["\t".join(" ".join(str(part).split()) for part in line) + "\n" for line in lines]
 
 
@@ -61,7 +62,7 @@ def show(summaries: Mapping[str, SetSummary]) -> None:
 
 def _cells(summary: SetSummary, bars: str) -> list[str]:
     errors = sum(count for kind, count in summary.kinds.items() if kind in ERRORS) + bool(summary.failure)
-    warnings = summary.kinds.total() + bool(summary.failure) - errors + bool(summary.count_warning(""))
+    warnings = summary.warning_count()
     images = f"{summary.checked}" if summary.checked == summary.found else ""
     cells = [images or f"{summary.checked} of {summary.found}", str(errors), str(warnings), _sizes(summary)]
     depth, count = summary.histogram, summary.with_depth
@@ -102,8 +103,8 @@ def complaints(name: str, summary: SetSummary) -> list[str]:
         lines += [f"    {problem.path}: {problem.reason}" for problem in named]
         if count > FIRST:
             lines.append(f"    and {count - FIRST} more")
-    if warning := summary.count_warning(name):
-        lines.append(f"warning: {warning}")
+    lines += [f"warning: {name}: {warning.text}" for warning in summary.warnings()]
+    lines += [f"note: {name}: {note}" for note in summary.notes()]
     for reason, count in summary.left_out.items():
         lines.append(f"note: {name}: {count} left out by its reader: {reason}")
     if gray := summary.traits[GRAY].images:

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from depthany.checking.histogram import DepthHistogram, PackedHistogram
 from depthany.checking.inspect import ERRORS, FEW_VALID, GRAY, NO_PARTNER, Finding, Problem
 from depthany.data.counts import count_warning
+from depthany.data.histogram import DepthHistogram, PackedHistogram
+from depthany.data.plausible import SeenLabels, doubts
 from depthany.data.targets import Unit
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+COUNT, IMPLAUSIBLE = "number of images", "implausible labels"  # kinds of warnings about a whole set
 FIRST = 10  # how many images are named where naming all would be too much
 
 
@@ -33,6 +35,14 @@ class Trait:
             self.first.append(name)
 
 
+@dataclass(frozen=True)
+class SetWarning:
+    """A warning about a whole set. kind: a few words that are the same for all sets."""
+
+    kind: str
+    text: str
+
+
 class SetSummary:
     """What the report says of one data set. Its memory grows with the problems, not with the images.
 
@@ -47,6 +57,7 @@ class SetSummary:
         self, root: str, dataset: Any = None, failure: str | None = None, expected: int | None = None
     ) -> None:
         self.root, self.failure, self.expected = root, failure, expected
+        self.dataset = dataset
         self.labeled = hasattr(dataset, "labels")
         self.unit: Unit = getattr(dataset, "unit", "m")
         self.found = 0 if dataset is None else len(dataset)
@@ -57,14 +68,23 @@ class SetSummary:
         self.problems = [Problem(NO_PARTNER, f"{root}/{name}", "no partner") for name in self.unpaired]
         self.bad: set[int] = set()
         self.histogram = DepthHistogram()
+        self.seen = SeenLabels()
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.modes: Counter[str] = Counter()
         self.traits: dict[str, Trait] = defaultdict(Trait)
         self.with_depth, self.valid, self.sky, self.least_valid = 0, 0.0, 0.0, 1.0
 
-    def add(self, indices: Sequence[int], findings: Sequence[Finding], depth: PackedHistogram) -> None:
-        """Adds the findings of the images `indices`, and the histogram of their depth."""
+    def add(
+        self,
+        indices: Sequence[int],
+        findings: Sequence[Finding],
+        depth: PackedHistogram,
+        outside: PackedHistogram,
+    ) -> None:
+        """Adds the findings of the images `indices`, and the histograms of their depth; see `Chunk`."""
         self.histogram.merge(depth)
+        self.seen.known.merge(depth)
+        self.seen.known.merge(outside)
         for index, finding in zip(indices, findings, strict=True):
             self._add(index, finding)
 
@@ -83,6 +103,7 @@ class SetSummary:
             self.traits[reason].add(finding.name, share)
         if finding.valid is not None and finding.sky is not None:
             self.with_depth += 1
+            self.seen.count(finding.label_type, finding.resized)
             self.valid += finding.valid
             self.sky += finding.sky
             self.least_valid = min(self.least_valid, finding.valid)
@@ -97,9 +118,20 @@ class SetSummary:
         """Whether training would stop at this data set, if data.unreadable is not skip."""
         return self.failure is not None or any(problem.kind in ERRORS for problem in self.problems)
 
-    def count_warning(self, name: str) -> str:
-        """Returns a line if the number of images is not the expected one, else an empty string."""
-        return "" if self.failure else count_warning(name, self.found, self.expected)
+    def warnings(self) -> list[SetWarning]:
+        """Returns what is unusual about the set as a whole. More kinds of warnings are more lines here."""
+        count = "" if self.failure else count_warning("", self.found, self.expected)
+        lines = [SetWarning(COUNT, count.removeprefix(": "))] if count else []
+        return lines + [SetWarning(IMPLAUSIBLE, line) for line in doubts(self.dataset, self.seen)]
+
+    def notes(self) -> list[str]:
+        """Returns what is worth knowing about the set and no warning."""
+        return self.seen.notes()
+
+    def warning_count(self) -> int:
+        """Returns the number of warnings, about images and about the whole set."""
+        about_images = sum(count for kind, count in self.kinds.items() if kind not in ERRORS)
+        return about_images + len(self.warnings())
 
     def size_range(self) -> dict[str, list[int]]:
         """Returns width and height of the smallest, median and largest image by area; empty without
@@ -127,6 +159,7 @@ class SetSummary:
             "without_partner": self.unpaired,
             "left_out": self.left_out,
             "problems": dict(self.kinds),
+            "warnings": [warning.text for warning in self.warnings()],
             "reasons": _reasons(self.problems),
             "sizes": self.size_range() | {"distinct": len(self.sizes)},
             "stored_as": dict(sorted(self.modes.items())),
@@ -156,6 +189,8 @@ class SetSummary:
             "histogram": [{"from": low, "to": high, "pixels": n} for low, high, n in depth.octaves()],
         }
         return {
+            "labels_stored_as": dict(sorted(self.seen.stored_as.items())),
+            "labels_resized": self.seen.resized,
             "valid_share": shares,
             "sky_share": round(self.sky / count, 6),
             "without_depth": invalid,

@@ -17,7 +17,7 @@ from depthany.data.left_out import CONVERTED, SKIPPED, ImageHeader, ImageIssue, 
 from depthany.data.perturb import Share
 from depthany.data.pseudo_labels.store import PseudoLabels
 from depthany.data.sampler import Draw
-from depthany.data.samples import LabeledSet, NoValidPixel, UnlabeledSet, require_same_size
+from depthany.data.samples import LabeledSet, NoValidPixel, UnknownUnit, UnlabeledSet, require_same_size
 from depthany.data.targets import TARGETS, is_flat, make_target, require_unit
 from depthany.data.transforms import crop_shape, draw_crop
 from depthany.system.choices import require_choice
@@ -207,10 +207,13 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
 
 @contextmanager
 def _unusable(reason: Callable[[], str]) -> Iterator[None]:
-    """Turns a ValueError into `Unusable`. A missing package is not a bad file: no image is skipped for it."""
+    """Turns a ValueError into `Unusable`.
+
+    A missing package and an unknown unit are not bad files: no image is skipped for them.
+    """
     try:
         yield
-    except MissingPackage:
+    except (MissingPackage, UnknownUnit):
         raise
     except NoValidPixel as error:
         raise Unusable("no valid pixel", str(error)) from None

@@ -1,11 +1,15 @@
-"""A fast decoder of 16-bit gray PNG, the usual file of a depth map."""
+"""Depth maps stored as pictures; a fast decoder of 16-bit gray PNG, the usual file of a depth map."""
 
+import io
 import struct
 import zlib
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from depthany.data.images import MAX_PIXELS
 
@@ -39,3 +43,24 @@ def decode_gray_16(stored: bytes) -> NDArray[np.uint16] | None:
     except Exception:  # the decoder raises no narrower class
         return None
     return cast(NDArray[np.uint16], pixels[:, :, 0])
+
+
+def read_picture(path: Path) -> NDArray[Any]:
+    """Returns the numbers of a PNG or TIFF file, [h w] or [h w c], in their stored type.
+
+    A palette becomes its colours: its numbers are places in a table, not depth.
+    """
+    data = path.read_bytes()
+    if (gray := decode_gray_16(data)) is not None:
+        return gray
+    with Image.open(io.BytesIO(data)) as file:
+        if file.mode in ("RGB", "RGBA") and _is_16_bit(file):  # Pillow would drop the lower eight bits
+            colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # BGR or BGRA
+            if colours is not None:
+                return colours[:, :, [2, 1, 0, 3][: colours.shape[2]]]
+        return np.asarray(file.convert("RGB") if file.mode in ("P", "PA") else file)
+
+
+def _is_16_bit(file: Image.Image) -> bool:
+    arguments = file.tile[0].args  # type: ignore[attr-defined]
+    return ";16" in (arguments if isinstance(arguments, str) else str(arguments[0]))

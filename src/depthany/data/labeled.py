@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.depth_files import DEPTH_SUFFIXES, read_depth
-from depthany.data.folders import list_files
+from depthany.data.depth_files import read_depth
 from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
 from depthany.data.pairs import Pair, Pairs, first_ten, missing, read_list
 from depthany.data.samples import LabeledSample, NoValidPixel, require_same_size
@@ -28,11 +28,15 @@ class Decoded:
     valid: [h w] bool, True where the file format or a mask file calls the value valid. Values outside of the
         range, NaN and infinity need not be excluded.
     sky: [h w] bool, True in the sky; None if the files do not say.
+    stored_as: name of the type that the file has, such as uint16; empty if the reader does not say.
+    resized_from: height and width of the stored labels if they were resized to those of the image, else None.
     """
 
     values: NDArray[np.float32]
     valid: NDArray[np.bool_]
     sky: NDArray[np.bool_] | None = None
+    stored_as: str = ""
+    resized_from: tuple[int, int] | None = None
 
 
 class PairedDepth(ABC):
@@ -61,6 +65,7 @@ class PairedDepth(ABC):
 
     default_range_m = (1e-3, 80.0)
     unit: Unit = "m"  # of the values that `decode` returns
+    scale_is_known = True  # False: "metres" are units of a reconstruction, of any size
 
     def __init__(
         self,
@@ -214,58 +219,10 @@ class PairedDepth(ABC):
         return LabeledSample(self.name(index), stored, labels)
 
 
-class FolderDepth(PairedDepth):
-    """Image and depth files with equal stems in two folders below `root`.
+def __getattr__(name: str) -> Any:
+    """Finds `FolderDepth`, which configurations of users name by this module."""
+    if name == "FolderDepth":
+        from depthany.data.folder_depth import FolderDepth
 
-    Args:
-        root: folder that holds both.
-        images, depth: names of the two folders.
-        depth_scale: stored value of one metre (1000 for millimetres, 1 for metres).
-        sky_value: stored value of sky (paper, section 3.1); None if there is none.
-        h5_key: dataset inside `.h5` files.
-        min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected: see `PairedDepth`.
-
-    Raises:
-        ValueError: a folder is missing or empty, or a file has no partner in the other folder.
-    """
-
-    def __init__(
-        self,
-        root: str,
-        images: str = "images",
-        depth: str = "depth",
-        depth_scale: float = 1000.0,
-        sky_value: float | None = None,
-        min_depth: float = 1e-3,
-        max_depth: float = 80.0,
-        h5_key: str = "depth",
-        allow_incomplete: bool = False,
-        list_file: str | None = None,
-        sky_masks: str | None = None,
-        expected: int | None = None,
-    ) -> None:
-        if depth_scale <= 0:
-            raise ValueError(f"depth_scale={depth_scale}: expected the stored value of one metre, above 0")
-        self.images, self.depth = images, depth
-        self.depth_scale, self.sky_value, self.h5_key = depth_scale, sky_value, h5_key
-        super().__init__(root, min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected)
-
-    def find(self) -> tuple[Sequence[Pair], list[str]]:
-        images = list_files(self.root / self.images, IMAGE_SUFFIXES)
-        depths = list_files(self.root / self.depth, DEPTH_SUFFIXES)
-        unpaired = [f"{self.images}/{stem}" for stem in images if stem not in depths]
-        unpaired += [f"{self.depth}/{stem}" for stem in depths if stem not in images]
-        pairs = [Pair(stem, images[stem], depths[stem]) for stem in images if stem in depths]
-        return pairs, sorted(unpaired)
-
-    def decode(self, pair: Pair) -> Decoded:
-        stored = read_depth(pair.depth, self.h5_key)
-        sky = None if self.sky_value is None else stored == self.sky_value
-        stored /= self.depth_scale  # in place: new memory would cost as much as the division
-        return Decoded(stored, np.ones(stored.shape, bool), sky)
-
-    def range_text(self) -> str:
-        return (
-            f"(between {self.min_depth} and {self.max_depth} m at depth_scale={self.depth_scale:g}): "
-            "remove the pair, or correct depth_scale or max_depth"
-        )
+        return FolderDepth
+    raise AttributeError(f"module {__name__} has no attribute {name}")

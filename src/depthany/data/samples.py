@@ -89,6 +89,13 @@ class NoValidPixel(ValueError):
     """No pixel of an image has a valid label."""
 
 
+class UnknownUnit(ValueError):
+    """The settings of a data set do not say what the numbers in its files mean.
+
+    It is no fault of one file: training stops at it even where `data.unreadable=skip` leaves out bad files.
+    """
+
+
 def require_same_size(
     path: str,
     hw: tuple[int, ...],

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -181,6 +181,19 @@ def make_target(name: str, labels: Labels, crop: Crop) -> tuple[NDArray, NDArray
     """
     require_unit(labels.unit, TARGETS[name].units, name)
     return TARGETS[name].make(labels, crop)
+
+
+def require_metres(dataset: Any, who: str) -> None:
+    """Raises ValueError, which begins with `who`, if the labels of a data set are no depth in metres.
+
+    Nobody knows the shift of relative disparity, so 1 / disparity is no depth, and scores of it mean nothing.
+    """
+    unit: Unit = getattr(dataset, "unit", "m")
+    if unit != "m":
+        raise ValueError(
+            f"{who}: its labels are {UNITS[unit]}, and predictions are scored as depth in metres: a "
+            "model can learn from such labels, and is scored on a set of depth"
+        )
 
 
 def require_unit(unit: Unit, wanted: tuple[Unit, ...], target: str) -> None:

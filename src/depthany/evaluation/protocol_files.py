@@ -1,7 +1,7 @@
 """From a name, a pattern or a file to a protocol and its data set: configs/protocol and files of the user."""
 
 import fnmatch
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from depthany.config.entry import config_dir, plain
+from depthany.data.targets import require_metres
 from depthany.evaluation.protocol import Protocol
 
-FOLDER_SET = "depthany.data.labeled.FolderDepth"  # the reader where a protocol names none
+FOLDER_SET = "depthany.data.folder_depth.FolderDepth"  # the reader where a protocol names none
+_FOLDER_SETS = (FOLDER_SET, "depthany.data.labeled.FolderDepth")  # and its name up to version 0.1
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Chosen:
         """Returns the data set.
 
         Raises:
-            ValueError: the set is not complete, or does not have the protocol's number of images.
+            ValueError: the set is not complete, does not have the protocol's number of images, or its labels
+                are no depth in metres.
         """
         try:
             dataset = instantiate(self.dataset)
@@ -36,6 +39,8 @@ class Chosen:
             if isinstance(error.__cause__, ValueError):
                 raise ValueError(f"protocol {self.protocol.name}: {error.__cause__}") from error
             raise
+        if self.protocol.task == "depth":
+            require_metres(dataset, f"protocol {self.protocol.name}")
         if self.protocol.count is not None and len(dataset) != self.protocol.count:
             raise ValueError(
                 f"protocol {self.protocol.name} has {self.protocol.count} images, and "
@@ -44,19 +49,29 @@ class Chosen:
             )
         return dataset
 
+    def range_of_truth(self, dataset: Any) -> tuple[float, float]:
+        """Returns the nearest and the farthest true depth in metres that can count."""
+        high = self.protocol.max_depth
+        if high is None:
+            high = float(getattr(dataset, "max_depth", float("inf")))
+        return self.protocol.min_depth or 0.0, high
+
 
 def protocol_names() -> list[str]:
     """Returns the names of the protocols that come with the package."""
     return sorted(path.stem for path in (config_dir() / "protocol").glob("*.yaml"))
 
 
-def choose(words: list[str], roots: DictConfig, override: DictConfig) -> tuple[list[Chosen], dict[str, str]]:
+def choose(
+    words: list[str], roots: DictConfig, override: DictConfig, folder: DictConfig | None = None
+) -> tuple[list[Chosen], dict[str, str]]:
     """Returns the chosen protocols, and why those were left out that `all` or a pattern also matches.
 
     Args:
         words: names, patterns such as sample_*, paths of YAML files, or all.
         roots: where data sets lie, null where the user has none.
         override: settings for every protocol; null keeps the protocol's own.
+        folder: settings of `FolderDepth` for the protocols of a user's folder that leave them open.
 
     Raises:
         ValueError: a name is unknown, a protocol has an unknown setting, or the data of a protocol that was
@@ -64,10 +79,12 @@ def choose(words: list[str], roots: DictConfig, override: DictConfig) -> tuple[l
     """
     chosen: dict[str, Chosen] = {}
     missing: dict[str, str] = {}
+    given = {str(key): value for key, value in (folder or {}).items() if value is not None}
     for word in words:
         several = word == "all" or "*" in word
         for source in _sources(word):
             one = load_protocol(source, roots, override)
+            one = replace(one, dataset=_completed(one.dataset, given))
             if one.protocol.name in chosen:
                 raise ValueError(f"protocol {one.protocol.name} is named twice")
             why = _why_missing(one, source, roots)
@@ -77,6 +94,12 @@ def choose(words: list[str], roots: DictConfig, override: DictConfig) -> tuple[l
                 missing[one.protocol.name] = why
             else:
                 raise ValueError(f"protocol {one.protocol.name}: {why}")
+    for key, value in given.items():
+        if not any(_is_folder(one.dataset) and one.dataset.get(key) == value for one in chosen.values()):
+            raise ValueError(
+                f"folder.{key}={value}: no chosen protocol leaves it open; it is for protocol=folder and "
+                "files of your own"
+            )
     if not chosen:
         raise ValueError(f"no protocol has its data: {'; '.join(map(': '.join, missing.items()))}")
     return list(chosen.values()), missing
@@ -147,10 +170,21 @@ def _build(settings: DictConfig, roots: DictConfig) -> Protocol:
 
 def _with_defaults(dataset: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
     """Returns the settings of a set, of a user's folder with its reader and the range of the protocol."""
-    if dataset.get("_target_", FOLDER_SET) != FOLDER_SET:
+    if not _is_folder(dataset):
         return dataset
     range_m = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth}
     return {"_target_": FOLDER_SET, **{k: v for k, v in range_m.items() if v is not None}, **dataset}
+
+
+def _is_folder(dataset: dict[str, Any]) -> bool:
+    """Whether a set is a user's folder, read by `FolderDepth`."""
+    return dataset.get("_target_", FOLDER_SET) in _FOLDER_SETS
+
+
+def _completed(dataset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a set, those of a user's folder with what is given and left open in it."""
+    open_keys = [key for key in given if dataset.get(key) is None] if _is_folder(dataset) else []
+    return dataset | {key: given[key] for key in open_keys}
 
 
 def _why_missing(one: Chosen, source: str, roots: DictConfig) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.samples import Point
+from depthany.data.samples import Point, UnknownUnit
 from depthany.data.targets import Labels
 from depthany.evaluation import protocol as protocols
 from depthany.evaluation.blocks import cut_into_blocks
@@ -229,7 +229,7 @@ def read_one(
     except MissingPackage:  # this is not a bad file: no image is skipped for it
         raise
     except ValueError as error:
-        if not skip_unreadable:
+        if not skip_unreadable or isinstance(error, UnknownUnit | MissingPackage):
             raise UnreadableImage(str(error)) from None
         return Skipped(index, f"{name}: {error}", UNREADABLE)
     pixels, labels = sample.image, None

@@ -12,9 +12,11 @@ from hydra.utils import instantiate
 
 from depthany.data.counts import count_warnings, left_out_notes
 from depthany.data.dataset import TrainingSet
+from depthany.data.plausible import label_notes
 from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import MixedBatches
 from depthany.data.samples import UnlabeledSet
+from depthany.data.targets import require_metres
 from depthany.data.transforms import crop_shape
 from depthany.models import model as models
 from depthany.models.files.hub import DownloadError
@@ -147,8 +149,17 @@ def _build_set(entry: Mapping[str, Any], key: str) -> Any:
         raise ValueError(f"{key}: {error.__cause__}") from error
 
 
-def dataset_notes(settings: TrainSettings, dataset: TrainingSet) -> list[str]:
-    """Returns lines on sets that are not as large as expected, and on images that are there and not used."""
+def dataset_notes(
+    settings: TrainSettings, dataset: TrainingSet, val_sets: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Returns lines on the sets: another size than expected, images that are there and not used, and labels
+    that do not look like what the settings say, by a look at some of each set.
+
+    Raises:
+        ValueError: the settings do not say the unit of labels, or a validation set has no depth in metres.
+    """
+    for name, images in (val_sets or {}).items():
+        require_metres(images, f"data.val.{name}")
     kinds: tuple[tuple[str, Sequence[Sized]], ...] = (
         ("labeled", dataset.labeled),
         ("unlabeled", dataset.unlabeled),
@@ -158,8 +169,11 @@ def dataset_notes(settings: TrainSettings, dataset: TrainingSet) -> list[str]:
         for kind, members in kinds
         for name, images in zip(rooted(getattr(settings.data, kind)), members)
     }
-    weighted = weight_notes(settings, dataset)
-    return [*(f"warning: {line}" for line in count_warnings(sets)), *weighted, *left_out_notes(sets)]
+    with_labels = {name: images for name, images in sets.items() if name.startswith("data.labeled.")}
+    with_labels |= {f"data.val.{name}": images for name, images in (val_sets or {}).items()}
+    warnings, notes = label_notes(with_labels)
+    notes = [*weight_notes(settings, dataset), *left_out_notes(sets), *notes]
+    return [*(f"warning: {line}" for line in [*count_warnings(sets), *warnings]), *notes]
 
 
 def open_pseudo_labels(

@@ -17,7 +17,9 @@ LEAVES = {path.stem: path for path in sorted((config_dir() / "dataset").glob("*.
 READERS = [
     name
     for name, path in LEAVES.items()
-    if str(OmegaConf.load(path)["_target_"]).startswith(("depthany.data.sets.", "depthany.data.labeled."))
+    if str(OmegaConf.load(path)["_target_"]).startswith(
+        ("depthany.data.sets.", "depthany.data.folder_depth.")
+    )
 ]
 V1 = ["blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair"]
 V2 = ["blendedmvs", "hypersim", "irs", "tartanair", "vkitti2"]
@@ -43,6 +45,8 @@ def write(root: Path, name: str) -> str:
 def test_labeled_config_needs_only_a_root(name: str, tmp_path: Path) -> None:
     leaf = OmegaConf.load(LEAVES[name])
     leaf.root = write(tmp_path / name, name)
+    if name == "folder_depth":
+        leaf.depth_scale = 1000
     dataset = instantiate(leaf)
     sample = dataset.read(0)
     assert len(dataset) == 1
@@ -148,7 +152,41 @@ def test_notes_name_sizes_and_left_out_files(tmp_path: Path) -> None:
     ]
 
 
+def folder_notes(tmp_path: Path, *words: str) -> list[str]:
+    """What a run with one labeled and one validation folder says of their labels."""
+    roots = [
+        f"data.{group}.mine.root={write(tmp_path / group, 'folder_depth')}" for group in ("labeled", "val")
+    ]
+    words = ["stage=teacher", "data=folder", "model.pretrained=false", "experiment=none", *roots, *words]
+    settings = checks.check(compose(*words))
+    val_sets = build.build_sets(settings.data.val, "data.val")
+    return build.dataset_notes(settings, build.build_training_set(settings), val_sets)
+
+
+def test_run_doubts_units_of_training_and_validation(tmp_path: Path) -> None:
+    right, wrong = "data.labeled.mine.depth_scale=1000", "data.val.mine.depth_scale=1"
+    (line,) = folder_notes(tmp_path, right, wrong)
+    assert line.startswith("warning: data.val.mine: the median of the known depth is 5e+03 m, farther than")
+    assert line.endswith("the stored values look like millimetres: depth_scale=1000")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], r"data\.labeled\.mine: .*1\.png: depth is stored as uint16.* set depth_scale=1000"),
+        (
+            ["data.labeled.mine.quantity=disparity", "data.val.mine.quantity=disparity"],
+            r"data\.val\.mine: its labels are disparity of unknown scale, and predictions are scored",
+        ),
+    ],
+)
+def test_run_needs_units_before_it_begins(tmp_path: Path, words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        folder_notes(tmp_path, *words)
+
+
 def test_complete_set_has_no_notes(tmp_path: Path) -> None:
-    dataset = instantiate(OmegaConf.load(LEAVES["folder_depth"]), root=write(tmp_path, "folder_depth"))
+    leaf = OmegaConf.load(LEAVES["folder_depth"])
+    dataset = instantiate(leaf, root=write(tmp_path, "folder_depth"), depth_scale=1000)
     assert isinstance(dataset, PairedDepth)
     assert count_warnings({"x": dataset}) + left_out_notes({"x": dataset}) == []

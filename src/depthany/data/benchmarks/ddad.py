@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from depthany.data.benchmarks.benchmark import BenchmarkDepth, first_file
-from depthany.data.depth_files import read_depth
+from depthany.data.depth_files import read_depth_16
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
 
@@ -42,7 +42,7 @@ class DdadProjected(BenchmarkDepth):
         return Pair((image.parent / stem).relative_to(self.root).as_posix(), image, first_file(places))
 
     def decode(self, pair: Pair) -> Decoded:
-        depth_m = read_depth(pair.depth)
+        depth_m = read_depth_16(pair.depth)
         if pair.depth.suffix == ".png":
             depth_m = depth_m / np.float32(_PNG_SCALE)
         return Decoded(depth_m, depth_m > 0)

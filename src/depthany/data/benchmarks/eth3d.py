@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from depthany.data.benchmarks.benchmark import BenchmarkDepth, first_file, subfolder
-from depthany.data.depth_files import read_raw_float
+from depthany.data.float_files import read_raw_float
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
 from depthany.data.samples import LabeledSample

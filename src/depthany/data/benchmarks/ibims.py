@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from depthany.data.benchmarks.benchmark import BenchmarkDepth, subfolder
-from depthany.data.depth_files import read_depth
+from depthany.data.depth_files import read_depth, read_depth_16
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
 from depthany.data.samples import require_same_size
@@ -41,7 +41,7 @@ class Ibims(BenchmarkDepth):
         return [pair.image, pair.depth, *_masks(pair)]
 
     def decode(self, pair: Pair) -> Decoded:
-        depth_m = read_depth(pair.depth) * np.float32(50 / 65535)
+        depth_m = read_depth_16(pair.depth) * np.float32(50 / 65535)
         valid = depth_m > 0
         for path in _masks(pair):
             mask = read_depth(path) > 0

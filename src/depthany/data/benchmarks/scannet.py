@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from depthany.data.benchmarks.benchmark import BenchmarkDepth
-from depthany.data.depth_files import read_depth
+from depthany.data.depth_files import read_depth_16
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair, read_list
 
@@ -46,5 +46,5 @@ class ScannetMarigold(BenchmarkDepth):
         ]
 
     def decode(self, pair: Pair) -> Decoded:
-        depth_m = read_depth(pair.depth) / np.float32(1000)
+        depth_m = read_depth_16(pair.depth) / np.float32(1000)
         return Decoded(depth_m, depth_m > 0)

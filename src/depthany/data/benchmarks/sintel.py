@@ -1,7 +1,7 @@
 """MPI Sintel, training scenes."""
 
 from depthany.data.benchmarks.benchmark import BenchmarkDepth, subfolder
-from depthany.data.depth_files import read_dpt
+from depthany.data.float_files import read_dpt
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
 from depthany.system.choices import require_choice

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from depthany.data.depth_files import read_pfm
+from depthany.data.float_files import read_pfm
 from depthany.data.labeled import Decoded
 from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
 from depthany.data.pairs import Pair
@@ -22,6 +22,7 @@ class BlendedMVS(LayoutDepth):
     """
 
     default_range_m = (1e-6, 1e6)  # the scale of a reconstruction is arbitrary
+    scale_is_known = False
 
     def __init__(self, root: str, masked: bool = False, **common: Any) -> None:
         self.layout = Layout(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from depthany.data.depth_files import read_depth
+from depthany.data.depth_files import read_depth_16
 from depthany.data.labeled import Decoded
 from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
 from depthany.data.pairs import Pair, Pairs
@@ -50,6 +50,6 @@ class DIML(LayoutDepth):
         return self.pairs_of(rows), unpaired
 
     def decode(self, pair: Pair) -> Decoded:
-        depth_m = read_depth(pair.depth) / np.float32(1000)
+        depth_m = read_depth_16(pair.depth) / np.float32(1000)
         low, high = RANGES_M["outdoor" if pair.depth.parent.name == "depthmap" else "indoor"]
         return Decoded(depth_m, (depth_m >= low) & (depth_m <= high))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from depthany.data.depth_files import read_depth
+from depthany.data.depth_files import read_depth_16
 from depthany.data.labeled import Decoded, PairedDepth
 from depthany.data.pairs import Pair, Pairs, missing, require_unique, walk
 from depthany.system.choices import require_choice
@@ -100,5 +100,5 @@ class KITTI(PairedDepth):
         return image, os.path.join(self._place_of[folder], depth)
 
     def decode(self, pair: Pair) -> Decoded:
-        stored = read_depth(pair.depth)
+        stored = read_depth_16(pair.depth)
         return Decoded(stored / np.float32(256), stored > 0)

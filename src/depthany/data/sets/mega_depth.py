@@ -35,6 +35,7 @@ class MegaDepth(LayoutDepth):
     """
 
     default_range_m = (1e-6, 1e6)  # the scale of a reconstruction is arbitrary
+    scale_is_known = False
     layout = Layout(
         _PATH + "/imgs", r"(.+)\.(?i:jpe?g|png)", _PATH + "/depths", r"(.+)\.h5", skip="sparse|stereo|images"
     )

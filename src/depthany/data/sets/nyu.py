@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from depthany.data.depth_files import read_depth, read_mat
+from depthany.data.depth_files import read_depth_16, read_mat
 from depthany.data.labeled import Decoded, PairedDepth
 from depthany.data.layouts import Layout, LayoutDepth
 from depthany.data.pairs import Pair, Pairs
@@ -80,7 +80,7 @@ class NYUv2(PairedDepth):
         if pair.depth.name == FILE:
             depth_m = self._frame(self._mat_key, pair, 2).T.astype(np.float32)
         else:
-            depth_m = read_depth(pair.depth) / np.float32(1000)
+            depth_m = read_depth_16(pair.depth) / np.float32(1000)
         return Decoded(depth_m, depth_m > 0)
 
     def _numbers(self, count: int) -> list[int]:
@@ -150,5 +150,5 @@ class NYUv2Raw(LayoutDepth):
         return image.lstrip("/"), depth.lstrip("/")
 
     def decode(self, pair: Pair) -> Decoded:
-        depth_m = read_depth(pair.depth) / np.float32(1000)
+        depth_m = read_depth_16(pair.depth) / np.float32(1000)
         return Decoded(depth_m, depth_m > 0)

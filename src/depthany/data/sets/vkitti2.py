@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from depthany.data.depth_files import read_depth
+from depthany.data.depth_files import read_depth_16
 from depthany.data.labeled import Decoded
 from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
 from depthany.data.pairs import Pair
@@ -56,5 +56,5 @@ class VirtualKITTI2(LayoutDepth):
         return rows
 
     def decode(self, pair: Pair) -> Decoded:
-        depth_cm = read_depth(pair.depth)
+        depth_cm = read_depth_16(pair.depth)
         return Decoded(depth_cm / np.float32(100), depth_cm > 0, depth_cm == SKY_CM)

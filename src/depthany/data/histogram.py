@@ -62,6 +62,18 @@ class DepthHistogram:
         middle = float(edges.view(np.float32).astype(np.float64).mean())
         return min(max(middle, self.low), self.high) if reached else 0.0
 
+    def share_below(self, limit: float) -> float:
+        """Returns the share of the numbers below a limit of 0 or more, those within 0.1 % of it left out."""
+        return float(self.counts[: _bin(limit)].sum() / max(self.total, 1))
+
+    def share_above(self, limit: float) -> float:
+        """Returns the share of the numbers above a limit of 0 or more, those within 0.1 % of it left out."""
+        return float(self.counts[_bin(limit) + 1 :].sum() / max(self.total, 1))
+
+    def share_of_largest(self) -> float:
+        """Returns the share of the numbers within 0.1 % of the largest; 0 if nothing was counted."""
+        return float(self.counts[_bin(self.high)] / self.total) if self.total else 0.0
+
     def octaves(self) -> list[tuple[float, float, int]]:
         """Returns counts between neighbouring powers of two as (from, to, count), from the smallest number
         above 0 to the largest. Numbers below 1e-38 count as 0.
@@ -76,6 +88,10 @@ class DepthHistogram:
     def zeros(self) -> int:
         """How many numbers are 0, which is infinitely far in a set of disparity."""
         return int(self.counts[: _BINS // 256].sum())
+
+
+def _bin(number: float) -> int:
+    return int(np.float32(number).view(np.uint32) >> _DROPPED_BITS)
 
 
 @dataclass(frozen=True)

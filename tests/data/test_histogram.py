@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from depthany.checking.histogram import DepthHistogram
+from depthany.data.histogram import DepthHistogram
 
 
 def test_percentiles_are_close_to_numpys() -> None:

@@ -1,0 +1,220 @@
+"""A user's own pairs: image and depth, or relative disparity, as files with equal stems."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from depthany.data.depth_files import DEPTH_SUFFIXES, ArrayKeys, one_channel, read_stored
+from depthany.data.folders import list_files
+from depthany.data.images import IMAGE_SUFFIXES
+from depthany.data.labeled import Decoded, PairedDepth
+from depthany.data.pairs import Pair
+from depthany.data.samples import UnknownUnit
+from depthany.data.targets import Unit
+from depthany.system.choices import require_choice
+from depthany.system.packages import reason
+
+UNIT_OF: dict[str, Unit] = {"depth": "m", "disparity": "disparity"}  # quantity -> unit of the labels
+RESIZES = ("nearest",)
+_USUAL = ((1000, "millimetres"), (100, "centimetres"), (256, "KITTI"), (5000, "TUM"), (1, "metres"))
+
+
+class FolderDepth(PairedDepth):
+    """Image and depth files with equal stems in two folders below `root`, or in one.
+
+    Float files (`.npy`, `.npz`, `.h5`, `.pfm`, `.exr`, `.dpt`, float TIFF) are in metres unless `depth_scale`
+    says otherwise. Integers have no usual unit, so `depth_scale` must say it.
+
+    With `quantity=disparity` the numbers are relative: larger is nearer, scale and shift are unknown, in 8 or
+    16 bits or float, also as three equal channels. 0 and negative numbers are unknown; `sky_value=0` makes 0
+    the sky, which is infinitely far.
+
+    Args:
+        root: folder that holds both.
+        images, depth: names of the two folders; `.` is `root` itself.
+        depth_scale: stored value of one metre (1000 for millimetres, 1 for metres). None = 1 for floats;
+            integers are an error.
+        quantity: `depth` or `disparity`.
+        sky_value: stored value of sky (paper, section 3.1); None if there is none.
+        h5_key, npz_key, exr_channel: see `ArrayKeys`.
+        image_suffix, depth_suffix: how the names of the files end, such as `_rgb.png` and `_depth.png`, or
+            `_depth` with any suffix; what is before is the stem. None = any name.
+        resize_depth: `nearest` resizes depth of another resolution to that of its image, by the nearest
+            pixel; the ratio of width to height must agree. None = such a pair is an error.
+        min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected: see `PairedDepth`. The range
+            does not apply to disparity.
+
+    Raises:
+        ValueError: a folder is missing or empty, a file has no partner in the other folder, or two settings
+            contradict each other.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        images: str = "images",
+        depth: str = "depth",
+        depth_scale: float | None = None,
+        quantity: str = "depth",
+        sky_value: float | None = None,
+        min_depth: float | None = None,
+        max_depth: float | None = None,
+        h5_key: str = "depth",
+        npz_key: str | None = None,
+        exr_channel: str | None = None,
+        image_suffix: str | None = None,
+        depth_suffix: str | None = None,
+        resize_depth: str | None = None,
+        allow_incomplete: bool = False,
+        list_file: str | None = None,
+        sky_masks: str | None = None,
+        expected: int | None = None,
+    ) -> None:
+        require_choice("quantity", quantity, UNIT_OF)
+        if resize_depth is not None:
+            require_choice("resize_depth", resize_depth, RESIZES)
+        if depth_scale is not None and depth_scale <= 0:
+            raise ValueError(f"depth_scale={depth_scale}: expected the stored value of one metre, above 0")
+        if depth_scale is not None and quantity == "disparity":
+            raise ValueError(
+                f"depth_scale={depth_scale:g} is of depth in metres, and quantity=disparity has any scale: "
+                "leave one of them out"
+            )
+        self.images, self.depth, self.unit = images, depth, UNIT_OF[quantity]
+        self.depth_scale, self.sky_value, self.resize_depth = depth_scale, sky_value, resize_depth
+        self.keys = ArrayKeys(h5_key, npz_key, exr_channel)
+        self.image_suffix, self.depth_suffix = image_suffix or "", depth_suffix or ""
+        super().__init__(root, min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected)
+
+    def find(self) -> tuple[Sequence[Pair], list[str]]:
+        images = _files(self.root / self.images, IMAGE_SUFFIXES, self.image_suffix)
+        depths = _files(self.root / self.depth, DEPTH_SUFFIXES, self.depth_suffix)
+        if self.depth_suffix and not self.image_suffix:  # in one folder the depth files are images, too
+            taken = set(depths.values())
+            images = {stem: path for stem, path in images.items() if path not in taken}
+        unpaired = [f"{self.images}/{stem}{self.image_suffix}" for stem in images if stem not in depths]
+        unpaired += [f"{self.depth}/{stem}{self.depth_suffix}" for stem in depths if stem not in images]
+        pairs = [Pair(stem, images[stem], depths[stem]) for stem in images if stem in depths]
+        return pairs, sorted(unpaired)
+
+    def decode(self, pair: Pair) -> Decoded:
+        stored = read_stored(pair.depth, self.keys)
+        in_metres = self.unit == "m"
+        plane = self._of_known_unit(pair.depth, stored) if in_metres else gray(pair.depth, stored)
+        values = plane.astype(np.float32)  # [h w]
+        sky = None if self.sky_value is None else values == self.sky_value
+        if self.depth_scale is not None:
+            values /= self.depth_scale  # in place: new memory would cost as much as the division
+        valid = np.ones(values.shape, bool) if in_metres else values > 0
+        return self._at_size_of_image(pair, Decoded(values, valid, sky, str(stored.dtype)))
+
+    def _of_known_unit(self, path: Path, stored: NDArray[Any]) -> NDArray[Any]:
+        """Returns stored depth as one channel [h w]. Raises UnknownUnit if the settings do not say its
+        unit.
+        """
+        if stored.ndim == 3 and stored.shape[2] in (3, 4):
+            gray(path, stored)  # raises where the channels differ
+            raise ValueError(
+                f"{path}: expected one channel of depth, got {stored.dtype} of shape {stored.shape}, a "
+                "picture of it: quantity=disparity takes three equal channels as relative disparity"
+            )
+        plane = one_channel(path, stored)
+        if self.depth_scale is None and plane.dtype.kind != "f":
+            usual = ", ".join(f"{scale} ({what})" for scale, what in _USUAL)
+            relative = "quantity=disparity if larger is nearer and there are no metres"
+            raise UnknownUnit(
+                f"{path}: depth is stored as {plane.dtype}, and depth_scale does not say the stored value of "
+                f"one metre: set depth_scale={usual}; or {relative}"
+            )
+        return plane
+
+    def _at_size_of_image(self, pair: Pair, decoded: Decoded) -> Decoded:
+        """Returns the depth, resized to its image if `resize_depth` allows it."""
+        if self.resize_depth is None:
+            return decoded
+        hw, image_hw = decoded.values.shape, _upright_hw(pair.image)
+        if hw == image_hw:
+            return decoded
+        a_pixel = max(min(hw), min(image_hw))  # of the smaller map: its sides were rounded
+        if abs(hw[0] * image_hw[1] - hw[1] * image_hw[0]) >= a_pixel:
+            raise ValueError(
+                f"{pair.depth}: depth is {hw[1]}x{hw[0]}, its image {pair.image} is "
+                f"{image_hw[1]}x{image_hw[0]}: resize_depth needs the same ratio of width to height"
+            )
+        sky = None if decoded.sky is None else _nearest(decoded.sky, image_hw)
+        return replace(
+            decoded,
+            values=_nearest(decoded.values, image_hw),
+            valid=_nearest(decoded.valid, image_hw),
+            sky=sky,
+            resized_from=(hw[0], hw[1]),
+        )
+
+    def range_text(self) -> str:
+        if self.unit == "disparity":
+            return "(disparity above 0): remove the pair"
+        scale = "" if self.depth_scale is None else f" at depth_scale={self.depth_scale:g}"
+        return (
+            f"(between {self.min_depth} and {self.max_depth} m{scale}): "
+            "remove the pair, or correct depth_scale or max_depth"
+        )
+
+
+def gray(path: Path, stored: NDArray[Any]) -> NDArray[Any]:
+    """Returns the numbers of a gray picture as one channel [h w], from one channel or from three equal ones.
+
+    Alpha, as a second or fourth channel, is dropped if it is the same everywhere.
+
+    Raises:
+        ValueError: the channels differ, or alpha varies.
+    """
+    if stored.ndim == 3 and stored.shape[2] in (2, 4):
+        alpha = stored[:, :, -1]
+        if (alpha != alpha[0, 0]).any():
+            raise ValueError(f"{path}: its alpha varies, which has no meaning here: store it without alpha")
+        stored = stored[:, :, :-1]
+    if stored.ndim == 3 and stored.shape[2] == 3:
+        first = stored[:, :, 0]
+        if any(not np.array_equal(first, stored[:, :, c], stored.dtype.kind == "f") for c in (1, 2)):
+            raise ValueError(
+                f"{path}: expected one channel, or three equal ones, and these differ: a colour-mapped "
+                "picture? Its numbers are lost; store gray values"
+            )
+        return first
+    return one_channel(path, stored)
+
+
+def _files(folder: Path, suffixes: tuple[str, ...], ending: str) -> dict[str, Path]:
+    """Returns the files below a folder by stem, which ends before `ending`; see `list_files`."""
+    if not ending:
+        return list_files(folder, suffixes)
+    stem_ending, dot, suffix = ending.rpartition(".")
+    if dot and f".{suffix.lower()}" in suffixes:
+        found = list_files(folder, (ending.lower(),))
+    else:
+        stem_ending = ending
+        found = list_files(folder, tuple(ending.lower() + suffix for suffix in suffixes))
+    return {stem[: len(stem) - len(stem_ending)]: path for stem, path in found.items()}
+
+
+def _upright_hw(path: Path) -> tuple[int, int]:
+    """Returns height and width of an image as it is displayed, from its header."""
+    try:
+        with Image.open(path) as file:
+            (width, height), orientation = file.size, file.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # a damaged file can raise almost anything in Pillow
+        raise ValueError(f"{path}: cannot read the image: {reason(error)}") from None
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _nearest(plane: NDArray[Any], hw: tuple[int, int]) -> NDArray[Any]:
+    """Returns a plane [h w] at another size; each pixel takes the value at its centre."""
+    numbers = plane.view(np.uint8) if plane.dtype == np.bool_ else plane
+    resized = cv2.resize(numbers, (hw[1], hw[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.view(np.bool_) if plane.dtype == np.bool_ else resized

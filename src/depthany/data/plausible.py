@@ -1,0 +1,211 @@
+"""Do the labels of a set look like what its settings say? For check_data, training and evaluation alike."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthany.data.histogram import DepthHistogram
+from depthany.data.labeled import Decoded, PairedDepth
+from depthany.data.samples import UnknownUnit
+from depthany.data.targets import Labels
+from depthany.system.packages import MissingPackage
+
+NEAREST_M = 0.05  # a set whose median depth is nearer has another unit
+OUTSIDE = 0.25  # share of the known depth that may lie outside of the range of the set without a warning
+ONE_VALUE = 1e-3  # share of the pixels from which on the largest number of 16 bits stands for something else
+FILES = 8  # read of a set where not all are
+USUAL_M = (0.2, 200.0)  # a median depth that makes a unit likely
+SCALES = {  # stored value of one metre -> what such values are, the likeliest first
+    1: "metres",
+    1000: "millimetres",
+    100: "centimetres",
+    256: "1/256 m (KITTI)",
+    5000: "1/5000 m (TUM)",
+}
+
+
+@dataclass
+class SeenLabels:
+    """What was found in the labels of a set, in all of its files or in some.
+
+    files: how many were read.
+    known: known values in the unit of the set, without sky, in its range or not.
+    stored_as: how many files have each type of number, if the reader says it.
+    resized: how many were resized to their image; example: one of them, as `320x240 to 640x480`.
+    """
+
+    files: int = 0
+    known: DepthHistogram = field(default_factory=DepthHistogram)
+    stored_as: Counter[str] = field(default_factory=Counter)
+    resized: int = 0
+    example: str = ""
+
+    def add(self, decoded: Decoded) -> None:
+        """Counts the labels of one file."""
+        self.known.add(decoded.values[known_pixels(decoded, decoded.sky)])
+        sizes = decoded.resized_from and describe_resize(decoded.resized_from, decoded.values.shape)
+        self.count(decoded.stored_as, sizes or "")
+
+    def count(self, stored_as: str, resized: str) -> None:
+        """Counts a file by the type of its numbers, and by the sizes of its labels if they were resized."""
+        self.files += 1
+        if stored_as:
+            self.stored_as[stored_as] += 1
+        if resized:
+            self.resized += 1
+            self.example = self.example or resized
+
+    def notes(self) -> list[str]:
+        """Returns a line if depth was resized."""
+        if not self.resized:
+            return []
+        return [f"{self.resized} of {self.files} depth maps read are resized to their image: {self.example}"]
+
+
+def known_pixels(decoded: Decoded, without: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Returns [h w] bool, True where the file holds a finite value above 0 that is not masked.
+
+    Args:
+        without: [h w] bool, pixels that are left out, such as the sky.
+    """
+    known = decoded.valid & (decoded.values > 0) & (decoded.values < np.inf)
+    return known if without is None else known & ~without
+
+
+def describe_resize(stored_hw: tuple[int, ...], hw: tuple[int, ...]) -> str:
+    """Returns two sizes such as `320x240 to 640x480`."""
+    return f"{stored_hw[1]}x{stored_hw[0]} to {hw[1]}x{hw[0]}"
+
+
+def look_at(dataset: Any, files: int = FILES) -> SeenLabels:
+    """Reads the labels of some images, evenly spaced. A file that cannot be read is left to whoever needs it.
+
+    Raises:
+        ValueError: the settings do not say the unit of the labels, or a package is not installed.
+    """
+    seen = SeenLabels()
+    for k in range(min(files, len(dataset))):
+        index = k * len(dataset) // min(files, len(dataset))
+        try:
+            seen.add(_decoded(dataset, index))
+        except (UnknownUnit, MissingPackage):
+            raise
+        except ValueError:
+            continue
+    return seen
+
+
+def _decoded(dataset: Any, index: int) -> Decoded:
+    if isinstance(dataset, PairedDepth):
+        return dataset.decode(dataset.pairs[index])
+    labels: Labels = dataset.labels(index)
+    return Decoded(labels.values, labels.valid, labels.sky)
+
+
+def label_notes(sets: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Returns warnings and notes about labeled sets, by name, from a look at some files of each.
+
+    Raises:
+        ValueError: see `look_at`; the message begins with the name of the set.
+    """
+    warnings, notes = list[str](), list[str]()
+    for name, dataset in sets.items():
+        try:
+            seen = look_at(dataset)
+        except UnknownUnit as error:
+            raise UnknownUnit(f"{name}: {error}") from None
+        warnings += [f"{name}: {line}" for line in doubts(dataset, seen)]
+        notes += [f"{name}: {line}" for line in seen.notes()]
+    return warnings, notes
+
+
+def doubts(dataset: Any, seen: SeenLabels, range_m: tuple[float, float] | None = None) -> list[str]:
+    """Returns a line for each sign that the labels are not what the settings of their set say.
+
+    Args:
+        dataset: a labeled set. Only depth in metres can be doubted.
+        seen: what was found in its labels.
+        range_m: nearest and farthest depth that count, such as those of a protocol; None = of the set.
+    """
+    if getattr(dataset, "unit", None) != "m":
+        return []
+    lines = _of_types(dataset, seen.stored_as)
+    if not seen.known.total or not getattr(dataset, "scale_is_known", True):
+        return lines
+    own = range_m is None
+    low, high = range_m or (float(dataset.min_depth), float(dataset.max_depth))
+    median, cause = seen.known.percentile(50), _likely_unit(dataset, seen, low, high)
+    what = f"the median of the known depth is {median:.3g} m"
+    if median < max(NEAREST_M, low):
+        limit = f"min_depth={low:g}" if low > NEAREST_M else f"{100 * NEAREST_M:g} cm"
+        lines.append(f"{what}, nearer than {limit}{cause}")
+    elif median > high:
+        lines.append(f"{what}, farther than max_depth={high:g}{cause}")
+    elif own:
+        lines += _of_range(seen.known, low, high)
+    return lines + _of_ends(dataset, seen.known)
+
+
+def _of_types(dataset: Any, stored_as: Mapping[str, int]) -> list[str]:
+    """Returns lines about the types of the stored numbers."""
+    lines, files = list[str](), sum(stored_as.values())
+    small = sum(n for name, n in stored_as.items() if np.dtype(name).itemsize == 1)
+    if small:
+        lines.append(
+            f"{small} of {files} depth maps have 8 bits, at most 255 distances: a picture of the depth, or "
+            "relative values (quantity=disparity if larger is nearer)?"
+        )
+    kinds = {np.dtype(name).kind == "f" for name in stored_as}
+    if len(kinds) > 1:
+        types = ", ".join(f"{n} {name}" for name, n in sorted(stored_as.items()))
+        scale = f"depth_scale={dataset.depth_scale:g}"
+        lines.append(f"float and integer depth maps share {scale}: {types}: do they have one unit?")
+    return lines
+
+
+def _likely_unit(dataset: Any, seen: SeenLabels, low: float, high: float) -> str:
+    """Returns the end of a line: the stored median, and the unit that it looks like."""
+    if not hasattr(dataset, "depth_scale"):
+        return ": are these the files of the data set, as it publishes them?"
+    scale = dataset.depth_scale or 1.0
+    stored = seen.known.percentile(50) * scale
+    said = "null, that is metres" if dataset.depth_scale is None else f"{scale:g}"
+    where = f" (stored: {stored:.4g} at depth_scale={said})"
+    near, far = max(low, USUAL_M[0]), min(high, USUAL_M[1])
+    for other, what in SCALES.items():
+        if other != scale and near <= stored / other <= far:
+            return f"{where}: the stored values look like {what}: depth_scale={other}"
+    return f"{where}: no usual unit puts it into the range: correct depth_scale, min_depth or max_depth"
+
+
+def _of_range(known: DepthHistogram, low: float, high: float) -> list[str]:
+    """Returns a line if much of the depth is out of range."""
+    near, far = known.share_below(low), known.share_above(high)
+    if near + far <= OUTSIDE:
+        return []
+    parts = [f"{near:.0%} nearer than min_depth={low:g}"] if near >= 0.005 else []
+    parts += [f"{far:.0%} farther than max_depth={high:g}"] if far >= 0.005 else []
+    return [
+        f"{near + far:.0%} of the known depth is out of range and does not count ({', '.join(parts)}; the "
+        f"median is {known.percentile(50):.3g} m): correct the range, or the unit"
+    ]
+
+
+def _of_ends(dataset: Any, known: DepthHistogram) -> list[str]:
+    """Returns a line if the largest value is the end of a range of numbers, not a distance."""
+    if not hasattr(dataset, "depth_scale"):
+        return []
+    largest = known.high * (dataset.depth_scale or 1.0)
+    if math.isclose(largest, 1, rel_tol=1e-6):
+        return ["the largest stored value is exactly 1: values scaled to 0..1 have no unit"]
+    share = known.share_of_largest()
+    if math.isclose(largest, 65535, rel_tol=1e-6) and dataset.sky_value is None and share >= ONE_VALUE:
+        return [
+            f"{share:.1%} of the known depth is stored as 65535, the end of 16 bits: sky? sky_value=65535"
+        ]
+    return []
