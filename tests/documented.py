@@ -65,7 +65,7 @@ def documented_commands() -> list[Command]:
 
 
 def _lines_of_markdown(text: str) -> list[str]:
-    """Returns the lines of the shell blocks, with the variables that they set replaced, and inline commands."""
+    """Returns the lines of the shell blocks, with the values of their variables, and the inline commands."""
     lines, variables = list[str](), dict[str, str]()
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():

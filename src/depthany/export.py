@@ -13,13 +13,12 @@ from depthany.config.checker import check_settings
 from depthany.config.entry import run_entry
 from depthany.config.schema import CheckpointSettings
 from depthany.models.files.exports import DTYPES, FORMATS, ONNX_PACKAGES, ExportOptions
+from depthany.models.files.huggingface import FOLDER_FILES
 from depthany.models.files.loading import load_model
 from depthany.models.files.official import released_stem
 from depthany.models.model import DenseModel
 from depthany.system.files import staged
 from depthany.system.rules import setting
-
-HUGGINGFACE_FILES = {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
 @dataclass
@@ -118,7 +117,7 @@ def _check_out(out: Path, format_name: str, overwrite: bool) -> None:
         raise ValueError(f"out={out} is a {'folder' if suffix else 'file'}; pass another path")
     if not overwrite:
         raise ValueError(f"out={out} exists; pass overwrite=true to replace it, or another path")
-    if out.is_dir() and (foreign := sorted({path.name for path in out.iterdir()} - HUGGINGFACE_FILES)):
+    if out.is_dir() and (foreign := sorted({path.name for path in out.iterdir()} - set(FOLDER_FILES))):
         raise ValueError(
             f"out={out} holds more than an export, {foreign[0]}; it is not replaced: pass another path"
         )

@@ -13,11 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from depthany import load_model
 from depthany.config.entry import run_entry
 from depthany.export import run
 from depthany.models.dinov2 import SIZES, Dinov2, resize_pos_embed
+from depthany.models.files.huggingface import save_huggingface
 from depthany.models.files.official import check_official, released_stem
 from depthany.models.files.onnx import OFFSET, positions_in_graph, relative_difference
 from depthany.models.model import depth_anything, save_model
@@ -249,6 +251,25 @@ def test_transformers_computes_our_map_from_an_exported_folder(checkpoints: Path
             expected = ours(image).map.numpy()
             found = theirs(pixel_values=image).predicted_depth.numpy()
         assert relative_difference(found, expected)["max"] < 1e-4
+
+
+def test_exact_processor_makes_pipeline_equal_infer(checkpoints: Path, tmp_path: Path, monkeypatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    for module in ("dynamic_module_utils", "utils.hub"):
+        monkeypatch.setattr(f"transformers.{module}.HF_MODULES_CACHE", str(tmp_path / "cache"), raising=False)
+    model = load_model(checkpoints / "metric")
+    model.input_size = 28
+    save_huggingface(model, tmp_path / "hf")
+    exact = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf/exact", trust_remote_code=True)
+    by_infer = {"image_processor": exact}
+    draw = np.random.default_rng(0)
+    for width, height in ((90, 61), (28, 28), (20, 33)):  # 20: smaller than the input
+        photo = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        for more in ({}, by_infer):
+            pipe = transformers.pipeline("depth-estimation", model=str(tmp_path / "hf"), device="cpu", **more)
+            found = pipe(Image.fromarray(photo))["predicted_depth"].squeeze().numpy()
+            difference = relative_difference(found, model.infer(photo))["max"]
+            assert (difference < 1e-4) == (bool(more) or width == 28), (width, height, difference)
 
 
 OFFICIAL = {  # size, taps, metres -> the released name
