@@ -140,6 +140,9 @@ def write_clip(path: Path) -> None:
         container.mux(stream.encode(None))
 
 
+TRACED = ("onnx", "torchscript")  # formats that take seconds
+
+
 class Reached(Exception):
     """The command came to its first step."""
 
@@ -205,8 +208,8 @@ def stop_at_first_step(monkeypatch: pytest.MonkeyPatch, command: Command) -> Non
     }
     for name in first_steps[str(command.entry)]:
         monkeypatch.setattr(name, stop)
-    if "format=onnx" in command.words:
-        monkeypatch.setattr("depthany.models.files.exports.save_onnx", stop)
+    for name in TRACED:
+        monkeypatch.setattr(f"depthany.models.files.exports.save_{name}", stop)
 
 
 def slow_if_seconds(command: Command) -> Any:
@@ -220,8 +223,11 @@ def test_documented_command_is_accepted(
     command: Command, start: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at_first_step(monkeypatch, command)
-    code, said = start(command, *(["overwrite=true"] if command.entry == "export" else []))
-    ends = command.entry == "export" and "format=onnx" not in command.words
+    more = ["overwrite=true"] if command.entry == "export" else []
+    more += ["data=sample"] if command.entry == "index" and not command.is_whole else []
+    code, said = start(command, *more)
+    is_traced = any(f"format={name}" in command.words for name in TRACED)
+    ends = command.entry == "export" and not is_traced
     ends = ends or bool({"--help", "job"} & set(command.words))
     assert code == (0 if ends else None), said
 

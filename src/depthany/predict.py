@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from depthany.config.checker import check_settings
-from depthany.config.entry import run_entry
+from depthany.config.entry import plain, run_entry
 from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.display.progress import Bar
@@ -19,7 +19,7 @@ from depthany.inference.predictor import Predictor
 from depthany.inference.ready_model import load_ready_model
 from depthany.inference.sources import Source, find_sources
 from depthany.inference.video_in import UnreadableVideo, probe_video
-from depthany.inference.video_out import VIDEO_ENDINGS, VIDEO_SCALES, predict_video
+from depthany.inference.video_out import VIDEO_ENDINGS, VIDEO_SCALES, predict_video, takes_two_passes
 from depthany.models.model import DenseModel
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.files import require_writable
@@ -108,9 +108,20 @@ def run_video(
         return
     try:
         clip = probe_video(source.path)
-        passes = 2 if cfg.video_scale == "clip" else 1
+        passes = 2 if takes_two_passes(targets, cfg.video_scale) else 1
+        about = {key: plain(cfg)[key] for key in ("checkpoint", "input_size", "flip", "scales", "precision")}
         with Bar(f"frames of {source.path.name}", clip.frames and passes * clip.frames) as bar:
-            predict_video(clip, targets, predictor, settings, cfg.batch_size, cfg.video_scale, bar)
+            predict_video(
+                clip,
+                targets,
+                predictor,
+                settings,
+                cfg.batch_size,
+                cfg.video_scale,
+                bar,
+                about,
+                cfg.overwrite,
+            )
     except UnreadableVideo as error:
         counts.unreadable.append(str(error))
     else:
@@ -128,7 +139,7 @@ def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
     videos = [source for source in sources if source.is_video]
     if others and videos:
         raise ValueError(
-            f"save={','.join(others)}: a video can be saved as {' and '.join(VIDEO_ENDINGS)} only, and "
+            f"save={','.join(others)}: a video can be saved as {', '.join(VIDEO_ENDINGS)} only, and "
             f"{videos[0].path} is one"
         )
 
