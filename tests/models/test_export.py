@@ -1,6 +1,7 @@
 """Models for other programs: every format through its command, read by the program that it is for."""
 
 import contextlib
+import importlib
 import io
 import json
 import re
@@ -25,6 +26,7 @@ from depthany.models.files.onnx import OFFSET, positions_in_graph, relative_diff
 from depthany.models.model import depth_anything, save_model
 from depthany.system.files import staged
 
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 KINDS = {
     "disparity": {"pos_interpolation": "official"},
     "metric": {"pos_interpolation": "size", "max_depth_m": 20.0},
@@ -110,6 +112,29 @@ def test_graph_takes_new_batches_and_sizes(graphs, checkpoints: Path) -> None:
             expected = model(image).map.numpy()
         (found,) = session.run(["disparity"], {"image": image.numpy()})
         assert relative_difference(found, expected)["max"] < 1e-4, (batch, height, width)
+
+
+def test_example_script_equals_infer_without_torch(
+    graphs, checkpoints: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    source = SCRIPTS / "onnx_example.py"
+    assert not re.search(r"^(import|from) (torch|depthany)", source.read_text(), re.MULTILINE)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("onnx_example")
+    draw = np.random.default_rng(0)
+    for name, width, height in (("disparity", 90, 61), ("disparity", 20, 33), ("metric", 84, 56)):
+        # the metric graph takes 28 x 42 alone, which is what `infer` makes of this photo
+        coarse = Image.fromarray(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        photo = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        photo.save(tmp_path / "photo.png")
+        words = [str(graphs[name][0]), str(tmp_path / "photo.png"), str(tmp_path / "depth.npy")]
+        monkeypatch.setattr(sys, "argv", ["onnx_example.py", *words])
+        script.main()
+        assert ("metres" if name == "metric" else "larger is nearer") in capsys.readouterr().out
+        found, model = np.load(tmp_path / "depth.npy"), load_model(checkpoints / name)
+        expected = model.infer(np.asarray(photo), 28 if name == "metric" else None)
+        limit = 0.05 if name == "metric" else 1e-3  # that graph has float16 weights
+        assert relative_difference(found, expected)["max"] < limit, (name, width, height)
 
 
 def test_graph_of_one_size_takes_no_other(graphs) -> None:
