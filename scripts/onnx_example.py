@@ -4,7 +4,8 @@
     python scripts/onnx_example.py student.onnx photo.jpg depth.npy
 
 The file describes its preprocessing itself (docs/exports.md); this script follows the description and needs
-neither torch nor depthany. The result equals `depthany.load_model(...).infer(photo)` within 1e-3 of the range.
+neither torch nor depthany. The result equals `depthany.load_model(...).infer(photo)` within 1e-3 of the map's
+range.
 """
 
 import argparse
