@@ -25,6 +25,9 @@ from depthany.system.device import Compute, prepare_compute
 from depthany.system.files import require_writable
 from depthany.system.rules import setting, split_words
 
+# Settings that the values of a prediction depend on.
+DECIDING = ("checkpoint", "input_size", "flip", "scales", "margin", "precision")
+
 
 @dataclass
 class PredictSettings(CheckpointSettings, BatchSettings):
@@ -39,6 +42,7 @@ class PredictSettings(CheckpointSettings, BatchSettings):
     input_size: int | None = None  # its bounds depend on the model
     flip: bool = setting()
     scales: list[float] = setting(above=0)
+    margin: int = setting(least=0)
     near_m: float | None = setting(None, above=0)
     far_m: float | None = setting(None, above=0)
     focal_px: float | None = setting(None, above=0)
@@ -109,7 +113,7 @@ def run_video(
     try:
         clip = probe_video(source.path)
         passes = 2 if takes_two_passes(targets, cfg.video_scale) else 1
-        about = {key: plain(cfg)[key] for key in ("checkpoint", "input_size", "flip", "scales", "precision")}
+        about = {key: plain(cfg)[key] for key in DECIDING}
         with Bar(f"frames of {source.path.name}", clip.frames and passes * clip.frames) as bar:
             predict_video(
                 clip,
@@ -147,7 +151,7 @@ def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
 def build_predictor(cfg: DictConfig, model: DenseModel) -> Predictor:
     """Returns the model with its input size and views."""
     size = model.input_size if cfg.input_size is None else cfg.input_size
-    return Predictor(model, size, tuple(cfg.scales), cfg.flip)
+    return Predictor(model, size, tuple(cfg.scales), cfg.flip, margin=cfg.margin)
 
 
 def build_settings(cfg: DictConfig, model: DenseModel) -> OutputSettings:
