@@ -70,8 +70,8 @@ class Predictor:
             self.model.preprocessing.require_input_size(size)
             if size <= self._margin_px:
                 raise ValueError(
-                    f"margin={self.margin}: mirrors {self._margin_px} pixels, and the shorter side of an input "
-                    f"has {size}: lower margin, or raise input_size"
+                    f"margin={self.margin}: mirrors {self._margin_px} pixels, and the shorter side of an "
+                    f"input has {size}: lower margin, or raise input_size"
                 )
 
     @property
