@@ -13,7 +13,7 @@ from depthany.config.checker import check_settings
 from depthany.config.entry import run_entry
 from depthany.config.schema import CheckpointSettings
 from depthany.models.files.exports import DTYPES, FORMATS, ONNX_PACKAGES, ExportOptions
-from depthany.models.files.huggingface import FOLDER_FILES
+from depthany.models.files.huggingface import EXACT, FOLDER_FILES
 from depthany.models.files.loading import load_model
 from depthany.models.files.official import released_stem
 from depthany.models.model import DenseModel
@@ -98,6 +98,11 @@ def notes(model: DenseModel, format_name: str, out: Path) -> list[str]:
         lines.append(
             f"{reader[0]} resamples position embeddings in another way than this model: equal "
             "maps for square images at the size of the stored embeddings, close ones elsewhere"
+        )
+    if format_name == "huggingface":
+        lines.append(
+            "transformers resizes photos and maps in its own way; pass image_processor=AutoImageProcessor."
+            f"from_pretrained({str(out / EXACT)!r}, trust_remote_code=True) for the same as here (docs/exports.md)"
         )
     if format_name == "official" and out.stem != released_stem(model):
         taps, max_depth_m = model.config["encoder"]["taps"], model.quantity.max_depth_m

@@ -269,6 +269,7 @@ def test_transformers_computes_our_map_from_an_exported_folder(checkpoints: Path
         ended = export(f"checkpoint={checkpoints / name}", "format=huggingface", f"out={tmp_path / name}")
         assert ended.code == 0, ended.err
         assert ("resamples position embeddings" in ended.out) == (name == "disparity")
+        assert f"from_pretrained('{tmp_path / name}/exact', trust_remote_code=True)" in ended.out
         theirs = transformers.AutoModelForDepthEstimation.from_pretrained(tmp_path / name).eval()
         ours = load_model(checkpoints / name)
         image = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))  # the stored grid
