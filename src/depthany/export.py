@@ -101,8 +101,9 @@ def notes(model: DenseModel, format_name: str, out: Path) -> list[str]:
         )
     if format_name == "huggingface":
         lines.append(
-            "transformers resizes photos and maps in its own way; pass image_processor=AutoImageProcessor."
-            f"from_pretrained({str(out / EXACT)!r}, trust_remote_code=True) for the same as here (docs/exports.md)"
+            "transformers resizes photos and maps in its own way (docs/exports.md); for the same maps as here "
+            "pass image_processor=AutoImageProcessor.from_pretrained"
+            f"({str(out / EXACT)!r}, trust_remote_code=True)"
         )
     if format_name == "official" and out.stem != released_stem(model):
         taps, max_depth_m = model.config["encoder"]["taps"], model.quantity.max_depth_m
