@@ -101,7 +101,7 @@ def notes(model: DenseModel, format_name: str, out: Path) -> list[str]:
         )
     if format_name == "huggingface":
         lines.append(
-            "transformers resizes photos and maps in its own way (docs/exports.md); for the same maps as here "
+            "transformers resizes photos and maps in its own way (docs/exports.md); for our maps "
             "pass image_processor=AutoImageProcessor.from_pretrained"
             f"({str(out / EXACT)!r}, trust_remote_code=True)"
         )
