@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from depthany.config.checker import check_settings
-from depthany.config.entry import run_entry
+from depthany.config.entry import plain, run_entry
 from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.display.progress import Bar
@@ -19,12 +19,15 @@ from depthany.inference.predictor import Predictor
 from depthany.inference.ready_model import load_ready_model
 from depthany.inference.sources import Source, find_sources
 from depthany.inference.video_in import UnreadableVideo, probe_video
-from depthany.inference.video_out import VIDEO_ENDINGS, VIDEO_SCALES, predict_video
+from depthany.inference.video_out import VIDEO_ENDINGS, VIDEO_SCALES, predict_video, takes_two_passes
 from depthany.models.files.model_source import ModelSource
 from depthany.models.model import DenseModel
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.files import require_writable
 from depthany.system.rules import setting, split_words
+
+# Settings that the values of a prediction depend on.
+DECIDING = ("checkpoint", "input_size", "flip", "scales", "margin", "precision")
 
 
 @dataclass
@@ -40,6 +43,7 @@ class PredictSettings(CheckpointSettings, BatchSettings):
     input_size: int | None = None  # its bounds depend on the model
     flip: bool = setting()
     scales: list[float] = setting(above=0)
+    margin: int = setting(least=0)
     near_m: float | None = setting(None, above=0)
     far_m: float | None = setting(None, above=0)
     focal_px: float | None = setting(None, above=0)
@@ -110,9 +114,21 @@ def run_video(
         return
     try:
         clip = probe_video(source.path)
-        passes = 2 if cfg.video_scale == "clip" else 1
+        passes = 2 if takes_two_passes(targets, cfg.video_scale) else 1
+        about = {key: plain(cfg)[key] for key in DECIDING}
         with Bar(f"frames of {source.path.name}", clip.frames and passes * clip.frames) as bar:
-            predict_video(clip, targets, predictor, settings, cfg.batch_size, cfg.video_scale, bar, counts)
+            predict_video(
+                clip,
+                targets,
+                predictor,
+                settings,
+                cfg.batch_size,
+                cfg.video_scale,
+                bar,
+                counts,
+                about,
+                cfg.overwrite,
+            )
     except UnreadableVideo as error:
         counts.unreadable.append(str(error))
     else:
@@ -130,7 +146,7 @@ def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
     videos = [source for source in sources if source.is_video]
     if others and videos:
         raise ValueError(
-            f"save={','.join(others)}: a video can be saved as {' and '.join(VIDEO_ENDINGS)} only, and "
+            f"save={','.join(others)}: a video can be saved as {', '.join(VIDEO_ENDINGS)} only, and "
             f"{videos[0].path} is one"
         )
 
@@ -138,7 +154,7 @@ def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
 def build_predictor(cfg: DictConfig, model: DenseModel) -> Predictor:
     """Returns the model with its input size and views."""
     size = model.input_size if cfg.input_size is None else cfg.input_size
-    return Predictor(model, size, tuple(cfg.scales), cfg.flip)
+    return Predictor(model, size, tuple(cfg.scales), cfg.flip, margin=cfg.margin)
 
 
 def build_settings(cfg: DictConfig, model: DenseModel) -> OutputSettings:

@@ -23,6 +23,18 @@ def test_one_view_is_what_infer_gives(model: DenseModel, size: tuple[int, int]) 
     assert np.array_equal(predicted(Predictor(model, 28), image)[0], model.infer(image, 28))
 
 
+def test_margin_is_mirrored_and_cut_off(model: DenseModel) -> None:
+    image = pixels(28, 42)  # the input's size, so that nothing is resized
+    mirrored = np.pad(image, ((14, 14), (14, 14), (0, 0)), mode="reflect")
+    expected = model.infer(mirrored, 56)[14:-14, 14:-14]
+    for margin in (0, 1):
+        (found,) = predicted(Predictor(model, 28, margin=margin), image)
+        assert found.shape == (28, 42)
+        assert np.allclose(found, expected, rtol=1e-5) == bool(margin)
+    with pytest.raises(ValueError, match=r"margin=2: mirrors 28 pixels, and the shorter side .* has 28"):
+        Predictor(model, 28, margin=2)
+
+
 def test_a_batch_is_what_its_images_are_alone(model: DenseModel) -> None:
     predictor = Predictor(model, 42, scales=(1.0, 1.4), flip=True)
     images = [pixels(50, 60, seed) for seed in range(3)]

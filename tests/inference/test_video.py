@@ -1,5 +1,6 @@
 """Videos in and out: times, scale, order, memory and damage."""
 
+import json
 import struct
 from fractions import Fraction
 from itertools import pairwise
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 import torch
 from media import pixels, read_video, write_video
+from PIL import Image
 
+from depthany import load_model
+from depthany.data.depth_files import read_depth
 from depthany.display.progress import Bar
 from depthany.inference.outputs import OutputSettings
 from depthany.inference.prediction_counts import PredictionCounts
@@ -201,11 +205,108 @@ def test_interrupted_video_leaves_nothing(predict, ctrl_c_at_batch, tmp_path: Pa
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_photo_formats_are_refused_for_videos(predict, tmp_path: Path) -> None:
+def test_point_clouds_are_refused_for_videos(predict, tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", ramps(2), Fraction(10))
-    ended = predict(f"images={tmp_path / 'a.mp4'}", "save=color,npy")
+    ended = predict(f"images={tmp_path / 'a.mp4'}", "save=color,ply")
     assert ended.code == 2
     assert ended.err == (
-        f"error: save=npy: a video can be saved as color and side only, and {tmp_path / 'a.mp4'} is one\n"
+        "error: save=ply: a video can be saved as color, side, png16, npy, exr, pfm only, and "
+        f"{tmp_path / 'a.mp4'} is one\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_raw_frames_are_the_values_as_predicted(predict, checkpoint: Path, tmp_path: Path) -> None:
+    times = [Fraction(t, 100) for t in (0, 3, 20, 21, 50)]
+    write_video(tmp_path / "a.mp4", ramps(5), Fraction(10), times)
+    model = load_model(checkpoint)
+    expected = [model.infer(frame) for frame in read_video(tmp_path / "a.mp4")[0]]
+    ended = predict(f"images={tmp_path / 'a.mp4'}", "save=npy,exr,png16,pfm,color", "batch_size=2")
+    assert (ended.code, ended.err) == (0, "")
+    out = tmp_path / "out"
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    suffixes = {"16bit": "png", "exr": "exr", "npy": "npy", "pfm": "pfm"}
+    wanted = [f"a_{name}/{i:06d}.{suffix}" for name, suffix in suffixes.items() for i in range(1, 6)]
+    assert names == sorted(["a_color.mp4", *wanted, *(f"a_{name}/frames.json" for name in suffixes)])
+    for i, values in enumerate(expected, start=1):
+        found = np.load(out / f"a_npy/{i:06d}.npy")
+        np.testing.assert_allclose(found, values, rtol=1e-5)
+        np.testing.assert_array_equal(read_depth(out / f"a_pfm/{i:06d}.pfm"), found)
+        np.testing.assert_array_equal(read_depth(out / f"a_exr/{i:06d}.exr"), found)
+        png = Image.open(out / f"a_16bit/{i:06d}.png")
+        restored = float(png.text["offset"]) + float(png.text["scale"]) * np.asarray(png, np.float64)
+        np.testing.assert_allclose(restored, found, atol=np.ptp(found) / 65535)
+    told = json.loads((out / "a_npy/frames.json").read_text())
+    assert told["times_s"] == pytest.approx([float(t) for t in times], abs=1e-3)
+    assert (told["frames"], told["size"], told["files"]) == (5, [28, 42], "%06d.npy, from 1")
+    assert (told["quantity"], told["unit"], told["larger_is_nearer"]) == ("disparity", None, True)
+    assert told["made_with"]["checkpoint"] == str(checkpoint)
+
+
+@pytest.mark.parametrize("scale, is_one", [("clip", True), ("frame", False)])
+def test_16bit_frames_of_clip_share_one_scale(tmp_path: Path, scale: str, is_one: bool) -> None:
+    write_video(tmp_path / "a.mp4", ramps(4), Fraction(5))
+    raw_frames(tmp_path, "png16", "_16bit", scale)
+    texts = [Image.open(path).text["scale"] for path in sorted((tmp_path / "a_16bit").glob("*.png"))]
+    assert (len(set(texts)) == 1) == is_one and len(texts) == 4
+    stored = json.loads((tmp_path / "a_16bit/frames.json").read_text())["stored"]
+    assert (
+        (float(texts[0]) == stored["scale"])
+        if is_one
+        else (stored == "scale and offset are texts of each file")
+    )
+
+
+def raw_frames(
+    folder: Path,
+    name: str = "npy",
+    ending: str = "_npy",
+    scale: str = "frame",
+    about: dict | None = None,
+    overwrite: bool = False,
+) -> None:
+    """The frames of folder/a.mp4 in a folder beside it."""
+    clip, settings = probe_video(folder / "a.mp4"), OutputSettings(Quantity("disparity"))
+    targets, predictor = {name: folder / f"a{ending}" / "frames.json"}, Predictor(BrightnessIsDisparity(), 28)
+    with Bar("frames", clip.frames) as bar:
+        predict_video(clip, targets, predictor, settings, 2, scale, bar, about, overwrite)
+
+
+def test_raw_frames_continue_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "a.mp4", ramps(9), Fraction(5))
+    predict, calls = Predictor.predict, list[int]()
+
+    def counted(self: Predictor, images: list) -> torch.Tensor:
+        calls.append(len(images))
+        if sum(calls) > 5:
+            raise KeyboardInterrupt
+        return predict(self, images)
+
+    monkeypatch.setattr(Predictor, "predict", counted)
+    with pytest.raises(KeyboardInterrupt):
+        raw_frames(tmp_path)
+    done = sorted(path.name for path in (tmp_path / "a_npy").glob("*.npy"))
+    assert 0 < len(done) < 9 and not (tmp_path / "a_npy/frames.json").exists()
+    np.save(tmp_path / "a_npy" / done[0], np.zeros((1, 1), np.float32))  # to see that it is left alone
+    (tmp_path / "a_npy/notes.txt").write_text("mine")
+    calls[:] = [-100]
+    raw_frames(tmp_path)
+    assert 100 + sum(calls) == 9 - len(done)
+    assert np.load(tmp_path / "a_npy" / done[0]).shape == (1, 1)
+    assert json.loads((tmp_path / "a_npy/frames.json").read_text())["frames"] == 9
+    for more in ({"about": {"flip": True}}, {"overwrite": True}):  # other settings begin anew
+        (tmp_path / "a_npy/frames.json").rename(tmp_path / "a_npy/unfinished.json")
+        (tmp_path / "a_npy/unfinished.json").write_text('{"video_bytes": 1}')
+        np.save(tmp_path / "a_npy/000042.npy", np.zeros(1))
+        raw_frames(tmp_path, **more)
+        assert np.load(tmp_path / "a_npy" / done[0]).shape == (28, 42)
+        names = sorted(path.name for path in (tmp_path / "a_npy").iterdir())
+        assert names == [*(f"{i:06d}.npy" for i in range(1, 10)), "frames.json", "notes.txt"]
+
+
+def test_damaged_video_leaves_no_raw_frames(tmp_path: Path) -> None:
+    path, _ = damaged(tmp_path)["noise"]
+    path.rename(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match="damaged after frame"):
+        raw_frames(tmp_path)
+    assert not (tmp_path / "a_npy").exists()

@@ -261,3 +261,34 @@ def test_an_encoder_starts_from_a_dinov2_folder(
             expected = theirs(images(*size)).last_hidden_state[:, 1:]
             torch.testing.assert_close(patch_tokens(ours(images(*size))[-1]), expected, atol=1e-4, rtol=0)
             assert expected.std() > 0.5
+
+
+def step_at_rim(values: np.ndarray) -> float:
+    """How much a map changes over its outermost three pixels, as a multiple of what it changes inside."""
+    h, w = values.shape
+    rim = [values[0] - values[3], values[-1] - values[-4]]
+    rim += [values[:, 0] - values[:, 3], values[:, -1] - values[:, -4]]
+    inner = values[h // 4 : -h // 4, w // 4 : -w // 4]
+    inside = [inner[3:] - inner[:-3], inner[:, 3:] - inner[:, :-3]]
+    of_rim, of_inside = (np.abs(np.concatenate([part.ravel() for part in parts])) for parts in (rim, inside))
+    return float(of_rim.mean() / of_inside.mean())
+
+
+@torch.no_grad()
+def test_rim_is_the_originals_zero_padding(tmp_path: Path) -> None:
+    theirs = hf_model("vitt", "v1")
+    theirs.save_pretrained(tmp_path)
+    ours, image = load_model(tmp_path), torch.from_numpy(photo(126, 168)).permute(2, 0, 1)[None]
+    image = ours.preprocessing.normalise(image)
+    as_released = step_at_rim(theirs(image).predicted_depth[0].numpy())
+    assert as_released > 2
+    assert step_at_rim(ours(image).map[0].numpy()) == pytest.approx(as_released, rel=1e-3)
+    for name, layer in ours.named_modules():
+        if (
+            isinstance(layer, nn.Conv2d)
+            and layer.kernel_size == (3, 3)
+            and name.startswith(("decoder", "head"))
+        ):
+            assert layer.padding == (1, 1) and layer.padding_mode == "zeros", name
+            layer.padding_mode, layer._reversed_padding_repeated_twice = "replicate", [1, 1, 1, 1]
+    assert step_at_rim(ours(image).map[0].numpy()) < as_released / 2

@@ -29,6 +29,7 @@ class OutputSettings:
         range_m: (nearest, farthest) of point clouds, in metres. The ends of a disparity are put there; points
             of a metric model beyond are left out.
         focal_px: focal length in pixels; None: it follows from `fov_deg`, the horizontal field of view.
+        stored_span: smallest and largest disparity of 16-bit files; None: those of each map.
 
     Raises:
         ValueError: the quantity is neither disparity nor depth.
@@ -39,6 +40,7 @@ class OutputSettings:
     range_m: tuple[float, float] | None = None
     focal_px: float | None = None
     fov_deg: float = 60.0
+    stored_span: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.quantity.kind not in ("disparity", "depth_m"):
@@ -57,7 +59,7 @@ class OutputSettings:
         disparity is stored from its smallest to its largest value.
         """
         if not self.quantity.is_metric:
-            low, high = float(values.min()), float(values.max())
+            low, high = self.stored_span or (float(values.min()), float(values.max()))
             return "disparity, of unknown scale and shift", max(high - low, 1e-12) / _LARGEST, low
         fits = (self.quantity.max_depth_m or np.inf) <= _LARGEST / 1000
         return "depth in metres", 1 / 1000 if fits else 1 / 256, 0.0

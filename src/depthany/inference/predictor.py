@@ -50,9 +50,11 @@ class Predictor:
         flip: average over the mirrored image, too.
         amp: dtype of autocast; None: no autocast.
         label: name of the model in tables and messages.
+        margin: patches of mirrored border that `prepare` adds on each side of an input, and that are cut off
+            its map: less of the rim that zero padding leaves (docs/exports.md). The released code has none.
 
     Raises:
-        ValueError: `input_size` times a scale is too small for the model.
+        ValueError: `input_size` times a scale is too small for the model, or for the margin.
     """
 
     model: DenseModel
@@ -61,10 +63,16 @@ class Predictor:
     flip: bool = False
     amp: torch.dtype | None = None
     label: str = "the model"
+    margin: int = 0
 
     def __post_init__(self) -> None:
         for size in self._sizes():
             self.model.preprocessing.require_input_size(size)
+            if size <= self._margin_px:
+                raise ValueError(
+                    f"margin={self.margin}: mirrors {self._margin_px} pixels, and the shorter side of an "
+                    f"input has {size}: lower margin, or raise input_size"
+                )
 
     @property
     def quantity(self) -> Quantity:
@@ -86,9 +94,12 @@ class Predictor:
             ValueError: the input of the image would be too large.
         """
         try:
-            return tuple(self.model.preprocessing.prepare(image, size) for size in self._sizes())
+            inputs = [self.model.preprocessing.prepare(image, size) for size in self._sizes()]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+        if self.margin:
+            inputs = [F.pad(each[None], (self._margin_px,) * 4, mode="reflect")[0] for each in inputs]
+        return tuple(inputs)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[PreparedImage]) -> Tensor:
@@ -126,6 +137,10 @@ class Predictor:
         for values, image in zip(self.predict(images), images, strict=True):
             yield resize_map(values, image.size).cpu().numpy()
 
+    @property
+    def _margin_px(self) -> int:
+        return self.margin * self.model.preprocessing.multiple
+
     def _sizes(self) -> list[int]:
         return [round(self.input_size * scale) for scale in self.scales]
 
@@ -133,7 +148,9 @@ class Predictor:
         """Maps [b h w] float32 of inputs [b 3 h w]."""
         if batch.dtype == torch.uint8:
             batch = self.model.preprocessing.normalise(batch.to(next(self.model.parameters()).device))
-        return forward_maps(self.model, batch, self.amp)
+        maps = forward_maps(self.model, batch, self.amp)
+        m, (h, w) = self._margin_px, maps.shape[-2:]
+        return maps[..., m : h - m, m : w - m]
 
 
 def average(views: Sequence[Tensor], align: bool) -> Tensor:

@@ -27,10 +27,12 @@ class Frame(PreparedImage):
     Attributes:
         pixels: [height width 3] uint8 RGB.
         time: in units of the clip's `time_base`; 0 at the first frame, larger for each later one.
+        number: 1 for the first frame.
     """
 
     pixels: NDArray[np.uint8]
     time: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def read_frames(clip: Clip, predictor: Predictor) -> Generator[Frame, None, None
             inputs = predictor.prepare(pixels, str(clip.path))
         except ValueError as error:
             raise UnreadableVideo(str(error)) from None
-        yield Frame(f"{clip.path}, frame {count}", inputs, (pixels.shape[0], pixels.shape[1]), pixels, time)
+        size = pixels.shape[0], pixels.shape[1]
+        yield Frame(f"{clip.path}, frame {count}", inputs, size, pixels, time, count)
     expected = (clip.frames or 1) if clip.is_counted else 1
     if count < _SHORT_OF * expected:
         raise UnreadableVideo(f"{clip.path}: ends after frame {count} of {expected}: cut short, or damaged")

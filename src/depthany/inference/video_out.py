@@ -1,6 +1,6 @@
 """Videos from file to file, in memory that does not grow with their length."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from depthany.inference.outputs import OutputSettings, picture, side_by_side
 from depthany.inference.pipeline import run_pipeline
 from depthany.inference.prediction_counts import PredictionCounts
 from depthany.inference.predictor import Predictor
-from depthany.inference.video_in import Clip, Frame, read_frames
+from depthany.inference.video_frames import FRAME_ENDINGS, FrameFolder
+from depthany.inference.video_in import Clip, Frame, UnreadableVideo, read_frames
 from depthany.system.files import whole_file
 from depthany.system.packages import optional
 
-VIDEO_ENDINGS = {"color": "_color.mp4", "side": "_side.mp4"}  # format -> end of the file's name
+MOVIE_ENDINGS = {"color": "_color.mp4", "side": "_side.mp4"}  # format -> end of the file's name
+VIDEO_ENDINGS = {**MOVIE_ENDINGS, **FRAME_ENDINGS}
 VIDEO_SCALES = ("frame", "clip")
 _ENCODERS = ("libx264", "libopenh264", "mpeg4")  # in order of preference
 
@@ -31,35 +33,92 @@ def predict_video(
     scale: str,
     bar: Bar,
     counts: PredictionCounts,
+    about: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Writes the predictions of a video as MP4 without sound, at the times of its frames.
+    """Writes the predictions of a video: as MP4 without sound, at the times of its frames, or raw, a file per
+    frame.
 
     Args:
         targets: the file to write for each format, of VIDEO_ENDINGS.
-        scale: "frame": the colours of a frame span its own values; "clip": they span the values of the whole
-            clip, which takes a pass over the clip before the first frame is written: twice the time.
+        scale: "frame": the colours, and the 16-bit numbers, of a frame span its own values; "clip": they span
+            the values of the whole clip, which takes a pass over it before the first frame is written.
         counts: of the prediction; each frame is a map.
+        about: JSON-able settings that the values depend on; a folder of raw frames that was begun with others
+            is begun anew.
+        overwrite: begin a folder of raw frames anew in any case.
 
     Raises:
         UnreadableVideo: the video is damaged or cut short; no file is left at `targets`.
         ValueError: a file cannot be written, or memory is not enough.
     """
+    movies = {name: path for name, path in targets.items() if name in MOVIE_ENDINGS}
+    span = None
+    if takes_two_passes(targets, scale):
+        span = nearness_span(clip, predictor, settings, batch_size, bar)
+    about = {"video_bytes": clip.path.stat().st_size, **(about or {})}
+    folders = [
+        FrameFolder(path, name, settings, span if name == "png16" else None, about, overwrite)
+        for name, path in targets.items()
+        if name in FRAME_ENDINGS
+    ]
+    seen: list[Frame] = []  # the last one
+    times_s: list[float] = []
+
+    def is_needed(frame: Frame) -> bool:
+        seen[:] = [frame]
+        times_s.append(float(frame.time * clip.time_base))
+        needed = bool(movies) or not all(folder.path(frame.number).exists() for folder in folders)
+        if not needed:
+            bar.advance()
+        return needed
+
+    try:
+        write_frames(clip, movies, folders, predictor, settings, batch_size, span, bar, counts, is_needed)
+    except UnreadableVideo:
+        for folder in folders:
+            folder.discard()
+        raise
+    for folder in folders:
+        folder.finish(clip, seen[0].size, times_s)
+
+
+def takes_two_passes(names: Collection[str], scale: str) -> bool:
+    """Whether a format needs the range of the whole clip before its first frame is written."""
+    return scale == "clip" and any(name in MOVIE_ENDINGS or name == "png16" for name in names)
+
+
+def write_frames(
+    clip: Clip,
+    movies: Mapping[str, Path],
+    folders: list[FrameFolder],
+    predictor: Predictor,
+    settings: OutputSettings,
+    batch_size: int,
+    span: tuple[float, float] | None,
+    bar: Bar,
+    counts: PredictionCounts,
+    is_needed: Callable[[Frame], bool],
+) -> None:
+    """Writes the frames to movies, which appear whole at the end, and to folders."""
     with ExitStack() as stack:
-        span = nearness_span(clip, predictor, settings, batch_size, bar) if scale == "clip" else None
-        partials = {name: stack.enter_context(whole_file(path)) for name, path in targets.items()}
+        partials = {name: stack.enter_context(whole_file(path)) for name, path in movies.items()}
         files = {name: VideoFile(path, clip) for name, path in partials.items()}
         for file in files.values():
             stack.callback(file.close)  # before `whole_file` renames it
 
         def write(frame: Frame, values: NDArray[np.float32]) -> None:
             counts.add_map(f"{clip.path.name} at {float(frame.time * clip.time_base):.2f} s", values)
-            coloured = picture(values, settings, span)
+            for folder in folders:
+                folder.add(frame, values)
+            coloured = picture(values, settings, span) if files else None
             for name, file in files.items():
+                assert coloured is not None
                 shown = coloured if name == "color" else side_by_side(frame.pixels, coloured)
                 file.add(shown, frame.time)
             bar.advance()
 
-        for_each_frame(clip, predictor, write, batch_size)
+        for_each_frame(clip, predictor, write, batch_size, is_needed)
         for file in files.values():
             file.finish()
 
@@ -85,11 +144,13 @@ def for_each_frame(
     predictor: Predictor,
     finish: Callable[[Frame, NDArray[np.float32]], object],
     batch_size: int,
+    is_needed: Callable[[Frame], bool] = lambda frame: True,
 ) -> None:
-    """Calls `finish` with each frame and its prediction [height width], in order."""
+    """Calls `finish` with each frame that is needed and its prediction [height width], in order."""
     with closing(read_frames(clip, predictor)) as frames:
+        needed: Iterator[Frame] = filter(is_needed, frames)
         run_pipeline(
-            frames,
+            needed,
             None,
             predictor.predict_resized,
             finish,

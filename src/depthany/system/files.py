@@ -64,13 +64,20 @@ def staged(out: Path) -> Iterator[Path]:
 
     Other files that are written beside it (the weights of a large graph) are moved beside `out`.
 
+    A ValueError that names the path is raised with `out` in its place.
+
     Raises:
         ValueError: it cannot be written; `out` is unchanged.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-            yield Path(folder) / out.name
+            try:
+                yield Path(folder) / out.name
+            except ValueError as error:
+                if folder not in str(error):
+                    raise
+                raise ValueError(str(error).replace(folder, str(out.parent))) from error
             for item in sorted(Path(folder).iterdir(), reverse=True):  # model.onnx after model.onnx.data
                 _flush(item)
                 target = out.with_name(item.name)

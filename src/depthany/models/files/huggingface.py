@@ -26,6 +26,9 @@ from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from depthany.system.files import write_atomically
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
+EXACT = "exact"  # subfolder with the image processor that agrees with `infer`
+PROCESSOR_SOURCE = "huggingface_processor.py"  # beside this file
+FOLDER_FILES = (CONFIG_NAME, WEIGHTS_NAME, PREPROCESSOR_NAME, EXACT)
 
 
 REASSEMBLE_FACTORS = [4, 2, 1, 0.5]
@@ -111,9 +114,9 @@ def save_huggingface(model: DenseModel, folder: str | Path) -> Path:
 
     The network there gives our output within 1e-4 of its range on the same input tensor if the model has
     pos_interpolation "size", or the image is square at the size of the position embeddings (518 pixels;
-    vitt 126); otherwise it interpolates the positions its own way. `pipeline` besides resizes by Pillow's
-    antialiased bicubic, an image smaller than the input size by its longer side, and the output bicubically:
-    the same map where the image has the input's size already, a similar one elsewhere.
+    vitt 126); otherwise it interpolates the positions its own way. `pipeline` besides antialiases the
+    image, resizes one smaller than the input size by its longer side, and resizes the output bicubically.
+    The image processor in the subfolder "exact" does as `infer` does; docs/exports.md has figures.
 
     Raises:
         ValueError: it cannot be written, or max_depth_m is not a whole number of metres, which
@@ -126,8 +129,21 @@ def save_huggingface(model: DenseModel, folder: str | Path) -> Path:
     state = split_qkv(state) | unused_weights(HF_UNUSED, encoder)
     _write_json(folder / CONFIG_NAME, _huggingface_config(model, encoder))
     _write_json(folder / PREPROCESSOR_NAME, _preprocessor_config(model))
+    _write_exact_processor(folder / EXACT, _preprocessor_config(model))
     write_atomically(folder / WEIGHTS_NAME, lambda partial: save_file(state, partial, {"format": "pt"}))
     return folder
+
+
+def _write_exact_processor(folder: Path, config: Mapping[str, Any]) -> None:
+    """Writes a folder for `AutoImageProcessor.from_pretrained(..., trust_remote_code=True)`.
+
+    A folder of its own: with custom code beside the model, `pipeline` would ask whether to run it.
+    """
+    source = Path(__file__).with_name(PROCESSOR_SOURCE)
+    auto_map = {"AutoImageProcessor": f"{source.stem}.DepthanyImageProcessor"}
+    _write_json(folder / PREPROCESSOR_NAME, {**config, "auto_map": auto_map})
+    text = source.read_text(encoding="utf-8")
+    write_atomically(folder / source.name, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

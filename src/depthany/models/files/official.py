@@ -1,9 +1,11 @@
 """Files that the released code of Depth Anything loads."""
 
+import re
 from pathlib import Path
 
 import torch
 
+from depthany.models.dinov2 import Dinov2
 from depthany.models.files.names import (
     OFFICIAL_UNUSED,
     has_swiglu,
@@ -14,27 +16,66 @@ from depthany.models.model import DenseModel
 from depthany.system.files import write_atomically
 
 OFFICIAL_SIZES = ("vits", "vitb", "vitl", "vitg")
+METRIC_NAMES = {20.0: "hypersim", 80.0: "vkitti"}  # metres at the far end -> part of the released name
+RELEASED_NAME = re.compile(r"depth_anything_(v2_(metric_\w+_)?)?vit[sblg](14)?")
 
 
 def save_official(model: DenseModel, path: str | Path) -> Path:
     """Writes the `.pth` state dict that the released code of the model's generation loads.
 
-    Give it the released file's name: for V2 `depth_anything_v2_vits.pth`, metric
-    `depth_anything_v2_metric_hypersim_vits.pth` (its `run.py` takes --max-depth), for V1
-    `depth_anything_vits14.pth`. Positions are interpolated there as by pos_interpolation "official".
+    `released_stem` returns the name that this code expects. Positions are interpolated there as by
+    pos_interpolation "official".
 
     Raises:
-        ValueError: it cannot be written, or the encoder is none of vits, vitb, vitl and vitg.
+        ValueError: it cannot be written, or the released code has no such model.
     """
     path = Path(path)
-    encoder = require_depth_anything(model, "official")
-    if encoder.label not in OFFICIAL_SIZES:
-        raise ValueError(
-            f"the official code has no {encoder.label}: only {', '.join(OFFICIAL_SIZES)}; "
-            "save it as a Hugging Face model or ONNX instead"
-        )
+    encoder = check_official(model, path)
     swiglu = has_swiglu(encoder.spec)
     state = {official_name(name, swiglu): tensor for name, tensor in plain_state(model).items()}
     state |= unused_weights(OFFICIAL_UNUSED, encoder)
     write_atomically(path, lambda partial: torch.save(state, partial))
     return path
+
+
+def released_stem(model: DenseModel) -> str | None:
+    """Returns the released name, without suffix, of a model of this size, generation and range.
+
+    For V1 `depth_anything_vits14`, for V2 `depth_anything_v2_vits`, metric
+    `depth_anything_v2_metric_hypersim_vits`; None for a metric model of another range, whose file the
+    released `run.py` takes under any name (--load-from, --max-depth).
+    """
+    size, max_depth_m = model.encoder.label, model.quantity.max_depth_m
+    if max_depth_m is not None:
+        place = METRIC_NAMES.get(max_depth_m)
+        return place and f"depth_anything_v2_metric_{place}_{size}"
+    is_v1 = model.config["encoder"]["taps"] == "v1"
+    return f"depth_anything_{size}14" if is_v1 else f"depth_anything_v2_{size}"
+
+
+def check_official(model: DenseModel, path: Path) -> Dinov2:
+    """Returns the encoder of a model that the released code can load from `path`.
+
+    Raises:
+        ValueError: the released code has no such model, or the name of the file says that it holds another.
+    """
+    encoder = require_depth_anything(model, "official")
+    taps, max_depth_m = model.config["encoder"]["taps"], model.quantity.max_depth_m
+    if encoder.label not in OFFICIAL_SIZES:
+        raise ValueError(
+            f"the official code has no {encoder.label}: only {', '.join(OFFICIAL_SIZES)}; "
+            "use format=huggingface, onnx or torchscript"
+        )
+    if max_depth_m is not None and taps != "v2":
+        raise ValueError(
+            f"the official code has no metric model with taps={taps}, only with v2: use format=huggingface, "
+            "onnx or torchscript"
+        )
+    stem = released_stem(model)
+    if RELEASED_NAME.fullmatch(path.stem) and path.stem != stem:
+        what = f"{encoder.label} with taps={taps} that predicts {model.quantity.describe()}"
+        remedy = f"pass out={path.with_name(f'{stem}.pth')}" if stem else "pass a name of your own"
+        raise ValueError(
+            f"out={path} is the released name of another model, and this one is {what}: {remedy}"
+        )
+    return encoder

@@ -1,14 +1,18 @@
-"""Writes a model as an ONNX graph for any batch and image size, and measures how far it is from the model."""
+"""Writes a model as an ONNX graph, and measures how far a graph is from the model."""
 
 import copy
 import json
+import logging
 import math
 import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,8 +21,12 @@ from depthany.models.fast import cast_weights
 from depthany.models.model import DenseModel
 from depthany.models.strided import PatchProduct
 
-OPSET = 18
+OPSET = 18  # that the exporter writes; others are converted from it
 CUBIC = -0.75  # the free parameter of torch's bicubic kernel
+SIZE_RULE = (
+    "scale so that the shorter side is input_size, then round each side to the nearest multiple, or up if "
+    "the nearest one is below input_size"
+)
 OFFSET = {"official": 0.1, "size": 0.0}  # added to the number of patches, see `encoder.resize_pos_embed`
 
 
@@ -27,17 +35,26 @@ class GraphModel(nn.Module):
 
     Args:
         dtype: of weights and activations.
+        size: (height, width) of the only input size, with constant position embeddings; None: any.
     """
 
-    def __init__(self, model: DenseModel, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, model: DenseModel, dtype: torch.dtype = torch.float32, size: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
         self.dtype = dtype
-        self.model = cast_weights(copy.deepcopy(model), dtype).eval()
+        self.model = cast_weights(copy.deepcopy(model), dtype).eval().requires_grad_(False)
         encoder = self.model.encoder
-        if isinstance(encoder, Dinov2):
+        if not isinstance(encoder, Dinov2):
+            return
+        if size is None:
             pos_embed, offset = encoder.pos_embed, OFFSET[encoder.pos_interpolation]
             setattr(encoder, "positions", lambda p, q: positions_in_graph(pos_embed, p, q, offset))  # noqa: B010
             encoder.patch_embed.proj = PatchProduct(encoder.patch_embed.proj)
+        else:
+            multiple = model.preprocessing.multiple
+            fixed = encoder.positions(size[0] // multiple, size[1] // multiple).detach()
+            setattr(encoder, "positions", lambda p, q: fixed)  # noqa: B010
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns the map [b h w] float32 of a normalised image [b 3 h w] float32."""
@@ -84,72 +101,146 @@ def _keys(distance: Tensor) -> Tensor:
     return torch.where(distance <= 1, near, far)
 
 
-def save_onnx(model: DenseModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_onnx(
+    model: DenseModel,
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    opset: int = OPSET,
+) -> None:
     """Writes the graph: `image` [batch 3 14*p 14*q] float32, ImageNet-normalised, to a map [batch 14*p 14*q].
 
     The output is called `disparity`, or `depth_m` for a metric model. The metadata says what
-    preprocessing needs. Weights beyond 2 GB, which one ONNX file cannot hold, go to `<name>.data` beside it.
+    preprocessing needs, see `description`. Weights beyond 2 GB, which one ONNX file cannot hold, go to
+    `<name>.data` beside it.
+
+    Args:
+        dtype: of weights and activations.
+        size: (height, width) of the only input size; None: any multiples of the patch size.
+        batch: the only number of images; None: any.
+        opset: version of the ONNX operators.
+
+    Raises:
+        ValueError: the graph cannot be converted to `opset`.
     """
     multiple = model.preprocessing.multiple
-    batch, p, q = (torch.export.Dim(name, min=1) for name in ("batch", "p", "q"))
-    example = torch.zeros(2, 3, 3 * multiple, 4 * multiple)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about its own parts
+    height, width = size or (3 * multiple, 4 * multiple)
+    dynamic: dict[int, Any] = {} if batch else {0: torch.export.Dim("batch", min=1)}
+    if size is None:
+        p, q = (torch.export.Dim(name, min=1) for name in ("p", "q"))
+        dynamic |= {2: multiple * p, 3: multiple * q}
+    with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
-            GraphModel(model, dtype),
-            (example,),
+            GraphModel(model, dtype, size),
+            (torch.zeros(batch or 2, 3, height, width),),
             input_names=["image"],
             output_names=[model.quantity.kind],
-            dynamic_shapes=({0: batch, 2: multiple * p, 3: multiple * q},),
-            opset_version=OPSET,
+            dynamic_shapes=(dynamic,),
+            opset_version=opset,
             dynamo=True,
             verbose=False,
         )
     assert program is not None
-    program.model.metadata_props.update(_metadata(model))
+    written = program.model.opset_imports[""]
+    if written != opset:
+        raise ValueError(f"opset={opset}: this model can only be written with operators of opset={written}")
+    described = description(model, size, batch)
+    program.model.metadata_props.update(
+        {f"depthany.{name}": json.dumps(value) for name, value in described.items()}
+    )
     program.save(path)
 
 
-def _metadata(model: DenseModel) -> dict[str, str]:
-    preprocessing, max_depth_m = model.preprocessing, model.quantity.max_depth_m
-    described = {
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silences what the exporter says about its own parts; the result is checked afterwards."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def description(
+    model: DenseModel, size: tuple[int, int] | None = None, batch: int | None = None
+) -> dict[str, Any]:
+    """Returns what a program needs to use an exported model, as JSON-able values; see docs/exports.md.
+
+    Args:
+        size: (height, width) of the only input size; None: any.
+        batch: the only number of images; None: any.
+    """
+    preprocessing, quantity = model.preprocessing, model.quantity
+    return {
         **model.config,
-        "quantity": model.quantity.kind,
-        "max_depth_m": max_depth_m,
+        "quantity": quantity.kind,
+        "unit": "m" if quantity.is_metric else None,
+        "larger_is_nearer": quantity.larger_is_nearer,
+        "max_depth_m": quantity.max_depth_m,
+        "size": size and list(size),
+        "batch": batch,
         "multiple": preprocessing.multiple,
+        "size_rule": SIZE_RULE if size is None else "both sides as in size",
+        "resize": {"kernel": "bicubic", "a": CUBIC, "antialias": False, "align_corners": False},
+        "channels": "RGB in 0..1",
         "mean": preprocessing.mean,
         "std": preprocessing.std,
-        "channels": "RGB in 0..1",
+        "resize_output": {"kernel": "bilinear", "align_corners": True},
     }
-    return {f"depthany.{name}": json.dumps(value) for name, value in described.items()}
 
 
-def check_sizes(model: DenseModel) -> list[tuple[int, int, int]]:
-    """Returns three (batch, height, width) for the comparison: the stored grid, a tall and a wide image."""
+def check_sizes(
+    model: DenseModel, size: tuple[int, int] | None = None, batch: int | None = None
+) -> list[tuple[int, int, int]]:
+    """Returns the (batch, height, width) of the comparison: the stored grid, a tall and a wide image.
+
+    Args:
+        size, batch: the only ones that the graph takes; None: any.
+    """
     encoder, multiple = model.encoder, model.preprocessing.multiple
     grid = math.isqrt(encoder.pos_embed.shape[1] - 1) if isinstance(encoder, Dinov2) else 4
-    shapes = [(1, grid, grid), (2, grid // 2 + 1, max(1, grid // 3)), (1, max(1, grid // 2), grid + 3)]
-    return [(batch, multiple * p, multiple * q) for batch, p, q in shapes]
+    cells = [(grid, grid), (grid // 2 + 1, max(1, grid // 3)), (max(1, grid // 2), grid + 3)]
+    sizes = [(multiple * p, multiple * q) for p, q in cells] if size is None else [size, size]
+    shapes = [(batch or count, *each) for count, each in zip((1, 2, 1), sizes)]
+    return list(dict.fromkeys(shapes))
 
 
-def drift(model: DenseModel, path: Path) -> list[dict[str, Any]]:
-    """Measures how far onnxruntime's maps are from PyTorch's in float32, at the `check_sizes`.
+def drift(
+    model: DenseModel,
+    compute: Callable[[Tensor], NDArray],
+    shapes: Iterable[tuple[int, int, int]] | None = None,
+) -> list[dict[str, Any]]:
+    """Measures how far the maps of an exported model are from PyTorch's in float32.
+
+    Args:
+        compute: returns the exported model's map [b h w] of a normalised image [b 3 h w] float32.
+        shapes: (batch, height, width) of the comparison; None: `check_sizes`.
 
     Returns:
-        Per size: `shape` (batch, height, width), and `max` and `mean` difference as a share of the range of
-        PyTorch's map.
+        Per shape: `shape`, and `max` and `mean` difference as a share of the range of PyTorch's map.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     rows = []
-    for batch, height, width in check_sizes(model):
+    for batch, height, width in check_sizes(model) if shapes is None else shapes:
         image = smooth_image(batch, height, width)
         with torch.inference_mode():
             expected = model(image).map.numpy()
-        found = session.run(None, {"image": image.numpy()})[0]
-        rows.append({"shape": (batch, height, width), **relative_difference(found, expected)})
+        rows.append({"shape": (batch, height, width), **relative_difference(compute(image), expected)})
     return rows
+
+
+def in_onnxruntime(path: Path) -> Callable[[Tensor], NDArray]:
+    """Returns a function that computes the map of an image by an ONNX file, for `drift`."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda image: session.run(None, {"image": image.numpy()})[0]
 
 
 def relative_difference(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
