@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from depthany.models.dinov2 import Dinov2
 from depthany.models.fast import cast_weights
 from depthany.models.model import DenseModel
-from depthany.models.strided import PatchProduct
 
 OPSET = 18
 CUBIC = -0.75  # the free parameter of torch's bicubic kernel
@@ -37,7 +36,6 @@ class GraphModel(nn.Module):
         if isinstance(encoder, Dinov2):
             pos_embed, offset = encoder.pos_embed, OFFSET[encoder.pos_interpolation]
             setattr(encoder, "positions", lambda p, q: positions_in_graph(pos_embed, p, q, offset))  # noqa: B010
-            encoder.patch_embed.proj = PatchProduct(encoder.patch_embed.proj)
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns the map [b h w] float32 of a normalised image [b 3 h w] float32."""
