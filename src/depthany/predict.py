@@ -61,13 +61,13 @@ class PredictSettings(CheckpointSettings, BatchSettings):
 def run(cfg: DictConfig) -> int:
     """Predicts everything that `cfg.images` names; returns the exit code."""
     cfg = check_settings(cfg, PredictSettings)
-    model_source = ModelSource.of("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth)
+    checkpoint = ModelSource.of("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth)
     out, save = Path(cfg.out), formats(cfg)
     sources = find_sources(cfg.images, out)
     check_videos(sources, save)
     require_writable(out)
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
-    model = load_ready_model(model_source, compute).model
+    model = load_ready_model(checkpoint, compute).model
     predictor, settings = build_predictor(cfg, model), build_settings(cfg, model)
     check_formats(save, settings)
     print(describe(cfg, predictor, len(sources), compute), flush=True)
