@@ -62,7 +62,9 @@ def run(cfg: DictConfig) -> int:
         about |= {"complete": complete, "convert_images": cfg.data.convert_images}
         write_files(out, summaries, about)
     wrong = any(summary.is_wrong for summary in summaries.values())
-    verdict = "problems were found" if wrong else "all is well" if complete else "nothing is wrong so far"
+    warnings = sum(summary.warnings for summary in summaries.values())
+    well = f"no error, {warnings} warning{'s' * (warnings > 1)}" if warnings else "all is well"
+    verdict = "problems were found" if wrong else well if complete else "nothing is wrong so far"
     print(f"{verdict}: {out / REPORT_FILE}, {out / PROBLEMS_FILE}")
     return 130 if interrupted else int(wrong)
 

@@ -16,6 +16,7 @@ import depthany
 from depthany.config.checker import check_settings
 from depthany.config.entry import plain, run_entry
 from depthany.config.schema import BatchSettings, CheckpointSettings
+from depthany.data.counts import set_notes
 from depthany.evaluation.compare import Comparison
 from depthany.evaluation.open_predictors import open_predictors
 from depthany.evaluation.predictors import QUANTITIES, ScoredPredictor, space_of
@@ -88,6 +89,8 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
     sets = [one.open() for one in chosen]
     if processes.is_main:
         print(describe(predictors, len(chosen), compute, processes), flush=True)
+        for line in set_notes({one.protocol.name: dataset for one, dataset in zip(chosen, sets)}):
+            print(line, flush=True)
     return Comparison(
         predictors,
         chosen,

@@ -57,7 +57,8 @@ def run(cfg: DictConfig) -> int:
     """Predicts everything that `cfg.images` names; returns the exit code."""
     cfg = check_settings(cfg, PredictSettings)
     out, save = Path(cfg.out), formats(cfg)
-    sources = find_sources(cfg.images, out)
+    counts = PredictionCounts()
+    sources = find_sources(cfg.images, out, counts.passed_over)
     check_videos(sources, save)
     require_writable(out)
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
@@ -65,7 +66,6 @@ def run(cfg: DictConfig) -> int:
     predictor, settings = build_predictor(cfg, model), build_settings(cfg, model)
     check_formats(save, settings)
     print(describe(cfg, predictor, len(sources), compute), flush=True)
-    counts = PredictionCounts()
     try:
         run_photos([source for source in sources if not source.is_video], predictor, settings, cfg, counts)
         for source in sources:

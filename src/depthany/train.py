@@ -77,7 +77,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
-        for line in build.dataset_notes(settings, dataset):
+        for line in build.dataset_notes(settings, dataset, val_sets):
             tracker.say(line)
         unreadable, share = run_dir / runs.UNREADABLE_FILE, settings.data.max_unreadable_share
         count = shared_count(processes, sampler, unreadable, share)

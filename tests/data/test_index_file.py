@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from image_sets import contents, folder_of, write_tar
 
-from depthany.data.images import IMAGE_SUFFIXES
+from depthany.data.image_formats import IMAGE_SUFFIXES
 from depthany.data.indexed.build_index import build_index
 from depthany.data.indexed.index_file import ENTRY, WHOLE_FILE, Index, ShardRow, write_index
 from depthany.data.indexed.scan import Scan, scan

@@ -60,10 +60,9 @@ def show(summaries: Mapping[str, SetSummary]) -> None:
 
 
 def _cells(summary: SetSummary, bars: str) -> list[str]:
-    errors = sum(count for kind, count in summary.kinds.items() if kind in ERRORS) + bool(summary.failure)
-    warnings = summary.kinds.total() + bool(summary.failure) - errors + bool(summary.count_warning(""))
     images = f"{summary.checked}" if summary.checked == summary.found else ""
-    cells = [images or f"{summary.checked} of {summary.found}", str(errors), str(warnings), _sizes(summary)]
+    counts = [str(summary.errors), str(summary.warnings)]
+    cells = [images or f"{summary.checked} of {summary.found}", *counts, _sizes(summary)]
     depth, count = summary.histogram, summary.with_depth
     if not count:
         return [*cells, *[""] * 6]
@@ -104,6 +103,8 @@ def complaints(name: str, summary: SetSummary) -> list[str]:
             lines.append(f"    and {count - FIRST} more")
     if warning := summary.count_warning(name):
         lines.append(f"warning: {warning}")
+    if summary.passed_over_line:
+        lines.append(f"warning: {name}: {summary.passed_over_line}")
     for reason, count in summary.left_out.items():
         lines.append(f"note: {name}: {count} left out by its reader: {reason}")
     if gray := summary.traits[GRAY].images:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from depthany.checking.histogram import DepthHistogram, PackedHistogram
-from depthany.checking.inspect import ERRORS, FEW_VALID, GRAY, NO_PARTNER, Finding, Problem
-from depthany.data.counts import count_warning
+from depthany.checking.inspect import BROKEN_ARCHIVE, ERRORS, FEW_VALID, GRAY, NO_PARTNER, Finding, Problem
+from depthany.data.counts import count_warning, passed_over_line
 from depthany.data.targets import Unit
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -54,7 +54,10 @@ class SetSummary:
         self.left_out: dict[str, int] = dict(getattr(dataset, "left_out", {}))
         self.wanted = self.found  # fewer with a limit
         self.checked = 0
+        self.passed_over: dict[str, int] = dict(getattr(dataset, "passed_over", {}))
+        self.passed_over_line = passed_over_line(dataset)
         self.problems = [Problem(NO_PARTNER, f"{root}/{name}", "no partner") for name in self.unpaired]
+        self.problems += [Problem(BROKEN_ARCHIVE, *each) for each in getattr(dataset, "broken", [])]
         self.bad: set[int] = set()
         self.histogram = DepthHistogram()
         self.sizes: Counter[tuple[int, int]] = Counter()
@@ -93,6 +96,17 @@ class SetSummary:
         return Counter(problem.kind for problem in self.problems)
 
     @property
+    def errors(self) -> int:
+        """Number of errors: problems of these kinds, and one if the set cannot be opened."""
+        return sum(count for kind, count in self.kinds.items() if kind in ERRORS) + bool(self.failure)
+
+    @property
+    def warnings(self) -> int:
+        """Number of warnings: the other problems, and one each for the count and for files passed over."""
+        problems = self.kinds.total() + bool(self.failure) - self.errors
+        return problems + bool(self.count_warning("")) + bool(self.passed_over)
+
+    @property
     def is_wrong(self) -> bool:
         """Whether training would stop at this data set, if data.unreadable is not skip."""
         return self.failure is not None or any(problem.kind in ERRORS for problem in self.problems)
@@ -126,6 +140,7 @@ class SetSummary:
             "checked": self.checked,
             "without_partner": self.unpaired,
             "left_out": self.left_out,
+            "passed_over": self.passed_over,
             "problems": dict(self.kinds),
             "reasons": _reasons(self.problems),
             "sizes": self.size_range() | {"distinct": len(self.sizes)},

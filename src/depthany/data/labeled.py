@@ -3,6 +3,7 @@
 import inspect
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from depthany.data import orientation
 from depthany.data.depth_files import DEPTH_SUFFIXES, read_depth
 from depthany.data.folders import list_files
-from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
+from depthany.data.image_formats import ALL_IMAGE_SUFFIXES, image_suffixes
+from depthany.data.images import decode_image, read_bytes
 from depthany.data.pairs import Pair, Pairs, first_ten, missing, read_list
 from depthany.data.samples import LabeledSample, NoValidPixel, require_same_size
 from depthany.data.targets import Labels, Unit
+from depthany.system.choices import require_choice
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -48,10 +52,15 @@ class PairedDepth(ABC):
         sky_masks: folder, relative to `root` or absolute, that holds a mask for each image under the same
             name (.png). Nonzero pixels are sky (paper, section 3.1).
         expected: number of images in the paper, for `count_warnings`.
+        exif_orientation: `apply`: labels are aligned to the image as displayed, turned by its EXIF
+            orientation; `ignore`: to the image as stored. None = apply, with a warning where the sizes of
+            image and labels do not tell.
 
     Attributes:
         pairs: what is used.
         unpaired: files without partner, by their path below root.
+        upright: whether images are turned by their EXIF orientation.
+        passed_over: by suffix, how many files look like images or other media and are not read.
         left_out: number of pairs that exist and are not used, by reason.
 
     Raises:
@@ -71,8 +80,12 @@ class PairedDepth(ABC):
         list_file: str | None = None,
         sky_masks: str | None = None,
         expected: int | None = None,
+        exif_orientation: str | None = None,
     ) -> None:
         self.root = Path(root)
+        if exif_orientation is not None:
+            require_choice("exif_orientation", exif_orientation, orientation.CHOICES)
+        self.exif_orientation, self.upright = exif_orientation, exif_orientation != "ignore"
         self.min_depth = self.default_range_m[0] if min_depth is None else min_depth
         self.max_depth = self.default_range_m[1] if max_depth is None else max_depth
         if not 0 < self.min_depth < self.max_depth:
@@ -82,7 +95,7 @@ class PairedDepth(ABC):
         if not self.root.is_dir():
             raise ValueError(f"{self.root}: no such folder (looked from {Path.cwd()})")
         self.sky_masks, self.expected = sky_masks, expected
-        self.left_out = dict[str, int]()
+        self.left_out, self.passed_over = dict[str, int](), Counter[str]()
         self.pairs, self.unpaired = self.find() if list_file is None else self._listed(Path(list_file))
         if sky_masks is not None:
             self._leave_out_without_mask()
@@ -136,7 +149,7 @@ class PairedDepth(ABC):
     def _mask_path(self, name: str) -> str:
         stem, suffix = os.path.splitext(name)
         return os.path.join(
-            self.sky_masks or "", (stem if suffix.lower() in IMAGE_SUFFIXES else name) + ".png"
+            self.sky_masks or "", (stem if suffix.lower() in ALL_IMAGE_SUFFIXES else name) + ".png"
         )
 
     def _leave_out_without_mask(self) -> None:
@@ -206,12 +219,12 @@ class PairedDepth(ABC):
     def read(self, index: int, convert_images: bool = False) -> LabeledSample:
         """Returns image and labels of pair `index`. Raises ValueError, which names the unusable file."""
         pair = self.pairs[index]
-        stored = self.stored_image(index)
-        if isinstance(stored, bytes):
-            stored = decode_image(stored, str(pair.image), convert_images)
-        labels = self.labels(index)
-        require_same_size(str(pair.image), stored.shape[:2], str(pair.depth), labels.valid.shape)
-        return LabeledSample(self.name(index), stored, labels)
+        stored = image = self.stored_image(index)
+        if isinstance(image, bytes):
+            image = decode_image(image, str(pair.image), convert_images, self.upright)
+        labels, sizes = self.labels(index), (image.shape[:2], str(pair.depth))
+        orientation.require_aligned(str(pair.image), stored, *sizes, labels.valid.shape, self.upright)
+        return LabeledSample(self.name(index), image, labels)
 
 
 class FolderDepth(PairedDepth):
@@ -223,7 +236,8 @@ class FolderDepth(PairedDepth):
         depth_scale: stored value of one metre (1000 for millimetres, 1 for metres).
         sky_value: stored value of sky (paper, section 3.1); None if there is none.
         h5_key: dataset inside `.h5` files.
-        min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected: see `PairedDepth`.
+        min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected, exif_orientation: see
+            `PairedDepth`.
 
     Raises:
         ValueError: a folder is missing or empty, or a file has no partner in the other folder.
@@ -243,16 +257,21 @@ class FolderDepth(PairedDepth):
         list_file: str | None = None,
         sky_masks: str | None = None,
         expected: int | None = None,
+        exif_orientation: str | None = None,
     ) -> None:
         if depth_scale <= 0:
             raise ValueError(f"depth_scale={depth_scale}: expected the stored value of one metre, above 0")
         self.images, self.depth = images, depth
         self.depth_scale, self.sky_value, self.h5_key = depth_scale, sky_value, h5_key
-        super().__init__(root, min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected)
+        common = allow_incomplete, list_file, sky_masks, expected, exif_orientation
+        super().__init__(root, min_depth, max_depth, *common)
 
     def find(self) -> tuple[Sequence[Pair], list[str]]:
-        images = list_files(self.root / self.images, IMAGE_SUFFIXES)
-        depths = list_files(self.root / self.depth, DEPTH_SUFFIXES)
+        folders = self.root / self.images, self.root / self.depth
+        nested = folders[0] in (folders[1], *folders[1].parents) or folders[1] in folders[0].parents
+        passed_over = None if nested else self.passed_over  # the one list holds files of the other
+        images = list_files(folders[0], image_suffixes(), passed_over)
+        depths = list_files(folders[1], DEPTH_SUFFIXES, passed_over)
         unpaired = [f"{self.images}/{stem}" for stem in images if stem not in depths]
         unpaired += [f"{self.depth}/{stem}" for stem in depths if stem not in images]
         pairs = [Pair(stem, images[stem], depths[stem]) for stem in images if stem in depths]

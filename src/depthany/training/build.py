@@ -11,7 +11,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from depthany.data.counts import count_warnings, left_out_notes
+from depthany.data.counts import set_notes
 from depthany.data.dataset import TrainingSet
 from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import MixedBatches, ShardOrder
@@ -138,8 +138,10 @@ def _build_set(entry: Mapping[str, Any], key: str) -> Any:
         raise ValueError(f"{key}: {error.__cause__}") from error
 
 
-def dataset_notes(settings: TrainSettings, dataset: TrainingSet) -> list[str]:
-    """Returns lines on sets that are not as large as expected, and on images that are there and not used."""
+def dataset_notes(
+    settings: TrainSettings, dataset: TrainingSet, val_sets: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Returns lines on the data sets, those of validation included; see `set_notes`."""
     kinds: tuple[tuple[str, Sequence[Sized]], ...] = (
         ("labeled", dataset.labeled),
         ("unlabeled", dataset.unlabeled),
@@ -149,7 +151,7 @@ def dataset_notes(settings: TrainSettings, dataset: TrainingSet) -> list[str]:
         for kind, members in kinds
         for name, images in zip(rooted(getattr(settings.data, kind)), members)
     }
-    return [*(f"warning: {line}" for line in count_warnings(sets)), *left_out_notes(sets)]
+    return set_notes(sets | {f"data.val.{name}": each for name, each in (val_sets or {}).items()})
 
 
 def open_pseudo_labels(
