@@ -103,6 +103,7 @@ def complaints(name: str, summary: SetSummary) -> list[str]:
             lines.append(f"    and {count - FIRST} more")
     if warning := summary.count_warning(name):
         lines.append(f"warning: {warning}")
+    lines += [f"warning: {name}: {notice}" for notice in summary.notices]
     if summary.passed_over_line:
         lines.append(f"warning: {name}: {summary.passed_over_line}")
     for reason, count in summary.left_out.items():

@@ -54,6 +54,7 @@ class SetSummary:
         self.left_out: dict[str, int] = dict(getattr(dataset, "left_out", {}))
         self.wanted = self.found  # fewer with a limit
         self.checked = 0
+        self.notices: list[str] = list(getattr(dataset, "warnings", []))
         self.passed_over: dict[str, int] = dict(getattr(dataset, "passed_over", {}))
         self.passed_over_line = passed_over_line(dataset)
         self.problems = [Problem(NO_PARTNER, f"{root}/{name}", "no partner") for name in self.unpaired]
@@ -102,9 +103,9 @@ class SetSummary:
 
     @property
     def warnings(self) -> int:
-        """Number of warnings: the other problems, and one each for the count and for files passed over."""
+        """Number of warnings: the other problems, and those of the set as a whole."""
         problems = self.kinds.total() + bool(self.failure) - self.errors
-        return problems + bool(self.count_warning("")) + bool(self.passed_over)
+        return problems + bool(self.count_warning("")) + bool(self.passed_over) + len(self.notices)
 
     @property
     def is_wrong(self) -> bool:
@@ -141,6 +142,7 @@ class SetSummary:
             "without_partner": self.unpaired,
             "left_out": self.left_out,
             "passed_over": self.passed_over,
+            "warnings": self.notices,
             "problems": dict(self.kinds),
             "reasons": _reasons(self.problems),
             "sizes": self.size_range() | {"distinct": len(self.sizes)},

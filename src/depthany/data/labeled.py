@@ -111,6 +111,10 @@ class PairedDepth(ABC):
     def find(self) -> tuple[Sequence[Pair], list[str]]:
         """Returns all pairs in a fixed order, and the files (by path below root) without partner."""
 
+    def listed_rows(self, list_file: Path) -> list[tuple[str, str]]:
+        """Returns image and depth of each line of a list, as they stand there; `None` as depth = no depth."""
+        return read_list(list_file)
+
     def locate(self, image: str, depth: str) -> tuple[str, str]:
         """Returns the paths of the two files in a line of a list, relative to the root or absolute."""
         return image, depth
@@ -136,7 +140,7 @@ class PairedDepth(ABC):
 
     def _listed(self, list_file: Path) -> tuple[Sequence[Pair], list[str]]:
         """Returns the pairs of a list. A missing file is an error even with `allow_incomplete`."""
-        rows = read_list(list_file)
+        rows = self.listed_rows(list_file)
         known = [self.locate(image, depth) for image, depth in rows if depth != "None"]
         self.count_left_out("without depth in the list", len(rows) - len(known))
         if absent := missing(self.root, (path for row in known for path in row)):

@@ -107,7 +107,7 @@ class IndexedImages:
         self._files = OpenFiles()
         self.passed_over = Counter[str]() if suffixes else self._passed_over()
         self.broken = [
-            (os.path.join(root, name), f"ends early, at byte {byte}: the images before are used")
+            (os.path.join(root, name), f"ends early, at byte {byte}: the images before it are used")
             for name, byte in self.index.broken()
         ]
         if self.broken:
