@@ -220,6 +220,7 @@ def test_tar_that_ends_early_is_an_error(check, tmp_path: Path) -> None:
     with tarfile.open(tar, "w") as archive:
         for stem in ("a", "b"):
             archive.add(tmp_path / f"mine/images/{stem}.png", f"{stem}.png")
+    with tarfile.open(tar) as archive:
         second = archive.getmember("b.png").offset
     os.truncate(tar, second + 100)
     mine = "data.unlabeled.mine"

@@ -98,9 +98,18 @@ def count_passed_over(names: Iterable[str], suffixes: tuple[str, ...], counts: C
         suffixes: endings of files that are read, in lower case.
     """
     for name in names:
-        lower = name.lower()
-        if not lower.endswith(suffixes) and lower.endswith(_MEDIA_SUFFIXES) and not is_hidden(name):
-            counts[next(end for end in _MEDIA_SUFFIXES if lower.endswith(end))] += 1
+        if not name.lower().endswith(suffixes) and (suffix := media_suffix(name)):
+            counts[suffix] += 1
+
+
+def media_suffix(name: str) -> str:
+    """Returns the ending, in lower case, by which a file looks like an image, a video or an archive; "" if it
+    does not, or is hidden.
+    """
+    lower = name.lower()
+    if not lower.endswith(_MEDIA_SUFFIXES) or is_hidden(name):
+        return ""
+    return next(end for end in _MEDIA_SUFFIXES if lower.endswith(end))
 
 
 def is_hidden(name: str) -> bool:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from depthany.data.image_formats import (
     VIDEO_SUFFIXES,
-    count_passed_over,
     describe_passed_over,
     image_suffixes,
-    is_hidden,
+    media_suffix,
 )
 
 
@@ -87,12 +86,12 @@ def _known(paths: Iterable[Path], passed_over: Counter[str]) -> list[Path]:
     """Returns the images and videos among files and folders; counts other media by suffix."""
     suffixes, wanted = image_suffixes() + VIDEO_SUFFIXES, list[Path]()
     for path in paths:
-        if is_hidden(path.name) or not path.is_file():
+        if not (suffix := media_suffix(path.name)) or not path.is_file():
             continue
-        if path.suffix.lower() in suffixes:
+        if suffix in suffixes:
             wanted.append(path)
         else:
-            count_passed_over([path.name], suffixes, passed_over)
+            passed_over[suffix] += 1
     return wanted
 
 
