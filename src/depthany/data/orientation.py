@@ -110,6 +110,8 @@ def orientation_warning(name: str, dataset: Any) -> str:
 
 
 def _doubt_of_file(path: Path) -> str:
+    if not path.is_file():  # such as a pipe, at which opening would wait
+        return ""
     try:
         with Image.open(path) as file:  # reads the header alone
             return doubt(_orientation(file), file.size)
