@@ -16,6 +16,7 @@ import depthany
 from depthany.config.checker import check_settings
 from depthany.config.entry import plain, run_entry
 from depthany.config.schema import BatchSettings, CheckpointSettings
+from depthany.data.counts import set_notes
 from depthany.data.plausible import doubts, look_at
 from depthany.data.samples import UnknownUnit
 from depthany.evaluation.compare import Comparison
@@ -96,6 +97,8 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
         for line in warnings:
             print(f"warning: {line}")
         print(describe(predictors, len(chosen), compute, processes), flush=True)
+        for line in set_notes({one.protocol.name: dataset for one, dataset in zip(chosen, sets)}):
+            print(line, flush=True)
     return Comparison(
         predictors,
         chosen,

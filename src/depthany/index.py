@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from depthany.config.checker import check_settings
 from depthany.config.entry import run_entry
 from depthany.config.schema import CommandSettings
+from depthany.data.counts import passed_over_line
 from depthany.data.mixture import DataSettings
 from depthany.system.rules import setting
 
@@ -44,7 +45,10 @@ def run(cfg: DictConfig) -> int:
     for name, entry in large.items():
         images = instantiate(entry, update=True, build_workers=cfg.workers)
         of = f" of {entry.expected}" if entry.get("expected") else ""
-        print(f"{name}: {len(images)} images{of}, index {images.index_path}", flush=True)
+        others = f", {passed_over}" if (passed_over := passed_over_line(images)) else ""
+        print(f"{name}: {len(images)} images{of}{others}, index {images.index_path}", flush=True)
+        for path, why in images.broken:
+            print(f"warning: {name}: {path} {why}", flush=True)
     return 0
 
 

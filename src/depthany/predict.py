@@ -63,7 +63,8 @@ def run(cfg: DictConfig) -> int:
     cfg = check_settings(cfg, PredictSettings)
     checkpoint = ModelSource.of("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth)
     out, save = Path(cfg.out), formats(cfg)
-    sources = find_sources(cfg.images, out)
+    counts = PredictionCounts()
+    sources = find_sources(cfg.images, out, counts.passed_over)
     check_videos(sources, save)
     require_writable(out)
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
@@ -71,7 +72,6 @@ def run(cfg: DictConfig) -> int:
     predictor, settings = build_predictor(cfg, model), build_settings(cfg, model)
     check_formats(save, settings)
     print(describe(cfg, predictor, len(sources), compute), flush=True)
-    counts = PredictionCounts()
     try:
         run_photos([source for source in sources if not source.is_video], predictor, settings, cfg, counts)
         for source in sources:

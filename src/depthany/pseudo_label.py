@@ -12,6 +12,7 @@ from depthany.checking.label_store import draw_labels, verify_store
 from depthany.config.checker import check_settings
 from depthany.config.entry import run_entry
 from depthany.config.schema import BatchSettings, OfficialFileSettings
+from depthany.data.counts import set_notes
 from depthany.data.mixture import DataSettings
 from depthany.data.pseudo_labels.store import (
     MANIFEST,
@@ -92,6 +93,8 @@ def label(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
     if processes.is_main:
         shared = f", {processes.size} processes" if processes.size > 1 else ""
         print(f"{describe(teacher, size, images, images - wanted, compute)}{shared}", flush=True)
+        for line in set_notes({f"data.unlabeled.{name}": each for name, each in sets.items()}):
+            print(line, flush=True)
 
     reading = Reading(
         cfg.data.convert_images, cfg.data.min_side, cfg.data.unreadable, cfg.data.max_unreadable_share

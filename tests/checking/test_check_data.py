@@ -1,9 +1,11 @@
 """`python -m depthany.check_data`: every planted defect is found, named and counted, and nothing else."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tiny_sets import plant, whole, write
 
 from depthany.check_data import main
 from depthany.checking.read_sets import draw_indices
+from depthany.data import image_formats
 from depthany.data.unlabeled import FolderImages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,6 +191,69 @@ def test_sheets_show_good_pairs_and_masks(check, tmp_path: Path) -> None:
     sheet = np.asarray(Image.open(ended.folder / "contact_labeled_mine.jpg")).astype(int)
     rows = sheet[60:200, 6 + 2 * 246 : 6 + 3 * 246]  # the first mask
     assert (rows.min(2) > 250).mean() > 0.2, "white where there is depth"
+
+
+def test_passed_over_files_are_counted_and_named(
+    check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_formats, "has_heic", lambda: False)
+    write(tmp_path / "mine", "a", whole())
+    for name in ("images/b.HEIC", "images/c.gif", "depth/d.webp", "depth/notes.txt"):
+        (tmp_path / "mine" / name).touch()
+    ended = check()
+    text = "3 passed over: 1 .gif, 1 .heic (install depthany[heic]), 1 .webp"
+    assert ended.code == 0
+    assert f"warning: labeled.mine: {text}\n" in ended.out
+    assert "no error, 1 warning: " in ended.out
+    assert ended.report["sets"]["labeled.mine"]["passed_over"] == {".heic": 1, ".gif": 1, ".webp": 1}
+
+
+def test_tar_that_ends_early_is_an_error(check, tmp_path: Path) -> None:
+    for stem in ("a", "b"):
+        write(tmp_path / "mine", stem, whole())
+    (tmp_path / "tars").mkdir()
+    tar = tmp_path / "tars/0.tar"
+    with tarfile.open(tar, "w") as archive:
+        for stem in ("a", "b"):
+            archive.add(tmp_path / f"mine/images/{stem}.png", f"{stem}.png")
+    with tarfile.open(tar) as archive:
+        second = archive.getmember("b.png").offset
+    os.truncate(tar, second + 100)
+    mine = "data.unlabeled.mine"
+    ended = check(f"dataset@{mine}=indexed_images", f"{mine}.root={tar.parent}", f"{mine}.kind=tar")
+    assert ended.code == 1
+    assert [
+        "error",
+        "unlabeled.mine",
+        "archive ends early",
+        str(tar),
+        f"ends early, at byte {second}: the images before it are used",
+    ] in ended.problems
+    assert "all is well" not in ended.out
+
+
+def turned(path: Path, orientation: int) -> None:
+    """Saves an image again as JPEG with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(path).save(path.with_suffix(".jpg"), exif=exif)
+    path.unlink()
+
+
+def test_turned_photos_are_said(check, tmp_path: Path) -> None:
+    for stem, orientation in (("half", 3), ("quarter", 6), ("upright", 1)):
+        write(tmp_path / "mine", stem, whole())
+        turned(tmp_path / f"mine/images/{stem}.png", orientation)
+    ended = check()
+    assert ended.code == 1
+    (half,), (quarter,) = (
+        [line for line in ended.problems if line[2] == kind] for kind in ("turned by EXIF", "sizes differ")
+    )
+    assert half[0] == "warning" and half[3].endswith("images/half.jpg")
+    assert "EXIF orientation 3" in half[4] and "exif_orientation=apply confirms it" in half[4]
+    assert quarter[0] == "error" and quarter[3].endswith("depth/quarter.png")
+    assert "stored as 8x6 and turned by its EXIF orientation 6: exif_orientation=ignore" in quarter[4]
+    assert check("data.labeled.mine.exif_orientation=ignore").code == 0
 
 
 def test_sample_has_no_problem(check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,8 @@ from depthany.data.depth_files import (
 )
 from depthany.data.float_files import read_raw_float
 from depthany.data.folders import list_files
-from depthany.data.images import IMAGE_SUFFIXES, read_image
+from depthany.data.image_formats import IMAGE_SUFFIXES
+from depthany.data.images import read_image
 
 DEPTH = np.array([[0, 1, 255, 256], [1000, 40000, 65534, 65535]], np.uint16)
 

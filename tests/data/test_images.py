@@ -4,11 +4,15 @@ import io
 import random
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from depthany.data import image_formats
 from depthany.data.images import decode_image, decode_photo
+from depthany.data.left_out import read_header
+from depthany.data.transforms import Crop
 
 
 def picture(height: int, width: int) -> Image.Image:
@@ -137,6 +141,47 @@ def test_first_picture_of_an_mpo_is_read(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(stored)) as file:
         assert file.format == "MPO"
     np.testing.assert_array_equal(decode_image(stored, "a"), pillow(stored))
+
+
+@pytest.mark.parametrize("name", ["HEIF", "AVIF"])
+def test_heic_and_avif_are_read_upright(name: str) -> None:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    image_formats._register_heic()
+    picture(40, 56).save(file, name, quality=95, exif=exif.tobytes())
+    expected = np.rot90(np.asarray(picture(40, 56)), -1).astype(int)
+    pixels = decode_image(file.getvalue(), "a")
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels - expected).mean() < 12
+    assert read_header(file.getvalue()).side == 40
+
+
+def test_heic_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    image_formats._register_heic()
+    picture(40, 56).save(file, "HEIF")
+    monkeypatch.setattr(image_formats, "has_heic", lambda: False)
+    with pytest.raises(ValueError, match=r"^a\.jpg: HEIC needs .*: pip install 'depthany\[heic\]'$"):
+        decode_image(file.getvalue(), "a.jpg")
+    assert read_header(file.getvalue()).fault(1, convert=True) == "HEIC without its decoder"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_reduced_image_is_not_shifted_when_turned(orientation: int) -> None:
+    """The sides are 1 and 7 pixels more than a multiple of 8."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    coarse.resize((39 * 8 + 7, 30 * 8 + 1), Image.Resampling.BICUBIC).save(
+        file, "JPEG", quality=97, exif=exif
+    )
+    exact = decode_image(file.getvalue(), "a")
+    reduced = decode_photo(file.getvalue(), "a", min_hw=(30, 30))
+    height, width = exact.shape[0] // 4, exact.shape[1] // 4
+    small = cv2.resize(exact, (width, height), interpolation=cv2.INTER_AREA)
+    crop = Crop((height, width), 0, 0, height, width, flip=False)
+    assert reduced.reduction == 8
+    assert np.abs(crop.of_image(reduced).astype(int) - small).max() < 14
 
 
 @pytest.mark.parametrize("mode, message", [("L", "gray"), ("CMYK", "CMYK")])

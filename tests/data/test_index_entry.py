@@ -1,5 +1,6 @@
 """`python -m depthany.index`, the mixtures that it indexes, and training on what it made."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -59,6 +60,15 @@ def test_command_builds_and_updates_an_index(
     ended = start(settings)
     assert ended.code == 0, ended.err
     assert "+ 12 unlabeled" in ended.out
+
+
+def test_command_names_broken_tars_and_other_media(tar_set: Path, monkeypatch, capsys) -> None:
+    os.truncate(tar_set / "1.tar", 5000)
+    (tar_set / "more.zip").touch()
+    assert index(monkeypatch, "data=folder", *large_set(tar_set), "workers=1") == 0
+    out = capsys.readouterr().out
+    assert ", 1 passed over: 1 .zip, index " in out
+    assert f"warning: mine: {tar_set / '1.tar'} ends early, at byte " in out
 
 
 def test_mixture_without_large_sets_is_an_error(monkeypatch, capsys) -> None:

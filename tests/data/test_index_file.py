@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from image_sets import contents, folder_of, write_tar
 
-from depthany.data.images import IMAGE_SUFFIXES
+from depthany.data.counts import passed_over_line
+from depthany.data.image_formats import IMAGE_SUFFIXES
 from depthany.data.indexed.build_index import build_index
 from depthany.data.indexed.index_file import ENTRY, WHOLE_FILE, Index, ShardRow, write_index
 from depthany.data.indexed.scan import Scan, scan
@@ -87,6 +88,37 @@ def test_truncated_tar_keeps_images_before_the_cut(
     assert contents(images) == wanted | {"whole.tar/w.jpg": b"w"}
     assert images.index.broken() == ([] if broken_at is None else [("cut.tar", broken_at)])
     assert ("1 tars break off" in caplog.text) == (broken_at is not None)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_media_not_indexed_are_counted(tmp_path: Path, kind: str) -> None:
+    names = ["a.jpg", "b.HEIC", "c.heic", "d.gif", "e.txt", "f.json"]
+    if kind == "tar":
+        write_tar(tmp_path / "set/0.tar", [(name, b"x") for name in names])
+        (tmp_path / "set/1.tar.gz").touch()
+        expected = {".heic": 2, ".gif": 1, ".tar.gz": 1}
+    else:
+        (tmp_path / "set/sub").mkdir(parents=True)
+        for i, name in enumerate(names):
+            (tmp_path / "set" / ("sub" * (i % 2)) / name).touch()
+        expected = {".heic": 2, ".gif": 1}
+    images = IndexedImages(str(tmp_path / "set"), kind)
+    assert images.passed_over == expected
+    assert "2 .heic (suffixes=[.heic,...] names them)" in passed_over_line(images)
+    assert IndexedImages(str(tmp_path / "set"), kind).passed_over == expected, "as the index has it"
+    write_tar(tmp_path / "set/2.tar", [("new.jpg", b"x")])
+    extra = {".tar": 1} if kind == "folder" else {}
+    again = IndexedImages(str(tmp_path / "set"), kind, update=True)
+    assert again.passed_over == expected | extra, "shards that did not change keep theirs"
+
+
+def test_identity_does_not_depend_on_passed_over_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_tar(tmp_path / name / "set/0.tar", [("a.jpg", b"x")])
+    (tmp_path / "two/set/photo.heic").touch()
+    one, two = (IndexedImages(str(tmp_path / name / "set"), "tar") for name in ("one", "two"))
+    assert one.identity() == two.identity()
+    assert not one.passed_over and two.passed_over
 
 
 def test_tar_with_damaged_header_is_reported_as_broken(tmp_path: Path) -> None:

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthany.data.batch import BadFile, Batch
+from depthany.data.counts import set_notes
+from depthany.data.dataset import TrainingSet
 from depthany.data.folder_depth import FolderDepth
 from depthany.data.images import decode_image
+from depthany.data.sampler import Draw
 from depthany.data.unlabeled import FolderImages
 
 
@@ -54,6 +58,61 @@ def test_differing_sizes_name_both_files(tmp_path: Path) -> None:
     assert str(tmp_path / "depth/a.png") in text
     assert "6x4" in text
     assert "6x5" in text
+
+
+def turn(root: Path, stem: str, orientation: int) -> np.ndarray:
+    """Saves an image again with random colours, lossless, and an EXIF orientation; returns what is stored."""
+    path, exif = root / f"images/{stem}.png", Image.Exif()
+    exif[0x0112] = orientation
+    size = Image.open(path).size
+    colours = np.random.default_rng(orientation).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(colours).save(path.with_suffix(".webp"), lossless=True, exif=exif)
+    path.unlink()
+    return colours
+
+
+@pytest.mark.parametrize("orientation, quarter_turns", [(3, 2), (6, 3)])
+def test_labels_belong_to_the_image_as_displayed(
+    tmp_path: Path, orientation: int, quarter_turns: int
+) -> None:
+    shape = (4, 6) if orientation == 3 else (6, 4)
+    write(tmp_path, "a", np.full(shape, 2000, np.uint16), size=(6, 4))
+    stored = turn(tmp_path, "a", orientation)
+    sample = FolderDepth(str(tmp_path)).read(0)
+    np.testing.assert_array_equal(sample.image, np.rot90(stored, quarter_turns))
+
+
+def test_setting_leaves_images_as_they_are_stored(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.full((4, 6), 2000, np.uint16))
+    stored = turn(tmp_path, "a", 6)
+    hint = r"6x4, its image \S+ is 4x6: .*; the image is stored as 6x4 and turned .*exif_orientation=ignore"
+    for read in (lambda data: data.read(0), lambda data: raise_if_bad(data)):
+        with pytest.raises(ValueError, match=hint):
+            read(FolderDepth(str(tmp_path)))
+    dataset = FolderDepth(str(tmp_path), exif_orientation="ignore")
+    np.testing.assert_array_equal(dataset.read(0).image, stored)
+    assert raise_if_bad(dataset).labeled_image.shape == (1, 3, 4, 4)
+    with pytest.raises(ValueError, match="unknown exif_orientation 'no'; choose from apply, ignore"):
+        FolderDepth(str(tmp_path), exif_orientation="no")
+
+
+def raise_if_bad(dataset: FolderDepth) -> Batch:
+    """The batch of image 0."""
+    batch = TrainingSet([dataset], [], 4)[[Draw(True, 0, 0)]]
+    if isinstance(batch, BadFile):
+        raise ValueError(batch.message)
+    return batch
+
+
+def test_turned_images_of_equal_size_are_a_warning(tmp_path: Path) -> None:
+    for stem, orientation in (("half", 3), ("quarter", 6), ("upright", 1)):
+        write(tmp_path, stem, np.full((4, 6)[:: -1 if orientation == 6 else 1], 2000, np.uint16), size=(6, 4))
+        turn(tmp_path, stem, orientation)
+    (line,) = set_notes({"mine": FolderDepth(str(tmp_path))})
+    assert line.startswith("warning: mine: 1 of 3 images looked at are turned by EXIF, such as ")
+    assert "half.webp: turned by its EXIF orientation 3" in line
+    for choice in ("apply", "ignore"):
+        assert set_notes({"mine": FolderDepth(str(tmp_path), exif_orientation=choice)}) == []
 
 
 def test_map_without_valid_pixel_is_named(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ PROMISED = {
     "nyu_filled",
     "kitti_garg652",
     "kitti_marigold652",
+    "kitti_midas161",
     "diode_indoor325",
     "diode_full771",
     "eth3d",
@@ -138,6 +139,7 @@ COUNTED = {
     "nyu_midas": 480 * 640 - 1,  # one hole, which lies outside of Eigen's crop
     "kitti_garg652": (371 - 187) * (1197 - 44),  # of 375x1242; truth begins at row 187
     "kitti_marigold652": (321 - 164) * (1172 - 43),  # of the lower 352 rows, where truth begins at row 164
+    "kitti_midas161": (375 - 187) * 1242 + 3,  # and three pixels of row 0
     "vkitti2_val": (321 - 117) * (1172 - 43),
     "diode_indoor325": 47,  # one pixel off the mask
     "diode_full771": 47,
@@ -177,6 +179,12 @@ def test_counts_add_up() -> None:
     assert counts["kitti_garg652"] == counts["kitti_marigold652"] == 697 - 45
     assert counts["diode_full771"] - counts["diode_indoor325"] == 446  # outdoor
     assert counts["vkitti2_val"] == 447 * 6 * 2  # frames, variants, cameras
+
+
+def test_hypersim_val_keeps_the_published_pinhole(tmp_path: Path) -> None:
+    (tmp_path / "metadata_camera_parameters.csv").write_text("not read")
+    _, dataset = build("hypersim_val", tmp_path)
+    assert dataset.camera_csv is None and dataset.warnings == []
 
 
 @each_protocol

@@ -10,6 +10,7 @@ import pytest
 from media import pixels
 from PIL import Image
 
+from depthany.data import image_formats
 from depthany.inference.predictor import Predictor
 from depthany.models.model import DenseModel
 
@@ -87,6 +88,21 @@ def test_unreadable_files_are_named_at_the_end(predict, photos: Path, tmp_path: 
     assert len(results(tmp_path / "out")) == 6
 
 
+def test_files_passed_over_are_in_the_summary(predict, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_formats._register_heic()
+    save(photos / "phone.heic", pixels(40, 50), format="HEIF")
+    (photos / "list.txt").touch()
+    monkeypatch.setattr(image_formats, "has_heic", lambda: False)
+    ended = predict(f"images={photos}")
+    assert (ended.code, ended.err) == (0, "")
+    assert "6 predicted, 1 passed over: 1 .heic (install depthany[heic])\n" in ended.out
+    ended = predict(f"images={photos / 'phone.heic'}")
+    assert ended.code == 1
+    assert ended.err == (
+        f"error: {photos / 'phone.heic'}: HEIC needs the package pillow-heif: pip install 'depthany[heic]'\n"
+    )
+
+
 def gray_16bit(rgb: np.ndarray) -> Image.Image:
     return Image.fromarray(rgb[:, :, 0].astype(np.uint16) * 257)
 
@@ -94,6 +110,9 @@ def gray_16bit(rgb: np.ndarray) -> Image.Image:
 KINDS = {
     "jpg": ("a.jpg", lambda rgb: Image.fromarray(rgb), {"quality": 95}),
     "webp": ("a.webp", lambda rgb: Image.fromarray(rgb), {"lossless": True}),
+    "mpo": ("a.mpo", lambda rgb: Image.fromarray(rgb), {"quality": 95, "save_all": True}),
+    "avif": ("a.avif", lambda rgb: Image.fromarray(rgb), {"quality": 95}),
+    "heic": ("a.heic", lambda rgb: Image.fromarray(rgb), {"quality": 95, "format": "HEIF"}),
     "tiff": ("a.tiff", lambda rgb: Image.fromarray(rgb), {}),
     "bmp": ("a.bmp", lambda rgb: Image.fromarray(rgb), {}),
     "gray": ("a.png", lambda rgb: Image.fromarray(rgb[:, :, 0]), {}),
@@ -110,6 +129,7 @@ def test_every_kind_of_photo_becomes_8_bit_rgb(
     kind: str, predict, model: DenseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, convert, options = KINDS[kind]
+    image_formats._register_heic()
     rgb = np.asarray(Image.fromarray(pixels(4, 5)).resize((50, 40), Image.Resampling.BICUBIC))
     save(tmp_path / name, convert(rgb), **options)
     seen = []
@@ -119,7 +139,7 @@ def test_every_kind_of_photo_becomes_8_bit_rgb(
     )
     assert predict(f"images={tmp_path / name}").code == 0
     expected = np.repeat(rgb[:, :, :1], 3, axis=2) if kind.startswith(("gray", "16")) else rgb
-    near = {"jpg": 12, "cmyk": 40, "palette": 40}.get(kind, 0)
+    near = {"jpg": 12, "mpo": 12, "avif": 16, "heic": 24, "cmyk": 40, "palette": 40}.get(kind, 0)
     assert np.abs(seen[0].astype(int) - expected).max() <= near
 
 

@@ -1,9 +1,12 @@
 """What `images` may name, and the names of the results."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from depthany.data import image_formats
+from depthany.data.image_formats import describe_passed_over
 from depthany.inference.sources import find_sources
 
 
@@ -93,3 +96,30 @@ def test_no_image_is_an_error(tmp_path: Path, images: str, expected: str) -> Non
     (tmp_path / "binary.txt").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(ValueError, match=expected):
         names(tmp_path / images)
+
+
+def test_media_that_are_not_predicted_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_formats, "has_heic", lambda: False)
+    for name in (
+        "a.jpg",
+        "b.mpo",
+        "c.AVIF",
+        "d.HEIC",
+        "sub/e.heic",
+        "f.gif",
+        "g.zip",
+        "._h.gif",
+        "i.txt",
+        "j.json",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    passed_over = Counter()
+    found = find_sources(str(tmp_path), Path("/elsewhere"), passed_over)
+    assert [source.path.name for source in found] == ["a.jpg", "b.mpo", "c.AVIF"]
+    text = "4 passed over: 2 .heic (install depthany[heic]), 1 .gif, 1 .zip"
+    assert describe_passed_over(passed_over) == text
+    with pytest.raises(ValueError, match=r"no image or video there .*; 1 passed over: 1 \.heic \(install"):
+        find_sources(str(tmp_path / "sub/*"), Path("/elsewhere"))
+    monkeypatch.setattr(image_formats, "has_heic", lambda: True)
+    assert len(find_sources(str(tmp_path), Path("/elsewhere"))) == 5

@@ -1,16 +1,16 @@
 """Look at one image of a data set, and find what is wrong with it."""
 
-import io
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from depthany.data.histogram import DepthHistogram
+from depthany.data.image_formats import open_image
 from depthany.data.images import decode_image
 from depthany.data.labeled import Decoded, PairedDepth
+from depthany.data.orientation import doubt, is_confirmed, orientation_of, size_hint
 from depthany.data.plausible import describe_resize, known_pixels
 from depthany.data.samples import NoValidPixel, UnknownUnit
 from depthany.data.targets import Labels
@@ -20,8 +20,18 @@ UNREADABLE_IMAGE, UNREADABLE_DEPTH = "unreadable image", "unreadable depth"
 NO_VALID_PIXEL, SIZES_DIFFER, NO_PARTNER = "no valid pixel", "sizes differ", "no partner"
 UNKNOWN_UNIT = "unknown unit"
 FEW_VALID, CONSTANT, NEGATIVE, BLANK = "few valid pixels", "constant depth", "negative depth", "blank image"
-# Training stops at these, unless data.unreadable=skip leaves such images out. The others are warnings.
-ERRORS = (NO_PARTNER, UNREADABLE_IMAGE, UNREADABLE_DEPTH, UNKNOWN_UNIT, NO_VALID_PIXEL, SIZES_DIFFER)
+TURNED, BROKEN_ARCHIVE = "turned by EXIF", "archive ends early"
+# Training stops at these, unless data.unreadable=skip leaves such images out; or images are lost, as at the
+# end of a broken archive. The others are warnings.
+ERRORS = (
+    NO_PARTNER,
+    UNREADABLE_IMAGE,
+    UNREADABLE_DEPTH,
+    UNKNOWN_UNIT,
+    NO_VALID_PIXEL,
+    SIZES_DIFFER,
+    BROKEN_ARCHIVE,
+)
 GRAY = "gray image"
 # Why a pixel is not valid; the first reason that holds counts.
 INVALID = ("not finite", "negative", "zero", "masked", "too near", "too far")
@@ -67,6 +77,7 @@ class _Found:
 
     problems: list[Problem] = field(default_factory=list)
     traits: dict[str, Any] = field(default_factory=dict)
+    orientation: int = 1  # EXIF
 
     def add(self, kind: str, path: str, reason: str) -> None:
         self.problems.append(Problem(kind, path, reason))
@@ -98,11 +109,8 @@ class Inspector:
         image = self._image(index, found)
         if hasattr(self.dataset, "labels"):
             label_hw = self._labels(index, found)
-            if image is not None and label_hw is not None and label_hw != image.shape[:2]:
-                text = f"depth is {label_hw[1]}x{label_hw[0]}, its image {image.shape[1]}x{image.shape[0]}"
-                if getattr(self.dataset, "resize_depth", "no such setting") is None:
-                    text += "; resize_depth=nearest resizes it"
-                found.add(SIZES_DIFFER, self._files(index)[1], text)
+            if image is not None and label_hw is not None:
+                self._compare(index, image.shape[:2], label_hw, found)
         return Finding(self.dataset.name(index), tuple(found.problems), **found.traits)
 
     def _files(self, index: int) -> tuple[str, str]:
@@ -116,17 +124,34 @@ class Inspector:
         try:
             stored = self.dataset.stored_image(index)
             is_file = isinstance(stored, bytes)
-            image = decode_image(stored, path, self.convert_images) if is_file else stored
+            upright = getattr(self.dataset, "upright", True)
+            image = decode_image(stored, path, self.convert_images, upright) if is_file else stored
         except Exception as error:  # a defect in one reader must not hide the problems of other files
             found.add(UNREADABLE_IMAGE, path, _one_line(error, path))
             return None
         found.traits["size"] = (image.shape[1], image.shape[0])
-        found.traits["mode"] = Image.open(io.BytesIO(stored)).mode if is_file else None
+        found.traits["mode"] = open_image(stored).mode if is_file else None
+        found.orientation = orientation_of(stored)
         if _holds(image, lambda pixels: pixels == image[0, 0]):
             found.add(BLANK, path, f"one colour, {image[0, 0].tolist()}")
         else:
             found.traits["is_gray"] = _holds(image, lambda pixels: pixels == pixels[..., :1])
         return image
+
+    def _compare(
+        self, index: int, image_hw: tuple[int, ...], label_hw: tuple[int, ...], found: _Found
+    ) -> None:
+        """Compares the sizes of image and labels, and whether the labels can belong to the turned image."""
+        image, labels = self._files(index)
+        if label_hw != image_hw:
+            text = f"depth is {label_hw[1]}x{label_hw[0]}, its image {image_hw[1]}x{image_hw[0]}"
+            upright = getattr(self.dataset, "upright", True)
+            hint = size_hint(found.orientation, image_hw, label_hw, upright)
+            if not hint and getattr(self.dataset, "resize_depth", "no such setting") is None:
+                hint = "; resize_depth=nearest resizes it"
+            found.add(SIZES_DIFFER, labels, text + hint)
+        elif (why := doubt(found.orientation, image_hw)) and not is_confirmed(self.dataset):
+            found.add(TURNED, image, why)
 
     def _labels(self, index: int, found: _Found) -> tuple[int, ...] | None:
         """Looks at the labels and returns their height and width; None if they cannot be read."""

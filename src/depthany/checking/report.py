@@ -61,10 +61,9 @@ def show(summaries: Mapping[str, SetSummary]) -> None:
 
 
 def _cells(summary: SetSummary, bars: str) -> list[str]:
-    errors = sum(count for kind, count in summary.kinds.items() if kind in ERRORS) + bool(summary.failure)
-    warnings = summary.warning_count()
     images = f"{summary.checked}" if summary.checked == summary.found else ""
-    cells = [images or f"{summary.checked} of {summary.found}", str(errors), str(warnings), _sizes(summary)]
+    counts = [str(summary.errors), str(summary.warning_count())]
+    cells = [images or f"{summary.checked} of {summary.found}", *counts, _sizes(summary)]
     depth, count = summary.histogram, summary.with_depth
     if not count:
         return [*cells, *[""] * 6]

@@ -47,7 +47,8 @@ def _cell(dataset: Any, index: int, convert_images: bool) -> NDArray[np.uint8]:
     """Returns the tiles of one image, with a caption below."""
     stored = dataset.stored_image(index)
     name = str(dataset.name(index))
-    image = decode_image(stored, name, convert_images) if isinstance(stored, bytes) else stored
+    upright = getattr(dataset, "upright", True)
+    image = decode_image(stored, name, convert_images, upright) if isinstance(stored, bytes) else stored
     tiles = [_tile(image, cv2.INTER_AREA)]
     text = f"{image.shape[1]}x{image.shape[0]}"
     if hasattr(dataset, "labels"):

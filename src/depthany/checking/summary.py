@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from depthany.checking.inspect import ERRORS, FEW_VALID, GRAY, NO_PARTNER, Finding, Problem
-from depthany.data.counts import count_warning
+from depthany.checking.inspect import BROKEN_ARCHIVE, ERRORS, FEW_VALID, GRAY, NO_PARTNER, Finding, Problem
+from depthany.data.counts import count_warning, passed_over_line
 from depthany.data.histogram import DepthHistogram, PackedHistogram
 from depthany.data.plausible import SeenLabels, doubts
 from depthany.data.targets import Unit
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-COUNT, IMPLAUSIBLE = "number of images", "implausible labels"  # kinds of warnings about a whole set
+# Kinds of warnings about a whole set
+COUNT, IMPLAUSIBLE = "number of images", "implausible labels"
+OF_READER, PASSED_OVER = "its reader says", "passed over"
 FIRST = 10  # how many images are named where naming all would be too much
 
 
@@ -65,7 +67,11 @@ class SetSummary:
         self.left_out: dict[str, int] = dict(getattr(dataset, "left_out", {}))
         self.wanted = self.found  # fewer with a limit
         self.checked = 0
+        self.notices: list[str] = list(getattr(dataset, "warnings", []))
+        self.passed_over: dict[str, int] = dict(getattr(dataset, "passed_over", {}))
+        self.passed_over_line = passed_over_line(dataset)
         self.problems = [Problem(NO_PARTNER, f"{root}/{name}", "no partner") for name in self.unpaired]
+        self.problems += [Problem(BROKEN_ARCHIVE, *each) for each in getattr(dataset, "broken", [])]
         self.bad: set[int] = set()
         self.histogram = DepthHistogram()
         self.seen = SeenLabels()
@@ -114,6 +120,11 @@ class SetSummary:
         return Counter(problem.kind for problem in self.problems)
 
     @property
+    def errors(self) -> int:
+        """Number of errors: problems of these kinds, and one if the set cannot be opened."""
+        return sum(count for kind, count in self.kinds.items() if kind in ERRORS) + bool(self.failure)
+
+    @property
     def is_wrong(self) -> bool:
         """Whether training would stop at this data set, if data.unreadable is not skip."""
         return self.failure is not None or any(problem.kind in ERRORS for problem in self.problems)
@@ -122,6 +133,9 @@ class SetSummary:
         """Returns what is unusual about the set as a whole. More kinds of warnings are more lines here."""
         count = "" if self.failure else count_warning("", self.found, self.expected)
         lines = [SetWarning(COUNT, count.removeprefix(": "))] if count else []
+        lines += [SetWarning(OF_READER, line) for line in self.notices]
+        if self.passed_over_line:
+            lines.append(SetWarning(PASSED_OVER, self.passed_over_line))
         return lines + [SetWarning(IMPLAUSIBLE, line) for line in doubts(self.dataset, self.seen)]
 
     def notes(self) -> list[str]:
@@ -158,6 +172,7 @@ class SetSummary:
             "checked": self.checked,
             "without_partner": self.unpaired,
             "left_out": self.left_out,
+            "passed_over": self.passed_over,
             "problems": dict(self.kinds),
             "warnings": [warning.text for warning in self.warnings()],
             "reasons": _reasons(self.problems),

@@ -1,6 +1,22 @@
-"""Lines for the user about the sizes of the data sets, before training and in the check of the data."""
+"""Lines for the user about the data sets, before training and evaluation and in the check of the data."""
 
 from collections.abc import Mapping, Sized
+from typing import Any
+
+from depthany.data.image_formats import NEEDS_HEIC, describe_passed_over
+from depthany.data.orientation import orientation_warning
+
+
+def set_notes(sets: Mapping[str, Any]) -> list[str]:
+    """Returns lines on data sets, warnings first: sizes that are not the expected ones, what the sets warn of
+    (their attribute `warnings`), photos that EXIF turns, and files that exist and are not used.
+    """
+    warnings = count_warnings(sets)
+    for name, dataset in sets.items():
+        warnings += [f"{name}: {line}" for line in getattr(dataset, "warnings", [])]
+        if line := orientation_warning(name, dataset):
+            warnings.append(line)
+    return [*(f"warning: {line}" for line in warnings), *left_out_notes(sets)]
 
 
 def count_warnings(sets: Mapping[str, Sized]) -> list[str]:
@@ -29,7 +45,19 @@ def left_out_notes(sets: Mapping[str, Sized]) -> list[str]:
         if unpaired := getattr(dataset, "unpaired", []):
             count, first = len(unpaired), unpaired[0]
             notes.append(f"{name}: {count} files without partner are left out, the first: {first}")
+        if passed_over := passed_over_line(dataset):
+            notes.append(f"{name}: {passed_over}")
     return notes
+
+
+def passed_over_line(dataset: object) -> str:
+    """Returns how many files of a data set look like images or other media and are not read; "" if none.
+
+    A data set counts them by suffix in `passed_over`.
+    """
+    return describe_passed_over(
+        getattr(dataset, "passed_over", {}), getattr(dataset, "heic_remedy", NEEDS_HEIC)
+    )
 
 
 def _tolerance(expected: int) -> float:

@@ -14,10 +14,11 @@ from torch import Tensor
 from depthany.data.batch import BadFile, Batch
 from depthany.data.images import Photo, decode_photo
 from depthany.data.left_out import CONVERTED, SKIPPED, ImageHeader, ImageIssue, read_header
+from depthany.data.orientation import require_aligned
 from depthany.data.perturb import Share
 from depthany.data.pseudo_labels.store import PseudoLabels
 from depthany.data.sampler import Draw
-from depthany.data.samples import LabeledSet, NoValidPixel, UnknownUnit, UnlabeledSet, require_same_size
+from depthany.data.samples import LabeledSet, NoValidPixel, UnknownUnit, UnlabeledSet
 from depthany.data.targets import TARGETS, is_flat, make_target, require_unit
 from depthany.data.transforms import crop_shape, draw_crop
 from depthany.system.choices import require_choice
@@ -163,12 +164,14 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         with _unusable(lambda: read_header(stored).fault(1, self.convert_images)):
             self.on_read(FileKind.IMAGE, draw.index)
             stored = data_set.stored_image(index)
-            photo = self._decode(stored, image_name)
+            upright = getattr(data_set, "upright", True)
+            photo = self._decode(stored, image_name, upright)
         with _unusable(lambda: "unreadable depth"):
             self.on_read(FileKind.LABELS, draw.index)
             labels = data_set.labels(index)
         with _unusable(lambda: "sizes differ"):
-            require_same_size(image_name, (photo.height, photo.width), label_name, labels.valid.shape)
+            photo_hw, labels_hw = (photo.height, photo.width), labels.valid.shape
+            require_aligned(image_name, stored, photo_hw, label_name, labels_hw, upright)
         if TARGETS[self.target].is_relative and is_flat(labels):
             text = "its depth is the same everywhere, or known at too few pixels, which teaches nothing"
             raise Flat(f"{label_name}: {text} about relative depth")
@@ -199,10 +202,10 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             raise Unusable("without pseudo-label", f"{data_set.name(index)}: has no pseudo-label")
         return _chw(crop.of_image(photo)), crop.of_smooth_map(disparity)
 
-    def _decode(self, stored: bytes | NDArray[np.uint8], name: str) -> Photo:
+    def _decode(self, stored: bytes | NDArray[np.uint8], name: str, upright: bool = True) -> Photo:
         if isinstance(stored, np.ndarray):
             return Photo(stored, *stored.shape[:2])
-        return decode_photo(stored, name, self.convert_images, self._min_hw)
+        return decode_photo(stored, name, self.convert_images, self._min_hw, upright)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A user's own pairs: image and depth, or relative disparity, as files with equal stems."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from depthany.data.depth_files import DEPTH_SUFFIXES, ArrayKeys, one_channel, read_stored
 from depthany.data.folders import list_files
-from depthany.data.images import IMAGE_SUFFIXES
+from depthany.data.image_formats import image_suffixes, open_image
+from depthany.data.images import read_bytes
 from depthany.data.labeled import Decoded, PairedDepth
 from depthany.data.pairs import Pair
 from depthany.data.samples import UnknownUnit
@@ -47,8 +49,8 @@ class FolderDepth(PairedDepth):
             `_depth` with any suffix; what is before is the stem. None = any name.
         resize_depth: `nearest` resizes depth of another resolution to that of its image, by the nearest
             pixel; the ratio of width to height must agree. None = such a pair is an error.
-        min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected: see `PairedDepth`. The range
-            does not apply to disparity.
+        min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected, exif_orientation: see
+            `PairedDepth`. The range does not apply to disparity.
 
     Raises:
         ValueError: a folder is missing or empty, a file has no partner in the other folder, or two settings
@@ -75,6 +77,7 @@ class FolderDepth(PairedDepth):
         list_file: str | None = None,
         sky_masks: str | None = None,
         expected: int | None = None,
+        exif_orientation: str | None = None,
     ) -> None:
         require_choice("quantity", quantity, UNIT_OF)
         if resize_depth is not None:
@@ -90,11 +93,15 @@ class FolderDepth(PairedDepth):
         self.depth_scale, self.sky_value, self.resize_depth = depth_scale, sky_value, resize_depth
         self.keys = ArrayKeys(h5_key, npz_key, exr_channel)
         self.image_suffix, self.depth_suffix = image_suffix or "", depth_suffix or ""
-        super().__init__(root, min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected)
+        common = allow_incomplete, list_file, sky_masks, expected, exif_orientation
+        super().__init__(root, min_depth, max_depth, *common)
 
     def find(self) -> tuple[Sequence[Pair], list[str]]:
-        images = _files(self.root / self.images, IMAGE_SUFFIXES, self.image_suffix)
-        depths = _files(self.root / self.depth, DEPTH_SUFFIXES, self.depth_suffix)
+        folders = self.root / self.images, self.root / self.depth
+        nested = folders[0] in (folders[1], *folders[1].parents) or folders[1] in folders[0].parents
+        passed_over = None if nested else self.passed_over  # the one list holds files of the other
+        images = _files(folders[0], image_suffixes(), self.image_suffix, passed_over)
+        depths = _files(folders[1], DEPTH_SUFFIXES, self.depth_suffix, passed_over)
         if self.depth_suffix and not self.image_suffix:  # in one folder the depth files are images, too
             taken = set(depths.values())
             images = {stem: path for stem, path in images.items() if path not in taken}
@@ -138,7 +145,7 @@ class FolderDepth(PairedDepth):
         """Returns the depth, resized to its image if `resize_depth` allows it."""
         if self.resize_depth is None:
             return decoded
-        hw, image_hw = decoded.values.shape, _upright_hw(pair.image)
+        hw, image_hw = decoded.values.shape, _image_hw(pair.image, self.upright)
         if hw == image_hw:
             return decoded
         a_pixel = max(min(hw), min(image_hw))  # of the smaller map: its sides were rounded
@@ -190,27 +197,29 @@ def gray(path: Path, stored: NDArray[Any]) -> NDArray[Any]:
     return one_channel(path, stored)
 
 
-def _files(folder: Path, suffixes: tuple[str, ...], ending: str) -> dict[str, Path]:
+def _files(
+    folder: Path, suffixes: tuple[str, ...], ending: str, passed_over: Counter[str] | None
+) -> dict[str, Path]:
     """Returns the files below a folder by stem, which ends before `ending`; see `list_files`."""
     if not ending:
-        return list_files(folder, suffixes)
+        return list_files(folder, suffixes, passed_over)
     stem_ending, dot, suffix = ending.rpartition(".")
     if dot and f".{suffix.lower()}" in suffixes:
-        found = list_files(folder, (ending.lower(),))
+        found = list_files(folder, (ending.lower(),), passed_over)
     else:
         stem_ending = ending
-        found = list_files(folder, tuple(ending.lower() + suffix for suffix in suffixes))
+        found = list_files(folder, tuple(ending.lower() + suffix for suffix in suffixes), passed_over)
     return {stem[: len(stem) - len(stem_ending)]: path for stem, path in found.items()}
 
 
-def _upright_hw(path: Path) -> tuple[int, int]:
-    """Returns height and width of an image as it is displayed, from its header."""
+def _image_hw(path: Path, upright: bool) -> tuple[int, int]:
+    """Returns height and width of an image from its header, as displayed (`upright`) or as stored."""
     try:
-        with Image.open(path) as file:
+        with open_image(read_bytes(path)) as file:
             (width, height), orientation = file.size, file.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception as error:  # a damaged file can raise almost anything in Pillow
         raise ValueError(f"{path}: cannot read the image: {reason(error)}") from None
-    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    return (width, height) if upright and orientation in (5, 6, 7, 8) else (height, width)
 
 
 def _nearest(plane: NDArray[Any], hw: tuple[int, int]) -> NDArray[Any]:

@@ -1,14 +1,23 @@
 """Lists of files below a folder."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from depthany.data.image_formats import count_passed_over, describe_passed_over
 from depthany.system.packages import reason
 
 
-def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def list_files(
+    folder: Path, suffixes: tuple[str, ...], passed_over: Counter[str] | None = None
+) -> dict[str, Path]:
     """Returns the files below a folder, by their path without suffix relative to it, in sorted order.
+
+    Args:
+        suffixes: endings of the files, in lower case.
+        passed_over: counts by suffix, to which the files are added that look like images or other media and
+            have another ending.
 
     Raises:
         ValueError: the folder is missing, has no such file, or has two that differ only in the suffix; or a
@@ -16,10 +25,11 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder (looked from {Path.cwd()})")
-    paths = list[str]()
+    paths, others = list[str](), Counter[str]()
     for parent, _, names in walk(folder):  # calls stat for no file, unlike Path.rglob
         below = "" if parent == str(folder) else os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
         paths += [below + name for name in names if name.lower().endswith(suffixes) and name[0] != "."]
+        count_passed_over(names, suffixes, others)
     found: dict[str, Path] = {}
     for path in sorted(paths, key=lambda path: path.split("/")):  # folder by folder
         stem = path[: path.rindex(".")]
@@ -27,7 +37,10 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
             raise ValueError(f"{folder / path} and {found[stem].name} have the same stem: remove one of them")
         found[stem] = folder / path
     if not found:
-        raise ValueError(f"{folder}: no file with suffix {', '.join(suffixes)}")
+        hint = f"; {describe_passed_over(others)}" if others else ""
+        raise ValueError(f"{folder}: no file with suffix {', '.join(suffixes)}{hint}")
+    if passed_over is not None:
+        passed_over.update(others)
     return found
 
 

@@ -1,6 +1,5 @@
 """Read images. Whatever is wrong with a file becomes one `ValueError` that names it."""
 
-import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from depthany.data.image_formats import MissingDecoder, open_image
 from depthany.system.packages import reason
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _CONVERTIBLE = {"L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "1"}
 
 MAX_PIXELS = 1_000_000_000  # large enough for panoramas; guards against decompression bombs
@@ -31,6 +30,10 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }
 
 
+# Orientations after which rows, or columns, run against their order in the file, by the operations above.
+_ROWS_REVERSED, _COLUMNS_REVERSED = (3, 4, 7, 8), (2, 3, 6, 7)
+
+
 def read_image(path: Path, convert: bool = False) -> NDArray[np.uint8]:
     """Reads an image file as [h w 3] uint8 RGB; see `decode_image`."""
     return decode_image(read_bytes(path), str(path), convert)
@@ -44,13 +47,14 @@ def read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: cannot read the file: {reason(error)}") from None
 
 
-def decode_image(stored: bytes, name: str, convert: bool = False) -> NDArray[np.uint8]:
+def decode_image(stored: bytes, name: str, convert: bool = False, upright: bool = True) -> NDArray[np.uint8]:
     """Decodes an image to RGB and turns it upright by its EXIF orientation.
 
     Args:
-        stored: bytes of a JPEG, PNG, WebP, BMP or TIFF file.
+        stored: bytes of a JPEG, MPO, PNG, WebP, AVIF, HEIC (extra `heic`), BMP or TIFF file.
         name: of the file, for messages.
         convert: turn gray, palette, RGBA, CMYK and 16-bit images into 8-bit RGB instead of refusing them.
+        upright: turn the image by its EXIF orientation, as viewers show it. Off, it stays as it is stored.
 
     Returns:
         [h w 3] uint8.
@@ -58,33 +62,40 @@ def decode_image(stored: bytes, name: str, convert: bool = False) -> NDArray[np.
     Raises:
         ValueError: the file is damaged, or is not 8-bit RGB and `convert` is off.
     """
-    return decode_photo(stored, name, convert).pixels
+    return decode_photo(stored, name, convert, upright=upright).pixels
 
 
 @dataclass(frozen=True)
 class Photo:
-    """An upright image, decoded whole or at a reduced size.
+    """An image, decoded whole or at a reduced size.
 
     pixels: [ceil(height/reduction) ceil(width/reduction) 3] uint8 RGB.
     height, width: of the whole image, in pixels.
     reduction: 1, 2, 4 or 8. A decoded pixel is the low-pass filtered mean of reduction x reduction pixels.
+    reversed: whether rows, and columns, run against their order in the file. The last row and column of the
+        file stand for fewer pixels of the image where its sides are no multiple of `reduction`; reversed,
+        they come first.
     """
 
     pixels: NDArray[np.uint8]
     height: int
     width: int
     reduction: int = 1
+    reversed: tuple[bool, bool] = (False, False)
 
 
 def decode_photo(
-    stored: bytes, name: str, convert: bool = False, min_hw: tuple[int, int] | None = None
+    stored: bytes,
+    name: str,
+    convert: bool = False,
+    min_hw: tuple[int, int] | None = None,
+    upright: bool = True,
 ) -> Photo:
     """Decodes as `decode_image`, but may decode a JPEG at 1/2, 1/4 or 1/8 of its size, which is faster.
 
     Args:
-        stored, name, convert: see `decode_image`.
-        min_hw: height and width, in pixels, that the upright image keeps at least. None decodes every image
-            whole.
+        stored, name, convert, upright: see `decode_image`.
+        min_hw: height and width, in pixels, that the image keeps at least. None decodes every image whole.
 
     Raises:
         ValueError: see `decode_image`.
@@ -92,20 +103,24 @@ def decode_photo(
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(stored)) as file:
-                if (photo := _decode_jpeg(stored, file, min_hw)) is not None:
+            with open_image(stored) as file:
+                if (photo := _decode_jpeg(stored, file, min_hw, upright)) is not None:
                     return photo
                 file.load()
-                upright = ImageOps.exif_transpose(file)
+                image = ImageOps.exif_transpose(file) if upright else file
+        except MissingDecoder as error:
+            raise ValueError(f"{name}: {error}") from None
         except UnidentifiedImageError:
             raise ValueError(f"{name}: {not_an_image(len(stored))}") from None
         except Exception as error:  # a damaged file can raise almost anything in Pillow's decoders
             raise ValueError(f"{name}: cannot read the image: {reason(error)}") from None
-    pixels = _rgb(upright, name, convert)
+    pixels = _rgb(image, name, convert)
     return Photo(pixels, *pixels.shape[:2])
 
 
-def _decode_jpeg(stored: bytes, file: Image.Image, min_hw: tuple[int, int] | None) -> Photo | None:
+def _decode_jpeg(
+    stored: bytes, file: Image.Image, min_hw: tuple[int, int] | None, upright: bool
+) -> Photo | None:
     """Decodes a colour JPEG with simplejpeg. Returns None for other files and if libjpeg reports an error.
 
     Pillow then decides: it refuses a truncated file, and reads one with stray bytes or a rare layout. Both
@@ -114,7 +129,7 @@ def _decode_jpeg(stored: bytes, file: Image.Image, min_hw: tuple[int, int] | Non
     if file.format not in ("JPEG", "MPO") or file.mode != "RGB":  # MPO: a JPEG followed by more pictures
         return None
     width, height = file.size  # as stored
-    orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = file.getexif().get(ExifTags.Base.Orientation, 1) if upright else 1
     turned = orientation in (5, 6, 7, 8)
     k = _reduction((width, height) if turned else (height, width), min_hw)
     try:
@@ -123,7 +138,8 @@ def _decode_jpeg(stored: bytes, file: Image.Image, min_hw: tuple[int, int] | Non
         return None
     if orientation in _UPRIGHT:
         pixels = np.ascontiguousarray(_UPRIGHT[orientation](pixels))
-    return Photo(pixels, width if turned else height, height if turned else width, k)
+    is_reversed = orientation in _ROWS_REVERSED, orientation in _COLUMNS_REVERSED
+    return Photo(pixels, width if turned else height, height if turned else width, k, is_reversed)
 
 
 def _reduction(image_hw: tuple[int, int], min_hw: tuple[int, int] | None) -> int:

@@ -3,6 +3,7 @@
 import inspect
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from depthany.data import orientation
 from depthany.data.depth_files import read_depth
-from depthany.data.images import IMAGE_SUFFIXES, decode_image, read_bytes
+from depthany.data.image_formats import ALL_IMAGE_SUFFIXES
+from depthany.data.images import decode_image, read_bytes
 from depthany.data.pairs import Pair, Pairs, first_ten, missing, read_list
 from depthany.data.samples import LabeledSample, NoValidPixel, require_same_size
 from depthany.data.targets import Labels, Unit
+from depthany.system.choices import require_choice
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -52,10 +56,15 @@ class PairedDepth(ABC):
         sky_masks: folder, relative to `root` or absolute, that holds a mask for each image under the same
             name (.png). Nonzero pixels are sky (paper, section 3.1).
         expected: number of images in the paper, for `count_warnings`.
+        exif_orientation: `apply`: labels are aligned to the image as displayed, turned by its EXIF
+            orientation; `ignore`: to the image as stored. None = apply, with a warning where the sizes of
+            image and labels do not tell.
 
     Attributes:
         pairs: what is used.
         unpaired: files without partner, by their path below root.
+        upright: whether images are turned by their EXIF orientation.
+        passed_over: by suffix, how many files look like images or other media and are not read.
         left_out: number of pairs that exist and are not used, by reason.
 
     Raises:
@@ -76,8 +85,12 @@ class PairedDepth(ABC):
         list_file: str | None = None,
         sky_masks: str | None = None,
         expected: int | None = None,
+        exif_orientation: str | None = None,
     ) -> None:
         self.root = Path(root)
+        if exif_orientation is not None:
+            require_choice("exif_orientation", exif_orientation, orientation.CHOICES)
+        self.exif_orientation, self.upright = exif_orientation, exif_orientation != "ignore"
         self.min_depth = self.default_range_m[0] if min_depth is None else min_depth
         self.max_depth = self.default_range_m[1] if max_depth is None else max_depth
         if not 0 < self.min_depth < self.max_depth:
@@ -87,7 +100,7 @@ class PairedDepth(ABC):
         if not self.root.is_dir():
             raise ValueError(f"{self.root}: no such folder (looked from {Path.cwd()})")
         self.sky_masks, self.expected = sky_masks, expected
-        self.left_out = dict[str, int]()
+        self.left_out, self.passed_over = dict[str, int](), Counter[str]()
         self.pairs, self.unpaired = self.find() if list_file is None else self._listed(Path(list_file))
         if sky_masks is not None:
             self._leave_out_without_mask()
@@ -102,6 +115,10 @@ class PairedDepth(ABC):
     @abstractmethod
     def find(self) -> tuple[Sequence[Pair], list[str]]:
         """Returns all pairs in a fixed order, and the files (by path below root) without partner."""
+
+    def listed_rows(self, list_file: Path) -> list[tuple[str, str]]:
+        """Returns image and depth of each line of a list, as they stand there; `None` as depth = no depth."""
+        return read_list(list_file)
 
     def locate(self, image: str, depth: str) -> tuple[str, str]:
         """Returns the paths of the two files in a line of a list, relative to the root or absolute."""
@@ -128,7 +145,7 @@ class PairedDepth(ABC):
 
     def _listed(self, list_file: Path) -> tuple[Sequence[Pair], list[str]]:
         """Returns the pairs of a list. A missing file is an error even with `allow_incomplete`."""
-        rows = read_list(list_file)
+        rows = self.listed_rows(list_file)
         known = [self.locate(image, depth) for image, depth in rows if depth != "None"]
         self.count_left_out("without depth in the list", len(rows) - len(known))
         if absent := missing(self.root, (path for row in known for path in row)):
@@ -141,7 +158,7 @@ class PairedDepth(ABC):
     def _mask_path(self, name: str) -> str:
         stem, suffix = os.path.splitext(name)
         return os.path.join(
-            self.sky_masks or "", (stem if suffix.lower() in IMAGE_SUFFIXES else name) + ".png"
+            self.sky_masks or "", (stem if suffix.lower() in ALL_IMAGE_SUFFIXES else name) + ".png"
         )
 
     def _leave_out_without_mask(self) -> None:
@@ -211,12 +228,12 @@ class PairedDepth(ABC):
     def read(self, index: int, convert_images: bool = False) -> LabeledSample:
         """Returns image and labels of pair `index`. Raises ValueError, which names the unusable file."""
         pair = self.pairs[index]
-        stored = self.stored_image(index)
-        if isinstance(stored, bytes):
-            stored = decode_image(stored, str(pair.image), convert_images)
-        labels = self.labels(index)
-        require_same_size(str(pair.image), stored.shape[:2], str(pair.depth), labels.valid.shape)
-        return LabeledSample(self.name(index), stored, labels)
+        stored = image = self.stored_image(index)
+        if isinstance(image, bytes):
+            image = decode_image(image, str(pair.image), convert_images, self.upright)
+        labels, sizes = self.labels(index), (image.shape[:2], str(pair.depth))
+        orientation.require_aligned(str(pair.image), stored, *sizes, labels.valid.shape, self.upright)
+        return LabeledSample(self.name(index), image, labels)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """Data sets whose pairs of image and depth follow from the names of their folders and files."""
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from depthany.data.labeled import PairedDepth
 from depthany.data.pairs import Pair, walk
 
 ANYWHERE = r"(?:(.*)/)?"  # in front of the name of a folder, which may then lie at any depth below the root
+
+# Patterns of folders and files, and the files that match, by the groups of both
+_Kind = tuple[re.Pattern[str], re.Pattern[str], dict[tuple[str, ...], str]]
 
 
 @dataclass(frozen=True)
@@ -25,24 +29,45 @@ class Layout:
     depth_file: str
     skip: str = "$^"  # names of folders that are not entered: they hold neither, and may be large
 
-    def find(self, root: Path) -> tuple[list[tuple[str, str]], list[str]]:
-        """Returns (image, depth) paths below root, in the order of the images, and those without partner."""
-        images, depths = dict[tuple[str, ...], str](), dict[tuple[str, ...], str]()
-        kinds = (
-            (re.compile(self.image_folder), re.compile(self.image_file), images),
-            (re.compile(self.depth_folder), re.compile(self.depth_file), depths),
-        )
+    def find(self, root: Path, depth_root: Path | None = None) -> tuple[list[tuple[str, str]], list[str]]:
+        """Returns (image, depth) paths below root, in the order of the images, and those without partner.
+
+        Args:
+            root: folder of images and depth maps.
+            depth_root: folder of the depth maps, whose paths are then absolute; None = `root`.
+
+        Raises:
+            ValueError: two images, or two depth maps, have equal groups.
+        """
+        images: dict[tuple[str, ...], str] = {}
+        depths: dict[tuple[str, ...], str] = {}
+        of_images = (re.compile(self.image_folder), re.compile(self.image_file), images)
+        of_depths = (re.compile(self.depth_folder), re.compile(self.depth_file), depths)
+        if depth_root is None:
+            self._walk(root, "", [of_images, of_depths])
+        else:
+            self._walk(root, "", [of_images])
+            self._walk(depth_root, os.path.abspath(depth_root) + "/", [of_depths])
+        unpaired = [path for key, path in images.items() if key not in depths]
+        unpaired += [path for key, path in depths.items() if key not in images]
+        return [(path, depths[key]) for key, path in images.items() if key in depths], sorted(unpaired)
+
+    def _walk(self, root: Path, before: str, kinds: Iterable[_Kind]) -> None:
+        """Adds the files below a folder to what was found. Their paths begin with `before`."""
         for folder, names in walk(root, self.skip):
             for in_folder, in_file, found in kinds:
                 if (place := in_folder.fullmatch(folder)) is None:
                     continue
-                prefix = f"{folder}/" if folder else ""
+                prefix = before + (f"{folder}/" if folder else "")
                 for name in names:
                     if file := in_file.fullmatch(name):
-                        found[place.groups("") + file.groups("")] = prefix + name
-        unpaired = [path for key, path in images.items() if key not in depths]
-        unpaired += [path for key, path in depths.items() if key not in images]
-        return [(path, depths[key]) for key, path in images.items() if key in depths], sorted(unpaired)
+                        key = place.groups("") + file.groups("")
+                        if key in found:
+                            raise ValueError(
+                                f"{root}: {found[key]} and {prefix + name} are the same frame: remove one of "
+                                "them, or choose a root that holds one"
+                            )
+                        found[key] = prefix + name
 
 
 class LayoutDepth(PairedDepth):

@@ -1,6 +1,5 @@
 """Images that training left out or converted: counted by reason, listed in a file, limited to a share."""
 
-import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from depthany.data.image_formats import MissingDecoder, open_image
 from depthany.system.files import write_atomically
 
 SKIPPED, CONVERTED = "left out", "converted"
@@ -51,17 +50,21 @@ class ImageHeader:
     colours: the colour mode in words; empty for 8-bit RGB.
     animated: the file has several frames, of which the first is read.
     empty: the file has no byte.
+    without_decoder: such as HEIC, if the decoder of this format is not installed; else empty.
     """
 
     side: int | None = None
     colours: str = ""
     animated: bool = False
     empty: bool = False
+    without_decoder: str = ""
 
     def fault(self, min_side: int, convert: bool) -> str:
         """Returns why an image is unusable, in a few words, once it is known to be."""
         if self.side is not None and self.side < min_side:
             return f"below {min_side} pixels"
+        if self.without_decoder:
+            return f"{self.without_decoder} without its decoder"
         if self.colours and not convert:
             return f"{self.colours} without data.convert_images"
         return "empty" if self.empty else "damaged or missing"
@@ -87,8 +90,10 @@ def read_header(stored: bytes | NDArray[np.uint8] | None) -> ImageHeader:
     if not isinstance(stored, bytes):
         return ImageHeader(side=min(stored.shape[:2]))
     try:
-        with Image.open(io.BytesIO(stored)) as file:
+        with open_image(stored) as file:
             mode, side, animated = file.mode, min(file.size), _is_animated(file)
+    except MissingDecoder as error:
+        return ImageHeader(without_decoder=error.format_name)
     except Exception:  # a damaged file can raise almost anything in Pillow's parsers
         return ImageHeader(empty=not stored)
     colours = "16-bit gray" if mode.startswith("I;16") else _MODES.get(mode, mode)
@@ -96,8 +101,8 @@ def read_header(stored: bytes | NDArray[np.uint8] | None) -> ImageHeader:
 
 
 def _is_animated(file: Any) -> bool:
-    """The second picture in an MPO file of a camera is a preview or the other eye's view, not a frame."""
-    return file.format != "MPO" and bool(getattr(file, "is_animated", False))
+    """The further pictures in an MPO or HEIC file are previews or the other eye's view, not frames."""
+    return file.format not in ("MPO", "HEIF") and bool(getattr(file, "is_animated", False))
 
 
 class ImageReport:

@@ -77,21 +77,35 @@ def read_list(path: Path) -> list[tuple[str, str]]:
     Raises:
         ValueError: the list cannot be read or is empty, or a line has fewer than two columns.
     """
+    return [require_pair(path, number, columns) for number, columns in read_columns(path)]
+
+
+def read_columns(path: Path) -> list[tuple[int, list[str]]]:
+    """Returns number and columns of each line of a list; see `read_list`.
+
+    Raises:
+        ValueError: the list cannot be read or is empty.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot read the list of pairs: {reason(error)}") from None
-    rows = list[tuple[str, str]]()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        columns = line.strip().split("\t" if "\t" in line.strip() else None)
-        if len(columns) < 2:
-            raise ValueError(f"{path}, line {number}: expected an image and its depth file, got {line!r}")
-        rows.append((columns[0].strip(), columns[1].strip()))
+    rows = list[tuple[int, list[str]]]()
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if line and not line.startswith("#"):
+            columns = line.split("\t" if "\t" in line else None)
+            rows.append((number, [column.strip() for column in columns]))
     if not rows:
         raise ValueError(f"{path}: the list names no pair")
     return rows
+
+
+def require_pair(path: Path, number: int, columns: Sequence[str]) -> tuple[str, str]:
+    """Returns the first two columns of a line. Raises ValueError, which quotes it, if it has fewer."""
+    if len(columns) < 2:
+        line = " ".join(columns)
+        raise ValueError(f"{path}, line {number}: expected an image and its depth file, got {line!r}")
+    return columns[0], columns[1]
 
 
 def missing(root: Path, paths: Iterable[str]) -> list[str]:

@@ -45,6 +45,9 @@ class LabeledSet(Protocol):
 
     unit: of the labels.
     min_depth, max_depth: metres; predictions are clamped to this range when they are scored.
+
+    A set whose labels belong to the images as they are stored, without their EXIF orientation, has an
+    attribute `upright` that is False.
     """
 
     unit: Unit

@@ -59,10 +59,9 @@ class Crop:
     def of_image(self, photo: Photo) -> NDArray[np.uint8]:
         """Returns the crop of an image, [height width 3] uint8, resized by cubic interpolation."""
         pixels: NDArray = photo.pixels
-        (height, width), k = self.resized_hw, photo.reduction
-        if k > 1:  # a pixel is k x k pixels of the image; the last row and column may reach beyond its edge
-            fx, fy = k * width / photo.width, k * height / photo.height
-            pixels = cv2.resize(pixels, None, fx=fx, fy=fy, interpolation=cv2.INTER_CUBIC)
+        height, width = self.resized_hw
+        if photo.reduction > 1:
+            pixels = _enlarged(photo, height, width)
         elif pixels.shape[:2] != (height, width):
             pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
         cropped = pixels[self._rows, self._columns]
@@ -105,6 +104,20 @@ def draw_crop(height: int, width: int, crop_hw: tuple[int, int], seed: int) -> C
     top = int(random.integers(resized_hw[0] - crop_hw[0] + 1))
     left = int(random.integers(resized_hw[1] - crop_hw[1] + 1))
     return Crop(resized_hw, top, left, *crop_hw, flip=bool(random.integers(2)))
+
+
+def _enlarged(photo: Photo, height: int, width: int) -> NDArray[np.uint8]:
+    """Returns a photo that was decoded at a reduced size as [height width 3] uint8, by cubic interpolation.
+
+    A pixel is k x k pixels of the image. The last row and column of the file may reach beyond the edge, so
+    that part of the result is cut off.
+    """
+    k = photo.reduction
+    fx, fy = k * width / photo.width, k * height / photo.height
+    rows, columns = (slice(None, None, -1 if each else 1) for each in photo.reversed)
+    in_file_order = np.ascontiguousarray(photo.pixels[rows, columns])
+    pixels = cv2.resize(in_file_order, None, fx=fx, fy=fy, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(pixels[:height, :width], np.uint8)[rows, columns]
 
 
 def _nearest(source: int, target: int) -> NDArray[np.intp]:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from depthany.data.folders import list_files
-from depthany.data.images import IMAGE_SUFFIXES, read_bytes
+from depthany.data.image_formats import IMAGE_SUFFIXES, image_suffixes
+from depthany.data.images import read_bytes
 from depthany.data.indexed.archives import OpenFiles, read_lmdb
 from depthany.data.indexed.build_index import build_index
 from depthany.data.indexed.index_file import KINDS, WHOLE_FILE, Index
-from depthany.data.indexed.scan import first_shards
+from depthany.data.indexed.scan import first_shards, passed_over_beside_tars
 from depthany.system.choices import require_choice
 
 log = logging.getLogger(__name__)
@@ -24,10 +26,14 @@ class FolderImages:
     """Every image below a folder, however deep. Raises ValueError if there is none.
 
     The list is in memory and made anew at each start; use `IndexedImages` beyond some 100,000 images.
+
+    Attributes:
+        passed_over: by suffix, how many files look like images or other media and are not read.
     """
 
     def __init__(self, root: str) -> None:
-        self.root, self.paths = root, list(list_files(Path(root), IMAGE_SUFFIXES).values())
+        self.root, self.passed_over = root, Counter[str]()
+        self.paths = list(list_files(Path(root), image_suffixes(), self.passed_over).values())
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -62,17 +68,24 @@ class IndexedImages:
         root: folder of the data set.
         kind: folder (image files, however deep) | tar (plain .tar files, not compressed) | lmdb (environments
             whose values are image files, as in LSUN).
-        suffixes: endings of file names that count as images, such as [.jpg]; None = all known ones. Not for
-            LMDB, where every value counts.
+        suffixes: endings of file names that count as images, such as [.jpg]; None = all known ones but HEIC,
+            which need a package. Not for LMDB, where every value counts.
         index_dir: folder for the index; None = beside the root.
         expected: number of images of the complete data set, for progress and warnings.
         update: update an index that no longer fits the data, instead of raising.
         build_workers: processes that build; None = one per core.
 
+    Attributes:
+        passed_over: by suffix, how many files look like images or other media and are not in the index; not
+            counted where `suffixes` chooses.
+        broken: archives that end early, with the reason; the images before are used.
+
     Raises:
         ValueError: the folder is missing or holds no image, or the data has changed since the index was
             built.
     """
+
+    heic_remedy = "suffixes=[.heic,...] names them"
 
     def __init__(
         self,
@@ -92,9 +105,16 @@ class IndexedImages:
         self.index_path = index_path(self.root, kind, index_dir)
         self.index = self._open_index(update, build_workers)
         self._files = OpenFiles()
-        if broken := self.index.broken():
+        self.passed_over = Counter[str]() if suffixes else self._passed_over()
+        self.broken = [
+            (os.path.join(root, name), f"ends early, at byte {byte}: the images before it are used")
+            for name, byte in self.index.broken()
+        ]
+        if self.broken:
+            named = ", ".join(f"{name} at byte {byte}" for name, byte in self.index.broken()[:3])
+            more = " ..." if self.broken[3:] else ""
             log.warning(
-                f"{root}: {len(broken)} tars break off; the images before are used: {_some_broken(broken)}"
+                f"{root}: {len(self.broken)} tars break off; the images before are used: {named}{more}"
             )
 
     def __len__(self) -> int:
@@ -127,6 +147,10 @@ class IndexedImages:
             return read_bytes(Path(self._shard(shard), os.fsdecode(self.index.entry_name(index))))
         return self._files.read(self._shard(shard), offset, size)
 
+    def _passed_over(self) -> Counter[str]:
+        beside = passed_over_beside_tars(self.root) if self.kind == "tar" else Counter[str]()
+        return beside + self.index.passed_over()
+
     def _shard(self, shard: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.index.shard_name(shard)))
 
@@ -151,7 +175,8 @@ class IndexedImages:
     def _problem(self, index: Index) -> str:
         """Returns in what the index does not fit the data; an empty string if it fits."""
         if not index.is_of(self.kind, self.suffixes):
-            return "built for other suffixes"
+            then, now = (", ".join(ends) for ends in (index.header.suffixes, self.suffixes))
+            return f"built for other suffixes ([{then}], now [{now}]: suffixes=[{then}] keeps it)"
         if changed := index.changed(self.root):
             return f"{len(changed)} of {index.header.shards} shards have changed or are gone{_some(changed)}"
         if self.kind != "folder":  # a new folder changes the mtime of its parent, which is a shard
@@ -185,7 +210,3 @@ def index_path(root: Path, kind: str, index_dir: str | None) -> Path:
 
 def _some(names: list[str]) -> str:
     return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-
-
-def _some_broken(broken: list[tuple[str, int]]) -> str:
-    return ", ".join(f"{name} at byte {byte}" for name, byte in broken[:3]) + (" ..." if broken[3:] else "")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from depthany.data.images import IMAGE_SUFFIXES
+from depthany.data.image_formats import ALL_IMAGE_SUFFIXES
 from depthany.inference.predictor import PreparedImage
 from depthany.models.output import Quantity
 from depthany.system.packages import reason
@@ -98,7 +98,8 @@ class FolderPredictor:
         return [image.inputs[0] for image in images]
 
     def _find(self, name: str) -> Path:
-        stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
+        suffix = Path(name).suffix
+        stem = name.removesuffix(suffix) if suffix.lower() in ALL_IMAGE_SUFFIXES else name
         for candidate in (f"{stem}.npy", f"{stem}_16bit.png", f"{stem}.png"):
             if (self.folder / candidate).is_file():
                 return self.folder / candidate

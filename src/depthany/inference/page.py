@@ -13,14 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from depthany.data.images import IMAGE_SUFFIXES, read_image
+from depthany.data.image_formats import MissingDecoder, image_suffixes, open_image
+from depthany.data.images import decode_image, read_bytes
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.inference.constant_maps import constant_maps
 from depthany.inference.outputs import OutputSettings, picture, write_ply, write_png16
 from depthany.metrics.constant import is_constant
 from depthany.models.model import DenseModel
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # Pillow's names; its other decoders never see a file
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "AVIF",
+    "BMP",
+    "TIFF",
+)  # Pillow's names; its other decoders never see a file
 SHOWN_PIXELS = 1600  # longer side of the pictures that the browser gets
 CLOUD_POINTS = 1_000_000  # largest cloud; a larger photo contributes every 2nd, 3rd ... pixel
 KEPT_FOLDERS = 8  # latest downloads; gradio serves copies of its own
@@ -125,19 +133,22 @@ class Page:
         Raises:
             ValueError: the file is no image of a known format, is damaged, or has too many pixels.
         """
+        stored = read_bytes(path)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path, formats=FORMATS) as file:  # reads the header only
+                with open_image(stored, FORMATS) as file:  # reads the header only
                     width, height = file.size
+        except MissingDecoder:
+            raise
         except Exception:  # Pillow's parsers raise many kinds on a damaged file
-            raise ValueError("not a readable photo: expected JPEG, PNG, WebP, BMP or TIFF") from None
+            raise ValueError("not a readable photo: expected JPEG, PNG, WebP, AVIF, BMP or TIFF") from None
         if width * height > self.max_megapixels * 1e6:
             raise ValueError(
                 f"{width} x {height} is more than {self.max_megapixels:g} million pixels; make it smaller, "
                 "or start the app with a larger max_megapixels"
             )
-        return read_image(path, convert=True)
+        return decode_image(stored, str(path), convert=True)
 
     def _folder(self) -> Path:
         """Makes a folder for a download; deletes the oldest ones."""
@@ -157,7 +168,7 @@ def build(page: Page, input_size_at_first: int) -> gr.Blocks:
         gr.Markdown(f"# depthany\nThe depth of a photo, by {page.model.encoder.label}.")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                photo = gr.File(label="Photo", file_types=list(IMAGE_SUFFIXES), height=140)
+                photo = gr.File(label="Photo", file_types=list(image_suffixes()), height=140)
                 colour_map = gr.Dropdown(list(COLOUR_MAPS), value="spectral_r", label="Colour map")
                 input_size = gr.Slider(
                     *_sizes(input_size_at_first, multiple),

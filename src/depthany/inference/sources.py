@@ -2,14 +2,17 @@
 
 import glob
 import os
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from depthany.data.images import IMAGE_SUFFIXES
-
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
+from depthany.data.image_formats import (
+    VIDEO_SUFFIXES,
+    describe_passed_over,
+    image_suffixes,
+    media_suffix,
+)
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,15 @@ class Source:
         return {name: path for name, path in paths.items() if overwrite or not path.exists()}
 
 
-def find_sources(images: str, out: Path) -> list[Source]:
+def find_sources(images: str, out: Path, passed_over: Counter[str] | None = None) -> list[Source]:
     """Returns the images and videos that `images` names, in order.
 
     Args:
         images: a file; a folder, searched with all folders in it; a pattern such as `trip/**/*.jpg`; or a
             .txt file with one path per line, relative to the current folder.
         out: folder of the results. If it lies inside `images`, the files in it are not predicted.
+        passed_over: counts by suffix, to which the files of a folder or pattern are added that look like
+            images or other media and are not predicted.
 
     Raises:
         ValueError: there is no image or video, the results would lie among the images, or two results would
@@ -53,10 +58,10 @@ def find_sources(images: str, out: Path) -> list[Source]:
     """
     if not images.strip():
         raise ValueError("images= names nothing: pass a photo, video, folder, pattern or list.txt")
-    given = Path(images).expanduser()
+    given, others = Path(images).expanduser(), Counter[str]()
     if given.is_dir():
         root, paths = given, _outside(given, sorted(given.rglob("*")), out)
-        wanted = [path for path in paths if _is_known(path)]
+        wanted = _known(paths, others)
     elif given.suffix.lower() == ".txt" and given.is_file():
         wanted = _listed(given)
         root = Path(os.path.commonpath([path.parent for path in wanted]))
@@ -67,17 +72,27 @@ def find_sources(images: str, out: Path) -> list[Source]:
     else:
         root = _before_wildcard(given)
         matches = sorted(Path(match) for match in glob.glob(str(given), recursive=True))
-        wanted = [path for path in _outside(root, matches, out) if _is_known(path)]
+        wanted = _known(_outside(root, matches, out), others)
     if not wanted:
-        raise ValueError(
-            f"images={images}: no image or video there ({' '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})"
-        )
+        known = " ".join(image_suffixes() + VIDEO_SUFFIXES)
+        hint = f"; {describe_passed_over(others)}" if others else ""
+        raise ValueError(f"images={images}: no image or video there ({known}){hint}")
+    if passed_over is not None:
+        passed_over.update(others)
     return _named(root, wanted)
 
 
-def _is_known(path: Path) -> bool:
-    is_hidden = path.name.startswith(".")  # such as the "._a.jpg" that macOS leaves on foreign disks
-    return path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and not is_hidden and path.is_file()
+def _known(paths: Iterable[Path], passed_over: Counter[str]) -> list[Path]:
+    """Returns the images and videos among files and folders; counts other media by suffix."""
+    suffixes, wanted = image_suffixes() + VIDEO_SUFFIXES, list[Path]()
+    for path in paths:
+        if not (suffix := media_suffix(path.name)) or not path.is_file():
+            continue
+        if suffix in suffixes:
+            wanted.append(path)
+        else:
+            passed_over[suffix] += 1
+    return wanted
 
 
 def _outside(root: Path, paths: list[Path], out: Path) -> list[Path]:

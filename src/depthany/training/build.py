@@ -10,7 +10,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from depthany.data.counts import count_warnings, left_out_notes
+from depthany.data.counts import set_notes
 from depthany.data.dataset import TrainingSet
 from depthany.data.plausible import label_notes
 from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
@@ -152,14 +152,15 @@ def _build_set(entry: Mapping[str, Any], key: str) -> Any:
 def dataset_notes(
     settings: TrainSettings, dataset: TrainingSet, val_sets: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Returns lines on the sets: another size than expected, images that are there and not used, and labels
-    that do not look like what the settings say, by a look at some of each set.
+    """Returns lines on the sets, those of validation included: see `set_notes`; and labels that do not look
+    like what the settings say, by a look at some of each set.
 
     Raises:
         ValueError: the settings do not say the unit of labels, or a validation set has no depth in metres.
     """
-    for name, images in (val_sets or {}).items():
-        require_metres(images, f"data.val.{name}")
+    of_validation = {f"data.val.{name}": images for name, images in (val_sets or {}).items()}
+    for name, images in of_validation.items():
+        require_metres(images, name)
     kinds: tuple[tuple[str, Sequence[Sized]], ...] = (
         ("labeled", dataset.labeled),
         ("unlabeled", dataset.unlabeled),
@@ -169,11 +170,12 @@ def dataset_notes(
         for kind, members in kinds
         for name, images in zip(rooted(getattr(settings.data, kind)), members)
     }
-    with_labels = {name: images for name, images in sets.items() if name.startswith("data.labeled.")}
-    with_labels |= {f"data.val.{name}": images for name, images in (val_sets or {}).items()}
-    warnings, notes = label_notes(with_labels)
-    notes = [*weight_notes(settings, dataset), *left_out_notes(sets), *notes]
-    return [*(f"warning: {line}" for line in [*count_warnings(sets), *warnings]), *notes]
+    labeled = {name: images for name, images in sets.items() if name.startswith("data.labeled.")}
+    warnings, notes = label_notes(labeled | of_validation)
+    of_sets = set_notes(sets | of_validation)  # warnings first
+    first = sum(line.startswith("warning: ") for line in of_sets)
+    warnings = [*of_sets[:first], *(f"warning: {line}" for line in warnings)]
+    return [*warnings, *weight_notes(settings, dataset), *of_sets[first:], *notes]
 
 
 def open_pseudo_labels(

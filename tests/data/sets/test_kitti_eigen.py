@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmark_trees import IMAGE, write_kitti
-from depthany.data.sets.kitti import KITTI
+from depthany.data.sets.kitti import KITTI, VAL_DRIVES
 
 # As the protocols open it: with a range that cuts nothing.
 eigen = partial(KITTI, split="eigen_test", min_depth=1e-6, max_depth=1e6)
@@ -49,6 +49,16 @@ def test_missing_files_are_counted_and_named(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(ValueError, match=r"2 file\(s\) of 4 do not exist .*0069\.png, .*0016\.png$"):
         eigen(str(tmp_path))
+
+
+def test_midas_images_are_in_official_val_drives(tmp_path: Path) -> None:
+    write_kitti(tmp_path)  # drive 0002 is one of the official val split, 0009 of train
+    images = eigen(str(tmp_path), split="eigen_test_in_val")
+    assert [pair.name for pair in images.pairs] == [
+        "2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069"
+    ]
+    assert images.left_out == {"in drives of the official train split": 2}
+    assert len(VAL_DRIVES) == 13
 
 
 def test_list_of_another_form_is_refused(tmp_path: Path) -> None:

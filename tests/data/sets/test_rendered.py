@@ -82,6 +82,40 @@ def test_vkitti2_selects_cameras_and_variants(tmp_path: Path) -> None:
     assert chosen.left_out == {"of other variants": 1}
 
 
+@pytest.mark.parametrize(
+    "rgb, depth, options",
+    [
+        ("vkitti_2.0.3_rgb", "vkitti_2.0.3_depth", {}),
+        ("rgb", "depth", {}),  # Marigold
+        ("", "depth", {}),
+        ("", "../elsewhere", {"depth_root": "../elsewhere"}),
+    ],
+)
+def test_vkitti2_archives_may_have_own_folders(tmp_path: Path, rgb: str, depth: str, options: dict) -> None:
+    root = tmp_path / "root"
+    for variant in ("clone", "fog"):
+        vkitti(tmp_path / "one", variant=variant)
+        for archive, kind in ((rgb, "rgb"), (depth, "depth")):
+            frames = Path("Scene01", variant, "frames")
+            (root / archive / frames).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "one" / frames / kind).rename(root / archive / frames / kind)
+    dataset = VirtualKITTI2(str(root), **options)
+    assert len(dataset) == 2
+    assert disparity(dataset, 1) == [[None, 0.4, 0.0125], [None, None, 0]]
+    assert [pair.depth.parts[-5] for pair in dataset.pairs] == ["clone", "fog"]
+    chosen = VirtualKITTI2(str(root), scenes=["Scene01"], variants=["fog"], **options)
+    assert [pair.name for pair in chosen.pairs] == [
+        f"{rgb}/Scene01/fog/frames/rgb/Camera_0/rgb_00000.jpg".lstrip("/")
+    ]
+
+
+def test_frame_that_lies_twice_is_refused(tmp_path: Path) -> None:
+    vkitti(tmp_path / "a")
+    vkitti(tmp_path / "b")
+    with pytest.raises(ValueError, match=r"a/Scene01/\S+ and b/Scene01/\S+ are the same frame: remove one"):
+        VirtualKITTI2(str(tmp_path))
+
+
 def test_validation_part_of_vkitti2(tmp_path: Path) -> None:
     write_vkitti2(tmp_path)
     variants = ["clone", "morning", "overcast", "sunset", "15-deg-left", "15-deg-right"]
@@ -156,6 +190,21 @@ def test_hypersim_without_split_file_is_an_error(scenes: Path) -> None:
     (scenes / "metadata_images_split_scene_v1.csv").unlink()
     with pytest.raises(ValueError, match=r"split_scene_v1\.csv: cannot read Hypersim's table: No such file"):
         Hypersim(str(scenes))
+
+
+def test_hypersim_takes_the_camera_table_in_root(scenes: Path) -> None:
+    pinhole = Hypersim(str(scenes), split="val")
+    assert len(pinhole.warnings) == 1 and "146 of the table's 482 scenes" in pinhole.warnings[0]
+    names = ",".join(f"M_cam_from_uv_{i}{j}" for i in range(3) for j in range(3))
+    wide = "2,0,0,0,1.5,0,0,0,-1"
+    (scenes / "metadata_camera_parameters.csv").write_text(f"scene_name,{names}\nai_001_001,{wide}\n")
+    found = Hypersim(str(scenes), split="val")
+    assert found.warnings == []
+    depth_m = 3 / np.sqrt((2 / 8) ** 2 + (1.5 / 6) ** 2 + 1)
+    assert found.labels(0).values[2, 4] == pytest.approx(depth_m, rel=1e-6)
+    chosen = Hypersim(str(scenes), split="val", camera_csv="pinhole")
+    assert chosen.warnings == []
+    assert np.array_equal(chosen.labels(0).values, pinhole.labels(0).values)
 
 
 def test_hypersim_camera_table_has_shifted_lenses(scenes: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class BenchmarkDepth(PairedDepth):
 
     def __init__(self, root: str) -> None:
         with expecting(self.layout):
-            super().__init__(root)
+            super().__init__(root, exif_orientation="apply")
 
     @abstractmethod
     def official_pairs(self) -> list[Pair]:

@@ -14,6 +14,7 @@ import os
 import queue
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from depthany.data.image_formats import describe_passed_over
 from depthany.data.indexed.index_file import ENTRY, NOT_BROKEN, Index, ShardRow, stamp, write_index
 from depthany.data.indexed.scan import Scan, first_shards, scan
 from depthany.system.files import write_atomically
@@ -86,6 +88,8 @@ def build_index(
         ending = f" with suffix {', '.join(suffixes)}" if suffixes else ""
         broken = sum(row.broken_at != NOT_BROKEN for row in rows)
         why = f", {broken} of them broken or no plain tar" if broken else ""
+        others = sum((Counter(row.passed_over) for row in rows), Counter[str]())
+        why += f"; {describe_passed_over(others)}" if others else ""
         raise ValueError(f"{root}: no image{ending} in {len(parts)} {_noun(kind)}{why}")
     entries, names = map(_part_entries, files), map(_part_names, files)
     write_atomically(path, lambda file: write_index(file, kind, list(suffixes), rows, entries, names))
@@ -139,7 +143,7 @@ def _make_part(job: Job, name: bytes) -> Part:
         _write_part(file, _unchanged(job, name, state) or scan(job.kind, job.root, name, job.suffixes))
         head = _read_head(file)
         assert head is not None
-    row = ShardRow(name, head.entries, head.name_bytes, *state, broken_at=head.broken_at)
+    row = ShardRow(name, head.entries, head.name_bytes, *state, head.broken_at, head.passed_over)
     return Part(row, file, head.folders)
 
 
@@ -158,7 +162,8 @@ def _unchanged(job: Job, name: bytes, state: tuple[int, int]) -> Scan | None:
     if (row["size"], row["mtime_ns"]) != state:
         return None
     entries, names = old.slice(shard)
-    return Scan(entries, names, broken_at=int(row["broken_at"]))
+    others = Counter(old.header.passed_over.get(os.fsdecode(name), {}))
+    return Scan(entries, names, broken_at=int(row["broken_at"]), passed_over=others)
 
 
 @functools.cache
@@ -178,6 +183,7 @@ class _Head:
     name_bytes: int
     broken_at: int
     folders: list[bytes]
+    passed_over: dict[str, int]
     length: int  # of the line
 
 
@@ -187,7 +193,7 @@ def _write_part(file: Path, found: Scan) -> None:
     Without fsync, which would take longer than the scan of a folder.
     """
     folders = [os.fsdecode(folder) for folder in found.folders]
-    head = json.dumps([len(found.entries), len(found.names), found.broken_at, folders])
+    head = json.dumps([len(found.entries), len(found.names), found.broken_at, folders, found.passed_over])
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     with open(partial, "wb") as out:
         out.write(head.encode() + b"\n" + found.entries.tobytes() + found.names)
@@ -199,13 +205,13 @@ def _read_head(file: Path) -> _Head | None:
     try:
         with open(file, "rb") as part:
             line = part.readline()
-            entries, name_bytes, broken_at, folders = json.loads(line)
+            entries, name_bytes, broken_at, folders, others = json.loads(line)
             size = os.fstat(part.fileno()).st_size
     except (FileNotFoundError, ValueError):
         return None
     if size != len(line) + entries * ENTRY.itemsize + name_bytes:
         return None
-    return _Head(entries, name_bytes, broken_at, [os.fsencode(name) for name in folders], len(line))
+    return _Head(entries, name_bytes, broken_at, list(map(os.fsencode, folders)), others, len(line))
 
 
 def _part_entries(file: Path) -> NDArray[np.void]:

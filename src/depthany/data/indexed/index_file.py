@@ -21,9 +21,10 @@ import hashlib
 import json
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,6 +52,7 @@ class IndexHeader:
     """What an index describes.
 
     suffixes: endings of file names that count as images; empty if every entry counts (LMDB).
+    passed_over: by shard and suffix, how many files look like images or other media and are no entries.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class IndexHeader:
     name_bytes: int
     shards: int
     shard_name_bytes: int
+    passed_over: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class ShardRow:
     entries, name_bytes: number of entries, and bytes of their names.
     size, mtime_ns: see `stamp`.
     broken_at: byte where a tar breaks off, or NOT_BROKEN.
+    passed_over: see `IndexHeader`.
     """
 
     name: bytes
@@ -77,6 +81,7 @@ class ShardRow:
     size: int
     mtime_ns: int
     broken_at: int
+    passed_over: dict[str, int] = field(default_factory=dict)
 
 
 class Index:
@@ -151,7 +156,8 @@ class Index:
         It covers suffixes and counts, path, size and first entry of every shard, and `_SAMPLED` entries,
         spread evenly, with their names. Computing it takes a moment for a data set of any size.
         """
-        digest = hashlib.blake2b(json.dumps(self.header.__dict__, sort_keys=True).encode(), digest_size=16)
+        counts = {key: value for key, value in self.header.__dict__.items() if key != "passed_over"}
+        digest = hashlib.blake2b(json.dumps(counts, sort_keys=True).encode(), digest_size=16)
         for key in ("first", "size", "broken_at", "name"):
             digest.update(self.shards[key].tobytes())
         digest.update(self._shard_names)
@@ -163,6 +169,13 @@ class Index:
         """Returns the tars that break off, with the byte where; the images before it are in the index."""
         at = self.shards["broken_at"][:-1]
         return [(os.fsdecode(self.shard_name(int(s))), int(at[s])) for s in np.flatnonzero(at != NOT_BROKEN)]
+
+    def passed_over(self) -> Counter[str]:
+        """Returns, by suffix, how many files look like images or other media and are not in the index."""
+        total = Counter[str]()
+        for counts in self.header.passed_over.values():
+            total.update(counts)
+        return total
 
     def slice(self, shard: int) -> tuple[NDArray[np.void], bytes]:
         """Returns the entries [n] ENTRY of a shard, names counted from 0, and the bytes of the names."""
@@ -225,7 +238,9 @@ def write_index(
     shards = _shard_table(rows)
     shard_names = b"".join(row.name for row in rows)
     name_bytes = sum(row.name_bytes for row in rows)
-    header = IndexHeader(kind, suffixes, int(shards["first"][-1]), name_bytes, len(rows), len(shard_names))
+    others = {os.fsdecode(row.name): row.passed_over for row in rows if row.passed_over}
+    counts = int(shards["first"][-1]), name_bytes, len(rows), len(shard_names)
+    header = IndexHeader(kind, suffixes, *counts, others)
     with open(path, "wb") as file:
         text = json.dumps(header.__dict__, sort_keys=True).encode()
         file.write(MAGIC + _LENGTH.pack(len(text)) + text)

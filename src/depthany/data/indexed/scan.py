@@ -3,6 +3,7 @@
 import os
 import tarfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthany.data.folders import links_up, walk
+from depthany.data.image_formats import count_passed_over, is_hidden
 from depthany.data.indexed.archives import open_lmdb
 from depthany.data.indexed.index_file import ENTRY, NOT_BROKEN, WHOLE_FILE, shard_path
 from depthany.system.packages import optional, reason
@@ -28,12 +30,14 @@ class Scan:
     names: bytes of the names, one after the other.
     folders: paths, below the root, of the folders inside, which are shards too.
     broken_at: byte where a tar breaks off, or NOT_BROKEN.
+    passed_over: by suffix, how many files or members look like images or other media and are not indexed.
     """
 
     entries: NDArray[np.void]
     names: bytes
     folders: list[bytes] = field(default_factory=list)
     broken_at: int = NOT_BROKEN
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 def first_shards(kind: str, root: Path) -> list[bytes]:
@@ -76,36 +80,55 @@ def is_image(name: str, suffixes: tuple[str, ...]) -> bool:
     """Returns whether a file has one of the suffixes, in any case, and is not hidden (as `._a.jpg` of
     macOS).
     """
-    return name.lower().endswith(suffixes) and not name.rpartition("/")[2].startswith(".")
+    return name.lower().endswith(suffixes) and not is_hidden(name)
+
+
+def passed_over_beside_tars(root: Path) -> Counter[str]:
+    """Returns, by suffix, how many files below a folder of tars look like images or other media, compressed
+    tars included.
+    """
+    counts = Counter[str]()
+    for _, _, names in walk(root):
+        count_passed_over(names, (".tar",), counts)
+    return counts
 
 
 def _scan_folder(root: Path, name: bytes, suffixes: tuple[str, ...]) -> Scan:
     here = os.fsencode(root) + (b"/" + name if name else b"")
-    files, folders = list[bytes](), list[bytes]()
+    files, folders, passed_over = list[bytes](), list[bytes](), Counter[str]()
     with os.scandir(here) as found:
         for entry in found:  # the file type comes with the listing: no `stat` for each image
-            if is_image(os.fsdecode(entry.name), suffixes):
+            if is_image(file := os.fsdecode(entry.name), suffixes):
                 files.append(entry.name)
-            elif not entry.name.startswith(b".") and entry.is_dir() and not _is_loop(entry):
-                folders.append(name + b"/" + entry.name if name else entry.name)
+            elif not entry.name.startswith(b".") and entry.is_dir():
+                if not _is_loop(entry):
+                    folders.append(name + b"/" + entry.name if name else entry.name)
+            else:
+                count_passed_over([file], suffixes, passed_over)
     files.sort()
     zeros = np.zeros(len(files), np.uint64)
-    return Scan(_entries(zeros, np.full(len(files), WHOLE_FILE), files), b"".join(files), sorted(folders))
+    entries = _entries(zeros, np.full(len(files), WHOLE_FILE), files)
+    return Scan(entries, b"".join(files), sorted(folders), passed_over=passed_over)
 
 
 def _scan_tar(path: str, suffixes: tuple[str, ...]) -> Scan:
     offsets, sizes, names, broken_at = array("Q"), array("Q"), list[bytes](), NOT_BROKEN
+    passed_over = Counter[str]()
     with open(path, "rb") as file:
         members = _members(file, os.fstat(file.fileno()).st_size)
         for member in members:
             if isinstance(member, int):
                 broken_at = member
-            elif _is_plain(member) and is_image(member.name, suffixes):
+            elif not _is_plain(member):
+                continue
+            elif is_image(member.name, suffixes):
                 offsets.append(member.offset_data)
                 sizes.append(member.size)
                 names.append(member.name.encode("utf-8", "surrogateescape"))
+            else:
+                count_passed_over([member.name], suffixes, passed_over)
     entries = _entries(np.array(offsets, np.uint64), np.array(sizes, np.uint64), names)
-    return Scan(entries, b"".join(names), broken_at=broken_at)
+    return Scan(entries, b"".join(names), broken_at=broken_at, passed_over=passed_over)
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:

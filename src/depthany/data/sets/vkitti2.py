@@ -1,29 +1,35 @@
 """Virtual KITTI 2 (Cabon et al. 2020, arXiv 2001.10773), for training and for Marigold's validation."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from depthany.data.depth_files import read_depth_16
 from depthany.data.labeled import Decoded
-from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
+from depthany.data.layouts import Layout, LayoutDepth
 from depthany.data.pairs import Pair
 
 SKY_CM = 65535
+CLIP = "(?:(?:(?:.*/)?([^/]+)/)?([^/]+)/)?"  # scene and variant, at any depth below the root
 
 
 class VirtualKITTI2(LayoutDepth):
     """`SceneXX/<variant>/frames/rgb/Camera_C/rgb_N.jpg` with `.../depth/Camera_C/depth_N.png`
-    (vkitti_2.0.3_rgb.tar and vkitti_2.0.3_depth.tar of Naver Labs Europe, unpacked into one folder).
+    (vkitti_2.0.3_rgb.tar and vkitti_2.0.3_depth.tar of Naver Labs Europe), in one folder or two below `root`.
 
-    16-bit depth in centimetres. 65535 is sky, not 655.35 m.
+    The two archives may be unpacked into one folder or into two of any name, such as `vkitti_2.0.3_rgb` and
+    `vkitti_2.0.3_depth`, or `rgb` and `depth` as for Marigold: frames belong together by scene, variant,
+    camera and number. 16-bit depth in centimetres. 65535 is sky, not 655.35 m.
 
     Args:
-        root: folder of the scenes.
+        root: folder of the scenes, however deep.
         cameras: 0 = left, 1 = right. The 20K images of the paper are about one camera (21,260 of 42,520).
         scenes: such as `Scene01`; None = all five.
         variants: such as `clone`, `fog`, `15-deg-left`; None = all ten.
+        depth_root: folder of the scenes with depth, relative to `root` or absolute; None = `root`.
         common: see `PairedDepth`.
     """
 
@@ -33,19 +39,30 @@ class VirtualKITTI2(LayoutDepth):
         cameras: Sequence[int] = (0,),
         scenes: Sequence[str] | None = None,
         variants: Sequence[str] | None = None,
+        depth_root: str | None = None,
         **common: Any,
     ) -> None:
         self.scenes = None if scenes is None else frozenset(scenes)
         self.variants = None if variants is None else frozenset(variants)
+        self.depth_root = None if depth_root is None else Path(root, depth_root)
+        if self.depth_root is not None and not self.depth_root.is_dir():
+            raise ValueError(f"depth_root={depth_root}: no such folder (looked for {self.depth_root})")
         camera = "(Camera_(?:" + "|".join(str(number) for number in cameras) + "))"
         self.layout = Layout(
-            ANYWHERE + f"frames/rgb/{camera}",
+            CLIP + f"frames/rgb/{camera}",
             r"rgb_(\d+)\.jpg",
-            ANYWHERE + f"frames/depth/{camera}",
+            CLIP + f"frames/depth/{camera}",
             r"depth_(\d+)\.png",
             skip="classSegmentation|instanceSegmentation|forwardFlow|backwardFlow|(forward|backward)SceneFlow|normal",
         )
         super().__init__(root, **common)
+
+    def find(self) -> tuple[Sequence[Pair], list[str]]:
+        rows, unpaired = self.layout.find(self.root, self.depth_root)
+        return self.pairs_of(self.keep(rows)), unpaired
+
+    def locate(self, image: str, depth: str) -> tuple[str, str]:
+        return image, depth if self.depth_root is None else os.path.join(self.depth_root.absolute(), depth)
 
     def keep(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
         for what, wanted in (("scenes", self.scenes), ("variants", self.variants)):
