@@ -68,7 +68,7 @@ def start(cfg: DictConfig) -> Any:
 
 def main() -> None:
     """Runs the console script `depthany-app`."""
-    sys.exit(run_entry("app", run, literal=("checkpoint",)))
+    sys.exit(run_entry("app", run, output=None))
 
 
 def run(cfg: DictConfig) -> int:

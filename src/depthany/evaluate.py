@@ -1,5 +1,6 @@
 """Score models and predictions: `python -m depthany.evaluate checkpoint=... protocol=...`."""
 
+import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -20,12 +21,13 @@ from depthany.evaluation.compare import Comparison
 from depthany.evaluation.open_predictors import open_predictors
 from depthany.evaluation.predictors import QUANTITIES, ScoredPredictor, space_of
 from depthany.evaluation.protocol_files import choose
+from depthany.evaluation.results import RESULTS_FILE
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import require_writable
 from depthany.system.rules import setting, split_words
 
-LITERAL = ("checkpoint", "protocols", "out", "quantity")
+SEVERAL = ("checkpoint", "protocols", "quantity")
 ALIASES = {"protocol": "protocols"}  # Hydra keeps the word `protocol` for the folder configs/protocol
 
 
@@ -53,7 +55,7 @@ class EvaluateSettings(CheckpointSettings, BatchSettings):
 
 def main() -> None:
     """Runs the console script `depthany-evaluate`."""
-    sys.exit(run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES))
+    sys.exit(run_entry("evaluate", run, several=SEVERAL, aliases=ALIASES, scores=first_scores))
 
 
 def run(cfg: DictConfig) -> int:
@@ -131,6 +133,18 @@ def describe_run(
         "checkpoints": checkpoints,
         "not_run": missing,
     }
+
+
+def first_scores(cfg: DictConfig) -> dict[str, float]:
+    """Returns the first metric of every protocol and checkpoint, for the table of a sweep."""
+    results = json.loads((Path(cfg.out) / RESULTS_FILE).read_text())
+    scores = dict[str, float]()
+    for name, protocol in results["protocols"].items():
+        for label, scored in protocol["scores"].items():
+            for metric, value in list(scored["mean"].items())[:1]:
+                several = f" {label}" if len(protocol["scores"]) > 1 else ""
+                scores[f"{name}{several} {metric}"] = value
+    return scores
 
 
 if __name__ == "__main__":

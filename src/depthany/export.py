@@ -36,7 +36,7 @@ class ExportSettings(CheckpointSettings):
 
 def main() -> None:
     """Runs the console script `depthany-export`."""
-    sys.exit(run_entry("export", run, literal=("checkpoint", "out")))
+    sys.exit(run_entry("export", run))
 
 
 def run(cfg: DictConfig) -> int:

@@ -156,7 +156,7 @@ def describe(cfg: DictConfig, predictor: Predictor, count: int, compute: Compute
 
 def main() -> None:
     """Runs the console script `depthany-predict`."""
-    sys.exit(run_entry("predict", run, literal=("checkpoint", "images", "out", "save")))
+    sys.exit(run_entry("predict", run, several=("save",)))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class PseudoLabelSettings(BatchSettings):
 
 def main() -> None:
     """Runs the console script `depthany-pseudo-label`."""
-    sys.exit(run_entry("pseudo_label", run, literal=("teacher", "out", "verify", "inspect")))
+    sys.exit(run_entry("pseudo_label", run))
 
 
 def run(cfg: DictConfig) -> int:

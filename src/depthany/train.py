@@ -34,13 +34,14 @@ from depthany.training.checks import check, check_processes
 from depthany.training.loop import Run, SetScores, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
+from depthany.training.stages.table import STAGES
 from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import evaluate
 
 
 def main() -> None:
     """Runs the console script `depthany-train`."""
-    sys.exit(run_entry("train", run, help_with=("stage=student",)))
+    sys.exit(run_entry("train", run, help_with=("stage=student",), output="run_dir", scores=primary_scores))
 
 
 def run(cfg: DictConfig) -> int:
@@ -180,6 +181,13 @@ def finish(
         f"model: {run_dir / 'model.safetensors'}    curves and pictures: tensorboard --logdir "
         f"{run_dir.parent}"
     )
+
+
+def primary_scores(cfg: DictConfig) -> dict[str, float]:
+    """Returns the stage's primary metric on every validation set, for the table of a sweep."""
+    results, primary = Path(cfg.run_dir) / runs.RESULTS_FILE, STAGES[cfg.stage.name].primary
+    of_stage = json.loads(results.read_text())["scores"][cfg.stage.name]
+    return {f"{name} {primary}": scores[primary] for name, scores in of_stage.items()}
 
 
 if __name__ == "__main__":

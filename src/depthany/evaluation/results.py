@@ -18,6 +18,8 @@ from depthany.metrics.bootstrap import LEVEL, RESAMPLES, SEED, Statistic, interv
 from depthany.metrics.table import METRICS, scores_of
 from depthany.system.files import write_atomically
 
+RESULTS_FILE = "results.json"
+
 
 @dataclass
 class ProtocolResult:
@@ -215,7 +217,7 @@ def write_results(out: Path, about: Mapping[str, Any], results: Sequence[Protoco
         "protocols": {result.protocol.name: as_json(result) for result in results},
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(out / "results.json", lambda path: path.write_text(text))
+    write_atomically(out / RESULTS_FILE, lambda path: path.write_text(text))
 
 
 def write_per_image(out: Path, results: Sequence[ProtocolResult]) -> None:
