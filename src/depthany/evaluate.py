@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 import depthany
 from depthany.config.checker import check_settings
 from depthany.config.entry import plain, run_entry
+from depthany.config.paths import split_paths
 from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.evaluation.compare import Comparison
 from depthany.evaluation.open_predictors import open_predictors
@@ -48,7 +49,7 @@ class EvaluateSettings(CheckpointSettings, BatchSettings):
 
     def __post_init__(self) -> None:
         for key in ("checkpoint", "protocols"):
-            words = split_words(key, getattr(self, key))
+            words = split_paths(key, getattr(self, key))
             if repeated := [word for word in words if words.count(word) > 1]:
                 raise ValueError(f"{key}={','.join(words)}: {repeated[0]} is given twice")
 
@@ -70,14 +71,14 @@ def run(cfg: DictConfig) -> int:
 
 def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparison:
     """Opens protocols, checkpoints and data sets: a mistake in any is found before the first score."""
-    chosen, missing = choose(split_words("protocols", cfg.protocols), cfg.roots, cfg.override)
+    chosen, missing = choose(split_paths("protocols", cfg.protocols), cfg.roots, cfg.override)
     out = Path(cfg.out)
     if processes.is_main:
         for name, why in missing.items():
             print(f"{name}: not run, {why}")
         require_writable(out)
     predictors, about = open_predictors(
-        split_words("checkpoint", cfg.checkpoint),
+        split_paths("checkpoint", cfg.checkpoint),
         [] if cfg.quantity is None else split_words("quantity", cfg.quantity),
         compute,
         cfg.stored_per_unit,

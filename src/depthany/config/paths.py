@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from depthany.system.rules import split_words
+
 # By the dotted key. Settings of the user's own data sets are recognised by their last word.
 PATHS = re.compile(
     r"(.+\.)?(run_dir|out|root|images|depth|checkpoint|protocols|teacher|verify|inspect|init|pseudo_labels)"
@@ -44,3 +46,20 @@ def with_home(value: Any) -> Any:
     if os.path.lexists(whole):
         return whole
     return ",".join(os.path.expanduser(path) for path in value.split(","))
+
+
+def split_paths(key: str, value: Any) -> list[str]:
+    """Returns the paths of a setting, given as `a,b` or as a list; a path that exists may have commas.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not isinstance(value, str):
+        return split_words(key, value)
+    parts, found = value.split(","), list[str]()
+    while parts:
+        ends = [n for n in range(len(parts), 1, -1) if os.path.lexists(",".join(parts[:n]))]
+        count = ends[0] if ends else 1
+        found.append(",".join(parts[:count]))
+        parts = parts[count:]
+    return split_words(key, found)
