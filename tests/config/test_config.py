@@ -6,10 +6,8 @@ from pathlib import Path
 
 import hydra
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from depthany.config import entry
 from depthany.config.entry import config_dir, run_entry
 from depthany.system.files import whole_file
 from depthany.training import checks
@@ -238,32 +236,6 @@ def test_help_shows_groups_settings_and_commands(start_elsewhere, tmp_path: Path
     ):
         assert part in ended.out
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "a.jpg",
-        "föö bär (1).jpg",
-        "[ab]*.jpg",
-        "a,b.jpg",
-        "C:\\x\\",
-        "it's.jpg",
-        "it\\'s",
-        "a{1}=b",
-        "фото/日本",
-    ],
-)
-def test_path_is_taken_literally(value: str) -> None:
-    word = entry._quoted(f"images={value}", ("images",))
-    assert OverridesParser.create().parse_override(word).value() == value
-
-
-@pytest.mark.parametrize(
-    "word", ["images=[a.jpg,b.jpg]", "images='a b.jpg'", "images=null", "steps=3", "--help"]
-)
-def test_lists_and_quoted_words_go_to_hydra(word: str) -> None:
-    assert entry._quoted(word, ("images",)) == word
 
 
 def test_sigterm_leaves_no_partial_file(tmp_path: Path, monkeypatch, capsys) -> None:

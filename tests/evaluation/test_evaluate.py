@@ -15,7 +15,7 @@ from PIL import Image
 
 from depthany.config.entry import run_entry
 from depthany.data.labeled import FolderDepth
-from depthany.evaluate import ALIASES, LITERAL, run
+from depthany.evaluate import ALIASES, SEVERAL, run
 from depthany.evaluation import run as loop
 from depthany.evaluation.open_predictors import labels_of
 from depthany.evaluation.protocol_files import protocol_names
@@ -64,7 +64,7 @@ def start(
     def evaluate(*words: object) -> tuple[int, str, str]:
         arguments = [f"out={tmp_path / 'out'}", *QUICK, *map(str, words)]
         monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
-        code = run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
+        code = run_entry("evaluate", run, several=SEVERAL, aliases=ALIASES)
         told = capsys.readouterr()
         return code, told.out, told.err
 
@@ -325,7 +325,7 @@ def test_labels_are_the_shortest_distinct_path_ends() -> None:
 def test_help_shows_how_to_begin_and_every_setting(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["evaluate", "--help"])
     with pytest.raises(SystemExit) as ended:
-        run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
+        run_entry("evaluate", run, several=SEVERAL, aliases=ALIASES)
     assert not ended.value.code
     told = capsys.readouterr().out
     assert "checkpoint=outputs/student protocol='sample_*'" in told

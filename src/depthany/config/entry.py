@@ -1,5 +1,6 @@
 """Turns a command line into a configuration and a job, or a sweep of jobs, and an error into one line."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -92,8 +93,13 @@ def _run_sweep(command: Command) -> int:
     sweep = plan_sweep(command, split_flags(sys.argv[1:])[1])
     sys.argv.append(f"hydra.sweep.dir={quoted(str(sweep.folder))}")  # its name holds the time
     clear_records(sweep.folder)
+    logging.getLogger("hydra").setLevel(logging.WARNING)  # `Sweep` says which job begins
     try:
         _start(command.name, sweep)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "submitit":
+            raise
+        print(f"error: a job ended without a result: {' '.join(str(error).split())}", file=sys.stderr)
     finally:
         code = sweep.finish()
     return code

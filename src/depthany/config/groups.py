@@ -35,11 +35,10 @@ def choices(group: str) -> list[str]:
 
 def known_keys(config_name: str) -> list[str]:
     """Returns all keys of a command, with the groups chosen on the command line, and all groups."""
-    chosen = [
-        word
-        for word in sys.argv[1:]
-        if (found := re.fullmatch(r"([\w/]+)=(\w+)", word)) and found[2] in choices(found[1])
-    ]
+    given = [
+        re.fullmatch(r"([\w/]+)=(\w+)(?:,\w+)*", word) for word in sys.argv[1:]
+    ]  # of a sweep the first one
+    chosen = [f"{found[1]}={found[2]}" for found in given if found and found[2] in choices(found[1])]
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         known = nested_keys(hydra.compose(config_name, [*chosen, search_path()]))
     return known + sorted({path.name for folder in config_dirs() for path in folder.glob("*/")})

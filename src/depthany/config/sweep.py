@@ -127,7 +127,7 @@ class Sweep:
         return max(1 if record.exit is None else record.exit for record in records)
 
     def _not_run(self, job: Job) -> Record:
-        return Record(job.number, job.label, None, output=job.output, message="not run")
+        return Record(job.number, job.label, None, output=job.output, message="not finished")
 
     def _place(self, job: Job, cfg: DictConfig) -> None:
         """Sets the output of the job, and its teacher if that is of the same sweep."""

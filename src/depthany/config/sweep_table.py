@@ -78,7 +78,7 @@ def print_table(records: Sequence[Record]) -> None:
     if not console.is_terminal:
         console = Console(width=max(console.width, MIN_WIDTH))
     fold = [Column(name, overflow="fold") for name in ("settings", "output, or error")]
-    scores = [Column(name, justify="right") for name in names]
+    scores = [Column(name, justify="right", overflow="fold") for name in names]
     table = Table("job", fold[0], Column("exit", justify="right"), *scores, fold[1])
     for record in records:
         code = "-" if record.exit is None else str(record.exit)

@@ -173,8 +173,8 @@ def _literal(word: str, several: tuple[str, ...], sweeps: bool) -> str:
     if not equals or not value or key.startswith("~"):
         return word
     name = plain_key(key)
-    takes_list = name in several
-    if is_path(name) or takes_list:
+    takes_list = name in several or name.startswith("data.")  # a set of the user's may have several roots
+    if is_path(name) or name in several:
         return f"{key}={_literal_value(key, value, takes_list, sweeps)}"
     if _readable(word) or value[0] in "[{":
         return word
