@@ -47,12 +47,14 @@ def start(cfg: DictConfig) -> Any:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
     model = load_ready_model(cfg.checkpoint, compute, cfg.taps, cfg.max_depth).model
-    if cfg.input_size is not None:
-        model.preprocessing.require_input_size(cfg.input_size)
+    size = model.input_size if cfg.input_size is None else cfg.input_size
+    model.preprocessing.require_input_size(size)
+    if (used := model.preprocessing.shorter_side(size)) != size:
+        print(f"input_size={size} is taken as {used}, a multiple of {model.preprocessing.multiple}")
 
     from depthany.inference.page import Page, build, theme
 
-    page = build(Page(model, cfg.max_megapixels), cfg.input_size or model.input_size)
+    page = build(Page(model, cfg.max_megapixels), used)
     page.launch(
         server_name=cfg.host,
         server_port=cfg.port,  # None: the first free one, by gradio

@@ -21,8 +21,10 @@ from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.evaluation.compare import Comparison
 from depthany.evaluation.open_predictors import open_predictors
 from depthany.evaluation.predictors import QUANTITIES, ScoredPredictor, space_of
+from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.protocol_files import choose
 from depthany.evaluation.results import RESULTS_FILE
+from depthany.inference.predictor import Predictor
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import require_writable
@@ -88,6 +90,8 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
     for one in chosen:
         for predictor in predictors:
             one.protocol.require_fits(space_of(predictor), predictor.label)
+            if processes.is_main and (note := rounded_size(one.protocol, predictor)):
+                print(note)
     sets = [one.open() for one in chosen]
     if processes.is_main:
         print(describe(predictors, len(chosen), compute, processes), flush=True)
@@ -104,6 +108,16 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
         cfg.pictures,
         processes,
     )
+
+
+def rounded_size(protocol: Protocol, predictor: ScoredPredictor) -> str | None:
+    """Returns a line on the input size of a protocol that the model rounds, None if it is used as it is."""
+    if not isinstance(predictor, Predictor) or protocol.input_size is None:
+        return None
+    set_up = predictor.for_protocol(protocol.name, protocol.input_size)
+    if set_up.model.preprocessing.shorter_side(set_up.input_size) == set_up.input_size:
+        return None
+    return f"{protocol.name}, {predictor.label}: {set_up.describe_size()}"
 
 
 def describe(

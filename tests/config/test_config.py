@@ -218,6 +218,18 @@ def test_offline_without_weights_ends_in_one_line(
     _assert_one_line(start(settings), tmp_path / "run", "model.weights=/path/to/dinov2_vits14_pretrain.pth")
 
 
+@pytest.mark.parametrize("model", ["vits", "timm"])
+def test_other_model_on_the_sample_names_remedies(start, tmp_path: Path, model: str, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = ["stage=teacher", f"model={model}", "crop_size=224", f"run_dir={tmp_path / 'run'}", "steps=1"]
+    small = ["model.encoder.model=vit_tiny_patch16_224"] if model == "timm" else []
+    ended = start([*words, *small, "device=cpu", "threads=1"])
+    _assert_one_line(ended, tmp_path / "run", "pass model.weights=null to download those of ")
+    assert ended.err.endswith("or model.pretrained=false to start at random\n")
+    for remedy in ("model.weights=null", "model.pretrained=false"):
+        assert checks.check(compose(*words, *small, remedy)).model.encoder
+
+
 def test_mistake_has_no_traceback(start_elsewhere, tmp_path: Path) -> None:
     ended = start_elsewhere(["stage=teacher", "stepz=3"], cwd=tmp_path)
     assert (ended.code, ended.out) == (2, "")

@@ -45,14 +45,15 @@ class Predictor:
 
     Args:
         model: in eval mode, on its device; it computes in the type of its weights.
-        input_size: pixels of the shorter side as the model sees it.
+        input_size: pixels of the shorter side as the model sees it, rounded up to a multiple of its patch
+            size; see `describe_size`.
         scales: factors on `input_size`; the prediction is the average over them.
         flip: average over the mirrored image, too.
         amp: dtype of autocast; None: no autocast.
         label: name of the model in tables and messages.
 
     Raises:
-        ValueError: `input_size` times a scale is too small for the model.
+        ValueError: `input_size` times a scale is too small for the model, or too large for any image.
     """
 
     model: DenseModel
@@ -125,6 +126,15 @@ class Predictor:
         """Yields the map [height width] float32 of each image, at the image's own size. See `predict`."""
         for values, image in zip(self.predict(images), images, strict=True):
             yield resize_map(values, image.size).cpu().numpy()
+
+    def describe_size(self) -> str:
+        """Returns the input size in words, with the sides that are used where they differ from it."""
+        preprocessing = self.model.preprocessing
+        used = [preprocessing.shorter_side(size) for size in self._sizes()]
+        if used == [self.input_size]:
+            return f"input_size={self.input_size}"
+        sides = " and ".join(map(str, dict.fromkeys(used)))
+        return f"input_size={self.input_size} (shorter side {sides}: multiples of {preprocessing.multiple})"
 
     def _sizes(self) -> list[int]:
         return [round(self.input_size * scale) for scale in self.scales]
