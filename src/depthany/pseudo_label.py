@@ -109,8 +109,8 @@ def require_crop_size(size: int, teacher: DenseModel) -> None:
     teacher.preprocessing.require_input_size(size)
     if (used := teacher.preprocessing.shorter_side(size)) != size:
         raise ValueError(
-            f"input_size={size} is no multiple of {teacher.preprocessing.multiple}, as the crop_size of students "
-            f"that learn from these labels must be: try {used}"
+            f"input_size={size} is no multiple of {teacher.preprocessing.multiple}, as the crop_size of "
+            f"students that learn from these labels must be: try {used}"
         )
 
 

@@ -77,8 +77,8 @@ class Preprocessing:
         largest = math.isqrt(MAX_PIXELS) // self.multiple * self.multiple
         if input_size > largest:  # type: ignore[operator]
             raise ValueError(
-                f"input_size={input_size}: expected {largest} or less, since the input of any image would have "
-                f"more than {MAX_PIXELS / 1e6:.1f} million pixels"
+                f"input_size={input_size}: expected {largest} or less, since the input of any image would "
+                f"have more than {MAX_PIXELS / 1e6:.1f} million pixels"
             )
 
     def shorter_side(self, input_size: int) -> int:
