@@ -70,7 +70,7 @@ def start(cfg: DictConfig) -> Any:
 
 def main() -> None:
     """Runs the console script `depthany-app`."""
-    sys.exit(run_entry("app", run, output=None))
+    sys.exit(run_entry("app", run, output=None, sweeps=False))
 
 
 def run(cfg: DictConfig) -> int:

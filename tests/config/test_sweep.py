@@ -181,6 +181,11 @@ def test_sweep_below_torchrun_is_refused(sweep: Callable, monkeypatch: pytest.Mo
     assert (code, SEEN) == (2, []) and "leave out torchrun" in err
 
 
+def test_page_is_not_served_by_a_sweep(sweep: Callable) -> None:
+    code, err, _ = sweep("app", keep, "checkpoint=a,b", sweeps=False)
+    assert (code, SEEN) == (2, []) and "-m is for commands that end by themselves" in err
+
+
 def test_students_on_a_cluster_need_trained_teachers(sweep: Callable) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     code, err, _ = sweep("train", keep, "stage=teacher,student", "hydra/launcher=submitit_slurm")

@@ -11,7 +11,6 @@ from hydra._internal.utils import get_args_parser
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from conftest import write_world
 from depthany import app, check_data, evaluate, export, index, predict, pseudo_label, train
 from depthany.config.entry import config_dir, run_entry
 from depthany.config.paths import expand_home, is_path, split_paths
@@ -252,9 +251,10 @@ def test_config_dir_may_have_any_name(start: Any, tmp_path: Path) -> None:
     assert "did you mean steps?" in ended.err
 
 
-def test_run_in_a_folder_of_any_name(start: Any, tmp_path: Path) -> None:
+def test_run_in_a_folder_of_any_name(start: Any, tmp_path: Path, own_world: Any) -> None:
     folder = tmp_path / "~a b (1) '\"#[x],=y{z}$%é日本" / "b] [/x]"
-    world = write_world(folder / "w [1]")
+    folder.mkdir(parents=True)
+    world = type(own_world)(own_world.root.rename(folder / "w [1]"))
     assert start(world.settings("teacher", folder / "run", "steps=1", "eval_every=0")).code == 0
     words = [f"stage.teacher={folder / 'run'}", "steps=1", "eval_every=0"]
     ended = start(world.settings("student", folder / "b,c", *words))
@@ -263,25 +263,16 @@ def test_run_in_a_folder_of_any_name(start: Any, tmp_path: Path) -> None:
 
 
 def test_evaluation_of_a_run_of_any_name(
-    start: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    micro: str,
+    start: Any, tmp_path: Path, own_world: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, micro: str
 ) -> None:
-    world = write_world(tmp_path / "w (1), [b]")
+    world = type(own_world)(own_world.root.rename(tmp_path / "w (1), [b]"))
     run = tmp_path / "x=[/b],[c]"
     assert start(world.settings("teacher", run, "steps=1", "eval_every=0")).code == 0
-    words = [
-        f"checkpoint={run}",
-        "protocol=folder",
-        f"roots.mine={world.root / 'val'}",
-        f"out={tmp_path / '#1'}",
-    ]
-    quick = ["device=cpu", "threads=1", "pictures=0", "override.input_size=30"]
+    words = [f"checkpoint={run}", "protocol=folder", f"roots.mine={world.root / 'val'}"]
+    quick = [f"out={tmp_path / '#1'}", "device=cpu", "threads=1", "pictures=0", "override.input_size=30"]
     monkeypatch.setattr("sys.argv", ["evaluate", *words, *quick])
     code = run_entry("evaluate", evaluate.run, several=evaluate.SEVERAL, aliases=evaluate.ALIASES)
     told = capsys.readouterr()
     assert (code, told.err) == (0, "")
-    assert "[c]" in told.out, "in the table, too, a name is no markup"
+    assert "│ b],[c]" in told.out, "in the table, too, a name is no markup"
     assert "folder, b],[c]: input_size=30 (shorter side 42: multiples of 14)" in told.out

@@ -37,6 +37,7 @@ def run_entry(
     aliases: Mapping[str, str] | None = None,
     output: str | None = "out",
     scores: Scores | None = None,
+    sweeps: bool = True,
 ) -> int:
     """Composes `configs/<config_name>.yaml` with the overrides in `sys.argv`, imports plugins, runs `job`.
 
@@ -52,6 +53,7 @@ def run_entry(
         several: settings of one or several texts, `a,b`, which are taken literally; see `hydra_words`.
         aliases: other names of settings, for names that Hydra would take for one of its groups.
         output, scores: of a sweep; see `Command`.
+        sweeps: whether the command can run several times, one after another.
 
     Returns:
         The exit code.
@@ -66,6 +68,10 @@ def run_entry(
             _start(config_name, lambda _: None)
             return 0
         if has_flag(sys.argv, MULTIRUN):
+            if not sweeps:
+                raise ValueError(
+                    "-m is for commands that end by themselves: start this one once for each model"
+                )
             return _run_sweep(Command(config_name, job, output, scores))
         composed = list[DictConfig]()
 
