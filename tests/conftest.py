@@ -17,7 +17,7 @@ from PIL import Image
 
 from depthany.config.entry import run_entry
 from depthany.models.dinov2 import SIZES, Size
-from depthany.train import run
+from depthany.train import primary_scores, run
 from nursery import Ended, Nursery
 
 torch.set_num_threads(1)
@@ -112,7 +112,7 @@ def start_here(arguments: list[str]) -> Ended:
     sys.argv = ["train", *arguments]
     try:
         with micro_encoder(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run_entry("train", run)
+            code = run_entry("train", run, output="run_dir", scores=primary_scores)
     except SystemExit as end:
         code = int(end.code or 0)
     finally:

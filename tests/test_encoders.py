@@ -48,7 +48,7 @@ def trained(tiny_world, start: Callable, tmp_path_factory: pytest.TempPathFactor
 
 def command(monkeypatch: pytest.MonkeyPatch, name: str, job: Callable, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", [name, *words])
-    return run_entry(name, job, literal=("checkpoint", "images", "out"))
+    return run_entry(name, job)
 
 
 def test_training_moves_encoder_and_decoder(trained: Callable, encoder: str) -> None:

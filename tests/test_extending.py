@@ -19,7 +19,7 @@ from depthany.config.entry import run_entry
 from depthany.data.batch import Batch
 from depthany.data.samples import LabeledSample
 from depthany.data.targets import Labels
-from depthany.evaluate import ALIASES, LITERAL
+from depthany.evaluate import ALIASES, SEVERAL
 from depthany.evaluate import run as evaluate
 from depthany.losses.table import LOSSES, weighted_terms
 from depthany.metrics.table import METRICS, Metric
@@ -278,7 +278,7 @@ def test_own_metric_is_scored(trained: Path, tmp_path: Path, monkeypatch: pytest
     )
     words = [f"checkpoint={trained}", f"protocol={protocol}", f"out={tmp_path / 'out'}", "device=cpu"]
     monkeypatch.setattr(sys, "argv", ["evaluate", *words, "precision=fp32", "threads=1", "pictures=0"])
-    assert run_entry("evaluate", evaluate, literal=LITERAL, aliases=ALIASES) == 0
+    assert run_entry("evaluate", evaluate, several=SEVERAL, aliases=ALIASES) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     found = results["protocols"]["slopes"]["scores"]["metres"]["mean"]
     assert list(found) == ["mae", "abs_rel"]

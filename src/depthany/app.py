@@ -49,12 +49,14 @@ def start(cfg: DictConfig) -> Any:
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
     source = ModelSource.of("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth)
     model = load_ready_model(source, compute).model
-    if cfg.input_size is not None:
-        model.preprocessing.require_input_size(cfg.input_size)
+    size = model.input_size if cfg.input_size is None else cfg.input_size
+    model.preprocessing.require_input_size(size)
+    if (used := model.preprocessing.shorter_side(size)) != size:
+        print(f"input_size={size} is taken as {used}, a multiple of {model.preprocessing.multiple}")
 
     from depthany.inference.page import Page, build, theme
 
-    page = build(Page(model, cfg.max_megapixels), cfg.input_size or model.input_size)
+    page = build(Page(model, cfg.max_megapixels), used)
     page.launch(
         server_name=cfg.host,
         server_port=cfg.port,  # None: the first free one, by gradio
@@ -70,7 +72,7 @@ def start(cfg: DictConfig) -> Any:
 
 def main() -> None:
     """Runs the console script `depthany-app`."""
-    sys.exit(run_entry("app", run, literal=("checkpoint",)))
+    sys.exit(run_entry("app", run, output=None, sweeps=False))
 
 
 def run(cfg: DictConfig) -> int:

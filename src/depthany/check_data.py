@@ -146,7 +146,7 @@ def may_be_incomplete(entry: DictConfig) -> bool:
 
 def main() -> None:
     """Runs the console script `depthany-check-data`."""
-    sys.exit(run_entry("check_data", run, literal=("out",)))
+    sys.exit(run_entry("check_data", run))
 
 
 if __name__ == "__main__":

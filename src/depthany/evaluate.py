@@ -1,5 +1,6 @@
 """Score models and predictions: `python -m depthany.evaluate checkpoint=... protocol=...`."""
 
+import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 import depthany
 from depthany.config.checker import check_settings
 from depthany.config.entry import plain, run_entry
+from depthany.config.paths import split_paths
 from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.data.counts import set_notes
 from depthany.data.plausible import doubts, look_at
@@ -23,15 +25,17 @@ from depthany.evaluation.compare import Comparison
 from depthany.evaluation.html import REPORT_FILE
 from depthany.evaluation.open_predictors import open_predictors
 from depthany.evaluation.predictors import QUANTITIES, ScoredPredictor, space_of
+from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.protocol_files import Chosen, choose
 from depthany.evaluation.results import PER_IMAGE_FILE, RESULTS_FILE
+from depthany.inference.predictor import Predictor
 from depthany.models.files.model_source import ModelSource
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import require_own_results, require_writable
 from depthany.system.rules import setting, split_words
 
-LITERAL = ("checkpoint", "protocols", "out", "quantity")
+SEVERAL = ("checkpoint", "protocols", "quantity")
 ALIASES = {"protocol": "protocols"}  # Hydra keeps the word `protocol` for the folder configs/protocol
 
 
@@ -52,15 +56,15 @@ class EvaluateSettings(CheckpointSettings, BatchSettings):
     pictures: int = setting(least=0)
 
     def __post_init__(self) -> None:
-        models = [each.source for each in ModelSource.several("checkpoint", self.checkpoint)]
-        for key, words in (("checkpoint", models), ("protocols", split_words("protocols", self.protocols))):
+        models = [each.source for each in models_of(self.checkpoint)]
+        for key, words in (("checkpoint", models), ("protocols", split_paths("protocols", self.protocols))):
             if repeated := [word for word in words if words.count(word) > 1]:
                 raise ValueError(f"{key}={','.join(words)}: {repeated[0]} is given twice")
 
 
 def main() -> None:
     """Runs the console script `depthany-evaluate`."""
-    sys.exit(run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES))
+    sys.exit(run_entry("evaluate", run, several=SEVERAL, aliases=ALIASES, scores=first_scores))
 
 
 def run(cfg: DictConfig) -> int:
@@ -75,7 +79,8 @@ def run(cfg: DictConfig) -> int:
 
 def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparison:
     """Opens protocols, checkpoints and data sets: a mistake in any is found before the first score."""
-    chosen, missing = choose(split_words("protocols", cfg.protocols), cfg.roots, cfg.override, cfg.folder)
+    protocols = split_paths("protocols", cfg.protocols)
+    chosen, missing = choose(protocols, cfg.roots, cfg.override, cfg.folder)
     out = Path(cfg.out)
     if processes.is_main:
         for name, why in missing.items():
@@ -83,7 +88,7 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
         require_writable(out)
         require_own_results(out, RESULTS_FILE, "protocols", (PER_IMAGE_FILE, REPORT_FILE))
     predictors, about = open_predictors(
-        ModelSource.several("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth),
+        models_of(cfg.checkpoint, cfg.taps, cfg.max_depth),
         [] if cfg.quantity is None else split_words("quantity", cfg.quantity),
         compute,
         cfg.stored_per_unit,
@@ -91,6 +96,8 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
     for one in chosen:
         for predictor in predictors:
             one.protocol.require_fits(space_of(predictor), predictor.label)
+            if processes.is_main and (note := rounded_size(one.protocol, predictor)):
+                print(note)
     sets = [one.open() for one in chosen]
     warnings = doubts_of(chosen, sets)
     if processes.is_main:
@@ -114,6 +121,13 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
     )
 
 
+def models_of(value: Any, taps: str | None = None, max_depth: float | None = None) -> list[ModelSource]:
+    """Returns the models that the setting `checkpoint` names; a path that exists may have commas."""
+    is_text = isinstance(value, str) and not value.startswith("{")
+    named = split_paths("checkpoint", value) if is_text else value
+    return ModelSource.several("checkpoint", named, taps, max_depth)
+
+
 def doubts_of(chosen: Sequence[Chosen], sets: Sequence[Any]) -> list[str]:
     """Returns warnings about truth that does not look like depth in metres, from a look at some of each set.
 
@@ -130,6 +144,16 @@ def doubts_of(chosen: Sequence[Chosen], sets: Sequence[Any]) -> list[str]:
                 raise ValueError(f"{name}: {error} (here it is folder.depth_scale=...)") from None
             lines += [f"{name}: {line}" for line in doubts(dataset, seen, one.range_of_truth(dataset))]
     return lines
+
+
+def rounded_size(protocol: Protocol, predictor: ScoredPredictor) -> str | None:
+    """Returns a line on the input size of a protocol that the model rounds, None if it is used as it is."""
+    if not isinstance(predictor, Predictor) or protocol.input_size is None:
+        return None
+    set_up = predictor.for_protocol(protocol.name, protocol.input_size)
+    if set_up.model.preprocessing.shorter_side(set_up.input_size) == set_up.input_size:
+        return None
+    return f"{protocol.name}, {predictor.label}: {set_up.describe_size()}"
 
 
 def describe(
@@ -160,6 +184,18 @@ def describe_run(
         "checkpoints": checkpoints,
         "not_run": missing,
     }
+
+
+def first_scores(cfg: DictConfig) -> dict[str, float]:
+    """Returns the first metric of every protocol and checkpoint, for the table of a sweep."""
+    results = json.loads((Path(cfg.out) / RESULTS_FILE).read_text())
+    scores = dict[str, float]()
+    for name, protocol in results["protocols"].items():
+        for label, scored in protocol["scores"].items():
+            for metric, value in list(scored["mean"].items())[:1]:
+                several = f" {label}" if len(protocol["scores"]) > 1 else ""
+                scores[f"{name}{several} {metric}"] = value
+    return scores
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def fixed_size(size: Any) -> tuple[int, int] | None:
 
 def main() -> None:
     """Runs the console script `depthany-export`."""
-    sys.exit(run_entry("export", run, literal=("checkpoint", "out")))
+    sys.exit(run_entry("export", run))
 
 
 def run(cfg: DictConfig) -> int:

@@ -25,7 +25,7 @@ class IndexSettings(CommandSettings):
 
 def main() -> None:
     """Runs the console script `depthany-index`."""
-    sys.exit(run_entry("index", run, help_with=("data=sample",)))
+    sys.exit(run_entry("index", run, help_with=("data=sample",), output=None))
 
 
 def run(cfg: DictConfig) -> int:

@@ -167,14 +167,14 @@ def describe(cfg: DictConfig, predictor: Predictor, count: int, compute: Compute
     """Returns one line on what the command is going to do."""
     model, files = predictor.model, f"{count} {'file' if count == 1 else 'files'}"
     return (
-        f"{model.encoder.label} ({model.quantity.describe()}) at input_size={predictor.input_size} "
+        f"{model.encoder.label} ({model.quantity.describe()}) at {predictor.describe_size()} "
         f"on {files}, {compute.describe()}, colours of {cfg.colormap}"
     )
 
 
 def main() -> None:
     """Runs the console script `depthany-predict`."""
-    sys.exit(run_entry("predict", run, literal=("checkpoint", "images", "out", "save")))
+    sys.exit(run_entry("predict", run, several=("save",)))
 
 
 if __name__ == "__main__":

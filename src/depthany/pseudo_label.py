@@ -31,6 +31,7 @@ from depthany.inference.labeling_report import LabelingProgress, print_labels
 from depthany.inference.predictor import Predictor
 from depthany.inference.ready_model import ReadyModel, load_ready_model
 from depthany.models.files.model_source import ModelSource
+from depthany.models.model import DenseModel
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import require_own_results, require_writable
@@ -59,7 +60,7 @@ class PseudoLabelSettings(BatchSettings, OfficialFileSettings):
 
 def main() -> None:
     """Runs the console script `depthany-pseudo-label`."""
-    sys.exit(run_entry("pseudo_label", run, literal=("teacher", "out", "verify", "inspect")))
+    sys.exit(run_entry("pseudo_label", run))
 
 
 def run(cfg: DictConfig) -> int:
@@ -87,6 +88,7 @@ def label(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
     teacher.model.quantity.require("disparity", str(source), "pass a relative model")
     sets = open_sets(cfg)
     size = teacher.model.input_size if cfg.input_size is None else cfg.input_size
+    require_crop_size(size, teacher.model)
     claims = begin(out, build_header(cfg, teacher, size, compute, sets), processes)
     images = sum(len(each) for each in sets.values())
     wanted = sum(shard.last - shard.first for shard in claims.open)
@@ -113,6 +115,16 @@ def label(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
         processes.wait_without_timeout("labels")  # for the last shards of the other processes
         advance(0)
     finish(out, counts, processes)
+
+
+def require_crop_size(size: int, teacher: DenseModel) -> None:
+    """Raises a ValueError if no student can have crops of the size of the labels."""
+    teacher.preprocessing.require_input_size(size)
+    if (used := teacher.preprocessing.shorter_side(size)) != size:
+        raise ValueError(
+            f"input_size={size} is no multiple of {teacher.preprocessing.multiple}, as the crop_size of "
+            f"students that learn from these labels must be: try {used}"
+        )
 
 
 def begin(out: Path, header: StoreSettings, processes: Processes) -> Claims:

@@ -39,6 +39,7 @@ from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.optim import lr_factor
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
+from depthany.training.stages.table import STAGES
 from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import alignment_of, evaluate, is_dead
 from depthany.training.validation_check import check_sets
@@ -46,7 +47,7 @@ from depthany.training.validation_check import check_sets
 
 def main() -> None:
     """Runs the console script `depthany-train`."""
-    sys.exit(run_entry("train", run, help_with=("stage=student",)))
+    sys.exit(run_entry("train", run, help_with=("stage=student",), output="run_dir", scores=primary_scores))
 
 
 def run(cfg: DictConfig) -> int:
@@ -279,6 +280,13 @@ def finish(
         tracker.say(line)
     curves = f"    curves and pictures: {tracker.how_to_look}" if tracker.how_to_look else ""
     tracker.say(f"model: {run_dir / 'model.safetensors'}{curves}")
+
+
+def primary_scores(cfg: DictConfig) -> dict[str, float]:
+    """Returns the stage's primary metric on every validation set, for the table of a sweep."""
+    results, primary = Path(cfg.run_dir) / runs.RESULTS_FILE, STAGES[cfg.stage.name].primary
+    of_stage = json.loads(results.read_text())["scores"][cfg.stage.name]
+    return {f"{name} {primary}": scores[primary] for name, scores in of_stage.items()}
 
 
 if __name__ == "__main__":

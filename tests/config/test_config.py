@@ -6,10 +6,8 @@ from pathlib import Path
 
 import hydra
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from depthany.config import entry
 from depthany.config.entry import config_dir, run_entry
 from depthany.system import files
 from depthany.system.files import whole_file
@@ -260,6 +258,18 @@ def test_offline_without_weights_ends_in_one_line(
     _assert_one_line(start(settings), tmp_path / "run", "model.weights=/path/to/dinov2_vits14_pretrain.pth")
 
 
+@pytest.mark.parametrize("model", ["vits", "timm"])
+def test_other_model_on_the_sample_names_remedies(start, tmp_path: Path, model: str, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = ["stage=teacher", f"model={model}", "crop_size=224", f"run_dir={tmp_path / 'run'}", "steps=1"]
+    small = ["model.encoder.model=vit_tiny_patch16_224"] if model == "timm" else []
+    ended = start([*words, *small, "device=cpu", "threads=1"])
+    _assert_one_line(ended, tmp_path / "run", "pass model.weights=null to download those of ")
+    assert ended.err.endswith("or model.pretrained=false to start at random\n")
+    for remedy in ("model.weights=null", "model.pretrained=false"):
+        assert checks.check(compose(*words, *small, remedy)).model.encoder
+
+
 def test_mistake_has_no_traceback(start_elsewhere, tmp_path: Path) -> None:
     ended = start_elsewhere(["stage=teacher", "stepz=3"], cwd=tmp_path)
     assert (ended.code, ended.out) == (2, "")
@@ -278,32 +288,6 @@ def test_help_shows_groups_settings_and_commands(start_elsewhere, tmp_path: Path
     ):
         assert part in ended.out
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "a.jpg",
-        "föö bär (1).jpg",
-        "[ab]*.jpg",
-        "a,b.jpg",
-        "C:\\x\\",
-        "it's.jpg",
-        "it\\'s",
-        "a{1}=b",
-        "фото/日本",
-    ],
-)
-def test_path_is_taken_literally(value: str) -> None:
-    word = entry._quoted(f"images={value}", ("images",))
-    assert OverridesParser.create().parse_override(word).value() == value
-
-
-@pytest.mark.parametrize(
-    "word", ["images=[a.jpg,b.jpg]", "images='a b.jpg'", "images=null", "steps=3", "--help"]
-)
-def test_lists_and_quoted_words_go_to_hydra(word: str) -> None:
-    assert entry._quoted(word, ("images",)) == word
 
 
 def test_sigterm_leaves_no_partial_file(tmp_path: Path, monkeypatch, capsys) -> None:

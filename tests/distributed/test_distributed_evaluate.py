@@ -13,7 +13,7 @@ from PIL import Image
 
 from depthany.config.entry import run_entry
 from depthany.data.folder_depth import FolderDepth
-from depthany.evaluate import ALIASES, LITERAL, run
+from depthany.evaluate import ALIASES, SEVERAL, run
 from depthany.models.files.loading import load_model
 from depthany.models.model import depth_anything, save_model
 from depthany.training.validation import evaluate
@@ -66,7 +66,7 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
 def alone(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> int:
     """Runs the command in this process; returns the exit code."""
     monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
-    return run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
+    return run_entry("evaluate", run, several=SEVERAL, aliases=ALIASES)
 
 
 def note_reads(folder: Path) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from depthany.config.entry import run_entry
 from depthany.data.folder_depth import FolderDepth
-from depthany.evaluate import ALIASES, LITERAL, run
+from depthany.evaluate import ALIASES, SEVERAL, run
 from depthany.evaluation import run as loop
 from depthany.evaluation.open_predictors import labels_of
 from depthany.evaluation.protocol_files import protocol_names
@@ -67,7 +67,7 @@ def start(
         if any(word.startswith(("protocol=folder", "protocol=all")) for word in arguments):
             arguments.append("folder.depth_scale=1000")
         monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
-        code = run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
+        code = run_entry("evaluate", run, several=SEVERAL, aliases=ALIASES)
         told = capsys.readouterr()
         return code, told.out, told.err
 
@@ -380,7 +380,7 @@ def test_labels_are_the_shortest_distinct_path_ends() -> None:
 def test_help_shows_how_to_begin_and_every_setting(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["evaluate", "--help"])
     with pytest.raises(SystemExit) as ended:
-        run_entry("evaluate", run, literal=LITERAL, aliases=ALIASES)
+        run_entry("evaluate", run, several=SEVERAL, aliases=ALIASES)
     assert not ended.value.code
     told = capsys.readouterr().out
     assert "checkpoint=outputs/student protocol='sample_*'" in told

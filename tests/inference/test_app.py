@@ -258,7 +258,7 @@ def test_a_mistake_ends_in_one_line(
     arguments = [f"checkpoint={checkpoints / 'relative'}", "threads=1"]
     arguments = [each for each in arguments if not mistake.startswith("checkpoint=") or "threads" in each]
     monkeypatch.setattr("sys.argv", ["app", *arguments, mistake])
-    assert run_entry("app", run, literal=("checkpoint",)) == 2
+    assert run_entry("app", run) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert expected in error
@@ -270,7 +270,7 @@ def test_a_taken_port_ends_in_one_line(checkpoints: Path, monkeypatch, capsys) -
         taken.listen()
         port = taken.getsockname()[1]
         monkeypatch.setattr("sys.argv", ["app", f"checkpoint={checkpoints / 'relative'}", f"port={port}"])
-        assert run_entry("app", run, literal=("checkpoint",)) == 2
+        assert run_entry("app", run) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and str(port) in error
 

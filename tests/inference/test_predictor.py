@@ -121,3 +121,10 @@ def test_out_of_memory_names_the_remedy(model: DenseModel, monkeypatch: pytest.M
         ValueError, match="2 images of 28 x 42 pixels at once: lower batch_size or input_size"
     ):
         predicted(Predictor(model, 28), pixels(28, 42), pixels(28, 42))
+
+
+def test_rounded_input_sizes_are_said(model: DenseModel) -> None:
+    assert Predictor(model, 28).describe_size() == "input_size=28"
+    assert Predictor(model, 30).describe_size() == "input_size=30 (shorter side 42: multiples of 14)"
+    both = Predictor(model, 28, scales=(1.0, 1.5)).describe_size()
+    assert both == "input_size=28 (shorter side 28 and 42: multiples of 14)"

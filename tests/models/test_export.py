@@ -52,7 +52,7 @@ def export(*arguments: str) -> Ended:
     sys.argv = ["export", *arguments]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run_entry("export", run, literal=("checkpoint", "out"))
+            code = run_entry("export", run)
     finally:
         sys.argv = argv
     return Ended(code, out.getvalue(), err.getvalue())

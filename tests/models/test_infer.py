@@ -230,3 +230,17 @@ def test_infer_computes_in_the_type_of_weights(
     assert (found.shape, found.dtype) == ((40, 56), np.float32)
     share = {torch.float16: 0.01, torch.bfloat16: 0.1, torch.float64: 1e-4}[dtype]
     assert np.abs(found - expected).max() < share * np.ptp(expected)
+
+
+def test_input_size_too_large_for_any_image_is_refused() -> None:
+    for size in (2801, 100_000):
+        with pytest.raises(ValueError, match=rf"^input_size={size}: expected 2800 or less, since"):
+            Preprocessing().require_input_size(size)
+    Preprocessing().require_input_size(2800)
+
+
+def test_rounded_input_size_is_a_warning(model: DenseModel) -> None:
+    assert [Preprocessing().shorter_side(size) for size in (500, 504, 14)] == [504, 504, 14]
+    with pytest.warns(UserWarning, match="input_size=50 is taken as 56, a multiple of 14"):
+        rounded = model.infer(photo(20, 20), 50)
+    assert (rounded == model.infer(photo(20, 20), 56)).all()

@@ -1,36 +1,25 @@
-"""Turns a command line into a configuration and a job, and an exception into one readable line."""
+"""Turns a command line into a configuration and a job, or a sweep of jobs, and an error into one line."""
 
+import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import hydra
-import yaml
-from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from depthany.config.checker import nested_keys, unknown_setting
+from depthany.config.errors import OF_THE_USER, exit_code_of, one_line
+from depthany.config.groups import config_dir
+from depthany.config.sweep import Command, Run, Scores, run_job
+from depthany.config.sweep_plan import plan_sweep
+from depthany.config.sweep_table import clear_records
+from depthany.config.words import HELP, MULTIRUN, PRINTING, has_flag, hydra_words, quoted, split_flags
 from depthany.system.distributed import should_report
 from depthany.system.files import bundled
-from depthany.system.plugins import load_plugins
-from depthany.system.signals import Terminated, sigterm_raises
+from depthany.system.signals import Terminated
 
-FLAGS_WITH_VALUE = (
-    "--config-dir",
-    "-cd",
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-)
+__all__ = ["config_dir", "flat", "plain", "run_entry"]
 
 
 def _below(folder: str | None, name: str) -> str | None:
@@ -39,25 +28,23 @@ def _below(folder: str | None, name: str) -> str | None:
 
 
 OmegaConf.register_new_resolver("below", _below, replace=True)
-OmegaConf.register_new_resolver(
-    "bundled", bundled, replace=True
-)  # a path of the configuration, not of the user
-
-
-def config_dir() -> Path:
-    """Returns configs/ of the installed package, or of the checkout that the package is run from."""
-    package = Path(__file__).resolve().parents[1]
-    return next(folder for folder in (package / "configs", package.parents[1] / "configs") if folder.is_dir())
+# A path of the configuration, not of the user
+OmegaConf.register_new_resolver("bundled", bundled, replace=True)
 
 
 def run_entry(
     config_name: str,
-    job: Callable[[DictConfig], int],
+    job: Run,
     help_with: tuple[str, ...] = (),
-    literal: tuple[str, ...] = (),
+    several: tuple[str, ...] = (),
     aliases: Mapping[str, str] | None = None,
+    output: str | None = "out",
+    scores: Scores | None = None,
+    sweeps: bool = True,
 ) -> int:
     """Composes `configs/<config_name>.yaml` with the overrides in `sys.argv`, imports plugins, runs `job`.
+
+    With -m it runs `job` for each combination of the values of the settings that have several; see `Sweep`.
 
     An error that the user can correct (a setting, a file) ends in one line on stderr and exit code 2, or the
     error's own `exit_code`.
@@ -67,34 +54,42 @@ def run_entry(
     Args:
         help_with: overrides that `--help` adds where the user chooses nothing of their group. Without them it
             has no settings to show.
-        literal: settings whose value is taken literally, such as paths. Hydra's grammar gives characters like
-            ( [ , = a meaning and accepts only ASCII letters.
+        several: settings of one or several texts, `a,b`, which are taken literally; see `hydra_words`.
         aliases: other names of settings, for names that Hydra would take for one of its groups.
+        output, scores: of a sweep; see `Command`.
+        sweeps: whether the command can run several times, one after another.
 
     Returns:
         The exit code.
     """
-    words = _flags_first(sys.argv[1:])
-    sys.argv[1:] = [_quoted(_renamed(word, aliases or {}), literal) for word in words]
-    if {"--help", "-h"} & set(sys.argv):
-        given = {word.partition("=")[0] for word in sys.argv}
-        sys.argv += [word for word in help_with if word.partition("=")[0] not in given]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises exceptions instead of printing them
-    composed: list[DictConfig] = []
-    compose = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
     try:
-        compose(composed.append)()
-        if not composed:  # --help and --cfg print and compose nothing to run
+        sys.argv[1:] = hydra_words(sys.argv[1:], several, aliases)
+        if has_flag(sys.argv, PRINTING):
+            given = {word.partition("=")[0] for word in sys.argv}
+            if has_flag(sys.argv, HELP):
+                sys.argv += [word for word in help_with if word.partition("=")[0] not in given]
+            _start(config_name, lambda _: None)
             return 0
-        with sigterm_raises():
-            load_plugins(composed[0].plugins)
-            return job(composed[0])
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+        if has_flag(sys.argv, MULTIRUN):
+            if not sweeps:
+                raise ValueError(
+                    "-m is for commands that end by themselves: start this one once for each model"
+                )
+            return _run_sweep(Command(config_name, job, output, scores))
+        composed = list[DictConfig]()
+
+        def keep(cfg: DictConfig) -> None:
+            composed.append(cfg)
+
+        _start(config_name, keep)
+        return run_job(job, composed[0])
+    except OF_THE_USER as error:
         if os.environ.get("DEPTHANY_TRACEBACK") == "1":
             raise
         if should_report(error):
-            print(f"error: {_one_line(error, config_name)}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
+            print(f"error: {one_line(error, config_name)}", file=sys.stderr)
+        return exit_code_of(error)
     except KeyboardInterrupt as stop:  # the training loop handles its signals itself
         is_term = isinstance(stop, Terminated)
         print(
@@ -103,31 +98,26 @@ def run_entry(
         return 143 if is_term else 130
 
 
-def _flags_first(words: Sequence[str]) -> list[str]:
-    """Returns the words with Hydra's flags and their values before all overrides; between them, it fails."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    for word in words:
-        has_value = bool(flags) and flags[-1] in FLAGS_WITH_VALUE
-        (flags if word.startswith("-") or has_value else overrides).append(word)
-    return flags + overrides
+def _run_sweep(command: Command) -> int:
+    """Runs all jobs of the sweep, prints and writes the table, and returns the largest exit code."""
+    sweep = plan_sweep(command, split_flags(sys.argv[1:])[1])
+    sys.argv.append(f"hydra.sweep.dir={quoted(str(sweep.folder))}")  # its name holds the time
+    clear_records(sweep.folder)
+    logging.getLogger("hydra").setLevel(logging.WARNING)  # `Sweep` says which job begins
+    try:
+        _start(command.name, sweep)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "submitit":
+            raise
+        print(f"error: a job ended without a result: {' '.join(str(error).split())}", file=sys.stderr)
+    finally:
+        code = sweep.finish()
+    return code
 
 
-def _renamed(word: str, aliases: Mapping[str, str]) -> str:
-    """Returns the override with the real name of its setting."""
-    key, equals, value = word.partition("=")
-    return f"{aliases.get(key, key)}{equals}{value}"
-
-
-def _quoted(word: str, keys: tuple[str, ...]) -> str:
-    """Returns the override in Hydra's quotes if it sets one of `keys` to an unquoted text."""
-    key, equals, value = word.partition("=")
-    is_list = value.startswith("[") and value.endswith("]")
-    if key not in keys or not value or value[0] in "'\"" or is_list or value == "null":
-        return word
-    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)  # a backslash escapes only before a quote
-    escaped = doubled.replace("'", "\\'")
-    return f"{key}{equals}'{escaped}'"
+def _start(config_name: str, task: Callable[[DictConfig], Any]) -> None:
+    """Lets Hydra call `task` with the configuration, or with that of each job of a sweep."""
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(task)()
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -146,49 +136,3 @@ def flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves
-
-
-def _one_line(error: Exception, config_name: str) -> str:
-    """Returns the message of an error in one line, with the remedy where Hydra's own words lack it."""
-    text = str(error)
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
-        return f"{text.rpartition('full_key: ')[2]}: {error.__cause__}"  # without Hydra's own words
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return unknown_setting(found[1], _known_keys(config_name))
-    if found := re.search(r"You must specify '(\w+)'", text):
-        return f"choose a {found[1]}: {found[1]}={'|'.join(_choices(found[1]))}"
-    if found := re.search(r"(?:Could not find|In '[^']*': Could not find) '([\w./]+)'", text):
-        group, _, name = found[1].rpartition("/")
-        return f"unknown {group} {name!r}; choose from {', '.join(_choices(group))}"
-    if key := getattr(error, "full_key", None):
-        return f"{key}: {text.splitlines()[0]}"
-    return re.sub(r"\s+", " ", text).strip() or type(error).__name__
-
-
-def _config_dirs() -> list[Path]:
-    """Returns the folders of configuration files: that of the package, and the user's (`--config-dir`)."""
-    folders, words = [config_dir()], iter(sys.argv[1:])
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            folders.append(Path(value if equals else next(words, "")).resolve())
-    return folders
-
-
-def _choices(group: str) -> list[str]:
-    """Returns the names of the YAML files of a group."""
-    return sorted({path.stem for folder in _config_dirs() for path in (folder / group).glob("*.yaml")})
-
-
-def _known_keys(config_name: str) -> list[str]:
-    """Returns all keys of a command, with the groups chosen on the command line, and all groups."""
-    folders = _config_dirs()
-    chosen = [
-        word
-        for word in sys.argv[1:]
-        if (found := re.fullmatch(r"([\w/]+)=(\w+)", word)) and found[2] in _choices(found[1])
-    ]
-    chosen.append("hydra.searchpath=[" + ",".join(f"'file://{folder}'" for folder in folders[1:]) + "]")
-    with hydra.initialize_config_dir(str(folders[0]), version_base="1.3"):
-        known = nested_keys(hydra.compose(config_name, chosen))
-    return known + sorted({path.name for folder in folders for path in folder.glob("*/")})

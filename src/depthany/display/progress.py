@@ -28,7 +28,7 @@ def columns(numbers: str) -> tuple[ProgressColumn, ...]:
         numbers: format of what else it shows, such as "{task.fields[rate]:.1f}/s".
     """
     return (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names of files may look like markup
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn(numbers),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from depthany.evaluation.results import Difference, ProtocolResult
@@ -72,18 +73,18 @@ def _scores(results: Sequence[ProtocolResult], names: list[str]) -> Table:
             images = f"{len(scored.rows)}" + (f" of {result.images}" if result.is_partial(label) else "")
             mean = means.get((protocol.name, label))
             if mean is None:
-                table.add_row(name, label, images, "none")
+                table.add_row(name, escape(label), images, "none")
                 continue
             low, high = result.intervals(label).get(names[0], (None, None))
             interval = "" if low is None else f"{low:.4f} to {high:.4f}"
             first, *rest = _cells(mean, names)
-            table.add_row(name, label, images, first, interval, *rest)
+            table.add_row(name, escape(label), images, first, interval, *rest)
             for scene, scores in _by_scene(mean).items():
                 first, *rest = _cells(scores, names)
-                table.add_row("", f"  {scene}", "", first, "", *rest)
+                table.add_row("", f"  {escape(scene)}", "", first, "", *rest)
         for who, figures in protocol.published.items():
             first, *rest = _cells(figures, names)
-            table.add_row("", f"{who} (published)", "", first, "", *rest, style="italic")
+            table.add_row("", f"{escape(who)} (published)", "", first, "", *rest, style="italic")
         table.add_section()
     return table
 
@@ -112,7 +113,7 @@ def _differences(results: Sequence[ProtocolResult], names: Sequence[str]) -> Tab
     for result in results:
         for label, found in result.differences().items():
             cells = [_difference(found, name) for name in names]
-            table.add_row(result.protocol.name, label, f"{found.images}", *cells)
+            table.add_row(escape(result.protocol.name), escape(label), f"{found.images}", *cells)
     return table if table.row_count else None
 
 

@@ -45,7 +45,8 @@ class Predictor:
 
     Args:
         model: in eval mode, on its device; it computes in the type of its weights.
-        input_size: pixels of the shorter side as the model sees it.
+        input_size: pixels of the shorter side as the model sees it, rounded up to a multiple of its patch
+            size; see `describe_size`.
         scales: factors on `input_size`; the prediction is the average over them.
         flip: average over the mirrored image, too.
         amp: dtype of autocast; None: no autocast.
@@ -54,7 +55,8 @@ class Predictor:
             its map: less of the rim that zero padding leaves (docs/exports.md). The released code has none.
 
     Raises:
-        ValueError: `input_size` times a scale is too small for the model, or for the margin.
+        ValueError: `input_size` times a scale is too small for the model or for the margin, or too large for
+            any image.
     """
 
     model: DenseModel
@@ -140,6 +142,15 @@ class Predictor:
     @property
     def _margin_px(self) -> int:
         return self.margin * self.model.preprocessing.multiple
+
+    def describe_size(self) -> str:
+        """Returns the input size in words, with the sides that are used where they differ from it."""
+        preprocessing = self.model.preprocessing
+        used = [preprocessing.shorter_side(size) for size in self._sizes()]
+        if used == [self.input_size]:
+            return f"input_size={self.input_size}"
+        sides = " and ".join(map(str, dict.fromkeys(used)))
+        return f"input_size={self.input_size} (shorter side {sides}: multiples of {preprocessing.multiple})"
 
     def _sizes(self) -> list[int]:
         return [round(self.input_size * scale) for scale in self.scales]

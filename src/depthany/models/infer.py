@@ -1,5 +1,6 @@
 """From images of any size to maps of the same size, in batches of equal model-input shapes."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -26,11 +27,16 @@ def infer_batch(
 
     Args:
         images: uint8 RGB, [h w 3] each.
-        input_size: pixels of the shorter side as the model sees it.
+        input_size: pixels of the shorter side as the model sees it; rounded up to a multiple of the patch
+            size, with a warning.
         batch_size: images of equal model-input shape that go through the model together. In float32 that
             changes the result by rounding alone, less than 1e-5 of its range.
         amp: dtype of autocast; None computes in the type of the weights.
     """
+    preprocessing.require_input_size(input_size)
+    if (used := preprocessing.shorter_side(input_size)) != input_size:
+        multiple = preprocessing.multiple
+        warnings.warn(f"input_size={input_size} is taken as {used}, a multiple of {multiple}", stacklevel=3)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected 1 or more")
     results: dict[int, NDArray[np.float32]] = {}

@@ -91,7 +91,8 @@ class DenseModel(nn.Module):
 
         Args:
             image: [h w 3] uint8 RGB.
-            input_size: pixels of the shorter side as the model sees it; None: as in training.
+            input_size: pixels of the shorter side as the model sees it, rounded up to a multiple of the patch
+                size; None: as in training.
             amp: dtype of autocast (torch.bfloat16 is the fast choice); None computes in the type of the
                 weights.
 

@@ -66,12 +66,24 @@ class Preprocessing:
         return shape
 
     def require_input_size(self, input_size: object) -> None:
-        """Raises a `ValueError` unless `input_size` is a whole number of at least `multiple` pixels."""
+        """Raises a `ValueError` unless `input_size` is a whole number of at least `multiple` pixels, and not
+        too large for every image.
+        """
         is_whole = isinstance(input_size, int | np.integer) and not isinstance(input_size, bool)
         if not is_whole or input_size < self.multiple:  # type: ignore[operator]
             raise ValueError(
                 f"input_size={input_size!r}: expected a whole number of pixels, {self.multiple} or more"
             )
+        largest = math.isqrt(MAX_PIXELS) // self.multiple * self.multiple
+        if input_size > largest:  # type: ignore[operator]
+            raise ValueError(
+                f"input_size={input_size}: expected {largest} or less, since the input of any image would "
+                f"have more than {MAX_PIXELS / 1e6:.1f} million pixels"
+            )
+
+    def shorter_side(self, input_size: int) -> int:
+        """Returns the shorter side of inputs with this `input_size`: the next multiple of `multiple`."""
+        return math.ceil(input_size / self.multiple) * self.multiple
 
     def prepare(self, image: NDArray[np.uint8], input_size: int) -> Tensor:
         """Returns the model input [3 h w] float32 of an image [height width 3] uint8 RGB, (h, w) from

@@ -235,7 +235,7 @@ class _Progress:
         self.console, self.images, self.shards, self.kind = Console(stderr=True), 0, 0, job.kind
         self.root, self.expected = job.root, expected
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),

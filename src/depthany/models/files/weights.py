@@ -62,7 +62,10 @@ def _load_timm(encoder: TimmEncoder, path: Path) -> None:
     # Old files have no counters of BatchNorm's batches, and no layer of timm uses them.
     counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
     found = {name: tensor for name, tensor in unwrap(read_tensors(path)).items() if name not in unused}
-    load_strictly(encoder.timm_model, counters | found, f"{path} ({encoder.label})")
+    try:
+        load_strictly(encoder.timm_model, counters | found, f"{path} ({encoder.label})")
+    except ValueError as error:
+        raise ValueError(f"{error}; {other_weights(encoder.label)}") from None
 
 
 def _load_dinov2(encoder: Dinov2, path: Path) -> set[str]:
@@ -222,10 +225,18 @@ def _check_size(
         seems = f"seems to be {names[0]}" if names else "is no known size"
         raise ValueError(
             f"{path} is {width} wide and {seems}; {encoder.label} is {encoder.spec.embed_dim} wide: "
-            f"set the encoder to the file's size or pass another file"
+            f"{other_weights(encoder.label)}"
         )
     if name_of("pos_embed") not in state:
         raise ValueError(f"{path} has no `{name_of('pos_embed')}`; expected DINOv2 weights")
+
+
+def other_weights(label: str) -> str:
+    """Returns the ways to start an encoder whose weights are not in the file that the settings name."""
+    return (
+        f"pass model.weights=null to download those of {label}, model.weights=FILE with them, or "
+        "model.pretrained=false to start at random"
+    )
 
 
 def _grid(pos_embed: Tensor) -> int:
