@@ -39,6 +39,11 @@ class Command:
         return found[0].removeprefix("depthany.") if found and "-m" in self.words else None
 
     @property
+    def is_sweep(self) -> bool:
+        """Whether it runs several jobs, by a -m of its own."""
+        return "-m" in self.arguments
+
+    @property
     def arguments(self) -> list[str]:
         """What follows the entry."""
         before = LAUNCHERS.get(self.words[0], "-m")
@@ -71,7 +76,7 @@ def _lines_of_markdown(text: str) -> list[str]:
         for line in block.replace("\\\n", " ").splitlines():
             for name, value in variables.items():
                 line = line.replace(f"${name}", value)
-            if assigned := re.fullmatch(r'([A-Z_]+)="([^"]*)"', line.strip()):
+            if assigned := re.fullmatch(r'([A-Z_]+)="([^"]*)"(?:\s+#.*)?', line.strip()):
                 variables[assigned[1]] = assigned[2]
             else:
                 lines.append(line)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from benchmark_trees import write_kitti, write_nyu_mat
 from depthany.evaluation.protocol_files import Chosen, choose
+from depthany.losses.table import LOSSES
 from depthany.models.dinov2 import SIZES
 from depthany.models.files.official import save_official
 from depthany.models.model import depth_anything, save_model
@@ -185,7 +186,10 @@ def start(
         said = capsys.readouterr()
         return int(end.value.code or 0), said.out + said.err
 
+    losses = dict(LOSSES)  # to which the example's plug-in adds one
     yield start_entry
+    LOSSES.clear()
+    LOSSES.update(losses)
     for name in [name for name in sys.modules if name.partition(".")[0] == "my_project"]:
         del sys.modules[name]
 
@@ -230,7 +234,10 @@ def test_documented_command_is_accepted(
     is_traced = any(f"format={name}" in command.words for name in TRACED)
     ends = command.entry == "export" and not is_traced
     ends = ends or bool({"--help", "job"} & set(command.words))
-    assert code == (0 if ends else None), said
+    if command.is_sweep:  # every job of it comes to its first step, which the table calls a failure
+        assert (code, said.count("Reached: ")) == (1, said.count("== job ")), said
+    else:
+        assert code == (0 if ends else None), said
 
 
 TINY_RUN = ["steps=2", "batch_size=12", "crop_size=28", "model.pretrained=false", "eval_every=0"]

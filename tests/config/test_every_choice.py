@@ -34,6 +34,8 @@ Values = Mapping[str, tuple[Any, ...]]  # by dotted key
 BOTH = (True, False)
 NOT_RUN = {  # key, or (key, value) -> why not
     ("precision", "fp16"): "needs CUDA: tests/gpu",
+    ("loggers", "['wandb']"): "an extra: tests/training/test_loggers.py",
+    ("loggers", "['mlflow']"): "an extra: tests/training/test_loggers.py",
     "override.crop": "for the sizes of NYU and KITTI: tests/metrics, tests/data/benchmarks",
     "override.input_crop": "for the size of KITTI: tests/data/benchmarks",
     "override.task": "ordinal needs DA-2K's points: tests/data/benchmarks",
@@ -53,7 +55,8 @@ def choices(settings: type, prefix: str = "") -> dict[str, tuple[Any, ...]]:
         elif each.type is bool:
             found[key] = BOTH
         elif each.name in rule_of and rule_of[each.name].choices is not None:
-            found[key] = tuple(rule_of[each.name].choices or ())
+            is_list = "list" in str(each.type)  # a setting of several choices takes one of them here
+            found[key] = tuple([value] if is_list else value for value in rule_of[each.name].choices or ())
     return found
 
 
@@ -78,7 +81,7 @@ def runs(base: DictConfig, values: Values, out: str, folder: Path, **fixed: Any)
         fixed: keys, with __ for dots, whose values are not chosen.
     """
     kept = {
-        key: [value for value in of_key if not isinstance(value, str) or (key, value) not in NOT_RUN]
+        key: [value for value in of_key if (key, str(value)) not in NOT_RUN]
         for key, of_key in values.items()
         if key not in NOT_RUN and key.replace(".", "__") not in fixed
     }
@@ -151,7 +154,14 @@ def test_every_choice_of_evaluate_is_run(
     val, folder = tiny_world.root / "val", tmp_path / "predictions"
     words = [f"images={val / 'images'}", f"out={folder}", "save=npy", "threads=1"]
     assert predict.run(composed("predict", f"checkpoint={metric}", *words)) == 0
-    words = ["protocols=folder", f"roots.mine={val}", "pictures=0", "limit=2", "threads=1"]
+    words = [
+        "protocols=folder",
+        f"roots.mine={val}",
+        "folder.depth_scale=1000",
+        "pictures=0",
+        "limit=2",
+        "threads=1",
+    ]
     base = composed("evaluate", f"checkpoint=[{metric},{folder}]", *words)
     values = booleans(base) | choices(EvaluateSettings) | choices(Protocol, "override.")
     for cfg in runs(base, values, "out", tmp_path):
@@ -168,6 +178,7 @@ def test_every_choice_of_check_data_is_run(
     tiny_world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     roots = [f"data.{kind}.mine.root={tiny_world.root / kind}" for kind in ("labeled", "unlabeled", "val")]
+    roots += [f"data.{kind}.mine.depth_scale=1000" for kind in ("labeled", "val")]
     base = composed("check_data", "data=folder", *roots, "workers=1", "sheet_images=0")
     values = booleans(base) | choices(CheckDataSettings)
     for cfg in runs(base, values, "out", tmp_path):
@@ -178,8 +189,8 @@ def test_every_choice_of_check_data_is_run(
 def test_exceptions_name_settings_that_exist() -> None:
     known = choices(TrainSettings) | choices(Protocol, "override.")
     for key in NOT_RUN:
-        name, value = key if isinstance(key, tuple) else (key, known[key][0])
-        assert value in known[name]
+        name, value = key if isinstance(key, tuple) else (key, str(known[key][0]))
+        assert value in map(str, known[name])
 
 
 @pytest.mark.slow

@@ -175,7 +175,9 @@ def test_scores_are_columns_of_the_table(sweep: Callable) -> None:
 
 
 def test_sweep_below_torchrun_is_refused(sweep: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+    of_torchrun = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    of_torchrun |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for key, value in of_torchrun.items():
         monkeypatch.setenv(key, value)
     code, err, _ = sweep("predict", keep, *PREDICT, "fov_deg=5,6")
     assert (code, SEEN) == (2, []) and "leave out torchrun" in err

@@ -268,7 +268,12 @@ def test_evaluation_of_a_run_of_any_name(
     world = type(own_world)(own_world.root.rename(tmp_path / "w (1), [b]"))
     run = tmp_path / "x=[/b],[c]"
     assert start(world.settings("teacher", run, "steps=1", "eval_every=0")).code == 0
-    words = [f"checkpoint={run}", "protocol=folder", f"roots.mine={world.root / 'val'}"]
+    words = [
+        f"checkpoint={run}",
+        "protocol=folder",
+        f"roots.mine={world.root / 'val'}",
+        "folder.depth_scale=1000",
+    ]
     quick = [f"out={tmp_path / '#1'}", "device=cpu", "threads=1", "pictures=0", "override.input_size=30"]
     monkeypatch.setattr("sys.argv", ["evaluate", *words, *quick])
     code = run_entry("evaluate", evaluate.run, several=evaluate.SEVERAL, aliases=evaluate.ALIASES)

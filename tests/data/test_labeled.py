@@ -78,18 +78,18 @@ def test_labels_belong_to_the_image_as_displayed(
     shape = (4, 6) if orientation == 3 else (6, 4)
     write(tmp_path, "a", np.full(shape, 2000, np.uint16), size=(6, 4))
     stored = turn(tmp_path, "a", orientation)
-    sample = FolderDepth(str(tmp_path)).read(0)
+    sample = FolderDepth(str(tmp_path), depth_scale=1000).read(0)
     np.testing.assert_array_equal(sample.image, np.rot90(stored, quarter_turns))
 
 
 def test_setting_leaves_images_as_they_are_stored(tmp_path: Path) -> None:
-    write(tmp_path, "a", np.full((4, 6), 2000, np.uint16))
+    write(tmp_path, "a", np.arange(2000, 2024, dtype=np.uint16).reshape(4, 6))
     stored = turn(tmp_path, "a", 6)
     hint = r"6x4, its image \S+ is 4x6: .*; the image is stored as 6x4 and turned .*exif_orientation=ignore"
     for read in (lambda data: data.read(0), lambda data: raise_if_bad(data)):
         with pytest.raises(ValueError, match=hint):
-            read(FolderDepth(str(tmp_path)))
-    dataset = FolderDepth(str(tmp_path), exif_orientation="ignore")
+            read(FolderDepth(str(tmp_path), depth_scale=1000))
+    dataset = FolderDepth(str(tmp_path), depth_scale=1000, exif_orientation="ignore")
     np.testing.assert_array_equal(dataset.read(0).image, stored)
     assert raise_if_bad(dataset).labeled_image.shape == (1, 3, 4, 4)
     with pytest.raises(ValueError, match="unknown exif_orientation 'no'; choose from apply, ignore"):

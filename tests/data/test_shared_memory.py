@@ -52,7 +52,7 @@ def test_too_little_room_ends_with_the_remedy() -> None:
 
 @pytest.fixture
 def dataset(tiny_world) -> TrainingSet:
-    labeled = [FolderDepth(str(tiny_world.root / "labeled"))]
+    labeled = [FolderDepth(str(tiny_world.root / "labeled"), depth_scale=1000)]
     return TrainingSet(labeled, [FolderImages(str(tiny_world.root / "unlabeled"))], [28, 42])
 
 

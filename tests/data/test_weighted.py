@@ -86,7 +86,9 @@ def test_resumed_and_shared_batches_are_the_same() -> None:
 
 def two_sets(world, run_dir: Path, *more: str) -> list[str]:
     """A teacher of two labeled sets."""
-    other = f"{{_target_:depthany.data.labeled.FolderDepth,root:'{world.root / 'val'}'}}"
+    other = (
+        f"{{_target_:depthany.data.folder_depth.FolderDepth,root:'{world.root / 'val'}',depth_scale:1000}}"
+    )
     return world.settings("teacher", run_dir, f"+data.labeled.other={other}", "steps=2", *more)
 
 

@@ -38,7 +38,7 @@ def garden(tmp_path: Path, micro: str) -> Path:
             np.save(tmp_path / f"exact/{name}.npy", 2000.0 / depth_mm + 0.01 * image[:, :, 1])
     for i in DAMAGED:
         (tmp_path / f"garden/images/{i // 3}/{i:02d}.png").write_bytes(b"\x89PNG half")
-    dataset = f"dataset: {{root: {tmp_path / 'garden'}}}\nmax_depth: 9\n"
+    dataset = f"dataset: {{root: {tmp_path / 'garden'}, depth_scale: 1000}}\nmax_depth: 9\n"
     (tmp_path / "near.yaml").write_text(dataset)
     (tmp_path / "walk.yaml").write_text(f"{dataset}align_per: sequence\n")
     torch.manual_seed(0)

@@ -161,7 +161,12 @@ def test_evaluation_scores_equal_the_cpu(command, cuda_teacher, tiny_world, tmp_
     scores = []
     for device in ("cpu", "cuda"):
         out = tmp_path / device
-        words = [f"checkpoint={cuda_teacher}", "protocols=folder", f"roots.mine={tiny_world.root / 'val'}"]
+        words = [
+            f"checkpoint={cuda_teacher}",
+            "protocols=folder",
+            "folder.depth_scale=1000",
+            f"roots.mine={tiny_world.root / 'val'}",
+        ]
         command("evaluate", *words, f"device={device}", f"out={out}", "precision=fp32")
         scores.append(json.loads(next(out.rglob("results.json")).read_text()))
     assert flat(scores[1]) == pytest.approx(flat(scores[0]), rel=1e-3, abs=1e-4)

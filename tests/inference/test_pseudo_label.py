@@ -246,7 +246,7 @@ def test_student_of_a_store_resumes_bit_for_bit(
     command = student(tiny_world, tmp_path / "killed", teacher_run, whole, "workers=1")
     assert start_elsewhere(command, signal_at(signal.SIGKILL, step=4)).code == -signal.SIGKILL
     resumed = start(command)
-    assert "continuing at step 2 of 6" in resumed.out, resumed.err
+    assert "continuing at step 3 of 6" in resumed.out, resumed.err
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "killed")]
     assert models[0] == models[1]
     scores = json.loads((tmp_path / "straight/results.json").read_text())["scores"]

@@ -269,7 +269,7 @@ def raw_frames(
     clip, settings = probe_video(folder / "a.mp4"), OutputSettings(Quantity("disparity"))
     targets, predictor = {name: folder / f"a{ending}" / "frames.json"}, Predictor(BrightnessIsDisparity(), 28)
     with Bar("frames", clip.frames) as bar:
-        predict_video(clip, targets, predictor, settings, 2, scale, bar, about, overwrite)
+        predict_video(clip, targets, predictor, settings, 2, scale, bar, PredictionCounts(), about, overwrite)
 
 
 def test_raw_frames_continue_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

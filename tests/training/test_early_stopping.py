@@ -11,7 +11,7 @@ from torch import nn
 from depthany.data.batch import Batch
 from depthany.models.model import depth_anything
 from depthany.training.checkpoints.resume import resume_latest
-from depthany.training.checkpoints.state import Progress, TrainingState, read_checkpoint
+from depthany.training.checkpoints.state import Progress, TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter
 from depthany.training.early_stopping import EarlyStoppingSettings, has_run_out, note_score
 from depthany.training.loop import LoopSettings, Run, train
@@ -93,13 +93,13 @@ def test_resumed_run_ends_at_the_same_step(tmp_path: Path) -> None:
     resumed = training(tmp_path / "killed", 9, 3)
     again = training(tmp_path / "killed", 9, 4)  # as if killed before the model was written
     for run in (whole, resumed, again):
-        assert run.state.progress == Progress(4, 0.3, 0.3, 2)
+        assert run.state.progress == Progress(4, 0.3, 0.3, 2, validated_step=4)
         assert run.tracker.said[-1] == (
             "early stopping ended the run at step 4 of 9: abs_rel has not improved in 2 validations, its "
             "best is 0.3000"
         )
         assert run.about() == {"step": 4, "ended_early": run.tracker.said[-1]}
-    assert read_checkpoint(tmp_path / "whole/step_00000004.pt")["state"]["validations_without_gain"] == 2
+    assert json.loads((tmp_path / "whole/progress.json").read_text())["validations_without_gain"] == 2
 
 
 def test_stopped_run_is_finished(start, tiny_world, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from torch import nn
 
 from depthany.data.labeled import FolderDepth
@@ -99,7 +100,7 @@ def test_best_checkpoint_is_of_the_average(averaged: Path, tiny_world) -> None:
 
 
 def val_set(world) -> FolderDepth:
-    return FolderDepth(str(world.root / "val"))
+    return FolderDepth(str(world.root / "val"), depth_scale=1000)
 
 
 def interrupted(run: Path, copy: Path) -> Path:
@@ -128,8 +129,10 @@ def test_average_cannot_begin_in_the_middle(start, teacher_run: Path, tiny_world
     settings = tiny_world.settings("teacher", run_dir, *EMA)
     ended = start(settings)
     assert ended.code == 2
-    assert "ema.decay=None is now 0.75" in ended.err
-    (run_dir / "settings.yaml").unlink()
+    assert "ema.decay: null -> 0.75" in ended.err
+    began = OmegaConf.load(run_dir / "settings.yaml")
+    began.ema = {"decay": 0.75, "warmup": False}
+    OmegaConf.save(began, run_dir / "settings.yaml")
     ended = start(settings)
     assert ended.code == 2
     assert "the checkpoint has no averaged weights" in ended.err

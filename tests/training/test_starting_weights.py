@@ -180,7 +180,7 @@ def test_official_file_of_any_name_starts_and_teaches(start, tiny_world, tmp_pat
     assert all(equal(load_model(tmp_path / "a"), source, part) for part in PARTS)
     ended = start(tiny_world.settings("student", tmp_path / "b", *quick, f"stage.teacher={named}"))
     assert ended.code == 0, ended.err
-    assert "source: " in (tmp_path / "b" / "settings.yaml").read_text()
+    assert "source:" in (tmp_path / "b" / "settings.yaml").read_text()
     ended = start(tiny_world.settings("student", tmp_path / "c", *quick, f"stage.teacher={path}"))
     assert ended.code == 2
     assert f"such as stage.teacher='{{source: {path}, taps: v2}}'" in ended.err
