@@ -116,7 +116,7 @@ TARGETS["own"], STAGES["own"] = TARGETS["disparity01"], OwnStage
 """
 
 
-@pytest.mark.parametrize("before", ["", SPAWN], ids=["fork", "spawn"])
+@pytest.mark.parametrize("before", ["", pytest.param(SPAWN, marks=pytest.mark.slow)], ids=["fork", "spawn"])
 def test_loader_processes_know_set_and_target(
     start_elsewhere: Callable, run_dir: Path, tmp_path: Path, before: str
 ) -> None:
@@ -175,6 +175,7 @@ def readme_commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in block.splitlines()]
 
 
+@pytest.mark.slow
 def test_commands_of_readme_run(nursery, tmp_path: Path) -> None:
     (path, *commands) = readme_commands()
     assert path == ["export", f"PYTHONPATH={PROJECT.relative_to(ROOT)}"]

@@ -115,6 +115,7 @@ if os.environ["RANK"] == "1":
 """
 
 
+@pytest.mark.slow
 def test_unreadable_image_ends_both_ranks_in_seconds(
     garden: Path, torchrun: Callable, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ sys.exit(0)
 """
 
 
+@pytest.mark.slow
 def test_validation_scores_are_equal_on_all_ranks(garden: Path, torchrun: Callable, tmp_path: Path) -> None:
     for i in DAMAGED:
         for kind in ("images", "depth"):

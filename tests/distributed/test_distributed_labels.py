@@ -59,6 +59,7 @@ labeling.write_shard = write
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_store_of_one(
     many, micro: str, teacher_run: Path, torchrun: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def imports(project: Path) -> Counter[str]:
     return Counter(path.name.split(" ", 1)[1] for path in (project / "imports").iterdir())
 
 
+@pytest.mark.slow
 def test_spawned_loader_imports_the_plugin(
     start_elsewhere: Callable, tiny_world, project: Path, tmp_path: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_spawned_loader_imports_the_plugin(
     assert json.loads((run_dir / "config.json").read_text())["plugins"] == ["halved_depth"]
 
 
+@pytest.mark.slow
 def test_every_rank_imports_the_plugin(
     torchrun: Callable, tiny_world, project: Path, tmp_path: Path, micro: str
 ) -> None:

@@ -97,6 +97,7 @@ def test_rank_0_writes_and_prints_for_all(alone: Path, two: Path) -> None:
     assert "cpu in float32, 2 processes (DDP)" in out
 
 
+@pytest.mark.slow
 def test_signal_to_one_rank_stops_all(
     torchrun, start, signal_at, tiny_world, teacher_run, two, alone, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_bad_image_of_one_rank_ends_all(torchrun, own_world, teacher_run: Path, 
     assert "depthany" not in "".join(re.findall(r"^.*Traceback.*\n(?:.*\n){3}", ended.err, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_killed_rank_ends_others_and_loses_nothing(
     torchrun, signal_at, tiny_world, teacher_run, two, tmp_path: Path
 ) -> None:
@@ -140,6 +142,7 @@ def test_killed_rank_ends_others_and_loses_nothing(
     assert logged(tmp_path / "run") == logged(two)
 
 
+@pytest.mark.slow
 def test_rank_failing_at_start_keeps_none_waiting(
     torchrun, tiny_world, teacher_run: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +205,7 @@ def test_four_ranks_resume_to_same_bits(
 SPLIT = (*SMOOTH, "parallel=fsdp")
 
 
+@pytest.mark.slow
 def test_fsdp_run_resumes_on_one_rank(
     torchrun, start, signal_at, tiny_world, teacher_run, alone, tmp_path: Path
 ) -> None:

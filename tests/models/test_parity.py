@@ -126,7 +126,9 @@ def test_vitb_equals_transformers(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("reduced")
-@pytest.mark.parametrize("encoder, taps", [("vitl", "v1"), ("vitg", "v2")])
+@pytest.mark.parametrize(
+    "encoder, taps", [("vitl", "v1"), pytest.param("vitg", "v2", marks=pytest.mark.slow)]
+)
 def test_large_widths_and_heads_equal_transformers(tmp_path: Path, encoder: str, taps: str) -> None:
     check_parity(tmp_path, encoder, taps, IMAGE_SIZES[1:])
 

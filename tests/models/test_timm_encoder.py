@@ -381,6 +381,7 @@ class Tupled(nn.Module):
 
 @pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
+@pytest.mark.slow
 def test_rope_follows_the_image_in_a_graph(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     encoder = build(DINOV3, taps=[0, 1, 2, 3]).eval()  # fewer blocks: a third of the time
