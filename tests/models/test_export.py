@@ -114,6 +114,15 @@ def test_graph_takes_new_batches_and_sizes(graphs, checkpoints: Path) -> None:
         assert relative_difference(found, expected)["max"] < 1e-4, (batch, height, width)
 
 
+def test_graph_refuses_sides_that_are_no_multiple(graphs) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(graphs["disparity"][0]))
+    for shape in ((1, 3, 100, 100), (1, 3, 28, 50)):
+        with pytest.raises(Exception, match="reshape"):
+            session.run(None, {"image": np.zeros(shape, np.float32)})
+
+
 def test_example_script_equals_infer_without_torch(
     graphs, checkpoints: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:

@@ -1,4 +1,4 @@
-"""Strided convolutions of narrow images, which oneDNN gets wrong in bfloat16."""
+"""Strided convolutions: of narrow images, which oneDNN gets wrong in bfloat16, and as a product."""
 
 import torch
 from torch import Tensor, nn
@@ -20,3 +20,25 @@ def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
             return wider[..., :1]
     output: Tensor = conv(x)
     return output
+
+
+class PatchProduct(nn.Module):
+    """The embedding of patches as a product, which refuses an image whose sides are no multiples of a patch.
+
+    A convolution of the graph would leave out the last rows and columns of such an image without a word; the
+    shapes of this do not fit, and the runtime says so.
+
+    Args:
+        conv: the convolution from patches to tokens.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.side = conv.weight, conv.bias, conv.stride[0]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns tokens [b c p q] of an image [b 3 h w]."""
+        (b, channels, h, w), side = image.shape, self.side
+        p, q = h // side, w // side
+        patches = image.reshape(b, channels, p, side, q, side).permute(0, 2, 4, 1, 3, 5)  # [b p q 3 s s]
+        return F.linear(patches.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)

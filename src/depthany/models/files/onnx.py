@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from depthany.models.dinov2 import Dinov2
 from depthany.models.fast import cast_weights
 from depthany.models.model import DenseModel
+from depthany.models.strided import PatchProduct
 
 OPSET = 18  # that the exporter writes; others are converted from it
 CUBIC = -0.75  # the free parameter of torch's bicubic kernel
@@ -49,6 +50,7 @@ class GraphModel(nn.Module):
         if size is None:
             pos_embed, offset = encoder.pos_embed, OFFSET[encoder.pos_interpolation]
             setattr(encoder, "positions", lambda p, q: positions_in_graph(pos_embed, p, q, offset))  # noqa: B010
+            encoder.patch_embed.proj = PatchProduct(encoder.patch_embed.proj)
         else:
             multiple = model.preprocessing.multiple
             fixed = encoder.positions(size[0] // multiple, size[1] // multiple).detach()
