@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from depthany.config.entry import run_entry
 from depthany.data.dataset import TrainingSet
 from depthany.data.identity import identity
-from depthany.data.left_out import summary
+from depthany.data.left_out import require_some_used, summary
 from depthany.data.loading.loader import plan_prefetch, read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.data.transforms import crop_shape
@@ -129,6 +129,8 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
                     writer.save_progress(state.progress)
                 training = Run(state, batches, score, loop, tracker, writer, device, amp, compiled, processes)
                 train(training)
+            read = sampler.drawn_before(state.progress.step * settings.accumulate)
+            processes.on_main(partial(require_some_used, unreadable, read))
             scores = {settings.stage.name: training.scores()}
             if teacher is not None:
                 of_teacher = partial(score, say=lambda line: tracker.say(f"{line} (the teacher's scores)"))

@@ -86,6 +86,8 @@ def test_every_planted_defect_is_named(check, tmp_path: Path) -> None:
     del found[str(tmp_path / "mine/depth/all_negative.npy"), "negative depth"]
     level, reason = found.pop((str(tmp_path / "mine"), "implausible labels"))
     assert level == "warning" and "share depth_scale=1000: 3 float32, 11 uint16" in reason
+    level, reason = found.pop((str(tmp_path / "mine"), "flat depth"))
+    assert (level, reason[:14]) == ("warning", "2 depth maps s"), "the constant and the sparse one"
     for name, (level, kind, reason) in planted.items():
         found_level, found_reason = found.pop((str(tmp_path / "mine" / name), kind))
         assert found_level == level and reason in found_reason
@@ -136,6 +138,7 @@ def test_sets_without_root_are_named(check, tmp_path: Path) -> None:
 
 def test_warnings_alone_exit_with_0(check, tmp_path: Path) -> None:
     write(tmp_path / "mine", "constant", np.full((6, 8), 4000, np.uint16))
+    write(tmp_path / "mine", "good", whole())
     ended = check()
     assert ended.code == 0
     assert "warning: labeled.mine: constant depth: 1" in ended.out

@@ -85,3 +85,26 @@ def test_warnings_are_not_all_well(check, tmp_path: Path) -> None:
     assert ended.code == 0
     assert "warning: labeled.mine: the median of the known depth is 0.00" in ended.out
     assert "\nno error, and 1 warning to look at: " in ended.out
+
+
+def test_set_of_flat_maps_is_an_error(check, tmp_path: Path) -> None:
+    one_pixel = np.zeros((6, 8), np.uint16)
+    one_pixel[2, 3] = 1500
+    write(tmp_path / "mine", "constant", np.full((6, 8), 2000, np.uint16))
+    write(tmp_path / "mine", "one_pixel", one_pixel)
+    ended = check()
+    assert ended.code == 1
+    assert (
+        "error: labeled.mine: all 2 depth maps are the same everywhere or known at fewer than 3" in ended.out
+    )
+    write(tmp_path / "mine", "good", (1000 * METRES).astype(np.uint16))
+    ended = check()
+    assert ended.code == 0
+    assert "labeled.mine: 2 depth maps say nothing about relative depth: training leaves" in ended.out
+
+
+def test_relative_labels_are_a_note(check, tmp_path: Path) -> None:
+    write(tmp_path / "mine", "a", (80 * METRES).astype(np.uint8))
+    ended = check("data.labeled.mine.quantity=disparity", "data.labeled.mine.depth_scale=null")
+    assert ended.code == 0
+    assert "note: labeled.mine: relative labels: larger must be nearer" in ended.out

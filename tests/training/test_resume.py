@@ -6,8 +6,10 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 # Runs of 6 steps with a checkpoint after every second and two micro-batches to a step.
 ACCUMULATED = ("accumulate=2", "batch_size=6", "steps=6", "save_every=2", "eval_every=3")
@@ -197,3 +199,15 @@ def test_cut_line_of_metrics_is_written_again(start, interrupted, whole) -> None
     (run_dir / "metrics.jsonl").write_text(text[:-25])
     assert start(settings).code == 0
     assert_same(run_dir, whole["teacher"])
+
+
+def test_run_without_a_usable_image_fails(start, own_world, tmp_path: Path) -> None:
+    for path in (own_world.root / "labeled/depth").iterdir():
+        Image.fromarray(np.full_like(np.asarray(Image.open(path)), 2000)).save(path)
+    for _ in range(2):  # started again, it says the same
+        ended = start(own_world.settings("teacher", tmp_path / "run", "steps=2", "batch_size=4"))
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert (
+            "nothing was learned: all 8 labeled images of the run were left out (8 flat depth)" in ended.err
+        )
+    assert not (tmp_path / "run/model.safetensors").exists()

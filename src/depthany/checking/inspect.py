@@ -13,7 +13,7 @@ from depthany.data.labeled import Decoded, PairedDepth
 from depthany.data.orientation import doubt, is_confirmed, orientation_of, size_hint
 from depthany.data.plausible import describe_resize, known_pixels
 from depthany.data.samples import NoValidPixel, UnknownUnit
-from depthany.data.targets import Labels
+from depthany.data.targets import Labels, is_flat
 from depthany.system.packages import reason
 
 UNREADABLE_IMAGE, UNREADABLE_DEPTH = "unreadable image", "unreadable depth"
@@ -56,6 +56,7 @@ class Finding:
     sky: share of sky; None as `valid`.
     invalid: share of the other pixels by reason (INVALID), if known.
     label_type: type of the stored labels, such as uint16; empty if the reader does not say.
+    is_flat: whether the labels say nothing about relative depth, see `targets.is_flat`.
     resized: sizes of labels that were resized to their image, such as `320x240 to 640x480`; empty if not.
     """
 
@@ -68,6 +69,7 @@ class Finding:
     sky: float | None = None
     invalid: dict[str, float] = field(default_factory=dict)
     label_type: str = ""
+    is_flat: bool = False
     resized: str = ""
 
 
@@ -180,6 +182,7 @@ class Inspector:
             found.add(NEGATIVE, path, f"{reasons['negative']:.2%} of the pixels are below 0")
         if 0 < share < self.min_valid_share:
             found.add(FEW_VALID, path, f"{share:.2%} of the pixels are valid")
+        found.traits["is_flat"] = share > 0 and self.dataset.unit != "class" and is_flat(labels)
         return labels.valid.shape
 
     def _count(self, labels: Labels, path: str, found: _Found) -> None:

@@ -95,7 +95,7 @@ def complaints(name: str, summary: SetSummary) -> list[str]:
     """Returns lines about the problems of a data set, errors first. Names the first ten files of each
     kind.
     """
-    lines = [f"error: {name}: {summary.failure}"] if summary.failure else []
+    lines = [f"error: {name}: {each}" for each in (summary.failure, summary.useless) if each]
     for kind, count in sorted(summary.kinds.items(), key=lambda item: item[0] not in ERRORS):
         lines.append(f"{'error' if kind in ERRORS else 'warning'}: {name}: {kind}: {count}")
         named = [problem for problem in summary.problems if problem.kind == kind][:FIRST]

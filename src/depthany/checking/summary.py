@@ -9,12 +9,12 @@ from depthany.checking.inspect import BROKEN_ARCHIVE, ERRORS, FEW_VALID, GRAY, N
 from depthany.data.counts import count_warning, passed_over_line
 from depthany.data.histogram import DepthHistogram, PackedHistogram
 from depthany.data.plausible import SeenLabels, doubts
-from depthany.data.targets import Unit
+from depthany.data.targets import LEAST_KNOWN, Unit
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 # Kinds of warnings about a whole set
 COUNT, IMPLAUSIBLE = "number of images", "implausible labels"
-OF_READER, PASSED_OVER = "its reader says", "passed over"
+OF_READER, PASSED_OVER, FLAT = "its reader says", "passed over", "flat depth"
 FIRST = 10  # how many images are named where naming all would be too much
 
 
@@ -78,7 +78,7 @@ class SetSummary:
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.modes: Counter[str] = Counter()
         self.traits: dict[str, Trait] = defaultdict(Trait)
-        self.with_depth, self.valid, self.sky, self.least_valid = 0, 0.0, 0.0, 1.0
+        self.with_depth, self.valid, self.sky, self.least_valid, self.flat = 0, 0.0, 0.0, 1.0, 0
 
     def add(
         self,
@@ -105,6 +105,7 @@ class SetSummary:
             self.modes[finding.mode] += 1
         if finding.is_gray:
             self.traits[GRAY].add(finding.name)
+        self.flat += finding.is_flat
         for reason, share in finding.invalid.items():
             self.traits[reason].add(finding.name, share)
         if finding.valid is not None and finding.sky is not None:
@@ -122,12 +123,24 @@ class SetSummary:
     @property
     def errors(self) -> int:
         """Number of errors: problems of these kinds, and one if the set cannot be opened."""
-        return sum(count for kind, count in self.kinds.items() if kind in ERRORS) + bool(self.failure)
+        of_set = bool(self.failure) + bool(self.useless)
+        return sum(count for kind, count in self.kinds.items() if kind in ERRORS) + of_set
 
     @property
     def is_wrong(self) -> bool:
         """Whether training would stop at this data set, if data.unreadable is not skip."""
-        return self.failure is not None or any(problem.kind in ERRORS for problem in self.problems)
+        no_error = self.failure is None and not any(problem.kind in ERRORS for problem in self.problems)
+        return not no_error or bool(self.useless)
+
+    @property
+    def useless(self) -> str:
+        """Why no image of the set can be learned from; "" if one can, or none has labels."""
+        if not 0 < self.flat == self.with_depth:
+            return ""
+        return (
+            f"all {self.flat} depth maps are the same everywhere or known at fewer than {LEAST_KNOWN} "
+            "pixels: training leaves them out, and nothing is left"
+        )
 
     def warnings(self) -> list[SetWarning]:
         """Returns what is unusual about the set as a whole. More kinds of warnings are more lines here."""
@@ -136,11 +149,19 @@ class SetSummary:
         lines += [SetWarning(OF_READER, line) for line in self.notices]
         if self.passed_over_line:
             lines.append(SetWarning(PASSED_OVER, self.passed_over_line))
+        if self.flat and not self.useless:
+            text = (
+                f"{self.flat} depth maps say nothing about relative depth: training leaves these images out"
+            )
+            lines.append(SetWarning(FLAT, text))
         return lines + [SetWarning(IMPLAUSIBLE, line) for line in doubts(self.dataset, self.seen)]
 
     def notes(self) -> list[str]:
         """Returns what is worth knowing about the set and no warning."""
-        return self.seen.notes()
+        lines = self.seen.notes()
+        if self.unit == "disparity":
+            lines.append("relative labels: larger must be nearer; contact_*.jpg shows it")
+        return lines
 
     def warning_count(self) -> int:
         """Returns the number of warnings, about images and about the whole set."""

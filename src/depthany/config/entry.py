@@ -84,6 +84,9 @@ def run_entry(
 
         _start(config_name, keep)
         return run_job(job, composed[0])
+    except BrokenPipeError:  # what reads our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is printed at the exit
+        return 141
     except OF_THE_USER as error:
         if os.environ.get("DEPTHANY_TRACEBACK") == "1":
             raise

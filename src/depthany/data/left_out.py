@@ -162,6 +162,23 @@ def require_few(left_out: int, read: int, max_share: float, kind: str, details: 
         )
 
 
+def require_some_used(path: Path, read: tuple[int, int]) -> None:
+    """Raises a `ValueError` if all labeled, or all unlabeled, images of a run were left out.
+
+    Args:
+        path: list of the run, see `ImageReport`.
+        read: numbers of labeled and unlabeled images that the run has read.
+    """
+    counts = Counter((issue.labeled, issue.action, issue.reason) for _, issue in _lines(path))
+    for labeled, count in zip((True, False), read):
+        bad, reasons = _by_reason(counts, labeled, SKIPPED)
+        if bad >= count > 0:
+            raise ValueError(
+                f"nothing was learned: all {count} {_kind(labeled)} images of the run were left out "
+                f"({reasons}), see {path}; correct the data set or its settings"
+            )
+
+
 def summary(path: Path) -> str | None:
     """Returns the list of a run in one line; None if there is no list.
 
