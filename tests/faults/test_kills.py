@@ -93,9 +93,11 @@ def doing(run_dir: Path, note: Path) -> tuple[str, int]:
 
 
 def aims_of(kills: int, steps: int) -> list[tuple[str, int]]:
-    """What the kills wait for: a phase, after so many steps at least; the last four at the end of the run."""
-    cycle, last = ("steps", "save", "start", "validation"), ("validation", "save", "validation", "finish")
-    on_the_way = [(cycle[i % 4], steps * i // (kills - 4)) for i in range(kills - 4)]
+    """What the kills wait for: a phase, after so many steps at least; the last three at the end of the run,
+    where the save comes before the validation.
+    """
+    cycle, last = ("steps", "save", "start", "validation"), ("save", "validation", "finish")
+    on_the_way = [(cycle[i % 4], steps * i // kills) for i in range(kills - 3)]
     return [*on_the_way, *((phase, steps) for phase in last)][-kills:]
 
 
