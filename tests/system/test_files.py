@@ -78,3 +78,7 @@ def test_own_results_may_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"protocols": {}}')
     (tmp_path / "per_image.csv").write_text("ours")
     require_own_results(tmp_path, "results.json", "protocols", ("per_image.csv",))
+    contents = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert contents == {"notes.txt": "mine", "results.json": '{"protocols": {}}', "per_image.csv": "ours"}
+    with pytest.raises(ValueError, match=r"holds results\.json, per_image\.csv, which no earlier call"):
+        require_own_results(tmp_path, "results.json", "sets", ("per_image.csv",))

@@ -66,24 +66,12 @@ def run_entry(
     try:
         sys.argv[1:] = hydra_words(sys.argv[1:], several, aliases)
         if has_flag(sys.argv, PRINTING):
-            given = {word.partition("=")[0] for word in sys.argv}
-            if has_flag(sys.argv, HELP):
-                sys.argv += [word for word in help_with if word.partition("=")[0] not in given]
-            _start(config_name, lambda _: None)
-            return 0
-        if has_flag(sys.argv, MULTIRUN):
-            if not sweeps:
-                raise ValueError(
-                    "-m is for commands that end by themselves: start this one once for each model"
-                )
-            return _run_sweep(Command(config_name, job, output, scores))
-        composed = list[DictConfig]()
-
-        def keep(cfg: DictConfig) -> None:
-            composed.append(cfg)
-
-        _start(config_name, keep)
-        return run_job(job, composed[0])
+            return _print_settings(config_name, help_with)
+        if not has_flag(sys.argv, MULTIRUN):
+            return _run_once(config_name, job)
+        if not sweeps:
+            raise ValueError("-m is for commands that end by themselves: start this one once for each model")
+        return _run_sweep(Command(config_name, job, output, scores))
     except BrokenPipeError:  # what reads our output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is printed at the exit
         return 141
@@ -99,6 +87,26 @@ def run_entry(
             f"{'terminated' if is_term else 'interrupted'}; what was saved before is whole", file=sys.stderr
         )
         return 143 if is_term else 130
+
+
+def _print_settings(config_name: str, help_with: tuple[str, ...]) -> int:
+    """Lets Hydra print the help or the configuration; returns exit code 0."""
+    if has_flag(sys.argv, HELP):
+        given = {word.partition("=")[0] for word in sys.argv}
+        sys.argv += [word for word in help_with if word.partition("=")[0] not in given]
+    _start(config_name, lambda _: None)
+    return 0
+
+
+def _run_once(config_name: str, job: Run) -> int:
+    """Runs the job with the configuration, after Hydra has ended; returns its exit code."""
+    composed = list[DictConfig]()
+
+    def keep(cfg: DictConfig) -> None:
+        composed.append(cfg)
+
+    _start(config_name, keep)
+    return run_job(job, composed[0])
 
 
 def _run_sweep(command: Command) -> int:

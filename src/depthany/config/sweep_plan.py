@@ -1,6 +1,7 @@
 """Which jobs a sweep has (`-m seed=0,1`), where they write, and which are the teachers of others.
 
-All are composed before the first one starts, so that a mistake in any of them is found first.
+All are composed before the first one starts: an unknown setting or choice in any of them is found first. The
+values of a job are checked as it starts.
 """
 
 import os

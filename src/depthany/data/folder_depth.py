@@ -49,8 +49,8 @@ class FolderDepth(PairedDepth):
             `_depth` with any suffix; what is before is the stem. None = any name.
         resize_depth: `nearest` resizes depth of another resolution to that of its image, by the nearest
             pixel; the ratio of width to height must agree. None = such a pair is an error.
-        min_depth, max_depth, allow_incomplete, list_file, sky_masks, expected, exif_orientation: see
-            `PairedDepth`. The range does not apply to disparity.
+        min_depth, max_depth: see `PairedDepth`. The range does not apply to disparity.
+        common: see `PairedDepth`.
 
     Raises:
         ValueError: a folder is missing or empty, a file has no partner in the other folder, or two settings
@@ -73,11 +73,7 @@ class FolderDepth(PairedDepth):
         image_suffix: str | None = None,
         depth_suffix: str | None = None,
         resize_depth: str | None = None,
-        allow_incomplete: bool = False,
-        list_file: str | None = None,
-        sky_masks: str | None = None,
-        expected: int | None = None,
-        exif_orientation: str | None = None,
+        **common: Any,
     ) -> None:
         require_choice("quantity", quantity, UNIT_OF)
         if resize_depth is not None:
@@ -93,8 +89,7 @@ class FolderDepth(PairedDepth):
         self.depth_scale, self.sky_value, self.resize_depth = depth_scale, sky_value, resize_depth
         self.keys = ArrayKeys(h5_key, npz_key, exr_channel)
         self.image_suffix, self.depth_suffix = image_suffix or "", depth_suffix or ""
-        common = allow_incomplete, list_file, sky_masks, expected, exif_orientation
-        super().__init__(root, min_depth, max_depth, *common)
+        super().__init__(root, min_depth, max_depth, **common)
 
     def find(self) -> tuple[Sequence[Pair], list[str]]:
         folders = self.root / self.images, self.root / self.depth
