@@ -7,9 +7,8 @@ from pathlib import Path
 
 from depthany.system.distributed import Processes
 
-SHARED_MEMORY = Path(
-    "/dev/shm"
-)  # where Linux keeps it; 64 MB in a container of Docker, unless asked for more
+# Where Linux keeps it; 64 MB in a container of Docker, unless asked for more
+SHARED_MEMORY = Path("/dev/shm")
 PREFETCH = 4  # batches that a loader process reads ahead, where there is room
 REMEDY = (
     "give the container more (docker run --shm-size=8g), pass workers=0, which needs none, or take smaller "
