@@ -22,7 +22,8 @@ from depthany.data.pseudo_labels.store import read_manifest
 from depthany.data.pseudo_labels.verify import verify_shards
 
 # For `before`: what a run is doing, and at which step, stands in a file, so that a test can tell what its
-# kills have hit. The disk is slow, so that files are half there for longer than a test takes to see it.
+# kills have hit. Disk, steps and validation are slow, so that a phase lasts longer than a test on a busy
+# machine takes to see it.
 PHASES = """
 import os, time
 import depthany.training.loop as loop
@@ -35,6 +36,7 @@ def told(name, phase, step_of=lambda *_: now[1]):
     def wrapped(*arguments, **more):
         before = now[0]
         note(phase, step_of(*arguments))
+        time.sleep(0 if phase == "steps" else 0.1)
         try:
             return function(*arguments, **more)
         finally:
@@ -42,6 +44,7 @@ def told(name, phase, step_of=lambda *_: now[1]):
     setattr(train, name, wrapped)
 def update(*arguments, take=loop.update):
     norm = take(*arguments)
+    time.sleep(0.02)
     note(now[0], now[1] + 1)
     return norm
 def slow_fsync(handle, fsync=os.fsync):
