@@ -255,7 +255,17 @@ def runs_whole(command: Command) -> bool:
     return command.is_whole and not command.is_launched and not is_excused and "--" not in text
 
 
+@pytest.fixture
+def fresh_outputs(place: Path, tmp_path: Path) -> Iterator[None]:
+    """Gives the test outputs/ as `place` made it, and takes back what the test changes there."""
+    shutil.copytree(place / "outputs", tmp_path / "outputs")
+    yield
+    shutil.rmtree(place / "outputs")
+    shutil.move(tmp_path / "outputs", place / "outputs")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_outputs")
 @pytest.mark.parametrize("command", filter(runs_whole, OURS), ids=str)
 def test_documented_command_runs_whole(command: Command, start: Callable) -> None:
     more = list(COMPUTE) if command.entry in ("train", "predict", "evaluate", "pseudo_label") else []
