@@ -159,14 +159,27 @@ def render_sample(key: list[int], broad: bool, indoors: bool, samples: int) -> S
         samples: paths per pixel.
     """
     view = draw_view(key, broad, indoors)
-    rng, breadth, sky = view.rng, view.breadth, view.sky
+    rgb = take_picture(view.rng, view.breadth, view.scene, view.sky, view.camera, view.depth_m, samples)
+    return Sample(rgb, view.depth_m, view.is_sky)
+
+
+def take_picture(
+    rng: np.random.Generator,
+    breadth: float,
+    scene: object,
+    sky: Sky | None,
+    camera: Camera,
+    depth_m: np.ndarray,
+    samples: int,
+) -> np.ndarray:
+    """The picture [h w 3] uint8 of a camera, with the lens, air and sensor of this breadth; depth_m: [h w]."""
     dome = dome_radiance(sky) if sky else np.zeros(3)
-    shot = photograph(view.scene, view.camera, dome, samples, int(rng.integers(2**31)))
+    shot = photograph(scene, camera, dome, samples, int(rng.integers(2**31)))
     linear, cover = shot[..., :3], shot[..., 3:]
     if sky:
-        linear = linear + (1 - cover) * paint_sky(rng, sky, view.camera.rays())
+        linear = linear + (1 - cover) * paint_sky(rng, sky, camera.rays())
     exposure = rng.uniform(0.17 - 0.06 * breadth, 0.2 + 0.06 * breadth)
     rgb = tone_map(linear, exposure * (0.35 if sky and sky.night else 1.0))
     if breadth > 0:
-        rgb = degrade(rng, rgb, view.depth_m, share=0.9 * breadth)
-    return Sample(np.round(np.clip(rgb, 0, 1) * 255).astype(np.uint8), view.depth_m, view.is_sky)
+        rgb = degrade(rng, rgb, depth_m, share=0.9 * breadth)
+    return np.round(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
