@@ -172,7 +172,7 @@ def take_picture(
     depth_m: np.ndarray,
     samples: int,
 ) -> np.ndarray:
-    """The picture [h w 3] uint8 of a camera, with the lens, air and sensor of this breadth; depth_m: [h w]."""
+    """The picture [h w 3] uint8 of a camera, with lens, air and sensor of this breadth; depth_m: [h w]."""
     dome = dome_radiance(sky) if sky else np.zeros(3)
     shot = photograph(scene, camera, dome, samples, int(rng.integers(2**31)))
     linear, cover = shot[..., :3], shot[..., 3:]
