@@ -260,7 +260,7 @@ MISTAKES = {
     "save=3": "unknown save '3'",
     "save=ply": "near_m=1 far_m=20",
     "colormap=jet": "unknown colormap 'jet'; choose from inferno, magma, viridis, turbo, spectral_r, gray",
-    "video_scale=second": "unknown video_scale 'second'; choose from frame, clip",
+    "video_scale=second": "unknown video_scale 'second'; choose from auto, frame, clip",
     "input_size=0": "input_size=0: expected a whole number of pixels, 14 or more",
     "input_size=big": "input_size: Value 'big'",
     "scales=[]": "scales=[]: expected factors on input_size",
@@ -307,6 +307,6 @@ def test_help_shows_commands_and_settings_and_loads_nothing(tmp_path: Path) -> N
         [sys.executable, "-m", "depthany.predict", "--help"], capture_output=True, text=True, cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for part in ("python -m depthany.predict checkpoint=", "video_scale: frame", "color side png16 npy exr"):
+    for part in ("python -m depthany.predict checkpoint=", "video_scale: auto", "color side png16 npy exr"):
         assert part in done.stdout
     assert not list(tmp_path.iterdir())

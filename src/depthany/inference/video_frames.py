@@ -50,7 +50,8 @@ class FrameFolder:
     ) -> None:
         self.folder, self.index, self.name = index.parent, index, name
         self.settings = replace(settings, stored_span=span)
-        self.about = json.loads(json.dumps({**about, "span": span}))
+        unit = {"per_metre": settings.per_metre} if settings.quantity.is_metric and name == "png16" else {}
+        self.about = json.loads(json.dumps({**about, "span": span, **unit}))
         self._suffix = "." + FORMATS[name][0].rsplit(".", 1)[1]
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.folder / UNFINISHED_NAME
