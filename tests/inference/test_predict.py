@@ -208,7 +208,8 @@ def test_a_metric_model_writes_metres(predict, metric_checkpoint: Path, photos: 
     depth_m = np.load(tmp_path / "out" / "0.npy")
     assert depth_m.min() > 0 and depth_m.max() < 80
     stored = np.asarray(Image.open(tmp_path / "out" / "0_16bit.png"))
-    assert np.abs(stored / 256 - depth_m).max() <= 0.5 / 256 + 1e-6
+    assert np.abs(stored / 1000 - depth_m).max() <= 0.5 / 1000 + 1e-5
+    assert "png16 in millimetres, npy, ply in metres" in ended.out
 
 
 def test_colour_map_is_named_in_log_and_file(predict, photos: Path, tmp_path: Path) -> None:

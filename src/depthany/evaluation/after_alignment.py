@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from depthany.metrics.align import Fit, fit, is_degenerate, to_depth_m
 from depthany.metrics.table import METRICS, Sums, pixel_sums, score_values
 
-WORDS = {  # method of alignment -> what it does to each image, for tables
-    "median": "scale corrected (median)",
-    "least_squares": "scale and shift fitted",
+WORDS = {  # method of alignment -> what it corrects in each image, for tables
+    "median": "scale corrected",
+    "least_squares": "scale and shift",
 }
 
 
@@ -72,9 +72,10 @@ class ScaleReport:
         heading = METRICS[self.metric].heading
         scaled, fitted = (self.means[method].get(self.metric) for method in WORDS)
         rest = "" if fitted is None else f", {fitted:.4f} with scale and shift fitted"
+        share = f"{100 * self.share_of_scale:.0f} %" if self.share_of_scale else "none"
         return (
             f"{heading} is {self.error:.4f} in metres, {scaled:.4f} with the scale of each image "
-            f"corrected{rest}: {100 * self.share_of_scale:.0f} % of the error is scale (in the median image "
+            f"corrected{rest}: {share} of the error is scale (in the median image "
             f"depth times {self.median_scale:.3f} fits)"
         )
 
