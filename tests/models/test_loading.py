@@ -139,15 +139,6 @@ def test_contradicting_taps_are_refused(official: Path) -> None:
         load_model(official, max_depth_m=20.0)
 
 
-def test_another_max_depth_is_refused_with_reason(micro: str, tmp_path: Path) -> None:
-    save_model(depth_anything(micro, max_depth_m=10.0, input_size=28), tmp_path)
-    assert load_model(tmp_path, max_depth_m=10.0).quantity.max_depth_m == 10.0
-    with pytest.raises(
-        ValueError, match=r"max_depth=10\.0, not 20\.0: .* scale every depth by 2: leave "
-    ):
-        load_model(tmp_path, max_depth_m=20.0)
-
-
 @pytest.mark.parametrize("wrapper", ["model", "state_dict", None])
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "model.module."])
 def test_wrapped_official_weights_are_unwrapped(

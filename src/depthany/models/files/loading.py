@@ -134,14 +134,8 @@ def find_model(source: str | Path, taps: str | None = None, max_depth_m: float |
     known = {"taps": encoder.get("taps"), "max_depth": head.get("max_depth_m")}
     for key, given in (("taps", taps), ("max_depth", max_depth_m)):
         if given is not None and given != known[key]:
-            reason = ""
-            if key == "max_depth" and head.get("name") == "metric_sigmoid":
-                reason = (
-                    ": its sigmoid was trained times that, so it is a factor and no limit, and "
-                    f"{given} would scale every depth by {given / known[key]:.3g}"
-                )
             raise ValueError(
-                f"{found.where} is a model with {key}={known[key]}, not {given}{reason}: leave {key} out"
+                f"{found.where} is a model with {key}={known[key]}, not {given}: leave {key} out"
             )
     return found
 
