@@ -153,9 +153,11 @@ def doubts_of(chosen: Sequence[Chosen], sets: Sequence[Any]) -> list[str]:
 def input_notes(protocol: Protocol, predictor: ScoredPredictor) -> list[str]:
     """Returns lines on an input size that the model rounds, and on truth beyond the range of the model."""
     who, notes = f"{protocol.name}, {predictor.label}", list[str]()
-    largest, farthest = predictor.quantity.max_depth_m, protocol.prediction_range_m[1]
+    quantity, farthest = predictor.quantity, protocol.prediction_range_m[1]
+    largest = quantity.max_depth_m or quantity.trained_to_m
     if protocol.align == "none" and largest is not None and largest < farthest:
-        notes.append(f"{who}: predicts {largest:g} m at most, and truth counts up to {farthest:g} m")
+        verb = "predicts" if quantity.max_depth_m else "was trained on"
+        notes.append(f"{who}: {verb} {largest:g} m at most, and truth counts up to {farthest:g} m")
     if not isinstance(predictor, Predictor):
         return notes
     set_up = predictor.for_protocol(protocol.name, protocol.model_input)
@@ -179,10 +181,17 @@ def describe(
     predictors: Sequence[ScoredPredictor], protocols: int, compute: Compute, processes: Processes
 ) -> str:
     """Returns one line on what the command is going to do."""
-    models = ", ".join(f"{each.label} ({each.quantity.describe()})" for each in predictors)
+    models = ", ".join(f"{each.label} ({_about(each)})" for each in predictors)
     count = f"{protocols} protocol{'s' if protocols > 1 else ''}"
     shared = f", {processes.size} processes" if processes.size > 1 else ""
     return f"{models} under {count}, {compute.describe()}{shared}"
+
+
+def _about(predictor: ScoredPredictor) -> str:
+    """Returns what a predictor predicts, and the data that its metres are from where it is known."""
+    quantity = predictor.quantity.describe()
+    trained_on = predictor.model.trained_on if isinstance(predictor, Predictor) else None
+    return quantity if trained_on is None else f"{quantity}, from {trained_on.describe()}"
 
 
 def describe_run(

@@ -180,8 +180,9 @@ def build_settings(cfg: DictConfig, model: DenseModel) -> OutputSettings:
 def describe(cfg: DictConfig, predictor: Predictor, count: int, compute: Compute) -> str:
     """Returns one line on what the command is going to do."""
     model, files = predictor.model, f"{count} {'file' if count == 1 else 'files'}"
+    trained_on = "" if model.trained_on is None else f", from {model.trained_on.describe()}"
     return (
-        f"{model.encoder.label} ({model.quantity.describe()}) at {predictor.describe_size()} "
+        f"{model.encoder.label} ({model.quantity.describe()}{trained_on}) at {predictor.describe_size()} "
         f"on {files}, {compute.describe()}, colours of {cfg.colormap}"
     )
 

@@ -20,7 +20,7 @@ from depthany.evaluation import run as loop
 from depthany.evaluation.open_predictors import labels_of
 from depthany.evaluation.protocol_files import protocol_names
 from depthany.models.files.loading import load_model
-from depthany.models.model import depth_anything, save_model
+from depthany.models.model import build_model, depth_anything, save_model
 from depthany.system import files
 from depthany.training.validation import evaluate
 
@@ -268,6 +268,24 @@ def test_only_metric_models_are_scored_without_alignment(
     code, _, err = start(f"checkpoint={runs}/a", *words)
     assert (code, err.count("\n")) == (2, 1)
     assert "a predicts disparity of unknown scale" in err
+
+
+def test_unbounded_bins_are_scored_in_metres(garden: Path, start: Callable, tmp_path: Path) -> None:
+    encoder = {"name": "dinov2", "size": "micro", "taps": "v1"}
+    torch.manual_seed(0)
+    model = build_model(encoder, head={"name": "metric_bins"}, input_size=28, trained_on={"sets": ["rooms"]})
+    assert model.quantity.max_depth_m is None
+    save_model(model, tmp_path / "bins")
+    code, out, err = start(
+        f"checkpoint={tmp_path}/bins",
+        "protocol=folder",
+        f"roots.mine={garden}",
+        "override.align=none",
+        "pictures=0",
+    )
+    assert code == 0, err
+    assert "bins (depth in metres" in out and "from rooms)" in out
+    assert "after_alignment" in results(tmp_path)["protocols"]["folder"]["scores"]["bins"]
 
 
 def break_root(garden: Path) -> list[str]:

@@ -92,7 +92,13 @@ def test_video_scale_is_per_frame_or_per_clip(tmp_path: Path) -> None:
         (Quantity("disparity"), None, "frame", None),
         (Quantity("depth_m", 20.0), None, "metres", (0.0, 20.0)),
         (Quantity("depth_m"), (1.0, 8.0), "metres", (1.0, 8.0)),
-        (Quantity("depth_m"), None, "clip", None),  # bins without an end
+        (
+            Quantity("depth_m", trained_to_m=10.0),
+            None,
+            "metres",
+            (0.0, 10.0),
+        ),  # bins have no end of their own
+        (Quantity("depth_m"), None, "clip", None),
     ],
 )
 def test_metres_keep_one_scale_of_colours(quantity, range_m, scale, span) -> None:

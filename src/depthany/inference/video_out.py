@@ -102,11 +102,12 @@ def scale_of(video_scale: str, settings: OutputSettings) -> str:
 def colour_range_m(settings: OutputSettings) -> tuple[float, float] | None:
     """Returns nearest and farthest metres of the colours of a video; None if they are not known.
 
-    They are near_m and far_m, or else 0 and the far end of the model.
+    They are near_m and far_m, or else 0 and the far end of the model, or of the depth it was trained on.
     """
     if settings.range_m is not None:
         return settings.range_m
-    return None if settings.quantity.max_depth_m is None else (0.0, settings.quantity.max_depth_m)
+    farthest = settings.quantity.max_depth_m or settings.quantity.trained_to_m
+    return None if farthest is None else (0.0, farthest)
 
 
 def takes_two_passes(names: Collection[str], scale: str) -> bool:
