@@ -276,13 +276,8 @@ def test_unbounded_bins_are_scored_in_metres(garden: Path, start: Callable, tmp_
     model = build_model(encoder, head={"name": "metric_bins"}, input_size=28, trained_on={"sets": ["rooms"]})
     assert model.quantity.max_depth_m is None
     save_model(model, tmp_path / "bins")
-    code, out, err = start(
-        f"checkpoint={tmp_path}/bins",
-        "protocol=folder",
-        f"roots.mine={garden}",
-        "override.align=none",
-        "pictures=0",
-    )
+    words = ["protocol=folder", f"roots.mine={garden}", "override.align=none", "pictures=0"]
+    code, out, err = start(f"checkpoint={tmp_path}/bins", *words)
     assert code == 0, err
     assert "bins (depth in metres" in out and "from rooms)" in out
     assert "after_alignment" in results(tmp_path)["protocols"]["folder"]["scores"]["bins"]

@@ -97,7 +97,7 @@ def test_video_scale_is_per_frame_or_per_clip(tmp_path: Path) -> None:
             None,
             "metres",
             (0.0, 10.0),
-        ),  # bins have no end of their own
+        ),  # of bins
         (Quantity("depth_m"), None, "clip", None),
     ],
 )

@@ -70,7 +70,7 @@ class ScaleReport:
     def words(self) -> str:
         """Returns the report in one sentence."""
         heading = METRICS[self.metric].heading
-        scaled, fitted = (self.means[method].get(self.metric) for method in WORDS)
+        scaled, fitted = (self.means.get(method, {}).get(self.metric) for method in WORDS)
         rest = "" if fitted is None else f", {fitted:.4f} with scale and shift fitted"
         share = f"{100 * self.share_of_scale:.0f} %" if self.share_of_scale else "none"
         return (
