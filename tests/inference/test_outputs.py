@@ -25,6 +25,7 @@ IMAGE = pixels(5, 7)
 def written(
     tmp_path: Path, name: str, settings: OutputSettings = DISPARITY, values: np.ndarray = VALUES
 ) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / f"ü 1{FORMATS[name][0]}"
     write({name: path}, IMAGE, values, settings)
     assert list(tmp_path.iterdir()) == [path]
@@ -46,7 +47,9 @@ def test_near_is_red_for_disparity_and_depth(tmp_path: Path) -> None:
 def test_a_colour_picture_says_which_map_it_uses(tmp_path: Path) -> None:
     file = Image.open(written(tmp_path, "color", OutputSettings(Quantity("disparity"), colour_map="magma")))
     assert (file.mode, file.size) == ("P", (7, 5))
-    assert file.text["colormap"].startswith("magma")
+    assert file.text["colormap"].startswith("magma") and "range" not in file.text
+    of_metres = Image.open(written(tmp_path / "metres", "color", METRES))
+    assert of_metres.text["range"].startswith(f"{VALUES.max():.3f} m to {VALUES.min():.3f} m")
 
 
 def test_side_has_image_left_and_colours_right(tmp_path: Path) -> None:

@@ -118,13 +118,14 @@ def write_color(path: Path, image: NDArray | None, values: NDArray, settings: Ou
     nearness = settings.nearness(values)
     pixels = Image.fromarray(steps(nearness, float(nearness.min()), float(nearness.max())))
     pixels.putpalette(COLOUR_MAPS[settings.colour_map].tobytes())
-    _save_png(path, pixels, _map_text(settings))
+    _save_png(path, pixels, _map_text(settings, values))
 
 
 def write_side(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
     """Writes an 8-bit RGB PNG of twice the width: image and picture side by side."""
     assert image is not None
-    _save_png(path, Image.fromarray(side_by_side(image, picture(values, settings))), _map_text(settings))
+    pixels = Image.fromarray(side_by_side(image, picture(values, settings)))
+    _save_png(path, pixels, _map_text(settings, values))
 
 
 def write_png16(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
@@ -219,8 +220,12 @@ def write(targets: dict[str, Path], image: NDArray | None, values: NDArray, sett
         write_atomically(path, fill)
 
 
-def _map_text(settings: OutputSettings) -> dict[str, str]:
-    return {"colormap": f"{settings.colour_map}, its last colour is near"}
+def _map_text(settings: OutputSettings, values: NDArray[np.float32]) -> dict[str, str]:
+    """Returns the texts of a picture: its colour map and, of metres, those of the first and last colour."""
+    text = {"colormap": f"{settings.colour_map}, its last colour is near"}
+    if settings.quantity.is_metric:
+        text["range"] = f"{values.max():.3f} m to {values.min():.3f} m, from the first colour to the last"
+    return text
 
 
 def _save_png(path: Path, pixels: Image.Image, texts: dict[str, str]) -> None:

@@ -28,6 +28,11 @@ def frame_of(image: str) -> tuple[str, ...] | None:
 
 def listed_frames(path: Path) -> frozenset[tuple[str, ...]]:
     """Returns the frames that a list names. Raises ValueError if it cannot be read or has another form."""
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file: put the list there, such as Depth Anything V2's "
+            "metric_depth/dataset/splits/vkitti2/train.txt, or pass except_list="
+        )
     frames = set[tuple[str, ...]]()
     for number, columns in read_columns(path):
         if (frame := frame_of(columns[0])) is None:
