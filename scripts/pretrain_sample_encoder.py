@@ -1,4 +1,4 @@
-"""Pre-trains the sample's `vitt` encoder without labels: a small replacement of DINOv2, which lacks this size.
+"""Pre-trains the sample's `vitt` encoder without labels: a small stand-in for DINOv2, which lacks this size.
 
     pip install -e ".[render,pretrain]"
     python scripts/render_pretraining.py --out outputs/pretraining
