@@ -26,7 +26,7 @@ from torch import Generator, Tensor, nn
 
 from depthany.models.dinov2 import Dinov2
 from depthany.system.files import write_atomically
-from pretraining.images import ImageStore, drawn_images, find_images
+from pretraining.images import ImageStore, drawn_images, find_images, read_images
 from pretraining.masked_autoencoder import MaskedAutoencoder
 from pretraining.self_distillation import SelfDistillation
 
@@ -203,7 +203,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     paths = find_images(args.roots)
     args.count = len(paths)
-    store = ImageStore(paths, torch.device(args.device), args.threads)
+    store = ImageStore(read_images(paths, args.threads), torch.device(args.device))
     torch.manual_seed(args.seed)
     encoder = Dinov2("vitt")
     if args.init:

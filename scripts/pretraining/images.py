@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
@@ -34,9 +35,7 @@ class ImageStore:
         sizes: [n 2] height and width of each image.
     """
 
-    def __init__(self, paths: Sequence[Path], device: torch.device, threads: int) -> None:
-        with ThreadPoolExecutor(threads) as pool:
-            images = list(pool.map(read_rgb, paths))
+    def __init__(self, images: Sequence[NDArray[np.uint8]], device: torch.device) -> None:
         heights, widths = zip(*(image.shape[:2] for image in images))
         self.canvas = torch.zeros(len(images), 3, max(heights), max(widths), dtype=torch.uint8)
         for place, image in zip(self.canvas, images):
@@ -48,12 +47,18 @@ class ImageStore:
         return len(self.canvas)
 
 
-def read_rgb(path: Path) -> np.ndarray:
-    """Returns an image [h w 3] uint8."""
+def read_images(paths: Sequence[Path], threads: int) -> list[NDArray[np.uint8]]:
+    """Returns images [h w 3] uint8 RGB."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(read_rgb, paths))
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Returns an image [h w 3] uint8 RGB."""
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
         raise ValueError(f"{path} is not a readable image; delete it and render it again")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
 
 def drawn_images(count: int, step: int, batch: int, seed: int) -> Tensor:
