@@ -1,7 +1,9 @@
 """The bundled world: the files in git are what the script renders, and the masks are whole."""
 
 import importlib
+import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,14 +22,18 @@ def script(monkeypatch: pytest.MonkeyPatch):
     return importlib.import_module("render_sample")
 
 
-def render(script, out: Path, split: int, index: int) -> tuple[list[Path], list[Path]]:
-    """Runs the job of an image; returns its files and those in git."""
-    jobs = [script.Job(script.SPLITS[split], index, root, 0, 6) for root in (out, SAMPLE)]
-    for kind in jobs[0].split.kinds:
-        jobs[0].path(kind).parent.mkdir(parents=True, exist_ok=True)
-    script.run(jobs[0])
-    ours, in_git = ([job.path(kind) for kind in job.split.kinds] for job in jobs)
-    return ours, in_git
+def files(script, out: Path, split: int, index: int) -> tuple[Any, list[Path]]:
+    """Returns the job that renders an image, and its depth, mask and image."""
+    job = script.Job(script.SPLITS[split], index, out, 0, 6)
+    paths = [job.path(kind) for kind in job.split.kinds]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return job, paths
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
 
 
 @pytest.mark.parametrize("split, index", [(0, 0), (3, 1)], ids=["room", "street"])
@@ -35,18 +41,29 @@ def test_script_renders_the_files_in_git(script, tmp_path: Path, split: int, ind
     mitsuba = pytest.importorskip("mitsuba")
     if (mitsuba.__version__, cv2.__version__) != ("3.9.1", "5.0.0"):
         pytest.skip("the bundled files were made with Mitsuba 3.9.1 and OpenCV 5.0.0")
-    (depth, mask, image), (depth_in_git, mask_in_git, image_in_git) = render(script, tmp_path, split, index)
+    job, (depth, mask, image) = files(script, tmp_path, split, index)
+    _, (depth_in_git, mask_in_git, image_in_git) = files(script, SAMPLE, split, index)
+    script.run(job)
     assert depth.read_bytes() == depth_in_git.read_bytes()
     assert image.read_bytes() == image_in_git.read_bytes()
-    np.testing.assert_array_equal(np.array(Image.open(mask)), np.array(Image.open(mask_in_git)))
-    rendered = image.stat().st_mtime_ns
+    np.testing.assert_array_equal(pixels(mask), pixels(mask_in_git))
+
+
+def test_missing_mask_is_added_alone(script, tmp_path: Path) -> None:
+    pytest.importorskip("mitsuba")
+    job, (depth, mask, image) = files(script, tmp_path, 1, 2)
+    _, (depth_in_git, mask_in_git, image_in_git) = files(script, SAMPLE, 1, 2)
+    shutil.copy(depth_in_git, depth)
+    image.write_bytes(b"an image")
+    assert job.missing() == ("masks",)
+    script.run(job)
+    assert image.read_bytes() == b"an image" and depth.read_bytes() == depth_in_git.read_bytes()
+    assert np.mean(pixels(mask) != pixels(mask_in_git)) < 0.001
     mask.unlink()
-    render(script, tmp_path, split, index)
-    assert mask.exists() and image.stat().st_mtime_ns == rendered  # the mask alone is added
-    mask.unlink()
-    cv2.imwrite(str(depth), np.full_like(cv2.imread(str(depth), cv2.IMREAD_UNCHANGED), 1000))
-    with pytest.raises(ValueError, match="shows another scene"):
-        render(script, tmp_path, split, index)
+    shutil.copy(image_in_git.parents[2] / "depth/rooms/00004.png", depth)
+    with pytest.raises(ValueError, match=r"00002.png shows another scene.*pass the --seed"):
+        script.run(job)
+    assert not mask.exists()
 
 
 @pytest.mark.parametrize("split", LABELED)
@@ -61,7 +78,7 @@ def test_masks_agree_with_images_and_sky(script, split: str) -> None:
     assert [path.with_suffix("") for path in masks] == [path.with_suffix("") for path in images]
     for path in masks:
         with Image.open(SAMPLE / split / "masks" / path) as image:
-            assert image.mode == "P"
+            assert image.mode == "P" and image.tile[0][3] == "P"  # 8 bits a pixel
             palette, classes = image.getpalette(), np.array(image)
         assert palette is not None and palette[: CLASSES.rgb.size] == CLASSES.rgb.ravel().tolist()
         seen[np.unique(classes)] = True
