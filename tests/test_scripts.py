@@ -166,5 +166,10 @@ def test_only_missing_images_are_rendered(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "argv", ["render_sample.py", "--out", str(tmp_path), *counts])
     jobs = script.todo(script.parse_args())
     assert len(jobs) == 2 * len(script.SPLITS)
-    jobs[0].path("images", ".jpg").touch()
+    first = jobs[0]
+    assert first.missing() == ("depth", "masks", "images")
+    first.path("images").touch()
+    assert script.todo(script.parse_args())[0].missing() == ("depth", "masks")
+    for kind in first.missing():
+        first.path(kind).touch()
     assert script.todo(script.parse_args()) == jobs[1:]
