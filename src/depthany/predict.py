@@ -126,7 +126,7 @@ def run_video(
         scale = scale_of(cfg.video_scale, settings)
         if scale == "metres" and (range_m := colour_range_m(settings)):
             print(f"{source.path.name}: colours of all frames from {range_m[0]:g} to {range_m[1]:g} m")
-        passes = 2 if takes_two_passes(targets, scale) else 1
+        passes = 2 if takes_two_passes(targets, scale, settings.quantity) else 1
         about = {key: plain(cfg)[key] for key in DECIDING}
         with Bar(f"frames of {source.path.name}", clip.frames and passes * clip.frames) as bar:
             predict_video(

@@ -15,6 +15,7 @@ from depthany.inference.prediction_counts import PredictionCounts
 from depthany.inference.predictor import Predictor
 from depthany.inference.video_frames import FRAME_ENDINGS, FrameFolder
 from depthany.inference.video_in import Clip, Frame, UnreadableVideo, read_frames
+from depthany.models.output import Quantity
 from depthany.system.files import whole_file
 from depthany.system.packages import optional
 
@@ -55,13 +56,14 @@ def predict_video(
     """
     movies = {name: path for name, path in targets.items() if name in MOVIE_ENDINGS}
     span = None
-    if takes_two_passes(targets, scale):
+    if takes_two_passes(targets, scale, settings.quantity):
         span = nearness_span(clip, predictor, settings, batch_size, bar)
     elif scale == "metres" and (range_m := colour_range_m(settings)):
         span = -range_m[1], -range_m[0]
     about = {"video_bytes": clip.path.stat().st_size, **(about or {})}
+    stored_in_span = None if settings.quantity.is_metric else "png16"
     folders = [
-        FrameFolder(path, name, settings, span if name == "png16" else None, about, overwrite)
+        FrameFolder(path, name, settings, span if name == stored_in_span else None, about, overwrite)
         for name, path in targets.items()
         if name in FRAME_ENDINGS
     ]
@@ -110,9 +112,10 @@ def colour_range_m(settings: OutputSettings) -> tuple[float, float] | None:
     return None if farthest is None else (0.0, farthest)
 
 
-def takes_two_passes(names: Collection[str], scale: str) -> bool:
+def takes_two_passes(names: Collection[str], scale: str, quantity: Quantity) -> bool:
     """Whether a format needs the range of the whole clip before its first frame is written."""
-    return scale == "clip" and any(name in MOVIE_ENDINGS or name == "png16" for name in names)
+    spanned = {*MOVIE_ENDINGS} if quantity.is_metric else {*MOVIE_ENDINGS, "png16"}
+    return scale == "clip" and not spanned.isdisjoint(names)
 
 
 def write_frames(
