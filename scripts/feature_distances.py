@@ -1,8 +1,9 @@
-"""How far apart the tokens of an encoder are, and those of a trained student from it.
+r"""How far apart the tokens of an encoder are, and those of a trained student from it.
 
-    python scripts/feature_distances.py                                      # the encoder and images of the sample
+    python scripts/feature_distances.py                                 # the encoder and images of the sample
     python scripts/feature_distances.py --student outputs/student
-    python scripts/feature_distances.py --encoder vits --weights dinov2_vits14_pretrain.pth --size 518 --images PHOTOS
+    python scripts/feature_distances.py --encoder vits --weights dinov2_vits14_pretrain.pth --size 518 \
+        --images PHOTOS
 
 Feature alignment leaves out a student's tokens with 1 - cos < alpha to the frozen encoder's
 (stage.feature_alignment). Whether that can ever be otherwise depends on the encoder: if all of its tokens

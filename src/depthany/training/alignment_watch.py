@@ -58,13 +58,13 @@ def _line(state: str, means: Mapping[str, float], steps: float) -> str:
         return (
             f"feature alignment does next to nothing: for {steps:.0f} steps in a row less than {FEW:.0%} of "
             f"the tokens were beyond alpha ({figures}), and the loss leaves out the others. Lower "
-            "stage.feature_alignment.alpha; or set its center=mean, if all tokens of the encoder point nearly "
-            "the same way (python scripts/feature_distances.py shows it); or take another encoder; or save "
-            "its time with stage.weights.feature=0. A larger weight changes nothing"
+            "stage.feature_alignment.alpha; or set center=mean beside it, if all tokens of the encoder point "
+            "nearly the same way (python scripts/feature_distances.py shows it); or take another encoder; or "
+            "save its time with stage.weights.feature=0. A larger weight changes nothing"
         )
     return (
         f"feature alignment leaves no token out: for {steps:.0f} steps in a row more than {MANY:.0%} of them "
         f"were beyond alpha ({figures}), so that the student may differ from the frozen encoder nowhere. "
         "Unless alpha=0 means that: raise stage.feature_alignment.alpha, or lower stage.weights.feature; "
-        "set its center=none if it is mean; or align to the student's own start with its encoder=null"
+        "set center=none beside it if it is mean; or align to the student's own start with encoder=null"
     )
