@@ -255,7 +255,7 @@ def finish(
     """Writes results and model, the model last since it marks the run as finished, and prints the table.
 
     Args:
-        faults: lines on what was wrong with the outputs as training ended.
+        faults: lines on what was wrong as training ended.
     """
     # config.json would no longer describe the model of a shorter run
     (run_dir / WEIGHTS_NAME).unlink(missing_ok=True)
