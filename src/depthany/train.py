@@ -38,8 +38,9 @@ from depthany.training.checks import check, check_processes, rooted
 from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.optim import lr_factor
 from depthany.training.parallel import is_sharded, shared_count, unsharded
-from depthany.training.settings import ONLINE, TrainSettings
+from depthany.training.settings import ONCE, ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
+from depthany.training.stored_labels import label_once
 from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import alignment_of, evaluate, is_dead
 from depthany.training.validation_check import check_sets
@@ -102,6 +103,8 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         changes = begin_or_resume(settings, saved, state, loop, processes)
         if changes is None:
             return
+        if settings.pseudo_labels == ONCE and teacher is not None:
+            notes.append(label_once(settings, dataset, teacher, compute, processes))
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
@@ -163,7 +166,8 @@ def begin_or_resume(
     """
     run_dir = Path(settings.run_dir)
     if settings.overwrite and processes.is_main:
-        runs.clear(run_dir)  # only now that everything the new run needs is known to be there
+        # only now that everything the new run needs is known to be there
+        runs.clear(run_dir, in_use=Path(settings.pseudo_labels))
     claim = partial(runs.claim, run_dir, saved, defaults_of(settings), loop.total_steps)
     changes = processes.on_main(claim)
     if changes is None:
