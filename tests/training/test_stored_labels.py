@@ -59,8 +59,6 @@ def test_run_learns_from_the_labels_it_made(
     of_store = start(student(tiny_world, tmp_path / "store", teacher_run, once / "pseudo_labels"))
     assert of_store.code == 0, of_store.err
     assert weights(tmp_path / "store") == weights(once)
-    assert start(student(tiny_world, tmp_path / "online", teacher_run, "online")).code == 0
-    assert weights(tmp_path / "online") != weights(once)  # most crops are not the whole image
 
 
 def test_run_killed_while_labeling_reaches_same_bits(
@@ -81,20 +79,19 @@ def test_continued_run_reuses_its_labels(
 ) -> None:
     shutil.copytree(once, tmp_path / "run")
     (tmp_path / "run/model.safetensors").unlink()
-    for name in ("step_00000002.pt", "step_00000003.pt"):
-        (tmp_path / "run/checkpoints" / name).unlink(missing_ok=True)
-    last = sorted((tmp_path / "run/checkpoints").glob("step_*.pt"))
+    max((tmp_path / "run/checkpoints").glob("step_*.pt")).unlink()
     made = content(once / "pseudo_labels")
     resumed = start(student(tiny_world, tmp_path / "run", teacher_run, "once"))
     assert resumed.code == 0, resumed.err
+    assert "continuing at step 2 of 3" in resumed.out
     assert "6 labels that were made before" in resumed.out
-    assert "once at input_size" not in resumed.out
-    assert last or "continuing" not in resumed.out
     assert content(tmp_path / "run/pseudo_labels") == made
     assert weights(tmp_path / "run") == weights(once)
 
 
-def test_labels_of_another_teacher_are_refused(tiny_world, teacher_run: Path, tmp_path: Path, start) -> None:
+def test_labels_of_another_teacher_are_refused(
+    tiny_world, teacher_run: Path, tmp_path: Path, start, micro: str
+) -> None:
     teacher, run_dir = tmp_path / "teacher", tmp_path / "run"
     shutil.copytree(teacher_run, teacher)
     assert start(student(tiny_world, run_dir, teacher, "once")).code == 0
