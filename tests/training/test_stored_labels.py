@@ -1,15 +1,18 @@
 """`pseudo_labels=once`: a student's run makes its labels before the first step, and reads them."""
 
+import os
 import shutil
 import signal
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from depthany import load_model
 from depthany.data.pseudo_labels.store import read_manifest
+from depthany.inference import labeling
 from depthany.models.model import save_model
 from depthany.training import run_dir as runs
 from depthany.training import stored_labels
@@ -72,6 +75,21 @@ def test_run_killed_while_labeling_reaches_same_bits(
     assert "micro labels 2 images once" in resumed.out  # the second shard
     assert content(tmp_path / "run/pseudo_labels") == content(once / "pseudo_labels")
     assert weights(tmp_path / "run") == weights(once)
+
+
+def test_slurm_signal_ends_labeling(
+    tiny_world, teacher_run: Path, tmp_path: Path, start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_and_signal(*arguments: Any) -> None:
+        write_shard(*arguments)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    write_shard = labeling.write_shard
+    monkeypatch.setattr(labeling, "write_shard", write_and_signal)
+    ended = start(student(tiny_world, tmp_path / "run", teacher_run, "once"))
+    assert (ended.code, ended.err) == (143, "terminated; what was saved before is whole\n")
+    assert list((tmp_path / "run/pseudo_labels/shards").glob("*.h5"))
+    assert not read_manifest(tmp_path / "run/pseudo_labels")[1]["complete"]
 
 
 def test_continued_run_reuses_its_labels(

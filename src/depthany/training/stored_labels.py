@@ -31,6 +31,7 @@ from depthany.models.files.weights import weights_sha256
 from depthany.models.model import DenseModel
 from depthany.system.device import Compute
 from depthany.system.distributed import Processes
+from depthany.system.signals import SLURM_SIGNALS, sigterm_raises
 from depthany.training.checks import rooted
 from depthany.training.run_dir import label_dir
 from depthany.training.settings import ONCE, ONLINE, TrainSettings
@@ -101,7 +102,8 @@ def label_once(
     claims = job.begin(_ANEW)
     images = sum(shard.last - shard.first for shard in claims.open)
     processes.on_main(lambda: print(announcement(job, claims.open, images), flush=True))
-    counts, made = job.finish(job.run(claims, projects=False))
+    with sigterm_raises(*SLURM_SIGNALS):  # the job is put back into the queue where the run ends by them
+        counts, made = job.finish(job.run(claims, projects=False))
     return processes.on_main(lambda: summary_of_labels(store, counts, made))
 
 
