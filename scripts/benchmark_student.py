@@ -99,7 +99,7 @@ class Contestant:
         dataset = build.build_training_set(settings, teacher)
         if teacher is not None and not online:
             began = time.process_time()
-            print(label_once(settings, dataset, teacher, compute, ALONE))
+            print(*label_once(settings, dataset, teacher, compute, ALONE))
             seconds = time.process_time() - began
             if seconds > 1:  # not where another contestant has made them
                 print(f"CPU time of labeling: {seconds / dataset.unlabeled_count * 1e3:.1f} ms per image")

@@ -38,7 +38,7 @@ from depthany.training.checks import check, check_processes, rooted
 from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.optim import lr_factor
 from depthany.training.parallel import is_sharded, shared_count, unsharded
-from depthany.training.settings import ONCE, ONLINE, TrainSettings
+from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
 from depthany.training.stored_labels import label_once
 from depthany.training.tracking import NullTracker, Tracker
@@ -94,7 +94,6 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
     reading = reading_of_validation(settings)
     prefetch, lines = plan_prefetch(dataset, sampler, settings.workers, processes)
-    notes += lines
     if val_sets:
         notes += check_sets(val_sets, alignment_of(state.model.quantity), processes=processes, **reading)
 
@@ -103,8 +102,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         changes = begin_or_resume(settings, saved, state, loop, processes)
         if changes is None:
             return
-        if settings.pseudo_labels == ONCE and teacher is not None:
-            notes.append(label_once(settings, dataset, teacher, compute, processes))
+        notes += [*lines, *label_once(settings, dataset, teacher, compute, processes)]
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))

@@ -77,34 +77,38 @@ def open_pseudo_labels(
 def label_once(
     settings: TrainSettings,
     dataset: TrainingSet,
-    teacher: DenseModel,
+    teacher: DenseModel | None,
     compute: Compute,
     processes: Processes,
-) -> str:
+) -> list[str]:
     """Labels all unlabeled images of the training set in the run directory, unless this is done.
+
+    Does nothing unless `pseudo_labels=once` and the stage has a teacher.
 
     The teacher sees each image whole, and only once, at the size at which crops are taken from it. All ranks
     call this together and share the work. A start after a kill goes on with the shards that are missing.
 
     Returns:
-        A line on the labels for the log.
+        Lines on the labels for the log.
 
     Raises:
         ValueError: there are labels of another teacher, input size or image set, or the disk has too little
             room; and whatever `Labeler.run` raises.
     """
+    if settings.pseudo_labels != ONCE or teacher is None:
+        return []
     store = label_dir(Path(settings.run_dir))
     unlabeled = dict(zip(rooted(settings.data.unlabeled), dataset.unlabeled))
     if processes.on_main(lambda: _is_complete(store)):
         manifest = _require_fit(store, settings, teacher, unlabeled, _ANEW)
-        return f"{store}: {manifest['labels']} labels that were made before"
+        return [f"{store}: {manifest['labels']} labels that were made before"]
     job = labeling_job(settings, teacher, unlabeled, compute, processes)
     claims = job.begin(_ANEW)
     images = sum(shard.last - shard.first for shard in claims.open)
     processes.on_main(lambda: print(announcement(job, claims.open, images), flush=True))
     with sigterm_raises(*SLURM_SIGNALS):  # the job is put back into the queue where the run ends by them
         counts, made = job.finish(job.run(claims, projects=False))
-    return processes.on_main(lambda: summary_of_labels(store, counts, made))
+    return [processes.on_main(lambda: summary_of_labels(store, counts, made))]
 
 
 def labeling_job(

@@ -237,8 +237,7 @@ def checksum(content: bytes | memoryview) -> str:
 class PseudoLabels:
     """The labels of a store, found by number of the data set and index of the image.
 
-    It must be complete when the first label is read. Each process opens shards itself, and keeps those open
-    that it read last.
+    It must be complete when a label is read. Each process opens shards itself, and keeps the last ones open.
 
     Args:
         store: folder of the store.
