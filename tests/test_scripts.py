@@ -21,6 +21,9 @@ BENCHMARKS = {  # arguments of benchmark.py -> what it prints
     "inference --encoder vitt --size 28 --batches 1 --rounds 1": "transformers bf16 : ours bf16 =",
     "data --size 28 --pictures 84x63 --batch 2 --rounds 1": "ours reduced : torchvision v2 =",
     "labels --teacher {teacher} --images {images} --size 28 --rounds 1": "the store: plane + deflate Z_RLE",
+    "student --batches 3 --images 3 --rounds 1 batch_size=3 crop_size=28 experiment=none model=vitt "
+    "model.encoder.size=micro model.pretrained=false data=folder data.labeled.mine.depth_scale=1000 "
+    "data.labeled.mine.root={world}/labeled data.unlabeled.mine.root={world}/unlabeled": "once, batch 3 |",
     "train --encoder vitt --sizes 28 --stage student --batch 3 --rounds 1 --one-process": "waiting for data",
 }
 OTHERS = {
@@ -50,7 +53,8 @@ def test_benchmark_runs(
     arguments: str, run: Callable[[str], str], teacher_run: Path, tiny_world: Any, micro: str
 ) -> None:
     images = tiny_world.root / "val/images/val_0.png"
-    assert BENCHMARKS[arguments] in run("benchmark " + arguments.format(teacher=teacher_run, images=images))
+    names = {"teacher": teacher_run, "images": images, "world": tiny_world.root}
+    assert BENCHMARKS[arguments] in run("benchmark " + arguments.format(**names))
 
 
 @pytest.mark.parametrize("command", OTHERS)
