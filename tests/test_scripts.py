@@ -12,13 +12,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+
+from depthany import load_model
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 BENCHMARKS = {  # arguments of benchmark.py -> what it prints
     "inference --encoder vitt --size 28 --batches 1 --rounds 1": "transformers bf16 : ours bf16 =",
     "data --size 28 --pictures 84x63 --batch 2 --rounds 1": "ours reduced : torchvision v2 =",
     "labels --teacher {teacher} --images {images} --size 28 --rounds 1": "the store: plane + deflate Z_RLE",
+    "student --batches 3 --images 3 --rounds 1 batch_size=3 crop_size=28 experiment=none model=vitt "
+    "model.encoder.size=micro model.pretrained=false data=folder data.labeled.mine.depth_scale=1000 "
+    "data.labeled.mine.root={world}/labeled data.unlabeled.mine.root={world}/unlabeled": "once, batch 3 |",
     "train --encoder vitt --sizes 28 --stage student --batch 3 --rounds 1 --one-process": "waiting for data",
 }
 OTHERS = {
@@ -48,7 +53,8 @@ def test_benchmark_runs(
     arguments: str, run: Callable[[str], str], teacher_run: Path, tiny_world: Any, micro: str
 ) -> None:
     images = tiny_world.root / "val/images/val_0.png"
-    assert BENCHMARKS[arguments] in run("benchmark " + arguments.format(teacher=teacher_run, images=images))
+    names = {"teacher": teacher_run, "images": images, "world": tiny_world.root}
+    assert BENCHMARKS[arguments] in run("benchmark " + arguments.format(**names))
 
 
 @pytest.mark.parametrize("command", OTHERS)
@@ -157,6 +163,36 @@ def test_pretraining_crops_stay_inside_their_image(monkeypatch: pytest.MonkeyPat
     assert crops.max() < 201
     slope = crops[:, 0, :, -1] - crops[:, 0, :, 0]
     assert (slope.mean(1) > 0).any() and (slope.mean(1) < 0).any()  # half of them are mirrored
+
+
+def test_feature_distances_are_measured(
+    run: Callable[[str], str], student_run: Path, tiny_world: Any, tmp_path: Path, micro: str
+) -> None:
+    weights = tmp_path / "start.safetensors"
+    save_file(load_model(student_run).encoder.state_dict(), weights)
+    command = (
+        f"feature_distances --encoder micro --weights {weights} --student {student_run} --size 28 --count 5 "
+        f"--pairs 99 --images {tiny_world.root / 'unlabeled'} --out {tmp_path / 'drawn.png'}"
+    )
+    printed = run(command)
+    rows = [row.strip("| ").split(" | ") for row in printed.splitlines() if row.startswith("| ")]
+    assert [row[:2] for row in rows[1:]] == [
+        [what, center]
+        for what in ("cos, different places and images", "1 - cos, student and frozen, same place")
+        for center in ("none", "mean")
+    ]
+    assert all(abs(float(value)) < 1e-3 for row in rows[3:] for value in row[2:-1])  # the same encoder
+    assert float(rows[1][5]) > float(rows[2][5])  # medians: the common direction is gone
+    assert run(command) == printed
+    assert (tmp_path / "drawn.png").stat().st_size > 0
+
+
+def test_pairs_of_tokens_differ_in_image_and_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("feature_distances")
+    first, second = script.draw_pairs(3, 4, 2000, np.random.default_rng(0))
+    assert (first // 4 != second // 4).all() and (first % 4 != second % 4).all()
+    assert set(first) == set(second) == set(range(12))
 
 
 def test_only_missing_images_are_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

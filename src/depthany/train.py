@@ -40,6 +40,7 @@ from depthany.training.optim import lr_factor
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
+from depthany.training.stored_labels import label_once
 from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import alignment_of, evaluate, is_dead
 from depthany.training.validation_check import check_sets
@@ -93,7 +94,6 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
     reading = reading_of_validation(settings)
     prefetch, lines = plan_prefetch(dataset, sampler, settings.workers, processes)
-    notes += lines
     if val_sets:
         notes += check_sets(val_sets, alignment_of(state.model.quantity), processes=processes, **reading)
 
@@ -102,6 +102,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         changes = begin_or_resume(settings, saved, state, loop, processes)
         if changes is None:
             return
+        notes += [*lines, *label_once(settings, dataset, teacher, compute, processes)]
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
@@ -163,7 +164,8 @@ def begin_or_resume(
     """
     run_dir = Path(settings.run_dir)
     if settings.overwrite and processes.is_main:
-        runs.clear(run_dir)  # only now that everything the new run needs is known to be there
+        # only now that everything the new run needs is known to be there
+        runs.clear(run_dir, in_use=Path(settings.pseudo_labels))
     claim = partial(runs.claim, run_dir, saved, defaults_of(settings), loop.total_steps)
     changes = processes.on_main(claim)
     if changes is None:
@@ -255,7 +257,7 @@ def finish(
     """Writes results and model, the model last since it marks the run as finished, and prints the table.
 
     Args:
-        faults: lines on what was wrong with the outputs as training ended.
+        faults: lines on what was wrong as training ended.
     """
     # config.json would no longer describe the model of a shorter run
     (run_dir / WEIGHTS_NAME).unlink(missing_ok=True)
