@@ -91,6 +91,14 @@ def write_kitti(
     (root / "eigen_test_files_with_gt.txt").write_text("\n".join(lines) + "\n")
 
 
+def write_sun_rgbd(root: Path, size: tuple[int, int] = IMAGE) -> None:
+    """2 m; row 46, column 50 is 9 m and row 47, column 50 has no depth, where the map is as large as that."""
+    depth_mm = np.full(size, 2000)
+    depth_mm[46:47, 50:51], depth_mm[47:48, 50:51] = 9000, 0
+    write_rgb(root / "rgb/img-000001.jpg", size)
+    write_png16(root / "depth/1.png", (depth_mm << 3 | depth_mm >> 13) & 0xFFFF)
+
+
 def write_diode(root: Path) -> None:
     """An indoor and an outdoor image: 2 m, and 300 m off the mask at row 0, column 0."""
     for part, scene in (("indoors", "00019"), ("outdoor", "00022")):
@@ -136,15 +144,15 @@ def write_ddad(root: Path) -> None:
     write_png16(root / "000151/b_depth.png", depth_m * 256)
 
 
-def write_ibims(root: Path) -> None:
+def write_ibims(root: Path, size: tuple[int, int] = IMAGE) -> None:
     """50 m at column 0, 5 m else; row 1 is masked as invalid, row 2 as transparent, row 3 has no depth."""
     core = root / "ibims1_core_raw"
-    write_rgb(core / "rgb/corridor_01.png")
-    stored = np.full(IMAGE, 6553.5).round()  # 6554: 5.0004 m
+    write_rgb(core / "rgb/corridor_01.png", size)
+    stored = np.full(size, 6553.5).round()  # 6554: 5.0004 m
     stored[:, 0], stored[3] = 65535, 0
     write_png16(core / "depth/corridor_01.png", stored)
     for row, folder in ((1, "mask_invalid"), (2, "mask_transp")):
-        mask = np.full(IMAGE, 255, np.uint8)
+        mask = np.full(size, 255, np.uint8)
         mask[row] = 0
         (core / folder).mkdir()
         Image.fromarray(mask).save(core / folder / "corridor_01.png")
@@ -161,7 +169,10 @@ def write_scannet(root: Path) -> None:
 
 
 def write_vkitti2(root: Path, size: tuple[int, int] = IMAGE) -> None:
-    """A frame of four clips and two cameras each: row 0 sky, row 1, column 2 at 655.34 m, the rest at 5 m."""
+    """A frame of four clips and two cameras each: row 0 sky, row 1, column 2 at 655.34 m, the rest at 5 m.
+
+    A training list names the left camera of two clips.
+    """
     stored = np.full(size, 500)
     stored[0], stored[1, 2] = 65535, 65534
     for clip in ("Scene01/clone", "Scene01/fog", "Scene01/30-deg-left", "Scene20/clone"):
@@ -169,21 +180,24 @@ def write_vkitti2(root: Path, size: tuple[int, int] = IMAGE) -> None:
             folder = root / clip / "frames"
             write_rgb(folder / f"rgb/Camera_{camera}/rgb_00000.jpg", size)
             write_png16(folder / f"depth/Camera_{camera}/depth_00000.png", stored)
+    frames = [f"/mnt/{clip}/frames" for clip in ("Scene01/fog", "Scene20/clone")]
+    lines = [f"{f}/rgb/Camera_0/rgb_00000.jpg {f}/depth/Camera_0/depth_00000.png\n" for f in frames]
+    (root / "vkitti2_train.txt").write_text("".join(lines))
 
 
-def write_hypersim(root: Path) -> None:
-    """Three frames, one of the validation split, one of training, one not released: 3 m from the camera."""
+def write_hypersim(root: Path, size: tuple[int, int] = IMAGE) -> None:
+    """A frame of each split, and one that is not released: 3 m from the camera."""
     rows = ["scene_name,camera_name,frame_id,included_in_public_release,exclude_reason,split_partition_name"]
-    for frame, released, part in ((0, True, "val"), (1, True, "train"), (2, False, "val")):
+    for frame, released, part in ((0, True, "val"), (1, True, "train"), (2, False, "val"), (3, True, "test")):
         reason = "" if released else "bad frame"
         rows.append(f"ai_003_010,cam_00,{frame},{released},{reason},{part if released else ''}")
         if released:
             folder = root / "ai_003_010/images"
-            write_rgb(folder / f"scene_cam_00_final_preview/frame.{frame:04d}.tonemap.jpg")
+            write_rgb(folder / f"scene_cam_00_final_preview/frame.{frame:04d}.tonemap.jpg", size)
             path = folder / f"scene_cam_00_geometry_hdf5/frame.{frame:04d}.depth_meters.hdf5"
             path.parent.mkdir(parents=True, exist_ok=True)
             with h5py.File(path, "w") as file:
-                file["dataset"] = np.full(IMAGE, 3, np.float16)
+                file["dataset"] = np.full(size, 3, np.float16)
     (root / "metadata_images_split_scene_v1.csv").write_text("\n".join(rows) + "\n")
 
 

@@ -55,6 +55,7 @@ def start(cfg: DictConfig) -> Any:
         print(f"input_size={size} is taken as {used}, a multiple of {model.preprocessing.multiple}")
 
     from depthany.inference.page import Page, build, theme
+    from depthany.inference.readout import SCRIPT
 
     page = build(Page(model, cfg.max_megapixels), used)
     page.launch(
@@ -63,6 +64,7 @@ def start(cfg: DictConfig) -> Any:
         share=False,
         max_file_size=int(cfg.max_upload_mb * 2**20),
         theme=theme(),
+        js=SCRIPT,
         footer_links=[],
         quiet=True,
         prevent_thread_lock=True,

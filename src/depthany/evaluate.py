@@ -4,7 +4,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from depthany.evaluation.html import REPORT_FILE
 from depthany.evaluation.open_predictors import open_predictors
 from depthany.evaluation.predictors import QUANTITIES, ScoredPredictor, space_of
 from depthany.evaluation.protocol import Protocol
-from depthany.evaluation.protocol_files import Chosen, choose
+from depthany.evaluation.protocol_files import Chosen, choose, leave_out_unfit
 from depthany.evaluation.results import PER_IMAGE_FILE, RESULTS_FILE
 from depthany.inference.predictor import Predictor
 from depthany.models.files.model_source import ModelSource
@@ -93,11 +93,15 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
         compute,
         cfg.stored_per_unit,
     )
-    for one in chosen:
-        for predictor in predictors:
-            one.protocol.require_fits(space_of(predictor), predictor.label)
-            if processes.is_main and (note := rounded_size(one.protocol, predictor)):
-                print(note)
+    chosen, unfit = leave_out_unfit(chosen, {each.label: space_of(each) for each in predictors})
+    missing |= unfit
+    if processes.is_main:
+        if unfit:
+            print(f"not run, as they take metres and a predictor has none: {', '.join(unfit)}")
+        for one in chosen:
+            for predictor in predictors:
+                for note in input_notes(one.protocol, predictor):
+                    print(note)
     sets = [one.open() for one in chosen]
     warnings = doubts_of(chosen, sets)
     if processes.is_main:
@@ -146,24 +150,48 @@ def doubts_of(chosen: Sequence[Chosen], sets: Sequence[Any]) -> list[str]:
     return lines
 
 
-def rounded_size(protocol: Protocol, predictor: ScoredPredictor) -> str | None:
-    """Returns a line on the input size of a protocol that the model rounds, None if it is used as it is."""
-    if not isinstance(predictor, Predictor) or protocol.input_size is None:
-        return None
-    set_up = predictor.for_protocol(protocol.name, protocol.input_size)
-    if set_up.model.preprocessing.shorter_side(set_up.input_size) == set_up.input_size:
-        return None
-    return f"{protocol.name}, {predictor.label}: {set_up.describe_size()}"
+def input_notes(protocol: Protocol, predictor: ScoredPredictor) -> list[str]:
+    """Returns lines on an input size that the model rounds, and on truth beyond the range of the model."""
+    who, notes = f"{protocol.name}, {predictor.label}", list[str]()
+    quantity, farthest = predictor.quantity, protocol.prediction_range_m[1]
+    largest = quantity.max_depth_m or quantity.trained_to_m
+    if protocol.align == "none" and largest is not None and largest < farthest:
+        verb = "predicts" if quantity.max_depth_m else "was trained on"
+        notes.append(f"{who}: {verb} {largest:g} m at most, and truth counts up to {farthest:g} m")
+    if not isinstance(predictor, Predictor):
+        return notes
+    set_up = predictor.for_protocol(protocol.name, protocol.model_input)
+    preprocessing = set_up.model.preprocessing
+    if set_up.fixed_size is not None:
+        height, width = set_up.fixed_size.size
+        used = replace(set_up.fixed_size, keep_aspect=False).input_shape(
+            height, width, preprocessing.multiple
+        )
+        if used != (height, width):
+            notes.append(
+                f"{who}: eval_size={height}x{width} is taken as {used[0]}x{used[1]}, multiples of "
+                f"{preprocessing.multiple}"
+            )
+    elif preprocessing.shorter_side(set_up.input_size) != set_up.input_size and protocol.input_size:
+        notes.append(f"{who}: {set_up.describe_size()}")
+    return notes
 
 
 def describe(
     predictors: Sequence[ScoredPredictor], protocols: int, compute: Compute, processes: Processes
 ) -> str:
     """Returns one line on what the command is going to do."""
-    models = ", ".join(f"{each.label} ({space_of(each)})" for each in predictors)
+    models = ", ".join(f"{each.label} ({_about(each)})" for each in predictors)
     count = f"{protocols} protocol{'s' if protocols > 1 else ''}"
     shared = f", {processes.size} processes" if processes.size > 1 else ""
     return f"{models} under {count}, {compute.describe()}{shared}"
+
+
+def _about(predictor: ScoredPredictor) -> str:
+    """Returns what a predictor predicts, and the data that its metres are from where it is known."""
+    quantity = predictor.quantity.describe()
+    trained_on = predictor.model.trained_on if isinstance(predictor, Predictor) else None
+    return quantity if trained_on is None else f"{quantity}, from {trained_on.describe()}"
 
 
 def describe_run(

@@ -1,6 +1,7 @@
 """Predicts the depth of photos and videos: `python -m depthany.predict checkpoint=... images=...`."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ from depthany.inference.predictor import Predictor
 from depthany.inference.ready_model import load_ready_model
 from depthany.inference.sources import Source, find_sources
 from depthany.inference.video_in import UnreadableVideo, probe_video
-from depthany.inference.video_out import VIDEO_ENDINGS, VIDEO_SCALES, predict_video, takes_two_passes
+from depthany.inference.video_out import (
+    VIDEO_ENDINGS,
+    VIDEO_SCALES,
+    colour_range_m,
+    predict_video,
+    scale_of,
+    takes_two_passes,
+)
 from depthany.models.files.model_source import ModelSource
 from depthany.models.model import DenseModel
 from depthany.system.device import Compute, prepare_compute
@@ -40,6 +48,7 @@ class PredictSettings(CheckpointSettings, BatchSettings):
     save: Any = setting(choices=FORMATS, words=True)
     colormap: str = setting(choices=COLOUR_MAPS)
     video_scale: str = setting(choices=VIDEO_SCALES)
+    png16_per_metre: float = setting(above=0)
     input_size: int | None = None  # its bounds depend on the model
     flip: bool = setting()
     scales: list[float] = setting(above=0)
@@ -71,7 +80,7 @@ def run(cfg: DictConfig) -> int:
     model = load_ready_model(checkpoint, compute).model
     predictor, settings = build_predictor(cfg, model), build_settings(cfg, model)
     check_formats(save, settings)
-    print(describe(cfg, predictor, len(sources), compute), flush=True)
+    print(describe(cfg, predictor, len(sources), compute) + units_of(save, settings), flush=True)
     try:
         run_photos([source for source in sources if not source.is_video], predictor, settings, cfg, counts)
         for source in sources:
@@ -114,7 +123,10 @@ def run_video(
         return
     try:
         clip = probe_video(source.path)
-        passes = 2 if takes_two_passes(targets, cfg.video_scale) else 1
+        scale = scale_of(cfg.video_scale, settings)
+        if scale == "metres" and (range_m := colour_range_m(settings)):
+            print(f"{source.path.name}: colours of all frames from {range_m[0]:g} to {range_m[1]:g} m")
+        passes = 2 if takes_two_passes(targets, scale, settings.quantity) else 1
         about = {key: plain(cfg)[key] for key in DECIDING}
         with Bar(f"frames of {source.path.name}", clip.frames and passes * clip.frames) as bar:
             predict_video(
@@ -123,7 +135,7 @@ def run_video(
                 predictor,
                 settings,
                 cfg.batch_size,
-                cfg.video_scale,
+                scale,
                 bar,
                 counts,
                 about,
@@ -160,16 +172,29 @@ def build_predictor(cfg: DictConfig, model: DenseModel) -> Predictor:
 def build_settings(cfg: DictConfig, model: DenseModel) -> OutputSettings:
     """Returns what the model's values are and how they are shown."""
     range_m = None if cfg.near_m is None else (cfg.near_m, cfg.far_m)
-    return OutputSettings(model.quantity, cfg.colormap, range_m, cfg.focal_px, cfg.fov_deg)
+    return OutputSettings(
+        model.quantity, cfg.colormap, range_m, cfg.focal_px, cfg.fov_deg, cfg.png16_per_metre
+    )
 
 
 def describe(cfg: DictConfig, predictor: Predictor, count: int, compute: Compute) -> str:
     """Returns one line on what the command is going to do."""
     model, files = predictor.model, f"{count} {'file' if count == 1 else 'files'}"
+    trained_on = "" if model.trained_on is None else f", from {model.trained_on.describe()}"
     return (
-        f"{model.encoder.label} ({model.quantity.describe()}) at {predictor.describe_size()} "
+        f"{model.encoder.label} ({model.quantity.describe()}{trained_on}) at {predictor.describe_size()} "
         f"on {files}, {compute.describe()}, colours of {cfg.colormap}"
     )
+
+
+def units_of(save: Sequence[str], settings: OutputSettings) -> str:
+    """Returns the units of the files of a metric model, to be added to the line of `describe`."""
+    if not settings.quantity.is_metric:
+        return ""
+    words = [f"png16 in {settings.unit_of_16bit}"] if "png16" in save else []
+    if floats := [name for name in save if name in ("npy", "exr", "pfm", "ply", "glb")]:
+        words.append(f"{', '.join(floats)} in metres")
+    return "".join(f", {each}" for each in words)
 
 
 def main() -> None:

@@ -161,6 +161,7 @@ def test_every_choice_of_evaluate_is_run(
         "pictures=0",
         "limit=2",
         "threads=1",
+        "override.eval_size=[28,42]",  # which keep_aspect=false needs
     ]
     base = composed("evaluate", f"checkpoint=[{metric},{folder}]", *words)
     values = booleans(base) | choices(EvaluateSettings) | choices(Protocol, "override.")

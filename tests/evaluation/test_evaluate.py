@@ -20,7 +20,7 @@ from depthany.evaluation import run as loop
 from depthany.evaluation.open_predictors import labels_of
 from depthany.evaluation.protocol_files import protocol_names
 from depthany.models.files.loading import load_model
-from depthany.models.model import depth_anything, save_model
+from depthany.models.model import build_model, depth_anything, save_model
 from depthany.system import files
 from depthany.training.validation import evaluate
 
@@ -232,22 +232,55 @@ def test_protocol_all_lists_missing_data(
 
 
 def test_sample_protocols_find_fifty_images(runs: Path, start: Callable, tmp_path: Path) -> None:
-    code, _, err = start(f"checkpoint={runs}/a", "protocol=sample_*", "pictures=0", "limit=1")
-    assert code == 0, err
-    found = results(tmp_path)["protocols"]
-    assert len(found) == 6
-    assert all(each["images_in_set"] == 50 for each in found.values())
+    relative = {name for name in protocol_names() if name.startswith("sample_") and "metric" not in name}
+    metric = {name for name in protocol_names() if name.startswith("sample_metric_")}
+    assert (len(relative), len(metric)) == (6, 6)
+    for model, words, wanted in (("a", "sample_*", relative), ("metric", "sample_metric_*", metric)):
+        code, out, err = start(f"checkpoint={runs}/{model}", f"protocol={words}", "pictures=0", "limit=1")
+        assert code == 0, err
+        found = results(tmp_path)
+        assert set(found["protocols"]) == wanted
+        assert all(each["images_in_set"] == 50 for each in found["protocols"].values())
+        assert set(found["not_run"]) == (metric if model == "a" else set())
+        assert ("not run, as they take metres and a predictor has none: sample_metric_" in out) is (
+            model == "a"
+        )
 
 
 def test_only_metric_models_are_scored_without_alignment(
     runs: Path, garden: Path, start: Callable, tmp_path: Path
 ) -> None:
-    words = ["protocol=folder", f"roots.mine={garden}", "override.align=none", "pictures=0"]
-    code, _, err = start(f"checkpoint={runs}/metric", *words)
+    words = ["protocol=folder", f"roots.mine={garden}", "override.align=none", "pictures=1"]
+    code, out, err = start(f"checkpoint={runs}/metric", *words)
     assert code == 0, err
+    scores = results(tmp_path)["protocols"]["folder"]["scores"]["metric"]
+    after = scores["after_alignment"]
+    assert after["means"]["median"]["abs_rel"] < scores["mean"]["abs_rel"]
+    for text in (out, (tmp_path / "out" / "report.html").read_text()):
+        assert "scale corrected" in text and f"{after['means']['median']['abs_rel']:.4f}" in text
+        assert "of the error is scale" in text
+    assert "predicts 10 m at most, and truth counts up to 80 m" in out
+    with open(tmp_path / "out" / "per_image.csv") as file:
+        rows = list(csv.DictReader(file))
+    mean = np.mean([float(row["abs_rel_after_median"]) for row in rows])
+    assert after["means"]["median"]["abs_rel"] == pytest.approx(mean)
+    assert after["median_scale"] == pytest.approx(np.median([float(row["median_scale"]) for row in rows]))
     code, _, err = start(f"checkpoint={runs}/a", *words)
     assert (code, err.count("\n")) == (2, 1)
     assert "a predicts disparity of unknown scale" in err
+
+
+def test_unbounded_bins_are_scored_in_metres(garden: Path, start: Callable, tmp_path: Path) -> None:
+    encoder = {"name": "dinov2", "size": "micro", "taps": "v1"}
+    torch.manual_seed(0)
+    model = build_model(encoder, head={"name": "metric_bins"}, input_size=28, trained_on={"sets": ["rooms"]})
+    assert model.quantity.max_depth_m is None
+    save_model(model, tmp_path / "bins")
+    words = ["protocol=folder", f"roots.mine={garden}", "override.align=none", "pictures=0"]
+    code, out, err = start(f"checkpoint={tmp_path}/bins", *words)
+    assert code == 0, err
+    assert "bins (depth in metres" in out and "from rooms)" in out
+    assert "after_alignment" in results(tmp_path)["protocols"]["folder"]["scores"]["bins"]
 
 
 def break_root(garden: Path) -> list[str]:

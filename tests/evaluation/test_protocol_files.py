@@ -27,6 +27,14 @@ OF_DEPTH = (
     "clip_prediction",
     "averaging",
 )
+OF_METRES = (
+    "bounds",
+    "not_finite",
+    "eval_size",
+    "keep_aspect",
+    "resize_first",
+    "flip",
+)  # where align is none
 WITHOUT_SOURCE = {"name", "task", "sources", "published"}
 # Name of the root in configs/evaluate.yaml, and the function that writes a tiny tree of it
 TREES: dict[str, Callable[..., None]] = {
@@ -40,9 +48,11 @@ TREES: dict[str, Callable[..., None]] = {
     "scannet": trees.write_scannet,
     "vkitti2": trees.write_vkitti2,
     "hypersim": trees.write_hypersim,
+    "sunrgbd": trees.write_sun_rgbd,
     "da2k": trees.write_da2k,
 }
-SIZES = {"nyu": (480, 640), "kitti": (375, 1242), "vkitti2": (375, 1242)}
+SIZES = {"nyu": (480, 640), "kitti": (375, 1242), "vkitti2": (375, 1242), "sunrgbd": (50, 60)}
+SIZES |= {"ibims1_metric": (480, 640), "hypersim_metric_v1": (60, 80)}  # of one protocol
 PROMISED = {
     "nyu_eigen_raw",
     "nyu_midas",
@@ -63,6 +73,14 @@ PROMISED = {
     "vkitti2_val",
     "hypersim_val",
     "da2k",
+    "nyu_metric",
+    "kitti_metric",
+    "sun_rgbd",
+    "sun_rgbd_v1",
+    "ibims1_metric",
+    "hypersim_metric_v1",
+    "vkitti2_metric",
+    "diode_outdoor_metric",
 }
 
 
@@ -94,6 +112,7 @@ def test_protocol_has_exactly_the_keys_of_its_task(stem: str) -> None:
     protocol = PROTOCOLS[stem]
     assert protocol.name == stem
     wanted = OF_ALL + (OF_DEPTH if protocol.task == "depth" else ())
+    wanted += OF_METRES if protocol.get("align") == "none" else ()
     assert sorted(protocol) == sorted(wanted)
 
 
@@ -128,8 +147,8 @@ def build(stem: str, root: Path, size: tuple[int, int] | None = None):
 @each_protocol
 def test_published_figures_are_shares_of_listed_metrics(stem: str) -> None:
     for figures in PROTOCOLS[stem].published.values():
-        assert list(figures) == PROTOCOLS[stem].metrics[: len(figures)]
-        assert all(0 < value < 1 for value in figures.values())
+        assert list(figures) == [name for name in PROTOCOLS[stem].metrics if name in figures]
+        assert all(0 < value <= 1 for name, value in figures.items() if name != "rmse")
 
 
 # Pixels of the first image of the tiny tree that count, by hand
@@ -152,21 +171,33 @@ COUNTED = {
     "ibims1": 3 * 7,  # three of six rows are masked or empty; the first column is at 50 m
     "scannet_marigold800": 1,
     "hypersim_val": 48,
+    "nyu_metric": 426 * 560,
+    "kitti_metric": (349 - 164) * (1172 - 43),  # Garg's fractions of the lower 352 rows
+    "sun_rgbd": (50 - 45) * (60 - 41) - 2,  # a pixel at 9 m and one without depth
+    "sun_rgbd_v1": (50 - 45) * (60 - 41) - 1,  # 9 m is read as 0.6 m
+    "ibims1_metric": 426 * 560,
+    "hypersim_metric_v1": (60 - 45) * (80 - 41),  # of 60x80: the crop goes by its numbers
+    "vkitti2_metric": (349 - 143) * (1172 - 43),
+    "diode_outdoor_metric": (5 - 2) * 7,
 }
 
 
 @pytest.mark.parametrize("stem", COUNTED)
 def test_counted_pixels_and_score_of_perfect_prediction(stem: str, tmp_path: Path) -> None:
-    protocol, dataset = build(stem, tmp_path, SIZES.get(_root_of(PROTOCOLS[stem])))
+    protocol, dataset = build(stem, tmp_path, SIZES.get(stem, SIZES.get(_root_of(PROTOCOLS[stem]))))
     labels = dataset.labels(0)
     box = INPUT_CROPS[protocol.input_crop](*labels.mask.shape)
     truth, mask = labels.disparity[box], labels.mask[box]
     noise = np.random.default_rng(0).random(truth.shape, dtype=np.float32)
-    prediction = np.where(mask, 3 * truth + 1, noise)
-    pixels = select(prediction, "disparity", truth, mask, protocol)
-    (row,) = score_together([pixels], "disparity", protocol)
+    prediction, quantity = np.where(mask, 3 * truth + 1, noise), "disparity"
+    if protocol.align == "none":
+        prediction, quantity = np.where(mask, 1 / np.maximum(truth, 1e-6), noise), "depth"
+    pixels = select(prediction, quantity, truth, mask, protocol)
+    (row,) = score_together([pixels], quantity, protocol)
     assert row.pixels == COUNTED[stem]
-    if protocol.truth_beyond == "invalid":  # most tiny trees have a single distance, which has no score
+    if protocol.align == "none":
+        assert row.scores["abs_rel"] < 1e-5
+    elif protocol.truth_beyond == "invalid":  # most tiny trees have a single distance, which has no score
         assert row.is_degenerate if np.ptp(pixels.depth_m) == 0 else row.scores["abs_rel"] < 1e-5
 
 
@@ -179,6 +210,27 @@ def test_counts_add_up() -> None:
     assert counts["kitti_garg652"] == counts["kitti_marigold652"] == 697 - 45
     assert counts["diode_full771"] - counts["diode_indoor325"] == 446  # outdoor
     assert counts["vkitti2_val"] == 447 * 6 * 2  # frames, variants, cameras
+    assert counts["vkitti2_metric"] == 21260 - 19559  # one camera, less the training list
+    assert counts["kitti_metric"] == counts["kitti_garg652"]
+    assert counts["diode_outdoor_metric"] == 446
+
+
+def test_metric_protocols_cut_and_resize_as_their_code() -> None:
+    metric = {stem: each for stem, each in PROTOCOLS.items() if each.get("align") == "none"}
+    assert all(
+        each.eval_size == [392, 518] and not each.keep_aspect and each.flip for each in metric.values()
+    )
+    assert {each.bounds for each in metric.values()} == {"strict"}
+    assert {stem for stem, each in metric.items() if each.input_crop != "none"} == {
+        "kitti_metric",
+        "vkitti2_metric",
+    }
+    assert {stem for stem, each in metric.items() if each.resize_first} == {
+        "hypersim_metric_v1",
+        "diode_outdoor_metric",
+    }
+    ranges = {(each.min_depth, each.max_depth) for each in metric.values()}
+    assert ranges == {(1e-3, 10), (1e-3, 80), (None, 8), (None, 10)}
 
 
 def test_hypersim_val_keeps_the_published_pinhole(tmp_path: Path) -> None:

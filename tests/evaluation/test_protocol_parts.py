@@ -18,6 +18,8 @@ def corners(box):
 
 def test_crops_are_those_of_published_code():
     assert corners(CROPS["eigen_nyu"](480, 640)) == (45, 471, 41, 601)
+    assert corners(CROPS["eigen_nyu_any_size"](768, 1024)) == (45, 471, 41, 601)
+    assert corners(CROPS["eigen_nyu_any_size"](427, 561)) == (45, 427, 41, 561)
     # 375 x 1242: .40810811 -> 153.04, .99189189 -> 371.96, .03594771 -> 44.6, .96405229 -> 1197.4
     assert corners(CROPS["garg_kitti"](375, 1242)) == (153, 371, 44, 1197)
     # 352 x 1216: .3324324 -> 117.02, .91351351 -> 321.6, .0359477 -> 43.7, .96405229 -> 1172.3
@@ -28,6 +30,8 @@ def test_crops_are_those_of_published_code():
 def test_crop_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="maps of 640x480, this one is 320x240"):
         CROPS["eigen_nyu"](240, 320)
+    with pytest.raises(ValueError, match="the map is 41x600: use crop=none"):
+        CROPS["eigen_nyu_any_size"](600, 41)
     with pytest.raises(ValueError, match="the image is 1200x370"):
         INPUT_CROPS["kitti_kb"](370, 1200)
 
@@ -132,6 +136,8 @@ def test_paired_difference_has_a_narrow_interval():
         ({"clip_prediction": (3, 1)}, "nearest < farthest"),
         ({"max_depth": None}, "clip_prediction=null"),
         ({"count": 0}, "expected 1 or more"),
+        ({"eval_size": (392, 518), "input_size": 518}, "give one of them; eval_size with keep_aspect=true"),
+        ({"keep_aspect": False}, r"keep_aspect=false needs eval_size=\[height, width\]"),
         ({"metrics": ("abs_rel", "mine")}, "p: unknown metric 'mine' of task depth; choose from abs_rel"),
         ({"task": "ordinal", "metrics": ("abs_rel",)}, "of task ordinal; choose from accuracy"),
         ({"published": {"A": {"absrel": 0.1}}}, "unknown metric 'absrel' in the figures of 'A'"),

@@ -218,6 +218,33 @@ def test_metric_cloud_assumes_only_the_field_of_view(checkpoints: Path, tmp_path
     assert "expected 1 to 170 degrees" in page.cloud(prediction, None, None, 180)[1]
 
 
+def test_metres_are_read_under_the_pointer(browser, checkpoints: Path, tmp_path: Path) -> None:
+    page = start(check(settings(checkpoints / "metric")))
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    pixels = np.random.default_rng(1).integers(0, 256, (56, 140, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    depth_m = load_model(checkpoints / "metric").infer(pixels, 56)
+    try:
+        tab.goto(page.local_url)
+        tab.get_by_text("Colour map").wait_for()
+        drop(tab, tmp_path / "a.png")
+        wait_for_result(tab)
+        for end in (depth_m.min(), depth_m.max()):  # of the colour bar
+            tab.get_by_text(f"{end:.2f} m").first.wait_for()
+        picture = tab.locator("#depth-slider img").first
+        picture.scroll_into_view_if_needed()
+        box = picture.bounding_box()
+        scale = min(box["width"] / 140, box["height"] / 56)
+        left, top = box["x"] + (box["width"] - scale * 140) / 2, box["y"] + (box["height"] - scale * 56) / 2
+        for row, column in ((10, 20), (40, 130)):
+            tab.mouse.move(left + (column + 0.5) * scale, top + (row + 0.5) * scale)
+            tab.get_by_text(f"Under the pointer: {depth_m[row, column]:.2f} m").wait_for(timeout=5000)
+    finally:
+        tab.screenshot(path=tmp_path / "page.png")
+        tab.close()
+        page.close(verbose=False)
+
+
 def test_large_photo_is_shown_smaller(checkpoints: Path, monkeypatch) -> None:
     from depthany.inference import page as module
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.inference.outputs import FORMATS, OutputSettings, check_formats, write
+from depthany.inference.prediction_counts import PredictionCounts
 from depthany.models.output import Quantity
 
 DISPARITY = OutputSettings(Quantity("disparity"), range_m=(2.0, 10.0), fov_deg=90.0)
@@ -24,6 +25,7 @@ IMAGE = pixels(5, 7)
 def written(
     tmp_path: Path, name: str, settings: OutputSettings = DISPARITY, values: np.ndarray = VALUES
 ) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / f"ü 1{FORMATS[name][0]}"
     write({name: path}, IMAGE, values, settings)
     assert list(tmp_path.iterdir()) == [path]
@@ -45,7 +47,9 @@ def test_near_is_red_for_disparity_and_depth(tmp_path: Path) -> None:
 def test_a_colour_picture_says_which_map_it_uses(tmp_path: Path) -> None:
     file = Image.open(written(tmp_path, "color", OutputSettings(Quantity("disparity"), colour_map="magma")))
     assert (file.mode, file.size) == ("P", (7, 5))
-    assert file.text["colormap"].startswith("magma")
+    assert file.text["colormap"].startswith("magma") and "range" not in file.text
+    of_metres = Image.open(written(tmp_path / "metres", "color", METRES))
+    assert of_metres.text["range"].startswith(f"{VALUES.max():.3f} m to {VALUES.min():.3f} m")
 
 
 def test_side_has_image_left_and_colours_right(tmp_path: Path) -> None:
@@ -69,17 +73,28 @@ def test_png16_holds_millimetres_up_to_65_m(tmp_path: Path) -> None:
     file = Image.open(written(tmp_path, "png16", METRES, np.float32([[1.2344, 0.0, 20.0]])))
     assert np.asarray(file).tolist() == [[1234, 0, 20000]]
     assert (file.text["quantity"], float(file.text["scale"])) == ("depth in metres", 0.001)
+    assert file.text["unit"] == "millimetres; 65535 is 65.535 m or more"
 
 
 @pytest.mark.parametrize("max_depth_m", [80.0, None])
-def test_png16_holds_256ths_of_a_metre_beyond(tmp_path: Path, max_depth_m: float | None) -> None:
-    file = Image.open(
-        written(
-            tmp_path, "png16", OutputSettings(Quantity("depth_m", max_depth_m)), np.float32([[80.0, 0.5]])
-        )
-    )
+def test_png16_of_far_depth_is_clipped_and_counted(
+    tmp_path: Path, max_depth_m: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, values = OutputSettings(Quantity("depth_m", max_depth_m)), np.float32([[80.0, 65.53, 0.5]])
+    stored = np.asarray(Image.open(written(tmp_path, "png16", settings, values)))
+    assert stored.tolist() == [[65535, 65530, 500]]
+    counts = PredictionCounts()
+    counts.add_png16("a", values, settings)
+    counts.add_png16("b", values[:, 1:], settings)
+    counts.report(tmp_path)
+    assert "warning: 1 pixels of 1 maps (a) are beyond 65.535 m" in capsys.readouterr().err
+
+
+def test_png16_in_256ths_of_a_metre(tmp_path: Path) -> None:
+    settings = OutputSettings(Quantity("depth_m", 80.0), per_metre=256)
+    file = Image.open(written(tmp_path, "png16", settings, np.float32([[80.0, 0.5]])))
     assert np.asarray(file).tolist() == [[20480, 128]]
-    assert float(file.text["scale"]) == 1 / 256
+    assert (float(file.text["scale"]), settings.unit_of_16bit) == (1 / 256, "1/256 m")
 
 
 def test_flat_disparity_is_written(tmp_path: Path) -> None:

@@ -208,7 +208,8 @@ def test_a_metric_model_writes_metres(predict, metric_checkpoint: Path, photos: 
     depth_m = np.load(tmp_path / "out" / "0.npy")
     assert depth_m.min() > 0 and depth_m.max() < 80
     stored = np.asarray(Image.open(tmp_path / "out" / "0_16bit.png"))
-    assert np.abs(stored / 256 - depth_m).max() <= 0.5 / 256 + 1e-6
+    assert np.abs(stored / 1000 - depth_m).max() <= 0.5 / 1000 + 1e-5
+    assert "png16 in millimetres, npy, ply in metres" in ended.out
 
 
 def test_colour_map_is_named_in_log_and_file(predict, photos: Path, tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ MISTAKES = {
     "save=3": "unknown save '3'",
     "save=ply": "near_m=1 far_m=20",
     "colormap=jet": "unknown colormap 'jet'; choose from inferno, magma, viridis, turbo, spectral_r, gray",
-    "video_scale=second": "unknown video_scale 'second'; choose from frame, clip",
+    "video_scale=second": "unknown video_scale 'second'; choose from auto, frame, clip",
     "input_size=0": "input_size=0: expected a whole number of pixels, 14 or more",
     "input_size=big": "input_size: Value 'big'",
     "scales=[]": "scales=[]: expected factors on input_size",
@@ -307,6 +308,6 @@ def test_help_shows_commands_and_settings_and_loads_nothing(tmp_path: Path) -> N
         [sys.executable, "-m", "depthany.predict", "--help"], capture_output=True, text=True, cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for part in ("python -m depthany.predict checkpoint=", "video_scale: frame", "color side png16 npy exr"):
+    for part in ("python -m depthany.predict checkpoint=", "video_scale: auto", "color side png16 npy exr"):
         assert part in done.stdout
     assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import pytest
 import torch
 from media import pixels
 
+from depthany.inference.model_input import ModelInput
 from depthany.inference.predictor import Predictor, PreparedImage, average
 from depthany.models.model import DenseModel
 
@@ -63,8 +64,9 @@ def test_uint8_inputs_are_normalised_on_the_device(model: DenseModel) -> None:
 
 def test_a_protocol_may_set_the_input_size(model: DenseModel) -> None:
     predictor = Predictor(model, 28, label="a")
-    assert predictor.for_protocol("p", None) is predictor
-    assert predictor.for_protocol("p", 42) == Predictor(model, 42, label="a")
+    assert predictor.for_protocol("p", ModelInput()) == predictor
+    assert predictor.for_protocol("p", ModelInput(42)) == Predictor(model, 42, label="a")
+    assert predictor.for_protocol("p", ModelInput(flip=True)).flip
 
 
 def test_average_ignores_scale_and_shift_of_later_views() -> None:

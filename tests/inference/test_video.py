@@ -20,7 +20,7 @@ from depthany.inference.outputs import OutputSettings
 from depthany.inference.prediction_counts import PredictionCounts
 from depthany.inference.predictor import Predictor
 from depthany.inference.video_in import probe_video
-from depthany.inference.video_out import predict_video
+from depthany.inference.video_out import colour_range_m, predict_video, scale_of
 from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import Preprocessing
 
@@ -84,6 +84,44 @@ def test_video_scale_is_per_frame_or_per_clip(tmp_path: Path) -> None:
     assert one[0].min() < 20 and one[0].max() < 130  # the ramp 0..100 within 0..250
     assert one[-1].min() > 125 and one[-1].max() > 235
     assert all(earlier.mean() < later.mean() for earlier, later in pairwise(one))
+
+
+@pytest.mark.parametrize(
+    "quantity, range_m, scale, span",
+    [
+        (Quantity("disparity"), None, "frame", None),
+        (Quantity("depth_m", 20.0), None, "metres", (0.0, 20.0)),
+        (Quantity("depth_m"), (1.0, 8.0), "metres", (1.0, 8.0)),
+        (
+            Quantity("depth_m", trained_to_m=10.0),
+            None,
+            "metres",
+            (0.0, 10.0),
+        ),  # of bins
+        (Quantity("depth_m"), None, "clip", None),
+    ],
+)
+def test_metres_keep_one_scale_of_colours(quantity, range_m, scale, span) -> None:
+    settings = OutputSettings(quantity, range_m=range_m)
+    assert (scale_of("auto", settings), colour_range_m(settings)) == (scale, span)
+    assert scale_of("frame", settings) == "frame"
+
+
+def test_one_depth_has_one_colour_in_every_frame(tmp_path: Path) -> None:
+    model = BrightnessIsDisparity()
+    model.quantity = Quantity("depth_m", 3.0)
+    write_video(tmp_path / "a.mp4", ramps(3), Fraction(5))
+    settings = OutputSettings(model.quantity, colour_map="gray")
+    clip = probe_video(tmp_path / "a.mp4")
+    with Bar("frames", clip.frames) as bar:
+        targets = {"color": tmp_path / "b.mp4"}
+        predict_video(clip, targets, Predictor(model, 28), settings, 2, "metres", bar, PredictionCounts())
+    mean, std = model.preprocessing.mean, model.preprocessing.std
+    frames, shown = (read_video(tmp_path / name)[0] for name in ("a.mp4", "b.mp4"))
+    for frame, picture in zip(frames, shown, strict=True):
+        depth_m = ((frame / 255 - mean) / std).mean(2)
+        expected = 255 * (1 - np.clip(depth_m, 0, 3) / 3)
+        assert np.abs(picture[:, :, 0] - expected).mean() < 6  # of 255, after two encodings
 
 
 def test_frames_stay_in_order_whatever_the_batch_size(tmp_path: Path) -> None:

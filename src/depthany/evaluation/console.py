@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from depthany.evaluation.after_alignment import WORDS
+from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import Difference, ProtocolResult
 from depthany.metrics.table import DEFAULT_METRICS, METRICS, brief
 
@@ -28,7 +30,8 @@ def print_results(results: Sequence[ProtocolResult]) -> None:
         console.print(describe(result), markup=False, highlight=False)
         for label in result.scored:
             warnings = [f"warning: {line}" for line in result.fit_problems(label).warnings()]
-            for line in [*warnings, *result.notes(label)]:
+            report = result.scale_report(label)
+            for line in [*warnings, *([report.words()] if report else []), *result.notes(label)]:
                 console.print(f"{result.protocol.name}, {label}: {line}", markup=False, highlight=False)
 
 
@@ -46,9 +49,19 @@ def describe(result: ProtocolResult) -> str:
         f", input {protocol.input_crop}" if protocol.input_crop != "none" else ""
     )
     return (
-        f"{protocol.name}: {fit}, {cut}, {near:g} to {far:g} m, mean over {protocol.averaging}s{changed}; "
-        f"{len(protocol.sources)} sources in results.json"
+        f"{protocol.name}: {fit}, {cut}{_input(protocol)}, {near:g} to {far:g} m, "
+        f"mean over {protocol.averaging}s{changed}; {len(protocol.sources)} sources in results.json"
     )
+
+
+def _input(protocol: Protocol) -> str:
+    """Returns the parts of the line on the model's input that most protocols leave as they are."""
+    parts = ""
+    if protocol.eval_size is not None:
+        height, width = protocol.eval_size
+        aspect = "aspect kept" if protocol.keep_aspect else "aspect not kept"
+        parts += f", input resized to {height}x{width} ({aspect})"
+    return parts + (", mean with the mirrored image" if protocol.flip else "")
 
 
 def _scores(results: Sequence[ProtocolResult], names: list[str]) -> Table:
@@ -82,6 +95,10 @@ def _scores(results: Sequence[ProtocolResult], names: list[str]) -> Table:
             for scene, scores in _by_scene(mean).items():
                 first, *rest = _cells(scores, names)
                 table.add_row("", f"  {escape(scene)}", "", first, "", *rest)
+            if report := result.scale_report(label):
+                for method, aligned in report.means.items():
+                    first, *rest = _cells(aligned, names)
+                    table.add_row("", f"  {WORDS[method]}", "", first, "", *rest, style="dim")
         for who, figures in protocol.published.items():
             first, *rest = _cells(figures, names)
             table.add_row("", f"{escape(who)} (published)", "", first, "", *rest, style="italic")

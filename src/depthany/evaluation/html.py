@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from depthany.evaluation.after_alignment import WORDS
 from depthany.evaluation.predictors import ScoredPredictor
 from depthany.evaluation.results import ProtocolResult
 from depthany.evaluation.run import ScoredSet
@@ -24,6 +25,7 @@ table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabula
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #e4e4e4; text-align: right; vertical-align: top }
 th { background: #f5f5f5 } td:first-child, th:first-child { text-align: left }
 td small { color: #777; display: block; white-space: nowrap; font-size: 11px }
+.aligned td { color: #777 }
 .published td { font-style: italic; color: #555 }
 .settings td, .settings th { text-align: left } .note { color: #9a4b00; margin: .2rem 0 }
 .warning { background: #fdecea; border-left: 4px solid #c0392b; margin: .5rem 0; padding: .4rem .8rem }
@@ -141,6 +143,10 @@ def _scores(result: ProtocolResult) -> str:
         images = f"{len(result.scored[label].rows)} of {result.images}"
         cells = [_with_interval(values.get(name), ends.get(name)) for name in names]
         lines.append(_cells([escape(label), images, *cells]))
+        if report := result.scale_report(label):
+            for method, means in report.means.items():
+                cells = [_with_interval(means.get(name), None) for name in names]
+                lines.append(_cells([f"&emsp;{WORDS[method]}", "", *cells], style=' class="aligned"'))
     for who, figures in result.protocol.published.items():
         cells = [f"{figures[name]:.4g}" if name in figures else "" for name in names]
         lines.append(_cells([f"{escape(who)} (published)", "", *cells], style=' class="published"'))
@@ -183,11 +189,11 @@ def _warnings(result: ProtocolResult) -> list[str]:
 
 
 def _notes(result: ProtocolResult) -> list[str]:
-    return [
-        f'<p class="note">{escape(label)}: {escape(note)}</p>'
-        for label in result.scored
-        for note in result.notes(label)
-    ]
+    notes = list[tuple[str, str]]()
+    for label in result.scored:
+        report = result.scale_report(label)
+        notes += [(label, note) for note in ([report.words()] if report else []) + result.notes(label)]
+    return [f'<p class="note">{escape(label)}: {escape(note)}</p>' for label, note in notes]
 
 
 def _settings(result: ProtocolResult) -> str:

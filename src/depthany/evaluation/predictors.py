@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from depthany.data.image_formats import ALL_IMAGE_SUFFIXES
+from depthany.inference.model_input import ModelInput
 from depthany.inference.predictor import PreparedImage
 from depthany.models.output import Quantity
 from depthany.system.packages import reason
@@ -37,7 +38,7 @@ class ScoredPredictor(Protocol):
     def label(self) -> str: ...
     @property
     def quantity(self) -> Quantity: ...
-    def for_protocol(self, name: str, input_size: int | None) -> "ScoredPredictor": ...
+    def for_protocol(self, name: str, wanted: ModelInput) -> "ScoredPredictor": ...
     def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]: ...
     def predict(self, images: Sequence[PreparedImage]) -> Tensor | Sequence[Tensor]: ...
 
@@ -68,17 +69,23 @@ class FolderPredictor:
             fits it).
         stored_per_unit: stored value of one metre, or of one unit of disparity, in PNGs without texts.
         label: name in tables and messages.
+        allow_not_finite: return metres that are NaN or infinite, instead of raising.
     """
 
     folder: Path
     quantity: Quantity
     stored_per_unit: float | None = None
     label: str = "predictions"
+    allow_not_finite: bool = False
 
-    def for_protocol(self, name: str, input_size: int | None) -> "FolderPredictor":
+    def for_protocol(self, name: str, wanted: ModelInput) -> "FolderPredictor":
         """Returns the folder of that name inside this folder, or this one if there is none."""
         inner = self.folder / name
-        return replace(self, folder=inner) if inner.is_dir() else self
+        return replace(
+            self,
+            folder=inner if inner.is_dir() else self.folder,
+            allow_not_finite=wanted.allow_not_finite and self.quantity.is_metric,
+        )
 
     def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor]:
         """Returns the prediction [h w] float32, at the size that it has in its file.
@@ -89,7 +96,7 @@ class FolderPredictor:
         """
         path = self._find(name)
         values = _read_npy(path) if path.suffix == ".npy" else self._read_png(path)
-        if not np.isfinite(values).all():
+        if not (self.allow_not_finite or np.isfinite(values).all()):
             raise ValueError(f"{path}: {int((~np.isfinite(values)).sum())} values are NaN or infinite")
         return (torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)),)
 

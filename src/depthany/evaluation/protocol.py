@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from depthany.inference.model_input import FixedSize, ModelInput
 from depthany.metrics.align import METHODS, SPACES
 from depthany.metrics.crops import CROPS, INPUT_CROPS
 from depthany.metrics.table import DEFAULT_METRICS, METRICS, require_metrics
@@ -29,10 +30,17 @@ class Protocol:
         input_crop: what is cut before the model sees the image.
         min_depth: m; nearer truth does not count. None does not cut the truth.
         max_depth: m; for farther truth see `truth_beyond`. None does not cut the truth.
+        bounds: whether truth exactly at min_depth or max_depth counts (inclusive) or not (strict).
         truth_beyond: what truth beyond max_depth, sky included, becomes: invalid, or clip to max_depth.
         clip_prediction: nearest and farthest depth in m to which the aligned prediction is clipped. None
             takes min_depth and max_depth.
+        not_finite: refuse stops at a prediction with NaN or infinity. clip replaces them in a prediction of
+            metres, infinity by the farthest and NaN by the nearest depth of the range, and counts them.
         input_size: pixels of the shorter side at the model's input; None takes the model's own size.
+        eval_size: height and width of the model's input, whatever the image; see `FixedSize`.
+        keep_aspect: False stretches the image to eval_size; True keeps its aspect at about that size.
+        resize_first: height and width to which the image is resized before eval_size.
+        flip: the prediction is the mean with that of the mirrored image.
         upsample: how the prediction is resized to the truth.
         averaging: image (mean over images of their scores) or pixel (one score of all pixels together).
         metrics: names in `metrics.table.METRICS`, in the order of tables; the first one decides which images
@@ -54,9 +62,15 @@ class Protocol:
     input_crop: str = setting("none", choices=INPUT_CROPS)
     min_depth: float | None = setting(1e-3, above=0)
     max_depth: float | None = setting(80.0, above=0)
+    bounds: str = setting("inclusive", choices=("inclusive", "strict"))
     truth_beyond: str = setting("invalid", choices=("invalid", "clip"))
     clip_prediction: tuple[float, float] | None = setting(None, length=2, above=0)
+    not_finite: str = setting("refuse", choices=("refuse", "clip"))
     input_size: int | None = setting(None, least=1)
+    eval_size: tuple[int, int] | None = setting(None, length=2, least=1)
+    keep_aspect: bool = True
+    resize_first: tuple[int, int] | None = setting(None, length=2, least=1)
+    flip: bool = False
     upsample: str = setting("bilinear_corners", choices=UPSAMPLES)
     averaging: str = setting("image", choices=("image", "pixel"))
     metrics: tuple[str, ...] = ()
@@ -67,6 +81,7 @@ class Protocol:
         try:
             check_fields(self)
             self._check_ranges()
+            self._check_input()
         except ValueError as error:
             raise ValueError(f"protocol {self.name}: {error}") from None
         if not self.metrics:  # a frozen instance has no other way to set a default that depends on the task
@@ -89,6 +104,16 @@ class Protocol:
                 "nearest < farthest, or null for [min_depth, max_depth]"
             )
 
+    def _check_input(self) -> None:
+        if self.eval_size is not None and self.input_size is not None:
+            raise ValueError(
+                f"input_size={self.input_size} and eval_size={list(self.eval_size)}: give one of them; "
+                "eval_size with keep_aspect=true keeps the aspect, too"
+            )
+        if self.eval_size is None and (self.resize_first is not None or not self.keep_aspect):
+            given = "keep_aspect=false" if not self.keep_aspect else f"resize_first={self.resize_first}"
+            raise ValueError(f"{given} needs eval_size=[height, width]")
+
     def _check_metrics(self) -> None:
         require_metrics(self.metrics, self.task, f"protocol {self.name}")
         for who, figures in self.published.items():
@@ -106,6 +131,14 @@ class Protocol:
             return self.clip_prediction
         assert self.min_depth is not None and self.max_depth is not None
         return self.min_depth, self.max_depth
+
+    @property
+    def model_input(self) -> ModelInput:
+        """What a predictor needs to know of the protocol."""
+        fixed = None
+        if self.eval_size is not None:
+            fixed = FixedSize(self.eval_size, self.keep_aspect, self.resize_first)
+        return ModelInput(self.input_size, fixed, self.flip, self.not_finite == "clip")
 
     def source_of(self, key: str) -> str:
         """Returns where a choice comes from, "" if the protocol does not say."""

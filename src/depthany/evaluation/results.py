@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from depthany.evaluation.after_alignment import WORDS, ScaleReport
 from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.run import Scored
@@ -49,6 +50,10 @@ class ProtocolResult:
         rows = self.scored[label].rows
         return self._once(("intervals", label), lambda: uncertainty(rows, self.protocol) if rows else {})
 
+    def scale_report(self, label: str) -> ScaleReport | None:
+        """Returns how much of the error of metres is scale; None if nothing was aligned to tell."""
+        return self._once(("scale", label), lambda: scale_report(self.scored[label].rows, self.protocol))
+
     def differences(self) -> dict[str, "Difference"]:
         """Returns each later predictor minus the first, by "later - first", where they share images."""
         return self._once(("differences", *self.scored), self._differences)
@@ -87,6 +92,12 @@ class ProtocolResult:
         ):
             if names:
                 lines.append(f"{len(names)} {what}, left out: {shown(names)}")
+        if replaced := [row for row in scored.rows if row.replaced]:
+            pixels = sum(row.replaced for row in replaced)
+            lines.append(
+                f"{pixels} pixels of {len(replaced)} images are NaN or infinite, scored as the nearest and "
+                f"the farthest depth of the range: {shown([row.name for row in replaced])}"
+            )
         for metric in self.protocol.metrics:
             if undefined := sum(metric not in row.scores for row in scored.rows):
                 why = "their truth has holes" if METRICS[metric].over == "maps" else "it is not defined there"
@@ -149,6 +160,23 @@ def summary(rows: Sequence[Row], protocol: Protocol) -> dict[str, float]:
     return found
 
 
+def scale_report(rows: Sequence[Row], protocol: Protocol) -> ScaleReport | None:
+    """Returns what an alignment would leave of the error; None if no image has one, or no error is listed."""
+    errors = [name for name in protocol.metrics if METRICS[name].better == "lower"]
+    means = dict[str, dict[str, float]]()
+    for method in WORDS:
+        found = [(row, row.aligned[method]) for row in rows if method in row.aligned]
+        if found:
+            aligned = [replace(row, scores=each.scores, sums=each.sums) for row, each in found]
+            means[method] = summary(aligned, protocol)
+    own = summary(rows, protocol) if rows else {}
+    metric = next((name for name in errors if name in own and name in means.get("median", {})), None)
+    if metric is None:
+        return None
+    scales = [row.aligned["median"].fitted.scale for row in rows if "median" in row.aligned]
+    return ScaleReport(metric, own[metric], means, float(np.median(scales)))
+
+
 def uncertainty(rows: Sequence[Row], protocol: Protocol) -> dict[str, tuple[float, float]]:
     """Returns 95 % intervals of the scores of `summary`, without those of scenes."""
     return intervals(statistic(rows, protocol), len(rows))
@@ -195,6 +223,7 @@ def as_json(result: ProtocolResult) -> dict[str, Any]:
 
 def _scored_json(result: ProtocolResult, label: str) -> dict[str, Any]:
     scored, problems = result.scored[label], result.fit_problems(label)
+    report = result.scale_report(label)
     return {
         "partial": result.is_partial(label),
         "images": len(scored.rows),
@@ -203,6 +232,8 @@ def _scored_json(result: ProtocolResult, label: str) -> dict[str, Any]:
         "constant_predictions": len(problems.constant),
         "negative_scales": len(problems.negative),
         "warnings": problems.warnings(),
+        "not_finite_pixels": sum(row.replaced for row in scored.rows),
+        **({} if report is None else {"after_alignment": report.to_json()}),
         "without_prediction": scored.missing,
         "unreadable": scored.unreadable,
         "nothing_counted": scored.empty,
@@ -232,10 +263,13 @@ def write_per_image(out: Path, results: Sequence[ProtocolResult]) -> None:
     ]
     names = list(dict.fromkeys(name for result in results for name in result.protocol.metrics))
     fixed = ["protocol", "checkpoint", "image", "scene", "pixels", "scale", "shift", "constant"]
+    aligned = [f"{name}_after_{method}" for name in names for method in WORDS]
+    has_aligned = any(row.aligned for _, _, row in rows)
+    aligned = ["median_scale", *aligned] if has_aligned else []
 
     def fill(path: Path) -> None:
         with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fixed + names, restval="")
+            writer = csv.DictWriter(file, fixed + names + aligned, restval="")
             writer.writeheader()
             for protocol_name, label, row in rows:
                 writer.writerow(
@@ -243,6 +277,12 @@ def write_per_image(out: Path, results: Sequence[ProtocolResult]) -> None:
                     | ({} if row.scene else {"pixels": row.pixels, "constant": int(row.is_constant)})
                     | ({} if row.fitted is None else {"scale": row.fitted.scale, "shift": row.fitted.shift})
                     | row.scores
+                    | _aligned_cells(row)
                 )
 
     write_atomically(out / PER_IMAGE_FILE, fill)
+
+
+def _aligned_cells(row: Row) -> dict[str, float]:
+    cells = {f"{k}_after_{method}": v for method, each in row.aligned.items() for k, v in each.scores.items()}
+    return cells | ({"median_scale": row.aligned["median"].fitted.scale} if "median" in row.aligned else {})

@@ -144,7 +144,7 @@ def score_set(
             another quantity than the predictor's.
     """
     protocol.require_fits(space_of(predictor), predictor.label)
-    predictor = predictor.for_protocol(protocol.name, protocol.input_size)
+    predictor = predictor.for_protocol(protocol.name, protocol.model_input)
     names = {index: dataset.name(index) for index in (range(len(dataset)) if indices is None else indices)}
     groups = AlignmentGroups(names, protocol)
     blocks = cut_into_blocks(names, batch_size, groups.key)[processes.rank :: processes.size]

@@ -1,17 +1,18 @@
 """Scores of a prediction, or of those of a sequence, under a protocol: what counts, the fit, the metrics."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from depthany.evaluation.after_alignment import AlignedScore, score_aligned
 from depthany.evaluation.protocol import Protocol
 from depthany.metrics.align import Fit, fit, inversion_floor, is_degenerate, to_depth_m, to_space
 from depthany.metrics.constant import is_constant
 from depthany.metrics.crops import CROPS
 from depthany.metrics.ordinal import Point
-from depthany.metrics.table import METRICS, Sums, image_sums, pixel_sums, scores_of
+from depthany.metrics.table import METRICS, Sums, image_sums, pixel_sums, score_values
 
 _ROUNDING = 1e-6  # relative error of a true depth that was stored as disparity in float32, at most
 
@@ -23,6 +24,7 @@ class Pixels:
     x, y: [n] float32 prediction and truth. depth_m: [n] float32 true depth in m.
     maps: prediction in the space of the fit and true depth in m, [h w] float32 each, and [h w] bool where the
         truth is known; None unless the protocol lists a metric over maps.
+    replaced: how many values of x were NaN or infinite.
     """
 
     index: int
@@ -31,6 +33,7 @@ class Pixels:
     y: NDArray[np.float32]
     depth_m: NDArray[np.float32]
     maps: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]] | None = None
+    replaced: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Row:
         is_degenerate: there are no scores, since the truth says nothing; see `metrics.align.is_degenerate`.
         pixels: how many counted.
         scene: kind of scene (ordinal).
+        replaced: pixels that counted and whose prediction was NaN or infinite.
+        aligned: where metres are not fitted, the scores after an alignment, by its method.
     """
 
     index: int
@@ -58,6 +63,8 @@ class Row:
     is_degenerate: bool = False
     pixels: int = 0
     scene: str = ""
+    replaced: int = 0
+    aligned: dict[str, AlignedScore] = field(default_factory=dict)
 
     @property
     def is_negative(self) -> bool:
@@ -76,10 +83,11 @@ def counted_pixels(
     counted = np.zeros_like(mask)
     box = CROPS[protocol.crop](*mask.shape)
     disparity, inside = disparity[box], mask[box]
+    slack = _ROUNDING if protocol.bounds == "inclusive" else -_ROUNDING
     if protocol.min_depth is not None:
-        inside = inside & (disparity <= (1 + _ROUNDING) / protocol.min_depth)
+        inside = inside & (disparity <= (1 + slack) / protocol.min_depth)
     if protocol.truth_beyond == "invalid":
-        least = 0.0 if protocol.max_depth is None else (1 - _ROUNDING) / protocol.max_depth
+        least = 0.0 if protocol.max_depth is None else (1 - slack) / protocol.max_depth
         inside = inside & (disparity >= least if least else disparity > 0)
     counted[box] = inside
     return counted
@@ -103,6 +111,7 @@ def select(
     """
     space = protocol.fitted_in(quantity)
     counted = counted_pixels(disparity, mask, protocol)
+    prediction, strange = without_nan(prediction, protocol)
     floor = inversion_floor(prediction)
     x, truth = to_space(prediction[counted], quantity, space, floor), disparity[counted]  # [n] each
     if protocol.truth_beyond == "clip":
@@ -111,7 +120,22 @@ def select(
     maps = None
     if any(METRICS[metric].over == "maps" for metric in protocol.metrics):
         maps = to_space(prediction, quantity, space, floor), _clipped_depth_m(disparity, protocol), mask
-    return Pixels(index, name, x, truth if space == "disparity" else depth_m, depth_m, maps)
+    replaced = 0 if strange is None else int(strange[counted].sum())
+    return Pixels(index, name, x, truth if space == "disparity" else depth_m, depth_m, maps, replaced)
+
+
+def without_nan(
+    prediction: NDArray[np.float32], protocol: Protocol
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """Returns metres [h w] with NaN as the nearest and infinity as the farthest depth, and where they were.
+
+    As in ZoeDepth's `compute_metrics`. The second is None for a protocol that refuses such a prediction.
+    """
+    if protocol.not_finite == "refuse":
+        return prediction, None
+    nearest, farthest = protocol.prediction_range_m
+    strange = ~np.isfinite(prediction)
+    return np.nan_to_num(prediction, nan=nearest, posinf=farthest, neginf=nearest), strange
 
 
 def _clipped_depth_m(disparity: NDArray[np.float32], protocol: Protocol) -> NDArray[np.float32]:
@@ -150,21 +174,20 @@ def _row(pixels: Pixels, fitted: Fit, quantity: str, protocol: Protocol) -> Row:
         sums |= image_sums(
             protocol.metrics, "maps", to_depth_m(prediction, fitted, space, range_m), depth_m, known
         )
+    aligned = {}
+    if protocol.align == "none":
+        aligned = score_aligned(pixels.x, pixels.depth_m, protocol.metrics, range_m)
     return Row(
         pixels.index,
         pixels.name,
-        _scores(sums, protocol),
+        score_values(sums, protocol.metrics),
         sums,
         fitted=None if protocol.align == "none" else fitted,
         is_constant=not fitted.solvable or is_constant(pixels.x),
         pixels=len(pixels.x),
+        replaced=pixels.replaced,
+        aligned=aligned,
     )
-
-
-def _scores(sums: Sums, protocol: Protocol) -> dict[str, float]:
-    """Returns the scores in the order of the protocol; NaN is a score that is not defined."""
-    scores = {name: float(score) for name, score in scores_of(sums).items()}
-    return {name: scores[name] for name in protocol.metrics if not np.isnan(scores.get(name, np.nan))}
 
 
 def score_pairs(
@@ -185,7 +208,14 @@ def score_pairs(
     """
     nearness = prediction if quantity == "disparity" else -prediction
     sums = image_sums(protocol.metrics, "pairs", nearness, pairs)
-    return Row(index, name, _scores(sums, protocol), sums, is_constant=is_constant(prediction), scene=scene)
+    return Row(
+        index,
+        name,
+        score_values(sums, protocol.metrics),
+        sums,
+        is_constant=is_constant(prediction),
+        scene=scene,
+    )
 
 
 def aligned_depth_m(
@@ -198,5 +228,6 @@ def aligned_depth_m(
         fitted: that of its `Row`.
     """
     space = protocol.fitted_in(quantity)
+    prediction, _ = without_nan(prediction, protocol)
     x = to_space(prediction, quantity, space, inversion_floor(prediction))
     return to_depth_m(x, fitted or Fit(1.0, 0.0), space, protocol.prediction_range_m)

@@ -62,7 +62,7 @@ def tiles_of(
     for predictor in predictors:
         if predictor.label not in rows:
             continue
-        set_up = predictor.for_protocol(protocol.name, protocol.input_size)
+        set_up = predictor.for_protocol(protocol.name, protocol.model_input)
         image = read_one(set_up, dataset, protocol, index, convert_images=True)
         assert isinstance(image, EvaluationImage), "it was read when it was scored"
         (prediction,) = predict_at_truth(set_up, [image], protocol)
@@ -89,7 +89,8 @@ def _of_depth(
         tiles.append(Tile(image.pixels, "input"))
         truth = colour(_thick(true_disparity, counted), low, high, _grown(counted), "spectral_r")
         tiles.append(Tile(truth, f"truth, red to blue: {spread}"))
-    tiles.append(Tile(colour(1 / depth_m, low, high, colour_map="spectral_r"), f"{label}, fitted", column=3))
+    how = "in metres, not fitted" if protocol.align == "none" else "fitted"
+    tiles.append(Tile(colour(1 / depth_m, low, high, colour_map="spectral_r"), f"{label}, {how}", column=3))
     wrong = colour(_thick(error, counted), 0, WORST_ERROR, _grown(counted), "inferno")
     tiles.append(Tile(wrong, f"{label}, error: black 0 to yellow {100 * WORST_ERROR:.0f} % and more"))
     return tiles

@@ -16,6 +16,7 @@ from depthany.models.output import Quantity
 from depthany.system.files import write_atomically
 from depthany.system.packages import optional
 
+MILLIMETRES = 1000.0  # stored value of one metre
 _LARGEST = 65535  # the largest 16-bit number
 
 
@@ -29,6 +30,7 @@ class OutputSettings:
         range_m: (nearest, farthest) of point clouds, in metres. The ends of a disparity are put there; points
             of a metric model beyond are left out.
         focal_px: focal length in pixels; None: it follows from `fov_deg`, the horizontal field of view.
+        per_metre: stored value of one metre in 16-bit files.
         stored_span: smallest and largest disparity of 16-bit files; None: those of each map.
 
     Raises:
@@ -40,6 +42,7 @@ class OutputSettings:
     range_m: tuple[float, float] | None = None
     focal_px: float | None = None
     fov_deg: float = 60.0
+    per_metre: float = MILLIMETRES
     stored_span: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -55,14 +58,29 @@ class OutputSettings:
     def unit_16bit(self, values: NDArray[np.float32]) -> tuple[str, float, float]:
         """Returns the words, scale and offset of 16-bit files: value = offset + scale * stored.
 
-        Metres are stored in millimetres if the model's largest depth fits, else in 1/256 m (as in KITTI); a
-        disparity is stored from its smallest to its largest value.
+        Metres are stored in millimetres, or as `per_metre` says; depth beyond the largest number becomes that
+        number. A disparity is stored from its smallest to its largest value.
         """
         if not self.quantity.is_metric:
             low, high = self.stored_span or (float(values.min()), float(values.max()))
             return "disparity, of unknown scale and shift", max(high - low, 1e-12) / _LARGEST, low
-        fits = (self.quantity.max_depth_m or np.inf) <= _LARGEST / 1000
-        return "depth in metres", 1 / 1000 if fits else 1 / 256, 0.0
+        return "depth in metres", 1 / self.per_metre, 0.0
+
+    @property
+    def largest_16bit_m(self) -> float:
+        """The largest depth in metres that a 16-bit file can hold."""
+        return _LARGEST / self.per_metre
+
+    @property
+    def unit_of_16bit(self) -> str:
+        """The unit of 16-bit files of metres, in words."""
+        return "millimetres" if self.per_metre == MILLIMETRES else f"1/{self.per_metre:g} m"
+
+    def beyond_16bit(self, values: NDArray[np.float32]) -> int:
+        """Returns how many metres [h w] are larger than the largest 16-bit number; 0 of a disparity."""
+        if not self.quantity.is_metric:
+            return 0
+        return int(np.count_nonzero(values > self.largest_16bit_m))
 
     def depth_m(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns depth_m [h w] of the values; NaN for points that are left out."""
@@ -100,20 +118,23 @@ def write_color(path: Path, image: NDArray | None, values: NDArray, settings: Ou
     nearness = settings.nearness(values)
     pixels = Image.fromarray(steps(nearness, float(nearness.min()), float(nearness.max())))
     pixels.putpalette(COLOUR_MAPS[settings.colour_map].tobytes())
-    _save_png(path, pixels, _map_text(settings))
+    _save_png(path, pixels, _map_text(settings, values))
 
 
 def write_side(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
     """Writes an 8-bit RGB PNG of twice the width: image and picture side by side."""
     assert image is not None
-    _save_png(path, Image.fromarray(side_by_side(image, picture(values, settings))), _map_text(settings))
+    pixels = Image.fromarray(side_by_side(image, picture(values, settings)))
+    _save_png(path, pixels, _map_text(settings, values))
 
 
 def write_png16(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes a 16-bit gray PNG; its texts "quantity", "scale" and "offset" say what the numbers are."""
+    """Writes a 16-bit gray PNG; its texts "quantity", "unit", "scale", "offset" say what the numbers are."""
     quantity, scale, offset = settings.unit_16bit(values)
     stored = np.rint((values.astype(np.float64) - offset) / scale).clip(0, _LARGEST).astype(np.uint16)
     text = {"quantity": quantity, "scale": repr(scale), "offset": repr(offset)}
+    if settings.quantity.is_metric:
+        text["unit"] = f"{settings.unit_of_16bit}; {_LARGEST} is {settings.largest_16bit_m:g} m or more"
     _save_png(path, Image.fromarray(stored), text | {"formula": "value = offset + scale * stored"})
 
 
@@ -199,8 +220,12 @@ def write(targets: dict[str, Path], image: NDArray | None, values: NDArray, sett
         write_atomically(path, fill)
 
 
-def _map_text(settings: OutputSettings) -> dict[str, str]:
-    return {"colormap": f"{settings.colour_map}, its last colour is near"}
+def _map_text(settings: OutputSettings, values: NDArray[np.float32]) -> dict[str, str]:
+    """Returns the texts of a picture: its colour map and, of metres, those of the first and last colour."""
+    text = {"colormap": f"{settings.colour_map}, its last colour is near"}
+    if settings.quantity.is_metric:
+        text["range"] = f"{values.max():.3f} m to {values.min():.3f} m, from the first colour to the last"
+    return text
 
 
 def _save_png(path: Path, pixels: Image.Image, texts: dict[str, str]) -> None:

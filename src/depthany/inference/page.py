@@ -18,6 +18,7 @@ from depthany.data.images import decode_image, read_bytes
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.inference.constant_maps import constant_maps
 from depthany.inference.outputs import OutputSettings, picture, write_ply, write_png16
+from depthany.inference.readout import SLIDER_ID, metres_html
 from depthany.metrics.constant import is_constant
 from depthany.models.model import DenseModel
 
@@ -35,7 +36,7 @@ KEPT_FOLDERS = 8  # latest downloads; gradio serves copies of its own
 HELP = {
     "disparity": "Red, bright or white is near. The numbers are **disparity of unknown scale and shift**: "
     "they say what is nearer, not how many metres away it is.",
-    "depth_m": "Red, bright or white is near. The numbers are **{quantity}**.",
+    "depth_m": "Red, bright or white is near. The numbers are **{quantity}**, in the 16-bit PNG millimetres.",
 }
 ASSUMED = (
     "This model knows no metres: the distances of nearest and farthest are **assumed** here, and so is the "
@@ -75,24 +76,31 @@ class Page:
         self._downloads = tempfile.TemporaryDirectory(prefix="depthany-page-")
 
     def predict(self, path: str | None, input_size: float, colour_map: str) -> list[Any]:
-        """Returns prediction, slider, 16-bit PNG, point cloud (none yet) and message, for the page."""
+        """Returns prediction, slider, metres, 16-bit PNG, point cloud (none yet) and message."""
         if path is None:
-            return [None, None, _no_download(), _no_download(), ""]
+            return [None, None, "", _no_download(), _no_download(), ""]
         try:
             image = self.read(Path(path))
             values = self.model.infer(image, int(input_size))
         except ValueError as error:
-            return [None, None, _no_download(), _no_download(), _problem(error, path)]
+            return [None, None, "", _no_download(), _no_download(), _problem(error, path)]
         prediction = PredictedPhoto(image, values, Path(path).stem)
         png = self._folder() / f"{prediction.name}_16bit.png"
-        write_png16(png, image, values, OutputSettings(self.quantity))
+        settings = OutputSettings(self.quantity)
+        write_png16(png, image, values, settings)
         return [
             prediction,
-            self.show(prediction, colour_map),
+            *self.recolour(prediction, colour_map),
             gr.DownloadButton(value=str(png), interactive=True),
             _no_download(),
-            f"**Warning:** {constant_maps([prediction.name], 1)}" if is_constant(values) else "",
+            _warnings(prediction, settings),
         ]
+
+    def recolour(self, prediction: PredictedPhoto | None, colour_map: str) -> list[Any]:
+        """Returns slider and metres, for the page."""
+        has_metres = prediction is not None and self.quantity.is_metric
+        metres = metres_html(prediction.values, colour_map) if prediction and has_metres else ""
+        return [self.show(prediction, colour_map), metres]
 
     def show(self, prediction: PredictedPhoto | None, colour_map: str) -> tuple[NDArray, NDArray] | None:
         """Returns the two sides of the slider: photo and picture of depth, no larger than a screen."""
@@ -182,16 +190,22 @@ def build(page: Page, input_size_at_first: int) -> gr.Blocks:
             with gr.Column(scale=3):
                 message = gr.Markdown("", elem_id="message")
                 slider = gr.ImageSlider(
-                    label="Photo | depth", type="numpy", interactive=False, format="jpeg", max_height=640
+                    label="Photo | depth",
+                    type="numpy",
+                    interactive=False,
+                    format="jpeg",
+                    max_height=640,
+                    elem_id=SLIDER_ID,
                 )
+                metres = gr.HTML("", visible=is_metric)
                 gr.Markdown(HELP[page.quantity.kind].format(quantity=page.quantity.describe()))
         gr.on(
             [photo.change, input_size.release],
             page.predict,
             [photo, input_size, colour_map],
-            [prediction, slider, png, ply, message],
+            [prediction, slider, metres, png, ply, message],
         )
-        colour_map.change(page.show, [prediction, colour_map], slider)
+        colour_map.change(page.recolour, [prediction, colour_map], [slider, metres])
         make.click(page.cloud, [prediction, near, far, fov], [ply, message])
     return blocks
 
@@ -219,6 +233,14 @@ def _sizes(default: int, multiple: int) -> tuple[int, int]:
 
 def _no_download() -> Any:
     return gr.DownloadButton(value=None, interactive=False)
+
+
+def _warnings(prediction: PredictedPhoto, settings: OutputSettings) -> str:
+    """Returns what is wrong with a prediction, "" if nothing is."""
+    lines = [constant_maps([prediction.name], 1)] if is_constant(prediction.values) else []
+    if beyond := settings.beyond_16bit(prediction.values):
+        lines.append(f"{beyond} pixels are beyond {settings.largest_16bit_m:g} m, the end of the 16-bit PNG.")
+    return "  \n".join(f"**Warning:** {line}" for line in lines)
 
 
 def _problem(error: ValueError, path: str) -> str:

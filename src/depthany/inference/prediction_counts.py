@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from depthany.data.image_formats import describe_passed_over
 from depthany.inference.constant_maps import constant_maps
+from depthany.inference.outputs import OutputSettings
 from depthany.metrics.constant import is_constant
 
 
@@ -24,6 +25,9 @@ class PredictionCounts:
         unreadable: one line per file that could not be read.
         maps: how many photos and frames were predicted.
         constant: names of those whose prediction is constant.
+        beyond: names of photos and frames with metres that do not fit into a 16-bit PNG.
+        beyond_pixels: how many such pixels they have.
+        beyond_words: what happens to them, for the message.
         passed_over: by suffix, files that look like images or other media and are not predicted.
     """
 
@@ -32,6 +36,9 @@ class PredictionCounts:
     unreadable: list[str] = field(default_factory=list)
     maps: int = 0
     constant: list[str] = field(default_factory=list)
+    beyond: list[str] = field(default_factory=list)
+    beyond_pixels: int = 0
+    beyond_words: str = ""
     passed_over: Counter[str] = field(default_factory=Counter)
     _lock: Lock = field(default_factory=Lock)
 
@@ -42,6 +49,18 @@ class PredictionCounts:
             self.maps += 1
             if constant:
                 self.constant.append(name)
+
+    def add_png16(self, name: str, values: NDArray[np.float32], settings: OutputSettings) -> None:
+        """Counts the metres [h w] of a photo or frame that its 16-bit PNG cannot hold."""
+        if pixels := settings.beyond_16bit(values):
+            end = f"{settings.largest_16bit_m:g} m"
+            with self._lock:
+                self.beyond.append(name)
+                self.beyond_pixels += pixels
+                self.beyond_words = (
+                    f"beyond {end}, the largest 16-bit number of {settings.unit_of_16bit}, and stored as "
+                    f"{end}: png16_per_metre=256 holds up to 255.996 m, save=npy any depth"
+                )
 
     def report(self, out: Path) -> None:
         """Prints the counts, and to stderr what could not be read."""
@@ -55,5 +74,12 @@ class PredictionCounts:
         print(f"{out}: {', '.join(parts)}", flush=True)
         for line in self.unreadable:
             print(f"error: {line}", file=sys.stderr)
+        if self.beyond:
+            named = ", ".join(self.beyond[:3]) + (", ..." if len(self.beyond) > 3 else "")
+            print(
+                f"warning: {self.beyond_pixels} pixels of {len(self.beyond)} maps ({named}) are "
+                f"{self.beyond_words}",
+                file=sys.stderr,
+            )
         if self.constant:
             print(f"warning: {constant_maps(self.constant, self.maps)}", file=sys.stderr)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from depthany.inference.model_input import FixedSize, ModelInput
 from depthany.metrics.align import align_least_squares
 from depthany.models.infer import forward_maps, resize_map
 from depthany.models.model import DenseModel
@@ -53,6 +54,8 @@ class Predictor:
         label: name of the model in tables and messages.
         margin: patches of mirrored border that `prepare` adds on each side of an input, and that are cut off
             its map: less of the rim that zero padding leaves (docs/exports.md). The released code has none.
+        fixed_size: of the input, in place of `input_size` and `scales`; None: there is none.
+        allow_not_finite: return metres that are NaN or infinite, instead of raising.
 
     Raises:
         ValueError: `input_size` times a scale is too small for the model or for the margin, or too large for
@@ -66,6 +69,8 @@ class Predictor:
     amp: torch.dtype | None = None
     label: str = "the model"
     margin: int = 0
+    fixed_size: FixedSize | None = None
+    allow_not_finite: bool = False
 
     def __post_init__(self) -> None:
         for size in self._sizes():
@@ -81,9 +86,15 @@ class Predictor:
         """What the maps hold."""
         return self.model.quantity
 
-    def for_protocol(self, name: str, input_size: int | None) -> "Predictor":
-        """Returns the predictor at the input size of an evaluation protocol; None: at its own."""
-        return self if input_size is None else replace(self, input_size=input_size)
+    def for_protocol(self, name: str, wanted: ModelInput) -> "Predictor":
+        """Returns the predictor with the input and the views of an evaluation protocol."""
+        return replace(
+            self,
+            input_size=self.input_size if wanted.input_size is None else wanted.input_size,
+            fixed_size=wanted.fixed,
+            flip=self.flip or wanted.flip,
+            allow_not_finite=wanted.allow_not_finite and self.quantity.is_metric,
+        )
 
     def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]:
         """Returns the inputs of a `PreparedImage`, [3 h w] float32 for each scale.
@@ -96,6 +107,8 @@ class Predictor:
             ValueError: the input of the image would be too large.
         """
         try:
+            if self.fixed_size is not None:
+                return (self.fixed_size.prepare(image, self.model.preprocessing),)
             inputs = [self.model.preprocessing.prepare(image, size) for size in self._sizes()]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
@@ -108,7 +121,7 @@ class Predictor:
         """Returns the maps [b h w] float32 of images of equal shapes, on the device of the model.
 
         Raises:
-            ValueError: memory is not enough, or a map is not finite.
+            ValueError: memory is not enough, or a map is not finite (see `allow_not_finite`).
         """
         views = []
         try:
@@ -126,6 +139,8 @@ class Predictor:
                 "batch_size or input_size"
             ) from None
         maps = average(views, align=self.quantity.kind == "disparity")
+        if self.allow_not_finite:
+            return maps
         is_finite = torch.isfinite(maps).flatten(1).all(1)  # [b]
         for image, finite in zip(images, is_finite.tolist(), strict=True):
             if not finite:

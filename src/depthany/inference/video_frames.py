@@ -50,7 +50,8 @@ class FrameFolder:
     ) -> None:
         self.folder, self.index, self.name = index.parent, index, name
         self.settings = replace(settings, stored_span=span)
-        self.about = json.loads(json.dumps({**about, "span": span}))
+        unit = {"per_metre": settings.per_metre} if settings.quantity.is_metric and name == "png16" else {}
+        self.about = json.loads(json.dumps({**about, "span": span, **unit}))
         self._suffix = "." + FORMATS[name][0].rsplit(".", 1)[1]
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.folder / UNFINISHED_NAME
@@ -85,7 +86,13 @@ class FrameFolder:
         if self.name == "png16":
             is_one_scale = quantity.is_metric or self.settings.stored_span is not None
             _, scale, offset = self.settings.unit_16bit(np.zeros((1, 1), np.float32))
-            one = {"scale": scale, "offset": offset, "formula": "value = offset + scale * stored"}
+            one: dict[str, Any] = {
+                "scale": scale,
+                "offset": offset,
+                "formula": "value = offset + scale * stored",
+            }
+            if quantity.is_metric:
+                one["unit"] = self.settings.unit_of_16bit
             described["stored"] = one if is_one_scale else "scale and offset are texts of each file"
         described |= {"made_with": self.about, "times_s": times_s}
         write_atomically(self.index, lambda path: path.write_text(json.dumps(described, indent=1) + "\n"))

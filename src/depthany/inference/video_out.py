@@ -15,12 +15,13 @@ from depthany.inference.prediction_counts import PredictionCounts
 from depthany.inference.predictor import Predictor
 from depthany.inference.video_frames import FRAME_ENDINGS, FrameFolder
 from depthany.inference.video_in import Clip, Frame, UnreadableVideo, read_frames
+from depthany.models.output import Quantity
 from depthany.system.files import whole_file
 from depthany.system.packages import optional
 
 MOVIE_ENDINGS = {"color": "_color.mp4", "side": "_side.mp4"}  # format -> end of the file's name
 VIDEO_ENDINGS = {**MOVIE_ENDINGS, **FRAME_ENDINGS}
-VIDEO_SCALES = ("frame", "clip")
+VIDEO_SCALES = ("auto", "frame", "clip")
 _ENCODERS = ("libx264", "libopenh264", "mpeg4")  # in order of preference
 
 
@@ -41,8 +42,9 @@ def predict_video(
 
     Args:
         targets: the file to write for each format, of VIDEO_ENDINGS.
-        scale: "frame": the colours, and the 16-bit numbers, of a frame span its own values; "clip": they span
-            the values of the whole clip, which takes a pass over it before the first frame is written.
+        scale: "frame": the colours, and the 16-bit numbers of disparity, of a frame span its own values;
+            "clip": they span the values of the whole clip, which takes a pass over it before the first frame
+            is written; "metres": the colours span `colour_range_m`. See `scale_of`.
         counts: of the prediction; each frame is a map.
         about: JSON-able settings that the values depend on; a folder of raw frames that was begun with others
             is begun anew.
@@ -54,11 +56,14 @@ def predict_video(
     """
     movies = {name: path for name, path in targets.items() if name in MOVIE_ENDINGS}
     span = None
-    if takes_two_passes(targets, scale):
+    if takes_two_passes(targets, scale, settings.quantity):
         span = nearness_span(clip, predictor, settings, batch_size, bar)
+    elif scale == "metres" and (range_m := colour_range_m(settings)):
+        span = -range_m[1], -range_m[0]
     about = {"video_bytes": clip.path.stat().st_size, **(about or {})}
+    stored_in_span = None if settings.quantity.is_metric else "png16"
     folders = [
-        FrameFolder(path, name, settings, span if name == "png16" else None, about, overwrite)
+        FrameFolder(path, name, settings, span if name == stored_in_span else None, about, overwrite)
         for name, path in targets.items()
         if name in FRAME_ENDINGS
     ]
@@ -83,9 +88,34 @@ def predict_video(
         folder.finish(clip, seen[0].size, times_s)
 
 
-def takes_two_passes(names: Collection[str], scale: str) -> bool:
+def scale_of(video_scale: str, settings: OutputSettings) -> str:
+    """Returns the scale of `predict_video` that the setting `video_scale` means for a model.
+
+    auto is one for each frame of disparity, whose scale means nothing. Metres mean the same in every frame
+    and keep one scale: a fixed one if the range is known, else that of the clip.
+    """
+    if video_scale != "auto":
+        return video_scale
+    if not settings.quantity.is_metric:
+        return "frame"
+    return "clip" if colour_range_m(settings) is None else "metres"
+
+
+def colour_range_m(settings: OutputSettings) -> tuple[float, float] | None:
+    """Returns nearest and farthest metres of the colours of a video; None if they are not known.
+
+    They are near_m and far_m, or else 0 and the far end of the model, or of the depth it was trained on.
+    """
+    if settings.range_m is not None:
+        return settings.range_m
+    farthest = settings.quantity.max_depth_m or settings.quantity.trained_to_m
+    return None if farthest is None else (0.0, farthest)
+
+
+def takes_two_passes(names: Collection[str], scale: str, quantity: Quantity) -> bool:
     """Whether a format needs the range of the whole clip before its first frame is written."""
-    return scale == "clip" and any(name in MOVIE_ENDINGS or name == "png16" for name in names)
+    spanned = {*MOVIE_ENDINGS} if quantity.is_metric else {*MOVIE_ENDINGS, "png16"}
+    return scale == "clip" and not spanned.isdisjoint(names)
 
 
 def write_frames(
@@ -111,6 +141,8 @@ def write_frames(
             counts.add_map(f"{clip.path.name} at {float(frame.time * clip.time_base):.2f} s", values)
             for folder in folders:
                 folder.add(frame, values)
+                if folder.name == "png16":
+                    counts.add_png16(f"{clip.path.name}, frame {frame.number}", values, settings)
             coloured = picture(values, settings, span) if files else None
             for name, file in files.items():
                 assert coloured is not None

@@ -23,6 +23,23 @@ def eigen_nyu(height: int, width: int) -> Box:
     return slice(45, 471), slice(41, 601)
 
 
+def eigen_nyu_any_size(height: int, width: int) -> Box:
+    """Returns rows 45 to 470 and columns 41 to 600 of a map of any size, as ZoeDepth's code cuts them.
+
+    Of a larger map it is the upper left part, of a smaller one what is there: the code's check of the size is
+    commented out (zoedepth/utils/misc.py, compute_metrics).
+
+    Raises:
+        ValueError: nothing of the map is inside.
+    """
+    if height <= 45 or width <= 41:
+        raise ValueError(
+            f"crop=eigen_nyu_any_size begins at row 45 and column 41, the map is {width}x{height}: use "
+            "crop=none"
+        )
+    return slice(45, min(471, height)), slice(41, min(601, width))
+
+
 def garg_kitti(height: int, width: int) -> Box:
     """Returns the crop of Garg et al. 2016 (arXiv 1603.04992), in the fractions of all evaluation code."""
     return _fractions(height, width, (0.40810811, 0.99189189), (0.03594771, 0.96405229))
@@ -57,6 +74,7 @@ def _fractions(height: int, width: int, rows: tuple[float, float], columns: tupl
 CROPS: dict[str, Callable[[int, int], Box]] = {
     "none": whole,
     "eigen_nyu": eigen_nyu,
+    "eigen_nyu_any_size": eigen_nyu_any_size,
     "garg_kitti": garg_kitti,
     "eigen_kitti": eigen_kitti,
 }

@@ -168,6 +168,12 @@ def scores_of(sums: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.f
     return {name: METRICS[name].score(array) for name, array in sums.items()}
 
 
+def score_values(sums: Mapping[str, NDArray[np.float64]], names: Sequence[str]) -> dict[str, float]:
+    """Returns the scores of one image in the order of `names`, without those that are not defined (NaN)."""
+    scores = {name: float(score) for name, score in scores_of(sums).items()}
+    return {name: scores[name] for name in names if not np.isnan(scores.get(name, np.nan))}
+
+
 def _functions(names: Sequence[str], over: Over) -> list[Callable[..., Any]]:
     """Returns the distinct `sums` functions of the metrics over pixels, maps or pairs."""
     return list(dict.fromkeys(METRICS[name].sums for name in names if METRICS[name].over == over))

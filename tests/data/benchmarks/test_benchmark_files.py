@@ -16,6 +16,7 @@ from benchmark_trees import (
     write_rgb,
     write_scannet,
     write_sintel,
+    write_sun_rgbd,
 )
 from depthany.data.benchmarks import (
     DdadProjected,
@@ -24,6 +25,7 @@ from depthany.data.benchmarks import (
     Ibims,
     ScannetMarigold,
     Sintel,
+    SunRgbd,
 )
 
 
@@ -37,6 +39,20 @@ def test_diode_is_valid_on_its_mask(tmp_path: Path) -> None:
     assert not sample.labels.mask[0, 0]  # 300 m by the depth file
     assert sample.labels.mask.sum() == IMAGE[0] * IMAGE[1] - 1
     assert (sample.labels.disparity[sample.labels.mask] == 0.5).all()
+
+
+def test_diode_without_mask_counts_every_depth(tmp_path: Path) -> None:
+    write_diode(tmp_path)
+    labels = Diode(str(tmp_path), "outdoor", use_mask=False).labels(0)
+    assert labels.mask.all() and labels.values[0, 0] == 300
+
+
+def test_sun_rgbd_rotates_three_bits_or_divides(tmp_path: Path) -> None:
+    write_sun_rgbd(tmp_path, (48, 60))
+    by_unit = {unit: SunRgbd(str(tmp_path), unit).labels(0) for unit in ("rotated", "tenths_of_mm")}
+    assert by_unit["rotated"].values[46, 49:51].tolist() == [2, 9]
+    assert by_unit["tenths_of_mm"].values[46, 49:51].tolist() == [np.float32(1.6), np.float32(0.6465)]
+    assert all(np.argwhere(~labels.mask).tolist() == [[47, 50]] for labels in by_unit.values())
 
 
 def test_diode_parts_are_chosen_by_folder(tmp_path: Path) -> None:

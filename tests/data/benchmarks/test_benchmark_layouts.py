@@ -14,6 +14,7 @@ from depthany.data.benchmarks import (
     OrdinalPairs,
     ScannetMarigold,
     Sintel,
+    SunRgbd,
 )
 from depthany.data.benchmarks.benchmark import require_files
 
@@ -24,6 +25,7 @@ READERS = {
     "sintel": (trees.write_sintel, Sintel, "training/depth/*/*.dpt"),
     "ddad": (trees.write_ddad, DdadProjected, "*/*_depth.*"),
     "ibims": (trees.write_ibims, Ibims, "*/depth/*.png */mask_*/*.png"),
+    "sunrgbd": (trees.write_sun_rgbd, SunRgbd, "depth/*.png"),
     "scannet": (trees.write_scannet, ScannetMarigold, "*/depth/*.png"),
     "da2k": (trees.write_da2k, OrdinalPairs, "indoor/*.jpg underwater/*.png"),
 }

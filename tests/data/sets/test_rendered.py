@@ -116,6 +116,19 @@ def test_frame_that_lies_twice_is_refused(tmp_path: Path) -> None:
         VirtualKITTI2(str(tmp_path))
 
 
+def test_vkitti2_complement_of_a_training_list(tmp_path: Path) -> None:
+    write_vkitti2(tmp_path)
+    rest = VirtualKITTI2(str(tmp_path), except_list="vkitti2_train.txt")
+    names = [rest.name(i).split("/frames")[0] for i in range(len(rest))]
+    assert names == ["Scene01/30-deg-left", "Scene01/clone"]
+    assert rest.left_out == {"named in vkitti2_train.txt": 2}
+    (tmp_path / "other.txt").write_text("rgb_00000.jpg depth_00000.png\n")
+    with pytest.raises(ValueError, match=r"other\.txt, line 1: expected SceneXX/.*got 'rgb_00000\.jpg'"):
+        VirtualKITTI2(str(tmp_path), except_list="other.txt")
+    with pytest.raises(ValueError, match=r"none\.txt: no such file: put the list there"):
+        VirtualKITTI2(str(tmp_path), except_list="none.txt")
+
+
 def test_validation_part_of_vkitti2(tmp_path: Path) -> None:
     write_vkitti2(tmp_path)
     variants = ["clone", "morning", "overcast", "sunset", "15-deg-left", "15-deg-right"]

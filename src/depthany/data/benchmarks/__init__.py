@@ -9,6 +9,7 @@ from depthany.data.benchmarks.eth3d import Eth3d
 from depthany.data.benchmarks.ibims import Ibims
 from depthany.data.benchmarks.scannet import ScannetMarigold
 from depthany.data.benchmarks.sintel import Sintel
+from depthany.data.benchmarks.sun_rgbd import SunRgbd
 
 __all__ = [
     "DdadProjected",
@@ -18,4 +19,5 @@ __all__ = [
     "OrdinalPairs",
     "ScannetMarigold",
     "Sintel",
+    "SunRgbd",
 ]

@@ -21,6 +21,7 @@ class Diode(BenchmarkDepth):
     Args:
         root: holds val/, or is it.
         part: indoors (325 images), outdoor (446) or all (771).
+        use_mask: False counts every depth above 0, as the loader of ZoeDepth and Depth Anything V1 does.
 
     Raises:
         ValueError: see `BenchmarkDepth`; or the part is unknown.
@@ -31,9 +32,9 @@ class Diode(BenchmarkDepth):
         "(val.tar.gz of diode-dataset.org)"
     )
 
-    def __init__(self, root: str, part: str = "all") -> None:
+    def __init__(self, root: str, part: str = "all", use_mask: bool = True) -> None:
         require_choice("part of DIODE", part, _PARTS)
-        self.part = part
+        self.part, self.use_mask = part, use_mask
         super().__init__(root)
 
     def official_pairs(self) -> list[Pair]:
@@ -48,8 +49,10 @@ class Diode(BenchmarkDepth):
         return [pair.image, pair.depth, _beside(pair.image, "_depth_mask.npy")]
 
     def decode(self, pair: Pair) -> Decoded:
-        mask_path = _beside(pair.image, "_depth_mask.npy")
-        depth_m, trusted = read_depth(pair.depth), read_depth(mask_path) > 0
+        mask_path, depth_m = _beside(pair.image, "_depth_mask.npy"), read_depth(pair.depth)
+        if not self.use_mask:
+            return Decoded(depth_m, depth_m > 0)
+        trusted = read_depth(mask_path) > 0
         require_same_size(str(pair.depth), depth_m.shape, str(mask_path), trusted.shape, "mask", "depth map")
         return Decoded(depth_m, trusted)
 

@@ -1,6 +1,7 @@
 """Virtual KITTI 2 (Cabon et al. 2020, arXiv 2001.10773), for training and for Marigold's validation."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,37 @@ import numpy as np
 from depthany.data.depth_files import read_depth_16
 from depthany.data.labeled import Decoded
 from depthany.data.layouts import Layout, LayoutDepth
-from depthany.data.pairs import Pair
+from depthany.data.pairs import Pair, read_columns
 
 SKY_CM = 65535
 CLIP = "(?:(?:(?:.*/)?([^/]+)/)?([^/]+)/)?"  # scene and variant, at any depth below the root
+
+
+_FRAME = re.compile(r"(?:.*/)?([^/]+)/([^/]+)/frames/rgb/(Camera_\d+)/rgb_(\d+)\.jpg")
+
+
+def frame_of(image: str) -> tuple[str, ...] | None:
+    """Returns scene, variant, camera and number of an image; None if its path has another form."""
+    match = _FRAME.fullmatch(image)
+    return None if match is None else match.groups()
+
+
+def listed_frames(path: Path) -> frozenset[tuple[str, ...]]:
+    """Returns the frames that a list names. Raises ValueError if it cannot be read or has another form."""
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file: put the list there, such as Depth Anything V2's "
+            "metric_depth/dataset/splits/vkitti2/train.txt, or pass except_list="
+        )
+    frames = set[tuple[str, ...]]()
+    for number, columns in read_columns(path):
+        if (frame := frame_of(columns[0])) is None:
+            raise ValueError(
+                f"{path}, line {number}: expected SceneXX/<variant>/frames/rgb/Camera_C/rgb_N.jpg, "
+                f"got {columns[0]!r}"
+            )
+        frames.add(frame)
+    return frozenset(frames)
 
 
 class VirtualKITTI2(LayoutDepth):
@@ -30,6 +58,8 @@ class VirtualKITTI2(LayoutDepth):
         scenes: such as `Scene01`; None = all five.
         variants: such as `clone`, `fog`, `15-deg-left`; None = all ten.
         depth_root: folder of the scenes with depth, relative to `root` or absolute; None = `root`.
+        except_list: list of frames that are left out, relative to `root` or absolute; None = there is none. A
+            line begins with an image; scene, variant, camera and number count, whatever folders are in front.
         common: see `PairedDepth`.
     """
 
@@ -40,6 +70,7 @@ class VirtualKITTI2(LayoutDepth):
         scenes: Sequence[str] | None = None,
         variants: Sequence[str] | None = None,
         depth_root: str | None = None,
+        except_list: str | None = None,
         **common: Any,
     ) -> None:
         self.scenes = None if scenes is None else frozenset(scenes)
@@ -47,6 +78,8 @@ class VirtualKITTI2(LayoutDepth):
         self.depth_root = None if depth_root is None else Path(root, depth_root)
         if self.depth_root is not None and not self.depth_root.is_dir():
             raise ValueError(f"depth_root={depth_root}: no such folder (looked for {self.depth_root})")
+        self.excepted = None if except_list is None else listed_frames(Path(root, except_list))
+        self.except_list = except_list
         camera = "(Camera_(?:" + "|".join(str(number) for number in cameras) + "))"
         self.layout = Layout(
             CLIP + f"frames/rgb/{camera}",
@@ -70,6 +103,10 @@ class VirtualKITTI2(LayoutDepth):
                 kept = [row for row in rows if not wanted.isdisjoint(row[0].split("/"))]
                 self.count_left_out(f"of other {what}", len(rows) - len(kept))
                 rows = kept
+        if self.excepted is not None:
+            kept = [row for row in rows if frame_of(row[0]) not in self.excepted]
+            self.count_left_out(f"named in {self.except_list}", len(rows) - len(kept))
+            rows = kept
         return rows
 
     def decode(self, pair: Pair) -> Decoded:
