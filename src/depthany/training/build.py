@@ -171,7 +171,8 @@ def dataset_notes(
         for name, images in zip(rooted(getattr(settings.data, kind)), members)
     }
     labeled = {name: images for name, images in sets.items() if name.startswith("data.labeled.")}
-    warnings, notes = label_notes(labeled | of_validation)
+    in_metres = STAGES[settings.stage.name].target == "depth_m"
+    warnings, notes = label_notes(labeled | of_validation, labeled.keys() if in_metres else ())
     of_sets = set_notes(sets | of_validation)  # warnings first
     first = sum(line.startswith("warning: ") for line in of_sets)
     warnings = [*of_sets[:first], *(f"warning: {line}" for line in warnings)]
@@ -231,6 +232,7 @@ def build_training_set(settings: TrainSettings, teacher: DenseModel | None = Non
         settings.data.min_side,
         open_pseudo_labels(settings, teacher, unlabeled) if teacher is not None else None,
         stage.target,
+        stage.labeled_options(settings.stage, rooted(settings.data.labeled)),
     )
 
 

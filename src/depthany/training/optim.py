@@ -59,9 +59,9 @@ def constant(step: int, total_steps: int, settings: "ScheduleSettings") -> float
 def onecycle(step: int, total_steps: int, settings: "ScheduleSettings") -> float:
     """Half a cosine up from 1 / div_factor to 1 over `pct_start` of the run, then one down.
 
-    It ends at 1 / (div_factor * final_div_factor).
+    It ends at 1 / (div_factor * final_div_factor). `momentum_of` has the momentum that goes with it.
     Source: Smith and Topin 2018 (arXiv 1708.07120), as `torch.optim.lr_scheduler.OneCycleLR` has it with two
-    phases. The momentum is not cycled.
+    phases.
     """
     start = 1.0 / settings.div_factor
     peak_step, last_step = settings.pct_start * total_steps - 1, total_steps - 1
@@ -112,6 +112,11 @@ class ScheduleSettings:
     pct_start: float = setting(0.3, above=0, below=1)
     div_factor: float = setting(25.0, above=0)
     final_div_factor: float = setting(1e4, above=0)
+    momentum: tuple[float, float] | None = setting(None, length=2, least=0, below=1)
+
+    def __post_init__(self) -> None:
+        if self.momentum is not None and self.name != "onecycle":
+            raise ValueError(f"momentum={list(self.momentum)} is of name=onecycle alone, not of {self.name}")
 
 
 def build_optimizer(
@@ -140,10 +145,14 @@ def build_optimizer(
     return OPTIMIZERS[settings.name](groups, settings)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Sets each group's rate to `factor` times its base rate."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float, momentum: float | None = None) -> None:
+    """Sets each group's rate to `factor` times its base rate, and its momentum (Adam's beta1) if it is given."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+        if momentum is not None and "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+        elif momentum is not None:
+            group["momentum"] = momentum
 
 
 def lr_factor(step: int, total_steps: int, settings: "ScheduleSettings") -> float:
@@ -155,6 +164,21 @@ def lr_factor(step: int, total_steps: int, settings: "ScheduleSettings") -> floa
     """
     factor = SCHEDULES[settings.name](step, total_steps, settings)
     return factor * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+
+
+def momentum_of(step: int, total_steps: int, settings: "ScheduleSettings") -> float | None:
+    """Returns the momentum of a step, or None where it is not cycled.
+
+    Over the two phases of `onecycle` it goes from the larger number of `schedule.momentum` to the smaller one
+    and back, each on half a cosine. Source: as `onecycle`.
+    """
+    if settings.momentum is None:
+        return None
+    least, most = settings.momentum
+    peak_step, last_step = settings.pct_start * total_steps - 1, total_steps - 1
+    if step <= peak_step and peak_step > 0:
+        return _cosine_between(most, least, step / peak_step)
+    return _cosine_between(least, most, (step - peak_step) / (last_step - peak_step))
 
 
 def _cosine_between(start: float, end: float, share: float) -> float:

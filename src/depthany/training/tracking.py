@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from torch import Tensor
 
 from depthany.data.batch import Batch
-from depthany.display.pictures import comparison_row
+from depthany.display.pictures import at_size, comparison_row
 from depthany.display.progress import columns, minutes
 from depthany.metrics.table import METRICS, brief
 from depthany.system.distributed import ALONE, Processes
@@ -150,6 +150,7 @@ class Meter:
 
     def __init__(self, processes: Processes = ALONE, is_relative: bool = True) -> None:
         self._processes, self._outputs = processes, OutputWatch(processes, is_relative)
+        self.is_relative = is_relative
         self.faults: dict[str, str] = {}
         self.restart()
 
@@ -159,6 +160,7 @@ class Meter:
         self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
         self.sums: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
+        self.steps, self.clipped = 0, torch.zeros(())
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
         """Returns the next batch; the time that it took counts as waiting for data."""
@@ -183,6 +185,12 @@ class Meter:
             self.weights[name] = self.weights.get(name, 0.0) + 1 / micro_batches
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach() / micro_batches
 
+    def add_step(self, gradient_norm: Tensor, clip_norm: float | None) -> None:
+        """Counts a step, and whether its gradient was clipped; the norm [] stays on its device."""
+        if clip_norm is not None:
+            self.steps += 1
+            self.clipped = self.clipped.to(gradient_norm.device) + (gradient_norm > clip_norm)
+
     def means(self) -> dict[str, float]:
         """Returns the mean of each scalar, the speed, and what the model put out since the last restart."""
         seconds = time.perf_counter() - self.started
@@ -190,6 +198,8 @@ class Meter:
             "speed/images_per_second": self.images / seconds,
             "speed/share_waiting_for_data": self.waited / seconds,
         }
+        if self.steps:
+            speed["clipped_steps"] = float(self.clipped) / self.steps
         outputs = self._outputs.read()
         if not self.sums:
             return outputs | speed
@@ -212,7 +222,7 @@ def log_scalars(
     memory = {"gradient_norm": float(gradient_norm), "memory_gb": peak_memory_gb(device)}
     tracker.scalars(step, {**means, **rates, **memory})
     tracker.progress(step, means.get("loss/total", math.nan), means["speed/images_per_second"])
-    faults, before = faults_of(means), meter.faults
+    faults, before = faults_of(means, meter.is_relative), meter.faults
     for line in (line for name, line in faults.items() if name not in before):
         tracker.say(f"warning: at step {step}: {line}")
     meter.faults = faults
@@ -232,7 +242,8 @@ def _sheet(shown: StageImages, perturbed: bool) -> np.ndarray:
     rows = []
     for i in range(min(PICTURES_PER_KIND, len(shown.clean))):
         images = [shown.clean[i], shown.seen[i]] if perturbed else [shown.clean[i]]
-        target, prediction = (maps[i].float().cpu().numpy() for maps in (shown.target, shown.prediction))
         hwc = [image.permute(1, 2, 0).cpu().numpy() for image in images]
-        rows.append(comparison_row(hwc, target, prediction, shown.mask[i].cpu().numpy()))
+        maps = (shown.target[i].float(), shown.prediction[i].float(), shown.mask[i])
+        target, prediction, mask = (at_size(each.cpu().numpy(), hwc[0].shape[:2]) for each in maps)
+        rows.append(comparison_row(hwc, target, prediction, mask, in_metres=shown.kind == "depth_m"))
     return np.concatenate(rows)
