@@ -13,7 +13,7 @@ from torch import Tensor
 
 from depthany.data.batch import BadFile, Batch
 from depthany.data.images import Photo, decode_photo
-from depthany.data.labeled_options import LabeledCrop, LabeledOptions, labeled_target, largest
+from depthany.data.labeled_options import PLAIN, LabeledCrop, LabeledOptions, labeled_target, largest
 from depthany.data.left_out import CONVERTED, SKIPPED, ImageHeader, ImageIssue, read_header
 from depthany.data.orientation import require_aligned
 from depthany.data.perturb import Share
@@ -91,7 +91,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         min_side: int = 1,
         pseudo_labels: PseudoLabels | None = None,
         target: str = "disparity01",
-        options: LabeledOptions = LabeledOptions(),
+        options: LabeledOptions = PLAIN,
     ) -> None:
         require_choice("data.unreadable", unreadable, ("error", "skip"))
         require_choice("data.decode", decode, ("exact", "reduced"))

@@ -74,6 +74,9 @@ class LabeledOptions:
             )
 
 
+PLAIN = LabeledOptions()
+
+
 def labeled_target(
     name: str,
     labels: Labels,
@@ -82,7 +85,7 @@ def labeled_target(
     width: int,
     options: LabeledOptions,
 ) -> tuple[NDArray, NDArray[np.bool_]]:
-    """Returns target and mask, both [h w], of a region; depth is cut to its range and scaled as `options` say.
+    """Returns target and mask, both [h w], of a region; `options` say the range and scale of depth.
 
     Args:
         name: of the target, in `data.targets.TARGETS`.

@@ -40,7 +40,7 @@ class SeenLabels:
     stored_as: how many files have each type of number, if the reader says it.
     resized: how many were resized to their image; example: one of them, as `320x240 to 640x480`.
     pixels: in all files that were read whole, known or not.
-    tops, bottoms: in how many files the median of the upper, or of the lower third of the image is the larger.
+    tops, bottoms: in how many files the median of the upper, or of the lower third of the image is larger.
     """
 
     files: int = 0

@@ -162,7 +162,8 @@ def classes(labels: Labels, crop: Region) -> tuple[NDArray[np.int64], NDArray[np
 class Target(NamedTuple):
     """A row of `TARGETS`.
 
-    make: takes the labels of a whole image and a `Region`, such as a crop; returns target and mask, both [height width].
+    make: takes the labels of a whole image and a `Region` of it, such as a crop; returns target and mask,
+        both [height width].
     dtype: of the target.
     units: of the labels from which it can be made.
     is_relative: its scale and shift mean nothing, so that flat labels (see `is_flat`) teach nothing.

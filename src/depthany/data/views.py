@@ -1,4 +1,4 @@
-"""What metric fine-tuning makes of a labeled image: a crop or the whole image, turned and recoloured a little.
+"""What metric fine-tuning makes of a labeled image: a crop or the whole, turned and recoloured a little.
 
 Source: ZoeDepth's data loader (github.com/isl-org/ZoeDepth, zoedepth/data), which Depth Anything V1 uses for
 its metric models; V2 takes the random crop of `draw_crop`, as relative depth does.

@@ -92,7 +92,7 @@ def log_gradient_loss(
 
     Args:
         prediction, target, mask, mean_over_ranks: see `silog_loss`.
-        scales: every pixel, every 2nd, every 4th ... are compared with their neighbours to the right and below.
+        scales: every pixel, every 2nd, every 4th ... are compared with the next to the right and below.
     """
     g = log_ratio(prediction, target, mask, 0.0)  # [b h w]
     total = g.new_zeros(())

@@ -103,9 +103,9 @@ def _require_init(settings: TrainSettings) -> None:
     init = ModelSource.of("model.init", settings.model.init)
     if not _may_exist(init, settings):
         raise ValueError(
-            f"no model at {init}, from which the run starts (looked from {Path.cwd()}): train it first (python "
-            "-m depthany.train stage=teacher, then stage=student), or pass another: model.init=outputs/teacher "
-            "or an official .pth; model.init=null starts from the bare encoder"
+            f"no model at {init}, from which the run starts (looked from {Path.cwd()}): train it first "
+            "(python -m depthany.train stage=teacher, then stage=student), or pass another, such as "
+            "model.init=outputs/teacher or an official .pth; model.init=null starts from the bare encoder"
         )
 
 

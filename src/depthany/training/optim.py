@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from depthany.models.heads.head import Head
 from depthany.system.rules import setting
 
 
@@ -126,7 +127,8 @@ def build_optimizer(
 
     Args:
         model: its children are the parts, named as in `LrFactors`. A parameter without gradient is in no
-            group, and a part without any that learns has none.
+            group, and a part without any that learns has none. Layers of the head that belong to a relative
+            model (`Head.relative_layers`) learn at the decoder's rate.
         extra: further trained parameters, those of a stage; they learn at the head's rate.
     """
     factors = vars(settings.lr_factors)
@@ -134,6 +136,11 @@ def build_optimizer(
     for name, part in model.named_children():
         assert name in factors, f"{name} of {type(model).__name__} has no learning-rate factor"
         parts[name] += [parameter for parameter in part.parameters() if parameter.requires_grad]
+    head = getattr(model, "head", None)
+    of_relative = head.relative_layers() if isinstance(head, Head) else ()
+    relative = {id(parameter) for layer in of_relative for parameter in layer.parameters()}
+    parts["decoder"] += [parameter for parameter in parts["head"] if id(parameter) in relative]
+    parts["head"] = [parameter for parameter in parts["head"] if id(parameter) not in relative]
     parts["head"] += extra
     groups = [
         {"params": parameters, "name": name, "base_lr": settings.lr * factors[name]}
@@ -146,7 +153,7 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float, momentum: float | None = None) -> None:
-    """Sets each group's rate to `factor` times its base rate, and its momentum (Adam's beta1) if it is given."""
+    """Sets each group's rate to `factor` times its base rate, and its momentum (Adam's beta1) if given."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
         if momentum is not None and "betas" in group:

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Mapping, Set
 from typing import Any
 
+from torch import nn
+
 from depthany.models.files.model_source import ModelSource
 from depthany.models.model import DenseModel, build_model
 
@@ -23,7 +25,8 @@ def build_from(
 ) -> DenseModel:
     """Builds a model with some parts of a trained model, and the others as the settings say, at random.
 
-    A part that is taken is built as in the trained model. The log names where that differs from `parts`.
+    A part that is taken is built as in the trained model. The log names where that differs from `parts`. With
+    the decoder comes what a new head borrows from the old one, see `depthany.models.heads.head.Head.borrows`.
 
     Args:
         init: the trained model.
@@ -40,7 +43,16 @@ def build_from(
         if others := _differences(parts[part], source.config[part]):
             logger.info("the %s is that of %s: %s", part, init, others)
         getattr(model, part).load_state_dict(getattr(source, part).state_dict())
+    if "decoder" in taken and "head" not in taken:
+        borrow_layers(model, source)
     return model
+
+
+def borrow_layers(model: DenseModel, source: DenseModel) -> None:
+    """Copies the layers that the head of `model` borrows from that of `source`, whose decoder it has."""
+    for name in model.head.borrows.get(source.config["head"]["name"], ()):
+        layer: nn.Module = source.head.get_submodule(name)
+        model.head.get_submodule(name).load_state_dict(layer.state_dict())
 
 
 def warn_of_unused_parts(weights: str, others: Set[str]) -> None:

@@ -1,7 +1,7 @@
 """Metric depth through bins: ZoeDepth's head on a relative model, as Depth Anything V1 is made metric."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from depthany.data.batch import Batch
-from depthany.data.labeled_options import LabeledOptions
+from depthany.data.labeled_options import PLAIN, LabeledOptions
 from depthany.data.perturb import Perturb
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
 from depthany.losses.table import require_terms
@@ -138,7 +138,7 @@ class Stage(nn.Module):
         Args:
             sets: names of the labeled sets that have a root, in their order.
         """
-        return LabeledOptions()
+        return PLAIN
 
     @classmethod
     def build(cls, settings: Any, context: StageContext) -> "Stage":

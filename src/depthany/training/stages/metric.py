@@ -111,8 +111,8 @@ class MetricStage(Stage):
             logits = (prediction.extra or {}).get(DOMAIN_LOGITS)
             if logits is None:
                 raise ValueError(
-                    f"stage.w_domain={self.settings.w_domain:g} is of a head that tells domains apart: choose "
-                    "head=bins_nk, or set stage.w_domain=0"
+                    f"stage.w_domain={self.settings.w_domain:g} is of a head that tells domains apart: "
+                    "choose head=bins_nk, or set stage.w_domain=0"
                 )
             of_domain = self._domain_loss(logits[:count], batch)
             scalars["loss/labeled/domain"] = of_domain
@@ -147,7 +147,7 @@ def domain_numbers(domains: Mapping[str, int] | None, sets: Sequence[str]) -> li
 def at_label_sizes(depth_m: Tensor, batch: Batch) -> Tensor:
     """Returns predictions [l h w] at the sizes of the labels, [l H W] with 1 m beside smaller ones.
 
-    The prediction is resized, bilinear with aligned corners, never the labels: so sparse ones keep each point.
+    The prediction is resized, bilinear with aligned corners, never the labels: sparse ones keep each point.
     """
     if batch.label_hw is None:
         return depth_m
