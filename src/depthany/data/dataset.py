@@ -186,7 +186,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         if TARGETS[self.target].is_relative and is_flat(labels):
             text = "its depth is the same everywhere, or known at too few pixels, which teaches nothing"
             raise Flat(f"{label_name}: {text} about relative depth")
-        region = self.options.draw(photo.height, photo.width, self.crop_hw, draw.seed)
+        region = self.options.draw(part, photo.height, photo.width, self.crop_hw, draw.seed)
         target, mask = labeled_target(self.target, labels, region, data_set, photo.width, self.options)
         return LabeledCrop(_chw(region.of_image(photo)), target, mask, self.options.domain_of(part))
 

@@ -36,6 +36,7 @@ class LabeledOptions:
     """How a stage wants labeled images; the defaults are those of relative depth.
 
     views: what is made of an image; None = the random crop.
+    sets: names of the labeled sets, in their order.
     domains: number of the domain of each labeled set, for a model that tells domains apart.
     near_m, far_m: the target `depth_m` is known strictly between them, and within the range of its set.
     focal_px: focal length, in pixels of what the network sees, of the camera to which `depth_m` is scaled;
@@ -43,6 +44,7 @@ class LabeledOptions:
     """
 
     views: Views | None = None
+    sets: Sequence[str] = ()
     domains: Sequence[int] | None = None
     near_m: float = 0.0
     far_m: float = math.inf
@@ -53,11 +55,11 @@ class LabeledOptions:
         """Whether labels have their own size, not that of the image that the network sees."""
         return self.views is not None and self.views.view == "whole"
 
-    def draw(self, height: int, width: int, crop_hw: tuple[int, int], seed: int) -> Crop | View:
-        """Returns what is taken of an image of height x width pixels; `seed` decides all that is random."""
+    def draw(self, part: int, height: int, width: int, crop_hw: tuple[int, int], seed: int) -> Crop | View:
+        """Returns what is taken of an image of labeled set `part`; see `Views.draw`."""
         if self.views is None:
             return draw_crop(height, width, crop_hw, seed)
-        return self.views.draw(height, width, crop_hw, seed)
+        return self.views.draw(self.sets[part], height, width, crop_hw, seed)
 
     def domain_of(self, part: int) -> int:
         """Returns the number of the domain of labeled set `part`; -1 where the stage has none."""

@@ -25,8 +25,8 @@ class Views:
     Attributes:
         view: `crop`, a random crop of the image, whose labels are resized with it by nearest neighbour; or
             `whole`: the image is stretched to the size of the crop, and the labels keep their own size.
-        bottom_centre: [height, width] in pixels that are cut from the middle of the lower edge of image and
-            labels first; None = nothing. KITTI: [352, 1216].
+        bottom_centre: by name of a labeled set, the [height, width] in pixels that are cut from the middle of
+            the lower edge of its images and labels first. KITTI: [352, 1216].
         rotation: degrees; the angle is drawn from -x to +x. Corners become black, and have no label.
         colour_p: share of images with other colours.
         gamma, brightness, channels: ranges of the exponent, of the factor on all channels, and of the factor
@@ -37,7 +37,7 @@ class Views:
     """
 
     view: str = setting("crop", choices=VIEWS)
-    bottom_centre: list[int] | None = setting(None, length=2, least=1)
+    bottom_centre: dict[str, list[int]] | None = None
     rotation: float = setting(0.0, least=0, most=45)
     colour_p: float = setting(0.0, least=0, most=1)
     gamma: tuple[float, float] = setting((0.9, 1.1), length=2, above=0)
@@ -50,21 +50,32 @@ class Views:
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name}={[low, high]}: expected the smaller number first")
+        for name, sides in (self.bottom_centre or {}).items():
+            if len(sides) != 2 or min(sides) < 1:
+                raise ValueError(f"bottom_centre.{name}={list(sides)}: expected [height, width] in pixels")
 
     @property
     def needs_whole_files(self) -> bool:
         """Whether images must be decoded at their full size."""
-        return self.view == "whole" or self.bottom_centre is not None or self.rotation > 0
+        return self.view == "whole" or bool(self.bottom_centre) or self.rotation > 0
 
-    def draw(self, height: int, width: int, crop_hw: tuple[int, int], seed: int) -> "View":
-        """Returns what is taken of an image of height x width pixels; `seed` decides all that is random."""
+    def draw(self, name: str, height: int, width: int, crop_hw: tuple[int, int], seed: int) -> "View":
+        """Returns what is taken of an image; `seed` decides all that is random.
+
+        Args:
+            name: of its set. height, width: of the image, in pixels.
+            crop_hw: height and width of what the network sees.
+
+        Raises:
+            ValueError: the image is smaller than what is cut from the images of its set.
+        """
         cut_hw = height, width
-        if self.bottom_centre is not None:
-            cut_hw = self.bottom_centre[0], self.bottom_centre[1]
+        if self.bottom_centre and name in self.bottom_centre:
+            cut_hw = self.bottom_centre[name][0], self.bottom_centre[name][1]
             if cut_hw[0] > height or cut_hw[1] > width:
                 raise ValueError(
-                    f"an image of {width}x{height} is too small for stage.views.bottom_centre="
-                    f"{list(cut_hw)}, [height, width]: choose a smaller one, or null"
+                    f"an image of {name} is {width}x{height}, too small for stage.views.bottom_centre.{name}="
+                    f"{list(cut_hw)}, [height, width]: choose a smaller one, or leave it out"
                 )
         random = np.random.default_rng([seed, 1])  # not the stream of the crop
         angle = float(random.uniform(-self.rotation, self.rotation))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,25 +12,25 @@ from hydra.utils import instantiate
 from depthany.data.counts import set_notes
 from depthany.data.dataset import TrainingSet
 from depthany.data.plausible import label_notes
-from depthany.data.pseudo_labels.store import RESIZE, PseudoLabels, describe_sets, differences, read_manifest
 from depthany.data.sampler import MixedBatches
-from depthany.data.samples import UnlabeledSet
 from depthany.data.targets import require_metres
 from depthany.data.transforms import crop_shape
 from depthany.models import model as models
 from depthany.models.files.hub import DownloadError
 from depthany.models.files.model_source import ModelSource
-from depthany.models.files.weights import load_encoder_weights, weights_sha256
+from depthany.models.files.weights import load_encoder_weights
 from depthany.models.model import DenseModel
 from depthany.system.distributed import Processes
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checks import no_teacher, per_micro_batch, rooted
+from depthany.training.depth_range import within_head
 from depthany.training.draw_order import build_order, weight_notes
 from depthany.training.ema import WeightAverage
 from depthany.training.loop import LoopSettings
 from depthany.training.optim import build_optimizer
 from depthany.training.parallel import is_sharded, shard_run, uses_fsdp
-from depthany.training.settings import ONLINE, ModelSettings, TrainSettings
+from depthany.training.run_labels import open_pseudo_labels
+from depthany.training.settings import ModelSettings, TrainSettings
 from depthany.training.stages.base import StageContext, require_declared, trained_parameters
 from depthany.training.stages.table import STAGES
 from depthany.training.starting_weights import FREEZE, build_from, warn_of_unused_parts
@@ -179,46 +178,9 @@ def dataset_notes(
     return [*warnings, *weight_notes(settings, dataset), *of_sets[first:], *notes]
 
 
-def open_pseudo_labels(
-    settings: TrainSettings, teacher: DenseModel, unlabeled: Mapping[str, UnlabeledSet]
-) -> PseudoLabels | None:
-    """Opens the store of pseudo-labels; returns None where the teacher labels during training.
-
-    Raises:
-        ValueError: the store is not complete, or of another teacher, input size or image set; each difference
-            is named.
-    """
-    if settings.pseudo_labels == ONLINE:
-        return None
-    store = Path(settings.pseudo_labels)
-    header, manifest = read_manifest(store)
-    sets = describe_sets(unlabeled)
-    expected: dict[str, dict[str, Any]] = {
-        "teacher": {"weights_sha256": weights_sha256(teacher)},
-        "preprocessing": {"input_size": min(crop_shape(settings.crop_size)), "resize": RESIZE},
-        "sets": sets,
-    }
-    found = {
-        "teacher": {"weights_sha256": header.teacher["weights_sha256"]},
-        "preprocessing": {key: header.preprocessing.get(key) for key in expected["preprocessing"]},
-        "sets": {name: header.sets.get(name) for name in sets},
-    }
-    if changed := differences(found, expected, "the store has", "the run"):
-        raise ValueError(
-            f"pseudo_labels={store} does not fit the run ({'; '.join(changed)}): label anew with python -m "
-            "depthany.pseudo_label, or pass the store of these, or pseudo_labels=online"
-        )
-    if not manifest["complete"]:
-        raise ValueError(
-            f"pseudo_labels={store} is not complete: finish it first, by the command that began it "
-            "(python -m depthany.pseudo_label ...)"
-        )
-    return PseudoLabels(store, list(unlabeled))
-
-
 def build_training_set(settings: TrainSettings, teacher: DenseModel | None = None) -> TrainingSet:
     """Builds the sets of the kinds that the stage draws, with stored labels of `teacher` if there is one."""
-    stage = STAGES[settings.stage.name]
+    stage, names = STAGES[settings.stage.name], rooted(settings.data.labeled)
     draws_labeled, draws_unlabeled = stage.ratio(settings.stage)
     labeled = build_sets(settings.data.labeled, "data.labeled") if draws_labeled else {}
     unlabeled = build_sets(settings.data.unlabeled, "data.unlabeled") if draws_unlabeled else {}
@@ -232,7 +194,7 @@ def build_training_set(settings: TrainSettings, teacher: DenseModel | None = Non
         settings.data.min_side,
         open_pseudo_labels(settings, teacher, unlabeled) if teacher is not None else None,
         stage.target,
-        stage.labeled_options(settings.stage, rooted(settings.data.labeled)),
+        within_head(stage.labeled_options(settings.stage, names), settings.model.head),
     )
 
 

@@ -36,7 +36,7 @@ class MetricSettings(TermsSettings):
     near_m: float = setting(0.0, least=0)
     far_m: float | None = setting(None, above=0)
     domains: dict[str, int] | None = None
-    w_domain: float = setting(0.0, least=0)
+    w_domain: float = setting(100.0, above=0)
     canonical_focal: float | None = setting(None, above=0)
     views: Views = field(default_factory=Views)
 
@@ -77,14 +77,16 @@ class MetricStage(Stage):
         """Returns views, ranges and domains of the labeled sets.
 
         Raises:
-            ValueError: `stage.domains` and the names of the sets do not go together.
+            ValueError: `stage.domains` or `stage.views.bottom_centre` do not fit the names of the sets.
         """
         far_m = float("inf") if settings.far_m is None else settings.far_m
+        if unknown := [name for name in settings.views.bottom_centre or () if name not in sets]:
+            raise ValueError(
+                f"stage.views.bottom_centre.{unknown[0]}: no such labeled set; the sets are {', '.join(sets)}"
+            )
         views = settings.views if settings.views != Views() else None
-        domains = None
-        if settings.w_domain > 0:
-            domains = domain_numbers(settings.domains, sets)
-        return LabeledOptions(views, domains, settings.near_m, far_m, settings.canonical_focal)
+        domains = domain_numbers(settings.domains, sets)
+        return LabeledOptions(views, sets, domains, settings.near_m, far_m, settings.canonical_focal)
 
     @classmethod
     def build(cls, settings: MetricSettings, context: StageContext) -> "MetricStage":
@@ -107,13 +109,8 @@ class MetricStage(Stage):
         )
         scalars = {"loss/labeled": loss, **term_scalars("labeled", values)}
         scalars |= scores(depth_m, batch.target, batch.mask, mean_over_ranks)
-        if self.settings.w_domain > 0:
-            logits = (prediction.extra or {}).get(DOMAIN_LOGITS)
-            if logits is None:
-                raise ValueError(
-                    f"stage.w_domain={self.settings.w_domain:g} is of a head that tells domains apart: "
-                    "choose head=bins_nk, or set stage.w_domain=0"
-                )
+        logits = (prediction.extra or {}).get(DOMAIN_LOGITS)  # [l k]
+        if logits is not None:
             of_domain = self._domain_loss(logits[:count], batch)
             scalars["loss/labeled/domain"] = of_domain
             loss = loss + self.settings.w_domain * of_domain
