@@ -11,6 +11,7 @@ from depthany.app import AppSettings
 from depthany.check_data import CheckDataSettings
 from depthany.config.entry import config_dir
 from depthany.data.perturb import Perturb
+from depthany.data.views import Views
 from depthany.evaluate import EvaluateSettings
 from depthany.export import ExportSettings
 from depthany.index import IndexSettings
@@ -59,7 +60,7 @@ TRAINING_FILES = [
     f"training/{name}.py"
     for name in (
         *("build", "checks", "draw_order", "early_stopping", "ema", "loop", "optim"),
-        *("stages/student", "stages/base"),
+        *("stages/student", "stages/base", "stages/metric"),
     )
 ]
 
@@ -78,6 +79,7 @@ def test_every_setting_of_training_groups_is_read() -> None:
     code += "".join(path.read_text() for path in config_dir().rglob("*.yaml"))  # such as ${data.index_dir}
     passed_whole = leaves(Perturb) | leaves(LossSettings)  # as keyword arguments
     passed_whole |= leaves(ImageWeights) | leaves(LrFactors)  # by vars()
+    passed_whole |= leaves(Views)  # to the data set
     passed_whole |= {"encoder", "decoder", "head"}  # to `build_model`
     names = (
         leaves(TrainSettings).union(*(leaves(stage.Settings) for stage in STAGES.values()))
