@@ -35,9 +35,9 @@ from depthany.training.checkpoints.resume import resume_latest
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
 from depthany.training.checks import check, check_processes, rooted
-from depthany.training.depth_range import with_depth_range
 from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.optim import lr_factor
+from depthany.training.metric_model import trained_on, with_metric_head
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
@@ -89,8 +89,9 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     dataset = build.build_training_set(settings, teacher)
     val_sets = build.build_sets(settings.data.val, "data.val")
     notes = build.dataset_notes(settings, dataset, val_sets)  # before anything is written
-    with_range = with_depth_range(settings, dataset.labeled)
-    state = build.build_state(with_range, teacher if online else None, device, amp, processes)
+    with_head = with_metric_head(settings, dataset.labeled)
+    state = build.build_state(with_head, teacher if online else None, device, amp, processes)
+    state.model.trained_on = trained_on(settings, dataset.labeled)
     sampler = build.build_sampler(settings, dataset, processes)
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
     reading = reading_of_validation(settings)

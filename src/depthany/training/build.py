@@ -23,10 +23,10 @@ from depthany.models.model import DenseModel
 from depthany.system.distributed import Processes
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checks import no_teacher, per_micro_batch, rooted
-from depthany.training.depth_range import within_head
 from depthany.training.draw_order import build_order, weight_notes
 from depthany.training.ema import WeightAverage
 from depthany.training.loop import LoopSettings
+from depthany.training.metric_model import labeled_options, learns_metres
 from depthany.training.optim import build_optimizer
 from depthany.training.parallel import is_sharded, shard_run, uses_fsdp
 from depthany.training.run_labels import open_pseudo_labels
@@ -170,8 +170,7 @@ def dataset_notes(
         for name, images in zip(rooted(getattr(settings.data, kind)), members)
     }
     labeled = {name: images for name, images in sets.items() if name.startswith("data.labeled.")}
-    in_metres = STAGES[settings.stage.name].target == "depth_m"
-    warnings, notes = label_notes(labeled | of_validation, labeled.keys() if in_metres else ())
+    warnings, notes = label_notes(labeled | of_validation, labeled.keys() if learns_metres(settings) else ())
     of_sets = set_notes(sets | of_validation)  # warnings first
     first = sum(line.startswith("warning: ") for line in of_sets)
     warnings = [*of_sets[:first], *(f"warning: {line}" for line in warnings)]
@@ -180,7 +179,7 @@ def dataset_notes(
 
 def build_training_set(settings: TrainSettings, teacher: DenseModel | None = None) -> TrainingSet:
     """Builds the sets of the kinds that the stage draws, with stored labels of `teacher` if there is one."""
-    stage, names = STAGES[settings.stage.name], rooted(settings.data.labeled)
+    stage = STAGES[settings.stage.name]
     draws_labeled, draws_unlabeled = stage.ratio(settings.stage)
     labeled = build_sets(settings.data.labeled, "data.labeled") if draws_labeled else {}
     unlabeled = build_sets(settings.data.unlabeled, "data.unlabeled") if draws_unlabeled else {}
@@ -194,7 +193,7 @@ def build_training_set(settings: TrainSettings, teacher: DenseModel | None = Non
         settings.data.min_side,
         open_pseudo_labels(settings, teacher, unlabeled) if teacher is not None else None,
         stage.target,
-        within_head(stage.labeled_options(settings.stage, names), settings.model.head),
+        labeled_options(settings, list(labeled.values())),
     )
 
 

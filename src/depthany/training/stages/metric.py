@@ -35,7 +35,7 @@ class MetricSettings(TermsSettings):
 
     near_m: float = setting(0.0, least=0)
     far_m: float | None = setting(None, above=0)
-    domains: dict[str, int] | None = None
+    domains: dict[str, str] | None = None
     w_domain: float = setting(100.0, above=0)
     canonical_focal: float | None = setting(None, above=0)
     views: Views = field(default_factory=Views)
@@ -74,19 +74,24 @@ class MetricStage(Stage):
 
     @classmethod
     def labeled_options(cls, settings: MetricSettings, sets: Sequence[str]) -> LabeledOptions:
-        """Returns views, ranges and domains of the labeled sets.
+        """Returns views and ranges of the labeled sets; their domains are those of the head.
 
         Raises:
-            ValueError: `stage.domains` or `stage.views.bottom_centre` do not fit the names of the sets.
+            ValueError: `stage.domains` or `stage.views.bottom_centre` name a set that there is not.
         """
         far_m = float("inf") if settings.far_m is None else settings.far_m
-        if unknown := [name for name in settings.views.bottom_centre or () if name not in sets]:
-            raise ValueError(
-                f"stage.views.bottom_centre.{unknown[0]}: no such labeled set; the sets are {', '.join(sets)}"
-            )
+        for key, named in (
+            ("domains", settings.domains),
+            ("views.bottom_centre", settings.views.bottom_centre),
+        ):
+            if unknown := [name for name in named or () if name not in sets]:
+                raise ValueError(
+                    f"stage.{key}.{unknown[0]}: no such labeled set; the sets are {', '.join(sets)}"
+                )
         views = settings.views if settings.views != Views() else None
-        domains = domain_numbers(settings.domains, sets)
-        return LabeledOptions(views, sets, domains, settings.near_m, far_m, settings.canonical_focal)
+        return LabeledOptions(
+            views, sets, near_m=settings.near_m, far_m=far_m, focal_px=settings.canonical_focal
+        )
 
     @classmethod
     def build(cls, settings: MetricSettings, context: StageContext) -> "MetricStage":
@@ -94,7 +99,8 @@ class MetricStage(Stage):
         return cls(settings, context.loss_options, context.mean_over_ranks)
 
     def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
-        """Returns loss and log of a micro-batch; nothing is drawn from `generator`."""
+        """Returns loss and log of a micro-batch; `generator` (on the CPU) decides what dropout drops."""
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         count, mean_over_ranks = len(batch.labeled_image), self.mean_over_ranks
         image = model.preprocessing.normalise(at_least_one(batch.labeled_image))  # [l 3 h w]
         prediction = model(image)
@@ -126,23 +132,8 @@ class MetricStage(Stage):
         return total / one_if_zero(self.mean_over_ranks(images))
 
 
-def domain_numbers(domains: Mapping[str, int] | None, sets: Sequence[str]) -> list[int]:
-    """Returns the number of the domain of each labeled set.
-
-    Args:
-        domains: by name of a set; None = the first set is domain 0, the second one domain 1, and so on.
-        sets: names of the labeled sets.
-    """
-    if domains is None:
-        return list(range(len(sets)))
-    if missing := [name for name in sets if name not in domains]:
-        keys = " ".join(f"+stage.domains.{name}=..." for name in missing)
-        raise ValueError(f"stage.domains names no domain of {', '.join(missing)}: add {keys}")
-    return [domains[name] for name in sets]
-
-
 def at_label_sizes(depth_m: Tensor, batch: Batch) -> Tensor:
-    """Returns predictions [l h w] at the sizes of the labels, [l H W] with 1 m beside smaller ones.
+    """Returns predictions [l h w] at the sizes of the labels, [l H W] with their edges beside smaller ones.
 
     The prediction is resized, bilinear with aligned corners, never the labels: sparse ones keep each point.
     """
@@ -151,8 +142,8 @@ def at_label_sizes(depth_m: Tensor, batch: Batch) -> Tensor:
     height, width = batch.target.shape[1:]
     planes = list[Tensor]()
     for i, (h, w) in enumerate(batch.label_hw):
-        plane = F.interpolate(depth_m[i][None, None], (h, w), mode="bilinear", align_corners=True)[0, 0]
-        planes.append(F.pad(plane, (0, width - w, 0, height - h), value=1.0))
+        plane = F.interpolate(depth_m[i][None, None], (h, w), mode="bilinear", align_corners=True)
+        planes.append(F.pad(plane, (0, width - w, 0, height - h), mode="replicate")[0, 0])
     return torch.stack(planes) if planes else depth_m.new_zeros(batch.target.shape) + 0 * depth_m.sum()
 
 
