@@ -123,6 +123,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             processes=processes,
             metrics=tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary))),
             say=tracker.say,
+            canonical_focal=getattr(settings.stage, "canonical_focal", None),
             **reading,
         )
         try:

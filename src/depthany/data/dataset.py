@@ -64,7 +64,8 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             left out.
         decode: `exact` decodes images whole, as the released code does. `reduced` decodes large JPEGs at 1/2,
             1/4 or 1/8 of their size, as long as the crop enlarges them by at most 5 %. That is faster, and
-            aliases less than the cubic resize of the whole image, which filters nothing.
+            aliases less than the cubic resize of the whole image, which filters nothing. Views that are
+            turned, cut or stretched are of whole images either way.
         min_side: an unlabeled image with a smaller side, in pixels, counts as unreadable.
         pseudo_labels: stored labels of the unlabeled images. An image without label counts as unreadable.
         target: what is made of the labels, a name in `TARGETS`.
@@ -97,12 +98,11 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         require_choice("data.decode", decode, ("exact", "reduced"))
         require_choice("target", target, TARGETS)
         self.crop_hw = height, width = crop_shape(crop_size)
-        self._min_hw = (math.ceil(height / 1.05), math.ceil(width / 1.05)) if decode == "reduced" else None
+        is_reduced = decode == "reduced" and not (options.views and options.views.needs_whole_files)
+        self._min_hw = (math.ceil(height / 1.05), math.ceil(width / 1.05)) if is_reduced else None
         self.labeled, self.unlabeled, self.min_side = list(labeled), list(unlabeled), min_side
         self.convert_images, self.unreadable, self.target = convert_images, unreadable, target
         self.pseudo_labels, self.options = pseudo_labels, options
-        if decode == "reduced" and options.views is not None and options.views.needs_whole_files:
-            raise ValueError("data.decode=reduced: stage.views needs whole images; choose data.decode=exact")
         self._labeled_ends = np.cumsum([len(part) for part in self.labeled], dtype=np.int64)
         self._unlabeled_ends = np.cumsum([len(part) for part in self.unlabeled], dtype=np.int64)
         self.labeled_count = int(self._labeled_ends[-1]) if self.labeled else 0

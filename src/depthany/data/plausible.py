@@ -19,6 +19,7 @@ NEAREST_M = 0.05  # a set whose median depth is nearer has another unit
 OUTSIDE = 0.25  # share of the known depth that may lie outside of the range of the set without a warning
 PERCENTILES = (1, 10, 50, 90, 99)  # of the depth, in the table of a metric run
 LEAST_FILES, MOSTLY = 4, 0.85  # files, and share of them, that say that near is large
+MOST_EMPTY = 5  # times as far as the depth reaches may the range of a set be
 ONE_VALUE = 1e-3  # share of the pixels from which on the largest number of 16 bits stands for something else
 FILES = 8  # read of a set where not all are
 USUAL_M = (0.2, 200.0)  # a median depth that makes a unit likely
@@ -141,7 +142,7 @@ def label_notes(sets: Mapping[str, Any], metric: Collection[str] = ()) -> tuple[
         notes += [f"{name}: {line}" for line in seen.notes()]
         if name in metric:
             table[name] = seen
-            warnings += [f"{name}: {line}" for line in _of_direction(seen)]
+            warnings += [f"{name}: {line}" for line in _of_direction(seen) + _of_empty_range(seen, dataset)]
     return warnings, notes + depth_table(table, sets)
 
 
@@ -170,6 +171,17 @@ def depth_table(seen: Mapping[str, SeenLabels], sets: Mapping[str, Any]) -> list
     return [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:]))])
         for row in rows
+    ]
+
+
+def _of_empty_range(seen: SeenLabels, dataset: Any) -> list[str]:
+    """Returns a line if the depth uses little of the range that a head would have."""
+    far_m = seen.known.percentile(99)
+    if not seen.known.total or far_m * MOST_EMPTY >= dataset.max_depth:
+        return []
+    return [
+        f"99 % of the depth is nearer than {far_m:.3g} m, and max_depth={dataset.max_depth:g} is the range "
+        "that a model learns unless model.head.max_depth_m says another: set max_depth to the end of yours"
     ]
 
 

@@ -20,17 +20,25 @@ def learns_metres(settings: TrainSettings) -> bool:
 
 
 def with_metric_head(settings: TrainSettings, labeled: Sequence[Any]) -> TrainSettings:
-    """Returns the settings with the range of a metric head, where they leave it open.
+    """Returns the settings with the range of a metric head as `metric_head` fills it in."""
+    return replace(settings, model=replace(settings.model, head=metric_head(settings, labeled)))
+
+
+def metric_head(settings: TrainSettings, labeled: Sequence[Any]) -> dict[str, Any]:
+    """Returns the arguments of the head, with the range of a metric head where the settings leave it open.
 
     The end of the range is the largest depth that labels have by their settings: `max_depth` of a set, or
     `stage.far_m`. Without domains each labeled set is one.
 
     Args:
         labeled: the labeled sets that have a root, in their order.
+
+    Raises:
+        ValueError: the head tells domains apart, and there is one set.
     """
     head = dict(settings.model.head)
     if not learns_metres(settings) or not labeled:
-        return settings
+        return head
     far_m = getattr(settings.stage, "far_m", None)
     ends_m = [float(images.max_depth) for images in labeled]
     ends_m = ends_m if far_m is None else [min(end, far_m) for end in ends_m]
@@ -43,7 +51,7 @@ def with_metric_head(settings: TrainSettings, labeled: Sequence[Any]) -> TrainSe
                 "another domain, or choose head=bins"
             )
         head[DOMAINS] = dict(zip(rooted(settings.data.labeled), ends_m))
-    return replace(settings, model=replace(settings.model, head=head))
+    return head
 
 
 def labeled_options(settings: TrainSettings, labeled: Sequence[Any]) -> LabeledOptions:
@@ -56,7 +64,7 @@ def labeled_options(settings: TrainSettings, labeled: Sequence[Any]) -> LabeledO
     options = STAGES[settings.stage.name].labeled_options(settings.stage, names)
     if not learns_metres(settings):
         return options
-    head = with_metric_head(settings, labeled).model.head
+    head = metric_head(settings, labeled)
     end_m, domains = head.get(END), head.get(DOMAINS)
     if end_m is not None:  # beyond it, the head cannot predict
         options = replace(options, far_m=min(options.far_m, end_m))

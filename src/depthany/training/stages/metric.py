@@ -114,7 +114,7 @@ class MetricStage(Stage):
             **self.loss_options,
         )
         scalars = {"loss/labeled": loss, **term_scalars("labeled", values)}
-        scalars |= scores(depth_m, batch.target, batch.mask, mean_over_ranks)
+        scalars |= scores(depth_m, batch, mean_over_ranks)
         logits = (prediction.extra or {}).get(DOMAIN_LOGITS)  # [l k]
         if logits is not None:
             of_domain = self._domain_loss(logits[:count], batch)
@@ -148,17 +148,18 @@ def at_label_sizes(depth_m: Tensor, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def scores(
-    depth_m: Tensor, target_m: Tensor, mask: Tensor, mean_over_ranks: MeanOverRanks
-) -> dict[str, Tensor]:
-    """Returns AbsRel and delta1 [] over the known pixels of a batch [l h w], and which share of pixels is
-    known. A loss alone does not say whether metres are right: that of V2 has a floor.
+def scores(depth_m: Tensor, batch: Batch, mean_over_ranks: MeanOverRanks) -> dict[str, Tensor]:
+    """Returns AbsRel and delta1 [] of metres [l h w] over the known pixels of a batch, and which share of
+    its pixels is known.
+
+    A loss alone does not say whether metres are right: that of V2 does not fall to 0 while scales are wrong.
     """
-    known = one_if_zero(mean_over_ranks(mask.sum()))
-    predicted, true = torch.where(mask, depth_m.float(), 1), torch.where(mask, target_m.float(), 1)
+    mask, known = batch.mask, one_if_zero(mean_over_ranks(batch.mask.sum()))
+    predicted, true = torch.where(mask, depth_m.float(), 1), torch.where(mask, batch.target.float(), 1)
     error = torch.where(mask, (predicted - true).abs() / true, 0).sum()
     close = (torch.maximum(predicted, true) < 1.25 * torch.minimum(predicted, true)) & mask
-    pixels = one_if_zero(mean_over_ranks(torch.ones_like(mask).sum()))
+    count = mask.numel() if batch.label_hw is None else sum(h * w for h, w in batch.label_hw)
+    pixels = one_if_zero(mean_over_ranks(torch.full_like(known, count)))
     return {
         "train/abs_rel": error / known,
         "train/delta1": close.sum() / known,
