@@ -18,13 +18,13 @@ from depthany.losses.silog import silog_loss
 from depthany.models.files.loading import load_model
 from depthany.models.files.model_source import ModelSource
 from depthany.models.model import DenseModel, build_model, depth_anything, save_model
-from depthany.training.metric_model import labeled_options, metric_head, trained_on
+from depthany.training.metric_model import labeled_options, metric_head, require_cameras, trained_on
 from depthany.training.optim import LrFactors, OptimizerSettings, build_optimizer
 from depthany.training.output_watch import OutputWatch, faults_of
 from depthany.training.settings import ModelSettings, TrainSettings
 from depthany.training.stages.metric import MetricSettings, MetricStage, at_label_sizes
 from depthany.training.starting_weights import build_from
-from depthany.training.validation import canonical, evaluate
+from depthany.training.validation import evaluate
 
 pytestmark = pytest.mark.usefixtures("micro")
 
@@ -141,11 +141,8 @@ def test_start_fills_all_but_the_new_layers(tmp_path: Path, head: str, init_part
     for parameter in relative.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     save_model(relative, tmp_path)
-    parts = {
-        "encoder": relative.config["encoder"],
-        "decoder": relative.config["decoder"],
-        "head": HEADS[head],
-    }
+    config = relative.config
+    parts = {"encoder": config["encoder"], "decoder": config["decoder"], "head": HEADS[head]}
     model = build_from(ModelSource(str(tmp_path)), init_parts, parts, 28)
     theirs, ours = relative.state_dict(), model.state_dict()
     taken = {name for name, tensor in ours.items() if name in theirs and torch.equal(tensor, theirs[name])}
@@ -231,8 +228,10 @@ def test_canonical_predictions_are_metres_of_the_camera(tiny_world: Any) -> None
         known = labels.values[labels.valid]
         errors.append(float(np.abs(np.minimum(5 * factor, 80) / known - 1).mean()))
     assert scores["abs_rel"] == pytest.approx(np.mean(errors), rel=1e-4)
-    with pytest.raises(ValueError, match="focal of a validation set is null: set it, in pixels"):
-        canonical(None, Set(1.0), 15.0)  # type: ignore[arg-type]
+    settings = train_settings({"name": "x"}, canonical_focal=15.0)
+    require_cameras(settings, {"data.val.mine": val})
+    with pytest.raises(ValueError, match=r"data.val.mine.focal is null.*: set it \(pixels\), or leave"):
+        require_cameras(settings, {"data.val.mine": Set(1.0)})
 
 
 # Runs of the command.

@@ -26,7 +26,7 @@ from depthany.training.checks import no_teacher, per_micro_batch, rooted
 from depthany.training.draw_order import build_order, weight_notes
 from depthany.training.ema import WeightAverage
 from depthany.training.loop import LoopSettings
-from depthany.training.metric_model import labeled_options, learns_metres
+from depthany.training.metric_model import labeled_options, learns_metres, require_cameras
 from depthany.training.optim import build_optimizer
 from depthany.training.parallel import is_sharded, shard_run, uses_fsdp
 from depthany.training.run_labels import open_pseudo_labels
@@ -155,11 +155,13 @@ def dataset_notes(
     like what the settings say, by a look at some of each set.
 
     Raises:
-        ValueError: the settings do not say the unit of labels, or a validation set has no depth in metres.
+        ValueError: the settings do not say the unit of labels, or a validation set has no depth in metres, or
+            not the camera that it needs.
     """
     of_validation = {f"data.val.{name}": images for name, images in (val_sets or {}).items()}
     for name, images in of_validation.items():
         require_metres(images, name)
+    require_cameras(settings, of_validation)
     kinds: tuple[tuple[str, Sequence[Sized]], ...] = (
         ("labeled", dataset.labeled),
         ("unlabeled", dataset.unlabeled),

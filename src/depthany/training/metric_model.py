@@ -1,6 +1,6 @@
 """What a metric model takes from its labeled sets: the range of its head, its domains, and their camera."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +82,17 @@ def _number(name: str, domain: str, domains: Sequence[str]) -> int:
             f"set +stage.domains.{name}=..."
         )
     return domains.index(domain)
+
+
+def require_cameras(settings: TrainSettings, val_sets: Mapping[str, Any]) -> None:
+    """Raises ValueError if depth is scaled to a canonical camera and a validation set has no camera."""
+    canonical = getattr(settings.stage, "canonical_focal", None)
+    for name, images in val_sets.items():
+        if canonical is not None and getattr(images, "focal", None) is None:
+            raise ValueError(
+                f"{name}.focal is null, and stage.canonical_focal={canonical:g} scales depth by it: set it "
+                f"(pixels), or leave the set out: {name}.root=null"
+            )
 
 
 def trained_on(settings: TrainSettings, labeled: Sequence[Any]) -> TrainedOn | None:

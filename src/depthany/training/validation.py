@@ -112,13 +112,9 @@ class CanonicalPredictor(Predictor):
 
 
 def canonical(predictor: Predictor, dataset: Any, focal_px: float) -> Predictor:
-    """Returns the predictor for the camera of a set. Raises ValueError if its focal length is not known."""
+    """Returns the predictor for the camera of a set, which must be known."""
     focal = getattr(dataset, "focal", None)
-    if focal is None:
-        raise ValueError(
-            f"stage.canonical_focal={focal_px:g}: focal of a validation set is null: set it, in pixels, or "
-            "leave the set out"
-        )
+    assert focal is not None, "metric_model.require_cameras lets no other set in"
     of_model = {each.name: getattr(predictor, each.name) for each in fields(predictor)}
     return CanonicalPredictor(
         **of_model, focal_px=focal_px, focal=focal, focal_width=getattr(dataset, "focal_width", None)
