@@ -238,7 +238,9 @@ def test_mistake_of_student_ends_in_one_line(
 
 def test_missing_stage_lists_the_stages(start, tmp_path: Path) -> None:
     _assert_one_line(
-        start([f"run_dir={tmp_path / 'run'}"]), tmp_path / "run", "choose a stage: stage=student|teacher"
+        start([f"run_dir={tmp_path / 'run'}"]),
+        tmp_path / "run",
+        "choose a stage: stage=metric|student|teacher",
     )
 
 
@@ -283,7 +285,8 @@ def test_help_shows_groups_settings_and_commands(start_elsewhere, tmp_path: Path
     ended = start_elsewhere(["--help"], cwd=tmp_path)
     assert ended.code == 0
     for part in (
-        "stage: student, teacher",
+        "stage: metric, student, teacher",
+        "head: bins, bins_nk, sigmoid",
         "model: timm, vitb, vitg, vitl, vits, vitt",
         "stage=student",
         "crop_size: ",

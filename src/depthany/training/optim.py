@@ -115,10 +115,6 @@ class ScheduleSettings:
     final_div_factor: float = setting(1e4, above=0)
     momentum: tuple[float, float] | None = setting(None, length=2, least=0, below=1)
 
-    def __post_init__(self) -> None:
-        if self.momentum is not None and self.name != "onecycle":
-            raise ValueError(f"momentum={list(self.momentum)} is of name=onecycle alone, not of {self.name}")
-
 
 def build_optimizer(
     model: nn.Module, extra: Sequence[nn.Parameter], settings: "OptimizerSettings"
@@ -179,7 +175,7 @@ def momentum_of(step: int, total_steps: int, settings: "ScheduleSettings") -> fl
     Over the two phases of `onecycle` it goes from the larger number of `schedule.momentum` to the smaller one
     and back, each on half a cosine. Source: as `onecycle`.
     """
-    if settings.momentum is None:
+    if settings.momentum is None or settings.name != "onecycle":
         return None
     least, most = settings.momentum
     peak_step, last_step = settings.pct_start * total_steps - 1, total_steps - 1
