@@ -94,8 +94,16 @@ def test_no_known_pixel_is_counted_and_teaches_nothing() -> None:
     means = watch.read()
     assert means["counted/labeled"] == 0
     assert "0% of the labeled crops have a known depth in range" in faults_of(means, False)["counted/labeled"]
-    empty = batch(labeled_image=nothing.labeled_image[:0], target=nothing.target[:0], mask=nothing.mask[:0])
-    stage()(model, empty, generator()).loss.backward()
+
+
+def test_batch_without_images_has_a_zero_gradient() -> None:
+    some, none = batch(), torch.zeros(0, dtype=torch.int64)
+    parts = {name: getattr(some, name)[:0] for name in ("labeled_image", "target", "mask")}
+    for sizes in (None, []):
+        model = model_with("bins_nk").train()
+        stage()(model, batch(**parts, domain=none, label_hw=sizes), generator()).loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.requires_grad]
+        assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
 def test_prediction_goes_to_the_size_of_sparse_labels() -> None:

@@ -165,7 +165,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             None if self.pseudo_labels is None else _stack(pseudo, self.crop_hw, np.float32),
             Share(torch.tensor(places, dtype=torch.int64), drawn),
             label_hw=[each.label_hw for each in labeled] if self.options.keeps_label_size else None,
-            domain=torch.tensor([each.domain for each in labeled]) if self.options.domains else None,
+            domain=_numbers(labeled) if self.options.domains else None,
         )
 
     def _labeled_crop(self, draw: Draw) -> LabeledCrop:
@@ -267,3 +267,8 @@ def _stack(planes: Sequence[NDArray], shape: tuple[int, ...], dtype: DTypeLike) 
             stacked[i] = 0
         stacked[i][tuple(slice(side) for side in plane.shape)] = plane
     return torch.from_numpy(stacked)
+
+
+def _numbers(labeled: Sequence[LabeledCrop]) -> Tensor:
+    """Returns the numbers of the domains [l] int64."""
+    return torch.tensor([each.domain for each in labeled], dtype=torch.int64)
