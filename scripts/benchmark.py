@@ -1,12 +1,13 @@
-"""How fast model, input and training are: `python scripts/benchmark.py inference|data|labels|train|scaling`.
+"""How fast model, input and training are: `python scripts/benchmark.py NAME`, where NAME is inference, data,
+labels, train, student or scaling.
 
 inference: ours against `DepthAnythingForDepthEstimation` of transformers, with the same weights, image,
 threads and dtype. The contestants alternate in one process, in an order that rotates, so that other load on
 the machine affects all of them; the result is the ratio of times within a round. Weights are random without
 --checkpoint: the time is the same, but the accuracy of bfloat16 depends on the weights.
 
-data: see benchmark_data.py. labels: see benchmark_labels.py. train: see benchmark_train.py. scaling: see
-benchmark_scaling.py.
+data: see benchmark_data.py. labels: see benchmark_labels.py. train: see benchmark_train.py. student: see
+benchmark_student.py. scaling: see benchmark_scaling.py.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from torch import Tensor
 import benchmark_data
 import benchmark_labels
 import benchmark_scaling
+import benchmark_student
 import benchmark_train
 from depthany import load_model
 from depthany.data.images import read_image
@@ -47,6 +49,7 @@ def main() -> None:
     benchmark_data.add_arguments(what.add_parser("data", help="images to normalised crops, per core"))
     benchmark_labels.add_arguments(what.add_parser("labels", help="bytes and rates of pseudo-labels"))
     benchmark_train.add_arguments(what.add_parser("train", help="training steps against transformers"))
+    benchmark_student.add_arguments(what.add_parser("student", help="CPU time of the default runs"))
     benchmark_scaling.add_arguments(what.add_parser("scaling", help="training in several processes"))
     inference.add_argument("--encoder", default="vits", help="size with random weights (default vits)")
     inference.add_argument("--checkpoint", help="anything load_model takes, instead of random weights")
@@ -56,7 +59,12 @@ def main() -> None:
     inference.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
     inference.add_argument("--threads", type=int, help="CPU threads (default one per core)")
     arguments = parser.parse_args()
-    one_thread = {"data": benchmark_data, "labels": benchmark_labels, "scaling": benchmark_scaling}
+    one_thread = {
+        "data": benchmark_data,
+        "labels": benchmark_labels,
+        "scaling": benchmark_scaling,
+        "student": benchmark_student,
+    }
     if arguments.what in one_thread:
         torch.set_num_threads(1)
         print(machine())

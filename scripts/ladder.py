@@ -5,11 +5,13 @@
 For each seed it trains a teacher and three students: with naive pseudo-labels, + strong perturbations, +
 feature alignment. It scores all of them on the validation sets and writes outputs/ladder/ladder.md and
 outputs/ladder/ladder.png. Finished runs are kept, so the same command continues. --test also scores the test
-split: for the final table only, never to choose a setting.
+split: for the final table only, never to choose a setting. --before compares with the ladder.json of an
+earlier ladder, seed by seed.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -60,6 +62,7 @@ class Table:
     seeds: list[int]
     values: NDArray[np.float64]
     minutes: NDArray[np.float64]  # [rungs seeds] wall time of training
+    memory_gb: NDArray[np.float64]  # [rungs seeds] largest memory of the training process
 
 
 def main() -> None:
@@ -68,6 +71,8 @@ def main() -> None:
     train_all(args)
     table = score_all(args)
     text = markdown(table, f"python scripts/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}")
+    if args.before:
+        text += compared(table, args.before)
     (args.out / "ladder.md").write_text(text)
     plot(table, args.out / "ladder.png")
     print(text)
@@ -86,6 +91,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, default=Path("data/sample"), help="for scoring")
     parser.add_argument("--test", action="store_true", help="score the test split, too")
+    parser.add_argument("--before", type=Path, metavar="JSON", help="ladder.json of an earlier ladder")
     parser.add_argument("overrides", nargs="*", help="settings of all runs, e.g. threads=1 passes=5")
     return parser.parse_args()
 
@@ -122,9 +128,12 @@ def train(rung: str, seed: int, args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with open(folder / "log.txt", "w") as log:
-        if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
-            sys.exit(f"{folder.name} failed: see {folder / 'log.txt'}; the same command continues")
-    (folder / "minutes.txt").write_text(f"{(time.perf_counter() - began) / 60:.2f}\n")
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{folder.name} failed: see {folder / 'log.txt'}; the same command continues")
+    cost = {"minutes": (time.perf_counter() - began) / 60, "memory_gb": usage.ru_maxrss * 1024 / 1e9}
+    (folder / "cost.json").write_text(json.dumps(cost) + "\n")
 
 
 def score_all(args: argparse.Namespace) -> Table:
@@ -138,18 +147,19 @@ def score_all(args: argparse.Namespace) -> Table:
         for scenes, options in SCENES.items()
     }
     values = np.empty((len(RUNGS), len(args.seeds), len(domains), len(SCENES), len(SHOWN)))
-    minutes = np.empty(values.shape[:2])
+    minutes, memory_gb = np.empty((2, *values.shape[:2]))
     for i, rung in enumerate(RUNGS):
         for j, seed in enumerate(args.seeds):
             folder = args.out / run_name(rung, seed)
             scores = evaluate(load_model(folder), sets, INPUT_SIZE, metrics=SHOWN)
             flat = [scores[name][metric] for name in sets for metric in SHOWN]
             values[i, j] = np.reshape(flat, values.shape[2:])
-            minutes[i, j] = float((folder / "minutes.txt").read_text())
+            cost = json.loads((folder / "cost.json").read_text())
+            minutes[i, j], memory_gb[i, j] = cost["minutes"], cost["memory_gb"]
     result = {"rungs": list(RUNGS), "seeds": args.seeds, "sets": list(sets), "metrics": SHOWN}
     result["values"] = values.reshape(*values.shape[:2], len(sets), len(SHOWN)).tolist()
     (args.out / "ladder.json").write_text(json.dumps(result, indent=2) + "\n")
-    return Table(domains, args.seeds, values.mean(3), minutes)
+    return Table(domains, args.seeds, values.mean(3), minutes, memory_gb)
 
 
 def headings() -> list[str]:
@@ -157,27 +167,59 @@ def headings() -> list[str]:
     return [METRICS[name].heading for name in SHOWN]
 
 
+def column_names(table: Table) -> list[str]:
+    """Returns the headings of the scores."""
+    return [f"{name} {metric}" for name in table.domains for metric in headings()]
+
+
 def markdown(table: Table, command: str) -> str:
-    """Returns tables of mean and standard deviation over seeds, and of the difference to each teacher."""
-    columns = [f"{name} {metric}" for name in table.domains for metric in headings()]
-    lines = [f"`{command}`", "", "| | " + " | ".join([*columns, "minutes"]) + " |"]
-    lines.append("|---" * (len(columns) + 2) + "|")
+    """Returns tables of mean and standard deviation over seeds, and of the differences between rungs."""
+    columns = [*column_names(table), "minutes", "GB"]
+    lines = [f"`{command}`", "", "| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for i, rung in enumerate(RUNGS):
         runs = table.values[i].reshape(len(table.seeds), -1)
         spread = runs.std(0, ddof=1) if len(runs) > 1 else np.zeros(runs.shape[1])
         cells = [f"{mean:.3f} ± {std:.3f}" for mean, std in zip(runs.mean(0), spread)]
-        lines.append(f"| {rung} | " + " | ".join(cells) + f" | {table.minutes[i].mean():.1f} |")
-    lines += [
-        "",
-        f"Mean ± standard deviation over seeds {table.seeds}. Difference to the teacher of the same seed:",
-    ]
-    lines += ["", "| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for i, rung in enumerate(RUNGS):
-        if i:
-            difference = (table.values[i] - table.values[0]).reshape(len(table.seeds), -1)
-            cells = [f"{d.mean():+.3f} ({d.min():+.3f} to {d.max():+.3f})" for d in difference.T]
-            lines.append(f"| {rung} | " + " | ".join(cells) + " |")
+        cells += [f"{table.minutes[i].mean():.1f}", f"{table.memory_gb[i].max():.1f}"]
+        lines.append(f"| {rung} | " + " | ".join(cells) + " |")
+    text = "\n".join(lines) + f"\n\nMean ± standard deviation over seeds {table.seeds}.\n"
+    rungs = list(RUNGS)
+    to_teacher = {rung: table.values[i] - table.values[0] for i, rung in enumerate(rungs) if i}
+    to_last = {rung: table.values[i] - table.values[i - 1] for i, rung in enumerate(rungs) if i}
+    text += differences(table, "the teacher of the same seed", to_teacher)
+    text += differences(table, "the rung above, same seed", to_last)
+    change = table.values[-1] / table.values[0] - 1  # [seeds domains metrics]
+    for domain, shares in zip(table.domains, change[..., 0].T):
+        shown = f"{shares.mean():+.1%} ({shares.min():+.1%} to {shares.max():+.1%})"
+        text += f"\n{headings()[0]} of the last rung against its teacher, {domain}: {shown}."
+    return text + "\n"
+
+
+def differences(table: Table, what: str, rows: dict[str, NDArray[np.float64]]) -> str:
+    """Returns a table of differences: mean, and the smallest and largest over the seeds.
+
+    Args:
+        rows: name of the row -> [seeds domains metrics].
+    """
+    columns = column_names(table)
+    lines = ["", f"Difference to {what}:", "", "| | " + " | ".join(columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name, values in rows.items():
+        flat = values.reshape(len(table.seeds), -1)
+        cells = [f"{d.mean():+.3f} ({d.min():+.3f} to {d.max():+.3f})" for d in flat.T]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def compared(table: Table, path: Path) -> str:
+    """Returns the table of differences to an earlier ladder that scored the same sets for the same seeds."""
+    before = json.loads(path.read_text())
+    sets = [f"{domain} {scenes}" for domain in table.domains for scenes in SCENES]
+    if before["seeds"] != table.seeds or before["sets"] != sets or before["rungs"] != list(RUNGS):
+        raise SystemExit(f"{path} has other seeds, sets or rungs: pass the ladder.json of the same ladder")
+    shape = (len(RUNGS), len(table.seeds), len(table.domains), len(SCENES), len(SHOWN))
+    values = np.reshape(before["values"], shape).mean(3)
+    return differences(table, "the ladder before", dict(zip(RUNGS, table.values - values)))
 
 
 def plot(table: Table, path: Path) -> None:

@@ -70,17 +70,22 @@ class OurTraining:
 
 
 class Shares:
-    """Seconds of a step by part. A loss's own backward pass counts as backward."""
+    """Seconds of a step by part. A loss's own backward pass counts as backward.
 
-    def __init__(self, training: OurTraining) -> None:
-        self.training, self.seconds = training, dict[str, float]()
+    Args:
+        training: `OurTraining`, or another object with its `state`, `student`, `backward` and `update`.
+        clock: seconds, of the wall or of the CPU.
+    """
+
+    def __init__(self, training: Any, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.training, self.clock, self.seconds = training, clock, dict[str, float]()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Counts the time spent inside."""
-        start = time.perf_counter()
+        start = self.clock()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - start
 
     def timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """Returns the same function with its time counted."""
@@ -90,6 +95,15 @@ class Shares:
                 return work(*arguments, **named)
 
         return counted
+
+    def timed_iterator(self, name: str, items: Iterator[Any]) -> Iterator[Any]:
+        """Yields the same items with the time of each counted."""
+        while True:
+            with self.part(name):
+                item = next(items, self)
+            if item is self:
+                return
+            yield item
 
     @contextmanager
     def timing(self) -> Iterator[None]:
@@ -105,7 +119,8 @@ class Shares:
                 replace(state.stage.teacher, "forward", "teacher")
                 replace(Perturb, "colour", "perturbations")
                 replace(Perturb, "cutmix", "perturbations")
-                replace(state.stage.frozen_encoder, "forward", "frozen encoder")
+                if state.stage.frozen_encoder is not None:
+                    replace(state.stage.frozen_encoder, "forward", "frozen encoder")
             replace(state.model, "forward", "forward")
             for module, loss in LOSSES:
                 replace(module, loss, "losses")

@@ -3,10 +3,10 @@
     pip install -e ".[render]"
     python scripts/render_pretraining.py --out outputs/pretraining --jobs 2
 
-Every fifth pair of scenes is of the labeled domain, the others are of the unlabeled one. Each scene is seen from
-`--views` places, since building it costs as much as a picture, and with fewer paths per pixel than the sample. The
-seeds differ from those of the sample, so none of its scenes is among them. Existing images are kept: the same
-command continues an interrupted run. Cost: 0.5 s of one core per image.
+Every fifth pair of scenes is of the labeled domain, the others are of the unlabeled one. Each scene is seen
+from `--views` places, since building it costs as much as a picture, and with fewer paths per pixel than the
+sample. The seeds differ from those of the sample, so none of its scenes is among them. Existing images are
+kept: the same command continues an interrupted run. Cost: 0.5 s of one core per image.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""Renders the bundled sample data: rooms and streets with exact depth, path-traced by Mitsuba 3 on the CPU.
+"""Renders the bundled sample data: rooms and streets with exact depth and classes, path-traced by Mitsuba 3.
 
     pip install -e ".[render]"
     python scripts/render_sample.py --out data/sample --jobs 2
     python scripts/render_sample.py --out data/sample --contact-sheet docs/contact_sheet.jpg
 
 An image depends only on --seed, --samples, its split and its index, not on the counts, the number of
-processes or existing images. Existing images are kept, so the same command continues an interrupted run and a
-larger count adds to a smaller one. Cost: 1 to 1.5 s of one core per image, half of it to build the scene.
+processes or existing images. Existing files are kept, so the same command continues an interrupted run, a
+larger count adds to a smaller one, and a depth or mask that an existing image lacks is added alone.
+Cost: 1 to 1.5 s of one core per image, half of it to build the scene.
 """
 
 import argparse
@@ -16,9 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
+
+from depthany.system.files import write_atomically
 
 JPEG_QUALITY = 90
 SCENES = ("rooms", "streets")  # the folders of even and of odd indices
+SUFFIXES = {"depth": ".png", "masks": ".png", "images": ".jpg"}  # in the order of writing
 
 
 @dataclass(frozen=True)
@@ -28,20 +33,24 @@ class Split:
     folder: str
     number: int
     broad: bool
-    with_depth: bool
+    with_labels: bool  # depth and masks
     default_count: int
 
     @property
     def option(self) -> str:
         return self.folder.replace("/", "_")
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(SUFFIXES) if self.with_labels else ("images",)
+
 
 SPLITS = (
-    Split("labeled/train", 0, broad=False, with_depth=True, default_count=300),
-    Split("labeled/val", 1, broad=False, with_depth=True, default_count=100),
-    Split("unlabeled/train", 2, broad=True, with_depth=False, default_count=1000),
-    Split("unlabeled/val", 3, broad=True, with_depth=True, default_count=100),
-    Split("unlabeled/test", 4, broad=True, with_depth=True, default_count=100),
+    Split("labeled/train", 0, broad=False, with_labels=True, default_count=300),
+    Split("labeled/val", 1, broad=False, with_labels=True, default_count=100),
+    Split("unlabeled/train", 2, broad=True, with_labels=False, default_count=1000),
+    Split("unlabeled/val", 3, broad=True, with_labels=True, default_count=100),
+    Split("unlabeled/test", 4, broad=True, with_labels=True, default_count=100),
 )
 
 
@@ -57,12 +66,19 @@ class Job:
     def indoors(self) -> bool:
         return self.index % 2 == 0
 
-    def path(self, kind: str, suffix: str) -> Path:
-        scenes = SCENES[self.index % 2]
-        return self.out / self.split.folder / kind / scenes / f"{self.index:05d}{suffix}"
+    @property
+    def key(self) -> list[int]:
+        return [self.seed, self.split.number, self.index]
 
-    def done(self) -> bool:
-        return self.path("images", ".jpg").exists()
+    def path(self, kind: str) -> Path:
+        scenes = SCENES[self.index % 2]
+        return self.out / self.split.folder / kind / scenes / f"{self.index:05d}{SUFFIXES[kind]}"
+
+    def missing(self) -> tuple[str, ...]:
+        """Returns the kinds of files to write: all of them where there is no image."""
+        if not self.path("images").exists():
+            return self.split.kinds
+        return tuple(kind for kind in self.split.kinds if not self.path(kind).exists())
 
 
 def start_worker() -> None:
@@ -74,28 +90,62 @@ def start_worker() -> None:
 
 
 def run(job: Job) -> None:
-    """Writes the depth first, so that an image on disk means a finished pair."""
-    from sample_world.depth_png import write_depth_png
-    from sample_world.render import render_sample
+    """Writes the missing files. The image comes last and takes most of the time."""
+    from sample_world.classes import write_mask
+    from sample_world.depth_png import encode_depth_mm, write_depth
+    from sample_world.render import draw_view, take_picture, view_classes
 
-    sample = render_sample([job.seed, job.split.number, job.index], job.split.broad, job.indoors, job.samples)
-    if job.split.with_depth:
-        write_depth_png(job.path("depth", ".png"), sample.depth_m, sample.sky)
-    cv2.imwrite(
-        str(job.path("images", ".jpg")), sample.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    missing, view = job.missing(), draw_view(job.key, job.split.broad, job.indoors)
+    depth_mm = encode_depth_mm(view.depth_m, view.is_sky)
+    if "depth" in missing:
+        write_atomically(job.path("depth"), lambda path: write_depth(path, depth_mm))
+    elif "masks" in missing:
+        require_depth(job.path("depth"), depth_mm)
+    if "masks" in missing:
+        classes = view_classes(view)
+        write_atomically(job.path("masks"), lambda path: write_mask(path, classes))
+    if "images" in missing:
+        rgb = take_picture(
+            view.rng, view.breadth, view.scene, view.sky, view.camera, view.depth_m, job.samples
+        )
+        write_atomically(job.path("images"), lambda path: write_image(path, rgb))
+
+
+def write_image(path: Path, rgb: np.ndarray) -> None:
+    """Writes [h w 3] uint8 as a JPEG, whatever the name ends in."""
+    path.write_bytes(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1])
+
+
+def require_depth(path: Path, depth_mm: np.ndarray) -> None:
+    """Raises ValueError if the stored depth is not this one [h w], up to rounding in a few pixels."""
+    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if stored is not None and stored.shape == depth_mm.shape:
+        apart = np.abs(stored.astype(np.int64) - depth_mm)
+        if np.mean(apart > 0.01 * depth_mm) < 0.01:
+            return
+    raise ValueError(
+        f"{path} shows another scene, so its mask cannot be added: pass the --seed that it was made with"
     )
 
 
 def todo(args: argparse.Namespace) -> list[Job]:
-    """Returns all missing images, ordered so that a partial run has all splits in proportion."""
+    """Returns all unfinished images, ordered so that a partial run has all splits in proportion."""
     jobs: list[tuple[float, Job]] = []
     for split in SPLITS:
-        for kind in ("images", "depth") if split.with_depth else ("images",):
+        for kind in split.kinds:
             for scenes in SCENES:
                 (args.out / split.folder / kind / scenes).mkdir(parents=True, exist_ok=True)
         count = getattr(args, split.option)
         jobs += [((i + 1) / count, Job(split, i, args.out, args.seed, args.samples)) for i in range(count)]
-    return [job for _, job in sorted(jobs, key=lambda ranked: ranked[0]) if not job.done()]
+    return [job for _, job in sorted(jobs, key=lambda ranked: ranked[0]) if job.missing()]
+
+
+def copy_classes(out: Path) -> None:
+    """Puts the names and colours of the classes beside the masks."""
+    from sample_world.classes import CLASSES_FILE
+
+    if not (out / CLASSES_FILE.name).exists():
+        write_atomically(out / CLASSES_FILE.name, lambda path: path.write_bytes(CLASSES_FILE.read_bytes()))
 
 
 def render_all(jobs: list[Job], processes: int) -> None:
@@ -145,6 +195,7 @@ def main() -> None:
         write_contact_sheet(args.out, args.contact_sheet)
         return
     jobs = todo(args)
+    copy_classes(args.out)
     if jobs:
         render_all(jobs, args.jobs)
 

@@ -80,7 +80,7 @@ class PlainTraining:
         output = self.net(pixel_values=images, output_hidden_states=True)
         disparity = output.predicted_depth
         tokens = self.net.backbone.layernorm(output.hidden_states[-1])[known:, 1:]
-        feature, _ = feature_alignment_loss(tokens, frozen)
+        feature = feature_alignment_loss(tokens, frozen).loss
         labeled = affine_invariant_loss(disparity[:known], batch.target, batch.mask)
         everywhere = torch.ones_like(box)
         unlabeled = affine_invariant_loss(disparity[known:], pseudo, everywhere, box_mask=box, trim=0.1)

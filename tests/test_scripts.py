@@ -7,14 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from depthany import load_model
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 BENCHMARKS = {  # arguments of benchmark.py -> what it prints
     "inference --encoder vitt --size 28 --batches 1 --rounds 1": "transformers bf16 : ours bf16 =",
     "data --size 28 --pictures 84x63 --batch 2 --rounds 1": "ours reduced : torchvision v2 =",
     "labels --teacher {teacher} --images {images} --size 28 --rounds 1": "the store: plane + deflate Z_RLE",
+    "student --batches 3 --images 3 --rounds 1 batch_size=3 crop_size=28 experiment=none model=vitt "
+    "model.encoder.size=micro model.pretrained=false data=folder data.labeled.mine.depth_scale=1000 "
+    "data.labeled.mine.root={world}/labeled data.unlabeled.mine.root={world}/unlabeled": "once, batch 3 |",
     "train --encoder vitt --sizes 28 --stage student --batch 3 --rounds 1 --one-process": "waiting for data",
 }
 OTHERS = {
@@ -44,7 +53,8 @@ def test_benchmark_runs(
     arguments: str, run: Callable[[str], str], teacher_run: Path, tiny_world: Any, micro: str
 ) -> None:
     images = tiny_world.root / "val/images/val_0.png"
-    assert BENCHMARKS[arguments] in run("benchmark " + arguments.format(teacher=teacher_run, images=images))
+    names = {"teacher": teacher_run, "images": images, "world": tiny_world.root}
+    assert BENCHMARKS[arguments] in run("benchmark " + arguments.format(**names))
 
 
 @pytest.mark.parametrize("command", OTHERS)
@@ -68,16 +78,23 @@ def test_ladder_scores_finished_runs(
 ) -> None:
     for rung in ("teacher", "naive_student", "perturbations", "feature_alignment"):
         shutil.copytree(teacher_run, tmp_path / f"runs/{rung}_0")
-        (tmp_path / f"runs/{rung}_0/minutes.txt").write_text("1.5\n")
+        (tmp_path / f"runs/{rung}_0/cost.json").write_text('{"minutes": 1.5, "memory_gb": 2.0}')
     for folder in ("images", "depth"):
         for scenes in ("rooms", "streets"):
             for domain in ("labeled/val", "unlabeled/val"):
                 shutil.copytree(
                     tiny_world.root / "val" / folder, tmp_path / "data" / domain / folder / scenes
                 )
-    printed = run(f"ladder --seeds 0 --out {tmp_path / 'runs'} --data {tmp_path / 'data'}")
-    assert "| | labeled AbsRel | labeled delta1 | unlabeled AbsRel | unlabeled delta1 | minutes |" in printed
-    assert "| naive student | +0.000 (+0.000 to +0.000) |" in printed  # the same model as the teacher
+    command = f"ladder --seeds 0 --out {tmp_path / 'runs'} --data {tmp_path / 'data'}"
+    printed = run(command)
+    assert (
+        "| | labeled AbsRel | labeled delta1 | unlabeled AbsRel | unlabeled delta1 | minutes | GB |"
+        in printed
+    )
+    equal = "| naive student | +0.000 (+0.000 to +0.000) |"  # the same model as the teacher
+    assert printed.count(equal) == 2
+    assert "AbsRel of the last rung against its teacher, unlabeled: +0.0% (+0.0% to +0.0%)." in printed
+    assert run(f"{command} --before {tmp_path / 'runs/ladder.json'}").count(equal) == 3
     assert (tmp_path / "runs/ladder.png").stat().st_size > 0
 
 
@@ -90,15 +107,92 @@ def test_ladder_settings_are_known(
     assert ended.code == 0, ended.err
 
 
-def test_sample_encoder_is_pretrained(run: Callable[[str], str], tiny_world: Any, tmp_path: Path) -> None:
+def pretrain(world: Any, out: Path) -> str:
+    steps = "--mae-steps 2 --mae-batch 2 --distill-steps 2 --distill-batch 2"
+    roots = f"--roots {world.root / 'unlabeled'}"
+    files = f"--work {out} --out {out}/e.safetensors"
+    return f"pretrain_sample_encoder {steps} --threads 1 --log-every 1 {roots} {files}"
+
+
+@pytest.mark.slow
+def test_interrupted_pretraining_continues_exactly(
+    run: Callable[[str], str], tiny_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("lightly")
-    out = tmp_path / "encoder.safetensors"
-    run(
-        f"pretrain_sample_encoder --steps 1 --batch 2 --threads 1 --roots {tiny_world.root / 'unlabeled'} "
-        f"--out {out}"
+    run(pretrain(tiny_world, tmp_path / "whole"))
+    script = importlib.import_module("pretrain_sample_encoder")
+    monkeypatch.setattr(script, "SAVE_EVERY_S", -1)
+    report, reached = script.report, []
+
+    def interrupt(plan: Any, step: int, *more: Any) -> None:
+        reached.append(step)
+        if step == 2 and len(reached) in (2, 5):  # once in each part, before the save
+            raise KeyboardInterrupt
+        report(plan, step, *more)
+
+    monkeypatch.setattr(script, "report", interrupt)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(pretrain(tiny_world, tmp_path / "parts"))
+    assert "distill: continued after 1 of 2 steps" in run(pretrain(tiny_world, tmp_path / "parts"))
+    whole, parts = (load_file(tmp_path / folder / "e.safetensors") for folder in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    with safe_open(tmp_path / "whole/e.safetensors", "pt") as file:
+        assert file.metadata()["distill"] == "steps 2, batch 2, lr 0.0007"
+
+
+def test_pretraining_draws_each_image_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lightly")
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    drawn = importlib.import_module("pretraining.images").drawn_images
+    steps = torch.cat([drawn(10, step, 4, seed=0) for step in range(5)])
+    assert [sorted(part.tolist()) for part in steps.chunk(2)] == [list(range(10))] * 2
+    assert steps[:10].tolist() != steps[10:].tolist()
+
+
+def test_pretraining_crops_stay_inside_their_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    images = importlib.import_module("pretraining.images")
+    for name, size in (("wide", (40, 30)), ("high", (30, 40))):
+        ramp = np.linspace(100, 200, size[0])[None, :, None].repeat(size[1], 0).repeat(3, 2)
+        Image.fromarray(ramp.round().astype(np.uint8)).save(tmp_path / f"{name}.png")
+    store = images.ImageStore(images.read_images(images.find_images([tmp_path]), 1), torch.device("cpu"))
+    index = torch.tensor([0, 1] * 20)
+    crops = images.random_crops(store, index, 14, (0.1, 0.5), torch.Generator().manual_seed(0), 2) * 255
+    assert crops[:, :, 1:-1, 1:-1].min() > 99
+    assert crops.max() < 201
+    slope = crops[:, 0, :, -1] - crops[:, 0, :, 0]
+    assert (slope.mean(1) > 0).any() and (slope.mean(1) < 0).any()  # half of them are mirrored
+
+
+def test_feature_distances_are_measured(
+    run: Callable[[str], str], student_run: Path, tiny_world: Any, tmp_path: Path, micro: str
+) -> None:
+    weights = tmp_path / "start.safetensors"
+    save_file(load_model(student_run).encoder.state_dict(), weights)
+    command = (
+        f"feature_distances --encoder micro --weights {weights} --student {student_run} --size 28 --count 5 "
+        f"--pairs 99 --images {tiny_world.root / 'unlabeled'} --out {tmp_path / 'drawn.png'}"
     )
-    with safe_open(out, "pt") as file:
-        assert file.metadata()["steps"] == "1"
+    printed = run(command)
+    rows = [row.strip("| ").split(" | ") for row in printed.splitlines() if row.startswith("| ")]
+    assert [row[:2] for row in rows[1:]] == [
+        [what, center]
+        for what in ("cos, different places and images", "1 - cos, student and frozen, same place")
+        for center in ("none", "mean")
+    ]
+    assert all(abs(float(value)) < 1e-3 for row in rows[3:] for value in row[2:-1])  # the same encoder
+    assert float(rows[1][5]) > float(rows[2][5])  # medians: the common direction is gone
+    assert run(command) == printed
+    assert (tmp_path / "drawn.png").stat().st_size > 0
+
+
+def test_pairs_of_tokens_differ_in_image_and_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("feature_distances")
+    first, second = script.draw_pairs(3, 4, 2000, np.random.default_rng(0))
+    assert (first // 4 != second // 4).all() and (first % 4 != second % 4).all()
+    assert set(first) == set(second) == set(range(12))
 
 
 def test_only_missing_images_are_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,5 +202,10 @@ def test_only_missing_images_are_rendered(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "argv", ["render_sample.py", "--out", str(tmp_path), *counts])
     jobs = script.todo(script.parse_args())
     assert len(jobs) == 2 * len(script.SPLITS)
-    jobs[0].path("images", ".jpg").touch()
+    first = jobs[0]
+    assert first.missing() == ("depth", "masks", "images")
+    first.path("images").touch()
+    assert script.todo(script.parse_args())[0].missing() == ("depth", "masks")
+    for kind in first.missing():
+        first.path(kind).touch()
     assert script.todo(script.parse_args()) == jobs[1:]

@@ -5,9 +5,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .classes import CLASSES, read_mask
 from .depth_png import decode_depth_m
 
 TILE_WIDTH, TILE_HEIGHT, GAP = 168, 126, 4
+LEGEND_HEIGHT = 26
 
 
 def colour_disparity(depth_mm: np.ndarray) -> np.ndarray:
@@ -38,12 +40,30 @@ def depth_row(folder: Path, kind: str, start: int, count: int) -> np.ndarray:
     return np.hstack([tile(colour_disparity(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))) for path in paths])
 
 
+def mask_row(folder: Path, kind: str, start: int, count: int) -> np.ndarray:
+    paths = sorted((folder / "masks" / kind).glob("*.png"))[start : start + count]
+    return np.hstack([tile(CLASSES.rgb[read_mask(path)][..., ::-1]) for path in paths])
+
+
+def legend(columns: int) -> np.ndarray:
+    """Names of the classes beside their colours, as many in a row as there are pictures."""
+    rows = -(-len(CLASSES.names) // columns)
+    sheet = np.full((rows * LEGEND_HEIGHT + GAP, columns * (TILE_WIDTH + GAP), 3), 255, np.uint8)
+    for i, (name, rgb) in enumerate(zip(CLASSES.names, CLASSES.rgb)):
+        x, y = i % columns * (TILE_WIDTH + GAP), i // columns * LEGEND_HEIGHT + GAP
+        cv2.rectangle(sheet, (x + 2, y), (x + 28, y + 18), rgb[::-1].tolist(), cv2.FILLED)
+        cv2.rectangle(sheet, (x + 2, y), (x + 28, y + 18), (0, 0, 0), 1)
+        cv2.putText(sheet, name, (x + 36, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return sheet
+
+
 def write_contact_sheet(root: Path, out: Path, columns: int = 7) -> None:
-    """Labeled rooms and streets with their disparity, then the unlabeled domain."""
+    """Labeled rooms and streets with their disparity and classes, then the unlabeled domain."""
     labeled, unlabeled = root / "labeled/train", root / "unlabeled/train"
     rows = []
     for kind in ("rooms", "streets"):
-        rows += [picture_row(labeled, kind, 0, columns), depth_row(labeled, kind, 0, columns)]
+        rows += [row(labeled, kind, 0, columns) for row in (picture_row, depth_row, mask_row)]
+    rows.append(legend(columns))
     for start in (0, columns):
         rows += [picture_row(unlabeled, kind, start, columns) for kind in ("rooms", "streets")]
     out.parent.mkdir(parents=True, exist_ok=True)

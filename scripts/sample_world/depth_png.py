@@ -36,6 +36,6 @@ def decode_depth_m(depth_mm: np.ndarray) -> np.ndarray:
     return np.where(depth_mm == SKY_MM, np.float32(np.inf), depth_m)
 
 
-def write_depth_png(path: Path, depth_m: np.ndarray, sky: np.ndarray) -> None:
-    """Writes [h w] depth losslessly at the highest PNG compression."""
-    cv2.imwrite(str(path), encode_depth_mm(depth_m, sky), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+def write_depth(path: Path, depth_mm: np.ndarray) -> None:
+    """Writes the stored integers [h w] as a PNG of the highest compression, whatever the name ends in."""
+    path.write_bytes(cv2.imencode(".png", depth_mm, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1])

@@ -1,6 +1,7 @@
 """Furniture and small things.
 
-A piece stands in its frame with its back at y = 0 and its front towards -y; z = 0 is the floor.
+A piece stands in its frame with its back at y = 0 and its front towards -y; z = 0 is the floor. In the masks
+it is furniture; lamps and small things are decoration, leaves and stems vegetation.
 """
 
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def books(frame: Frame, style: Style, width: float, depth: float, room_above: fl
     palette = [style.material("accent") for _ in range(5)]
     while x < end - 0.06:
         thick, tall = rng.uniform(0.025, 0.06), room_above * rng.uniform(0.6, 0.92)
-        frame.box(
+        frame.of("decoration").box(
             (x + thick / 2, -depth * 0.55, tall / 2),
             (thick * 0.94, depth * 0.7, tall),
             palette[rng.integers(5)],
@@ -184,15 +185,15 @@ def vase(frame: Frame, style: Style, height: float) -> None:
 
 
 def potted_plant(frame: Frame, style: Style, height: float) -> None:
-    rng, pot = style.rng, height * 0.3
-    frame.lathe(
+    rng, pot, plant = style.rng, height * 0.3, frame.of("vegetation")
+    frame.of("decoration").lathe(
         [(0, 0), (pot * 0.4, 0), (pot * 0.55, pot), (pot * 0.45, pot), (0, pot * 0.9)],
         style.material("accent"),
     )
     centers = rng.normal((0, 0, height * 0.66), height * 0.13, (9, 3))
     radii = np.full((9, 3), height * 0.14)
-    frame.foliage(rng, centers, radii, height * 0.07, 500, style.material("leaf"))
-    frame.pole((0, 0, pot * 0.8), height * 0.015, height * 0.4, style.material("bark"))
+    plant.foliage(rng, centers, radii, height * 0.07, 500, style.material("leaf"))
+    plant.pole((0, 0, pot * 0.8), height * 0.015, height * 0.4, style.material("bark"))
 
 
 def bowl(frame: Frame, style: Style, height: float) -> None:
@@ -224,7 +225,7 @@ def table_lamp(frame: Frame, style: Style, height: float) -> None:
 
 def ball(frame: Frame, style: Style, height: float) -> None:
     radius = min(height * 0.4, 0.16)
-    frame.ball((0, 0, radius), radius, style.material("accent"))
+    frame.of("decoration").ball((0, 0, radius), radius, style.material("accent"))
 
 
 def ornament(frame: Frame, style: Style, height: float) -> None:
@@ -237,12 +238,13 @@ def ornament(frame: Frame, style: Style, height: float) -> None:
         table_lamp,
         ball,
     )
-    makers[style.rng.integers(len(makers))](frame, style, height * style.rng.uniform(0.6, 1.0))
+    maker = makers[style.rng.integers(len(makers))]
+    maker(frame.of("decoration"), style, height * style.rng.uniform(0.6, 1.0))
 
 
 def floor_lamp(frame: Frame, style: Style, width: float) -> None:
     metal, y = style.material("metal"), -0.25
-    lamp = frame.at(0, y)
+    lamp = frame.of("decoration").at(0, y)
     lamp.lathe([(0.16, 0), (0.15, 0.03), (0.015, 0.05), (0.015, 1.45)], metal)
     lamp.lathe([(0.24, 1.35), (0.14, 1.7)], style.material("cloth"))
 

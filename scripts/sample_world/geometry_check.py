@@ -14,7 +14,7 @@ def plane_errors(pitch_deg: float = -12.0, yaw_deg: float = 20.0, roll_deg: floa
     A ray d from height h meets the ground z = 0 at t = h / -d_z; its planar depth is t (d . ahead).
     """
     world = World()
-    world.frame().slab((0, 0, 0), (300, 300), Material(np.full((64, 64, 3), 128, np.uint8), 2.0))
+    world.frame("ground").slab((0, 0, 0), (300, 300), Material(np.full((64, 64, 3), 128, np.uint8), 2.0))
     camera = Camera(168, 126, 60.0, (0.3, -0.2, 1.5), yaw_deg, pitch_deg, roll_deg)
     depth_m, sky = exact_depth(world.scene({}), camera)
     rays = camera.rays()

@@ -1,4 +1,4 @@
-"""From (seed, split, index) to one picture with its exact depth."""
+"""From (seed, split, index) to one picture with its exact depth and classes."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 
 from .camera import Camera, degrade, draw_camera, tone_map
+from .classes import number
 from .rooms import build_room
-from .shapes import World, mi
+from .shapes import Scene, World, mi
 from .sky import Sky, dome_radiance, draw_sky, paint_sky, sky_lights
 from .streets import build_street
 from .style import Style
@@ -15,26 +16,34 @@ from .style import Style
 NEAREST_M, FARTHEST_M = 0.5, 60.0
 
 
-@dataclass(frozen=True)
-class Sample:
-    """rgb [h w 3] uint8; depth_m [h w] planar z; sky [h w] bool."""
+def trace_centres(scene: Scene, camera: Camera, aovs: str) -> np.ndarray:
+    """Mitsuba's `aovs` [h w c] of the one ray through each pixel's centre.
 
-    rgb: np.ndarray
-    depth_m: np.ndarray
-    sky: np.ndarray
-
-
-def exact_depth(scene: object, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Planar z in metres and the sky mask, both [h w], of the one ray through each pixel's centre.
-
-    An averaged depth would exist nowhere along an edge; a stratified sampler with one sample and no jitter
-    puts the ray on the centre.
+    An average over a pixel would exist nowhere along an edge; a stratified sampler with one sample and no
+    jitter puts the ray on the centre.
     """
     sensor = mi.load_dict(camera.sensor({"type": "stratified", "sample_count": 1, "jitter": False}))
-    integrator = mi.load_dict({"type": "aov", "aovs": "distance:depth,point:position"})
-    layers = np.array(mi.render(scene, sensor=sensor, integrator=integrator, spp=1), np.float64)
+    integrator = mi.load_dict({"type": "aov", "aovs": aovs})
+    return np.array(mi.render(scene.mitsuba, sensor=sensor, integrator=integrator, spp=1), np.float64)
+
+
+def exact_depth(scene: Scene, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Planar z in metres and the sky mask, both [h w], of the rays through the pixels' centres."""
+    layers = trace_centres(scene, camera, "distance:depth,point:position")
     sky = layers[..., 0] == 0
     return np.where(sky, np.inf, camera.planar_z(layers[..., 1:4])), sky
+
+
+def exact_classes(scene: Scene, camera: Camera) -> np.ndarray:
+    """Class numbers [h w] uint8 of what the rays of `exact_depth` meet; sky where they meet nothing."""
+    layers = trace_centres(scene, camera, "shape:shape_index,face:prim_index")
+    shapes, faces = (layers[..., i].astype(np.int64) for i in range(2))
+    classes = np.full(shapes.shape, number("sky"), np.uint8)
+    for i, shape in enumerate(scene.mitsuba.shapes(), 1):  # 0: the ray meets nothing
+        hit = shapes == i
+        found = scene.classes[shape.id()]
+        classes[hit] = found if isinstance(found, int) else found[faces[hit]]
+    return classes
 
 
 def acceptable(depth_m: np.ndarray, sky: np.ndarray) -> bool:
@@ -89,7 +98,7 @@ def filter_once(
     return total / weights
 
 
-def photograph(scene: object, camera: Camera, dome: np.ndarray, samples: int, seed: int) -> np.ndarray:
+def photograph(scene: Scene, camera: Camera, dome: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """[h w 4]: path-traced, denoised linear colour with the dome blanked, and coverage by surfaces."""
     sensor = mi.load_dict(camera.sensor({"type": "independent", "sample_count": samples}))
     # The depth integrator is here for its alpha: the path's own counts the dome as a surface.
@@ -102,7 +111,7 @@ def photograph(scene: object, camera: Camera, dome: np.ndarray, samples: int, se
         }
     )
     layers = np.array(
-        mi.render(scene, sensor=sensor, integrator=integrator, spp=samples, seed=seed), np.float32
+        mi.render(scene.mitsuba, sensor=sensor, integrator=integrator, spp=samples, seed=seed), np.float32
     )
     # image rgb, image alpha, surface rgb, surface alpha, then the three guides
     image, _, cover, albedo, normal, point = np.split(layers, (3, 7, 8, 11, 14), axis=-1)
@@ -111,8 +120,8 @@ def photograph(scene: object, camera: Camera, dome: np.ndarray, samples: int, se
     return np.concatenate([denoise(surface, albedo, normal, offset), cover], -1)
 
 
-def build_scene(rng: np.random.Generator, breadth: float, indoors: bool) -> tuple[object, Sky | None]:
-    """The Mitsuba scene, and its sky if it has one."""
+def build_scene(rng: np.random.Generator, breadth: float, indoors: bool) -> tuple[Scene, Sky | None]:
+    """The scene, and its sky if it has one."""
     world, style = World(), Style(rng, breadth)
     if indoors:
         build_room(world, style)
@@ -128,7 +137,7 @@ class View:
 
     rng: np.random.Generator
     breadth: float
-    scene: object
+    scene: Scene
     sky: Sky | None
     camera: Camera
     depth_m: np.ndarray
@@ -136,7 +145,13 @@ class View:
 
 
 def draw_view(key: list[int], broad: bool, indoors: bool) -> View:
-    """The first usable one of the stream `key`."""
+    """The first usable view of the stream `key`; a pure function of its arguments.
+
+    Args:
+        key: [seed, split, index], the root of all random draws.
+        broad: the unlabeled domain instead of the labeled one: how far a picture goes from the latter is
+            drawn for each, evenly from not at all to altogether.
+    """
     for attempt in range(100):
         rng = np.random.default_rng([*key, attempt])
         breadth = rng.random() if broad else 0.0
@@ -149,30 +164,28 @@ def draw_view(key: list[int], broad: bool, indoors: bool) -> View:
     raise RuntimeError(f"no usable view of {key} in 100 scenes: loosen `acceptable`")
 
 
-def render_sample(key: list[int], broad: bool, indoors: bool, samples: int) -> Sample:
-    """One picture; a pure function of its arguments.
-
-    Args:
-        key: [seed, split, index], the root of all random draws.
-        broad: the unlabeled domain instead of the labeled one: how far a picture goes from the latter is
-            drawn for each, evenly from not at all to altogether.
-        samples: paths per pixel.
-    """
-    view = draw_view(key, broad, indoors)
-    rgb = take_picture(view.rng, view.breadth, view.scene, view.sky, view.camera, view.depth_m, samples)
-    return Sample(rgb, view.depth_m, view.is_sky)
+def view_classes(view: View) -> np.ndarray:
+    """Class numbers [h w] uint8; draws nothing from the view's generator."""
+    classes = exact_classes(view.scene, view.camera)
+    assert np.array_equal(classes == number("sky"), view.is_sky)
+    return classes
 
 
 def take_picture(
     rng: np.random.Generator,
     breadth: float,
-    scene: object,
+    scene: Scene,
     sky: Sky | None,
     camera: Camera,
     depth_m: np.ndarray,
     samples: int,
 ) -> np.ndarray:
-    """The picture [h w 3] uint8 of a camera, with lens, air and sensor of this breadth; depth_m: [h w]."""
+    """The picture [h w 3] uint8 of a camera, with lens, air and sensor of this breadth.
+
+    Args:
+        depth_m: [h w] planar z of this camera, infinite in the sky.
+        samples: paths per pixel.
+    """
     dome = dome_radiance(sky) if sky else np.zeros(3)
     shot = photograph(scene, camera, dome, samples, int(rng.integers(2**31)))
     linear, cover = shot[..., :3], shot[..., 3:]

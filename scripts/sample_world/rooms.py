@@ -41,6 +41,7 @@ def light(style: Style) -> tuple[Material, Material, Material, Material]:
 
 def window(wall: Frame, style: Style, x: float, size: tuple[float, float], glass: Material) -> None:
     """A shining pane with a frame, a sill and perhaps curtains, on a wall that faces -y."""
+    wall = wall.of("window")
     (width, height), z, trim = size, 0.9 + size[1] / 2, style.material("trim")
     wall.pane((x, -0.02, z), size, glass)
     for side in (-1, 0, 1):
@@ -50,7 +51,8 @@ def window(wall: Frame, style: Style, x: float, size: tuple[float, float], glass
     if style.rng.random() < 0.6:
         cloth = style.material("cloth")
         for side in (-1, 1):
-            curtain(wall.at(x + side * (width / 2 + 0.12), -0.12), cloth, 0.45, z + height / 2 + 0.15)
+            place = wall.of("decoration").at(x + side * (width / 2 + 0.12), -0.12)
+            curtain(place, cloth, 0.45, z + height / 2 + 0.15)
 
 
 def curtain(frame: Frame, cloth: Material, width: float, height: float) -> None:
@@ -63,6 +65,7 @@ def picture(wall: Frame, style: Style, x: float, z: float) -> None:
     width, height = style.rng.uniform(0.4, 1.0), style.rng.uniform(0.35, 0.7)
     canvas = style.material("picture")
     canvas = Material(canvas.texture, max(width, height))
+    wall = wall.of("decoration")
     wall.box((x, -0.02, z), (width + 0.06, 0.04, height + 0.06), style.material("trim"))
     wall.pane((x, -0.045, z), (width, height), canvas)
 
@@ -77,17 +80,17 @@ def shell(
     wall, trim = style.material("wall"), style.material("trim")
     feature = style.material("wall") if style.rng.random() < 0.5 else wall
     frames = [
-        (world.frame(0, length), width),
-        (world.frame(-width / 2, middle, 0, 90), span),
-        (world.frame(width / 2, middle, 0, -90), span),
+        (world.frame("wall", 0, length), width),
+        (world.frame("wall", -width / 2, middle, 0, 90), span),
+        (world.frame("wall", width / 2, middle, 0, -90), span),
     ]
-    world.frame().slab((0, middle, 0), (width, span), style.material("floor"))
-    world.frame().box((0, middle, height + 0.05), (width, span, 0.1), style.material("ceiling"))
+    world.frame("floor").slab((0, middle, 0), (width, span), style.material("floor"))
+    world.frame("ceiling").box((0, middle, height + 0.05), (width, span, 0.1), style.material("ceiling"))
     for i, (frame, run) in enumerate(frames):
         frame.pane((0, 0, height / 2), (run, height), wall if i else feature)
         frame.box((0, -0.01, 0.05), (run, 0.02, 0.1), trim)
     # The wall behind the camera shines: soft light without grain, and never in view.
-    world.frame(0, -back, 0, 180).pane((0, 0, height / 2), (width, height), fill)
+    world.frame("wall", 0, -back, 0, 180).pane((0, 0, height / 2), (width, height), fill)
     return frames
 
 
@@ -100,7 +103,7 @@ def furnish_wall(
         piece, width, _ = PIECES[name]
         if x + width > span[1]:
             continue
-        piece(wall.at(x + width / 2, -0.05), style, width * style.rng.uniform(0.9, 1.0))
+        piece(wall.of("furniture").at(x + width / 2, -0.05), style, width * style.rng.uniform(0.9, 1.0))
         placed.append((x + width / 2, name))
         x += width + style.rng.uniform(0.1, 0.8)
     return placed
@@ -128,7 +131,8 @@ def middle_group(frame: Frame, style: Style) -> None:
     if rng.random() < 0.75:
         width = rng.uniform(1.4, 2.2)
         rug = style.material("cloth")
-        frame.at(0, 0, 0, rng.uniform(-8, 8)).box((0, 0, 0.008), (width, width * 0.7, 0.016), rug)
+        place = frame.of("decoration").at(0, 0, 0, rng.uniform(-8, 8))
+        place.box((0, 0, 0.008), (width, width * 0.7, 0.016), rug)
     floor = frame.at(0, 0, 0.016, rng.uniform(-15, 15))
     if choice == 0:
         dining_set(floor, style)
@@ -157,8 +161,8 @@ def build_room(world: World, style: Style) -> None:
             names = [name for name in names if PIECES[name][2] < width * 0.2]
         placed = furnish_wall(wall, style, span, names)
         decorate_wall(wall, style, span, glass, placed)
-    middle_group(world.frame(rng.uniform(-0.5, 0.5), length * rng.uniform(0.42, 0.55)), style)
-    ceiling_lamp(world.frame(0, length * 0.5, height), style, lamp, shade)
+    middle_group(world.frame("furniture", rng.uniform(-0.5, 0.5), length * rng.uniform(0.42, 0.55)), style)
+    ceiling_lamp(world.frame("decoration", 0, length * 0.5, height), style, lamp, shade)
 
 
 def ceiling_lamp(frame: Frame, style: Style, lamp: Material, shade: Material) -> None:

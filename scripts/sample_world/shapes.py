@@ -1,17 +1,28 @@
 """Boxes, balls and free forms placed in nested frames, collected as one Mitsuba scene.
 
-Every frame has x to the right, y ahead and z up, in metres; `yaw_deg` turns counter-clockwise from above.
+Every frame has x to the right, y ahead and z up, in metres; `yaw_deg` turns counter-clockwise from above. Its
+`label` is the class of its shapes in the masks.
 All surfaces end up in two meshes (matt and glossy) that share one texture atlas: hundreds of separate
 Mitsuba shapes with their own materials are ten times slower to trace.
 """
 
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 import mitsuba as mi
 import numpy as np
 
+from .classes import number
 from .style import Material
+from .templates import (
+    CUBE,
+    CUBE_FACES,
+    CUBE_UV,
+    grid_faces,
+    quad_faces,
+    superellipsoid,
+    vertex_normals,
+)
 from .textures import SIZE
 
 mi.set_variant("scalar_rgb")
@@ -33,74 +44,21 @@ def rotation_z(yaw_deg: float) -> np.ndarray:
     return matrix
 
 
-def quad_faces(count: int) -> np.ndarray:
-    """Triangles [2 count, 3] of separate quads, four corners each."""
-    first = np.arange(0, 4 * count, 4)[:, None]
-    return np.concatenate([first + np.array([0, 1, 2]), first + np.array([0, 2, 3])])
-
-
-def cube_template() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(corners [24 3] of six separate faces in -1..1, faces [12 3], uv [24 2])."""
-    square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)
-    corners = []
-    for axis, sign in np.ndindex(3, 2):
-        face = np.insert(square, axis, 2 * sign - 1, axis=1)
-        # An odd number of mirrorings turns the winding inwards.
-        corners.append(face if (sign + axis) % 2 else face[::-1])
-    corners = np.concatenate(corners)
-    faces = quad_faces(6)
-    # Along the two axes of each face, the upright one as v.
-    axes = np.repeat([[1, 2], [0, 2], [0, 1]], 8, axis=0)
-    return corners, faces, np.take_along_axis(corners, axes, 1) * 0.5 + 0.5
-
-
-CUBE, CUBE_FACES, CUBE_UV = cube_template()
-
-
-@lru_cache
-def grid_faces(rows: int, columns: int) -> np.ndarray:
-    """Triangles [m 3] between the points of a grid."""
-    corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
-    quads = np.stack([corner, corner + 1, corner + columns + 1, corner + columns], -1)
-    return np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
-
-
-@lru_cache
-def superellipsoid(roundness: float, rows: int, columns: int) -> np.ndarray:
-    """Points [rows columns 3] in -1..1: 0.1 is nearly a box, 1 a sphere."""
-    lon, lat = np.meshgrid(np.linspace(-np.pi, np.pi, columns), np.linspace(-np.pi / 2, np.pi / 2, rows))
-
-    def soft(value: np.ndarray) -> np.ndarray:
-        # cos(pi / 2) is 6e-17, whose root would open a hole at the pole.
-        return np.sign(value) * np.where(np.abs(value) < 1e-9, 0, np.abs(value)) ** roundness
-
-    return np.stack(
-        [soft(np.cos(lat)) * soft(np.cos(lon)), soft(np.cos(lat)) * soft(np.sin(lon)), soft(np.sin(lat))], -1
-    )
-
-
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals [n 3], faces weighted by area; +z where no face has any."""
-    a, b, c = (vertices[faces[:, corner]] for corner in range(3))
-    cross = np.cross(b - a, c - a).repeat(3, axis=0)
-    total = np.stack([np.bincount(faces.ravel(), cross[:, axis], len(vertices)) for axis in range(3)], -1)
-    length = np.linalg.norm(total, axis=-1, keepdims=True)
-    return np.where(length > 1e-12, total / np.maximum(length, 1e-12), [0.0, 0.0, 1.0])
-
-
 class Surface:
-    """Triangles under way to one mesh."""
+    """Triangles under way to one mesh; `classes` has one class number per triangle."""
 
     def __init__(self) -> None:
         self.vertices: list[np.ndarray] = []
         self.faces: list[np.ndarray] = []
         self.uv: list[np.ndarray] = []
+        self.classes: list[np.ndarray] = []
         self.count = 0
 
-    def append(self, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray) -> None:
+    def append(self, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, label: str) -> None:
         self.vertices.append(vertices)
         self.faces.append(faces + self.count)
         self.uv.append(uv)
+        self.classes.append(np.full(len(faces), number(label), np.uint8))
         self.count += len(vertices)
 
     def mesh(self, bsdf: Any, rows: int) -> Any:
@@ -123,6 +81,14 @@ class Surface:
         return mesh
 
 
+@dataclass(frozen=True)
+class Scene:
+    """`classes` maps the id of a shape to class numbers: [m] of the m faces of a mesh, one of a lamp."""
+
+    mitsuba: Any
+    classes: dict[str, Any]
+
+
 class World:
     """The growing geometry of one scene."""
 
@@ -131,9 +97,12 @@ class World:
         self.textures: list[np.ndarray] = []
         self.slots: dict[int, int] = {}
         self.lamps: list[dict[str, Any]] = []
+        self.lamp_classes: list[int] = []
 
-    def frame(self, x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw_deg: float = 0.0) -> "Frame":
-        return Frame(self, translation(x, y, z) @ rotation_z(yaw_deg))
+    def frame(
+        self, label: str, x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw_deg: float = 0.0
+    ) -> "Frame":
+        return Frame(self, translation(x, y, z) @ rotation_z(yaw_deg), label)
 
     def slot(self, material: Material) -> np.ndarray:
         """(column, row) of the material in the atlas."""
@@ -144,11 +113,13 @@ class World:
         row, column = divmod(self.slots[id(material.texture)], ATLAS_COLUMNS)
         return np.array([column, row])
 
-    def put(self, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, material: Material) -> None:
+    def put(
+        self, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, material: Material, label: str
+    ) -> None:
         """World vertices [n 3], faces [m 3], uv [n 2] in 0..1 of one tile."""
         surface = self.glossy if material.gloss else self.matt
         inset = 0.75 / SIZE
-        surface.append(vertices, faces, self.slot(material) + inset + uv * (1 - 2 * inset))
+        surface.append(vertices, faces, self.slot(material) + inset + uv * (1 - 2 * inset), label)
 
     def atlas(self) -> np.ndarray:
         """uint8 [h w 3], the first material at v = 0."""
@@ -159,7 +130,7 @@ class World:
             sheet[i // ATLAS_COLUMNS, i % ATLAS_COLUMNS] = texture[::-1]
         return sheet.transpose(0, 2, 1, 3, 4).reshape(rows * SIZE, ATLAS_COLUMNS * SIZE, 3)
 
-    def scene(self, extra: dict[str, Any]) -> Any:
+    def scene(self, extra: dict[str, Any]) -> Scene:
         atlas = self.atlas()
         colour = mi.load_dict(
             {"type": "bitmap", "bitmap": mi.Bitmap(np.ascontiguousarray(atlas)), "wrap_mode": "clamp"}
@@ -167,31 +138,39 @@ class World:
         gloss = {"type": "principled", "base_color": colour, "roughness": 0.25, "specular": 0.5}
         bsdfs = {"type": "diffuse", "reflectance": colour}, gloss
         shapes = {f"lamp_{i}": lamp for i, lamp in enumerate(self.lamps)}
+        classes: dict[str, Any] = {f"lamp_{i}": found for i, found in enumerate(self.lamp_classes)}
         for i, (surface, bsdf) in enumerate(zip((self.matt, self.glossy), bsdfs)):
             if surface.count:
                 twosided = mi.load_dict({"type": "twosided", "bsdf": bsdf})
                 shapes[f"surface_{i}"] = surface.mesh(twosided, len(atlas) // SIZE)
-        return mi.load_dict({"type": "scene", **shapes, **extra}, parallel=False)
+                classes[f"surface_{i}"] = np.concatenate(surface.classes)
+        return Scene(mi.load_dict({"type": "scene", **shapes, **extra}, parallel=False), classes)
 
 
 class Frame:
     """A place in the world that shapes are given relative to."""
 
-    def __init__(self, world: World, to_world: np.ndarray) -> None:
+    def __init__(self, world: World, to_world: np.ndarray, label: str) -> None:
         self.world = world
         self.to_world = to_world
+        self.label = label
 
     def at(self, x: float, y: float, z: float = 0.0, yaw_deg: float = 0.0) -> "Frame":
-        return Frame(self.world, self.to_world @ translation(x, y, z) @ rotation_z(yaw_deg))
+        return Frame(self.world, self.to_world @ translation(x, y, z) @ rotation_z(yaw_deg), self.label)
+
+    def of(self, label: str) -> "Frame":
+        """The same place for shapes of another class."""
+        return Frame(self.world, self.to_world, label)
 
     def put(self, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, material: Material) -> None:
         placed = vertices @ self.to_world[:3, :3].T + self.to_world[:3, 3]
-        self.world.put(placed, faces, uv, material)
+        self.world.put(placed, faces, uv, material, self.label)
 
     def lamp(self, kind: str, local: np.ndarray, material: Material) -> None:
         """A Mitsuba primitive that shines in the colours of the material's texture times `emission`."""
         linear = (material.texture / 255.0).astype(np.float32) ** 2.2 * material.emission
         radiance = {"type": "bitmap", "bitmap": mi.Bitmap(linear), "raw": True}
+        self.world.lamp_classes.append(number(self.label))
         self.world.lamps.append(
             {
                 "type": kind,

@@ -23,20 +23,21 @@ class Plan:
 
 
 def ground(world: World, style: Style, plan: Plan) -> None:
-    frame, far = world.frame(), END_M + 8
+    frame, far = world.frame("ground"), END_M + 8
+    lane = frame.of("road")
     pavement, grass, paint = style.material("pavement"), style.material("grass"), style.material("trim")
     frame.slab((0, far / 2 - 4, -0.02), (110, far + 8), grass)
-    frame.slab((0, far / 2 - 4, 0), (2 * plan.road_m, far + 8), style.material("road"))
+    lane.slab((0, far / 2 - 4, 0), (2 * plan.road_m, far + 8), style.material("road"))
     for side in (-1, 1):
         x = side * (plan.road_m + plan.pavement_m / 2)
         frame.box((x, far / 2 - 4, 0.06), (plan.pavement_m, far + 8, 0.12), pavement)
     if style.rng.random() < 0.8:
         for y in np.arange(1, END_M, 4.5):
-            frame.slab((0, y, 0.006), (0.14, 2.2), paint)
+            lane.slab((0, y, 0.006), (0.14, 2.2), paint)
     if style.rng.random() < 0.35:
         y = style.rng.uniform(6, 14)
         for x in np.arange(-plan.road_m + 0.4, plan.road_m - 0.2, 0.9):
-            frame.slab((x, y, 0.007), (0.45, 2.6), paint)
+            lane.slab((x, y, 0.007), (0.45, 2.6), paint)
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def building(frame: Frame, style: Style, width: float, depth: float) -> None:
 
 
 def tree(frame: Frame, style: Style, height: float) -> None:
+    frame = frame.of("vegetation")
     rng, crown = style.rng, height * style.rng.uniform(0.26, 0.36)
     frame.pole((0, 0, 0), height * 0.022, height * 0.6, style.material("bark"))
     leaf = style.material("leaf")
@@ -125,6 +127,7 @@ def tree(frame: Frame, style: Style, height: float) -> None:
 
 def hedge(frame: Frame, style: Style, length: float, height: float) -> None:
     """Along x."""
+    frame = frame.of("vegetation")
     rng, leaf = style.rng, style.material("leaf")
     frame.box((0, 0, height / 2), (length, 0.6, height), leaf)
     count = max(4, int(length * 2.5))
@@ -136,7 +139,7 @@ def hedge(frame: Frame, style: Style, length: float, height: float) -> None:
 
 
 def fence(frame: Frame, style: Style, length: float, height: float) -> None:
-    wood = style.material("wood")
+    frame, wood = frame.of("street furniture"), style.material("wood")
     for x in np.arange(-length / 2, length / 2, 0.28):
         frame.box((x, 0, height / 2), (0.16, 0.03, height), wood)
     for z in (0.25, 0.8):
@@ -171,13 +174,14 @@ def wheel(frame: Frame, tyre: Material, rim: Material) -> None:
     """A disc that stands upright, its axle along x."""
     turn = np.eye(4)
     turn[:3, :3] = [[0, 0, 1], [0, 1, 0], [-1, 0, 0]]
-    axle = Frame(frame.world, frame.to_world @ turn)
+    axle = Frame(frame.world, frame.to_world @ turn, frame.label)
     axle.lathe([(0, -0.12), (0.28, -0.12), (0.32, -0.07), (0.32, 0.07), (0.28, 0.12), (0, 0.12)], tyre)
     axle.lathe([(0.18, -0.125), (0.18, 0.125), (0, 0.125)], rim, 12)
     axle.lathe([(0, -0.126), (0.18, -0.125)], rim, 12)
 
 
 def person(frame: Frame, style: Style) -> None:
+    frame = frame.of("person")
     rng, trousers, coat, skin = (
         style.rng,
         style.material("fabric"),
@@ -220,7 +224,9 @@ def lamp_post(frame: Frame, style: Style, lamp: Material | None) -> None:
 def planter(frame: Frame, style: Style) -> None:
     frame.box((0, 0, 0.25), (0.9, 0.6, 0.5), style.material("accent"))
     centers = style.rng.normal((0, 0, 0.7), 0.12, (8, 3))
-    frame.foliage(style.rng, centers, np.full((8, 3), 0.25), 0.07, 500, style.material("leaf"))
+    frame.of("vegetation").foliage(
+        style.rng, centers, np.full((8, 3), 0.25), 0.07, 500, style.material("leaf")
+    )
 
 
 def bin_(frame: Frame, style: Style) -> None:
@@ -233,7 +239,7 @@ def side_of_street(world: World, style: Style, side: int, x: float) -> None:
     while y < END_M:
         width = rng.uniform(6.0, 13.0)
         # A frame with its -y towards the road: right side looks to -x, left side to +x.
-        plot = world.frame(side * x, y + width / 2, 0.0, 90 if side < 0 else -90)
+        plot = world.frame("building", side * x, y + width / 2, 0.0, 90 if side < 0 else -90)
         if rng.random() < 0.72:
             setback = 0.0 if rng.random() < 0.6 else rng.uniform(1.0, 4.0)
             building(plot.at(0, setback), style, width - 0.3, rng.uniform(7, 9))
@@ -266,10 +272,10 @@ def far_end(world: World, style: Style, plan: Plan) -> None:
     end = END_M - rng.uniform(0, 18)
     while x < 30:
         width = rng.uniform(8, 14)
-        building(world.frame(x + width / 2, end), style, width, 7)
+        building(world.frame("building", x + width / 2, end), style, width, 7)
         x += width
     for x in rng.uniform(-plan.plot_m, plan.plot_m, rng.integers(0, 4)):
-        tree(world.frame(x, end - rng.uniform(2, 5)), style, rng.uniform(4, 8))
+        tree(world.frame("vegetation", x, end - rng.uniform(2, 5)), style, rng.uniform(4, 8))
 
 
 def kerbside(world: World, style: Style, plan: Plan, side: int, lamp: Material | None) -> None:
@@ -279,17 +285,16 @@ def kerbside(world: World, style: Style, plan: Plan, side: int, lamp: Material |
     for y in np.arange(rng.uniform(3, 7), END_M - 20, 5.6):
         if rng.random() < 0.5:
             turned = 180 * int(rng.random() < 0.5) + rng.uniform(-2, 2)
-            car(world.frame(side * (plan.road_m - 1.1), y, 0, turned), style)
+            car(world.frame("vehicle", side * (plan.road_m - 1.1), y, 0, turned), style)
     for y in np.arange(rng.uniform(4, 8), END_M - 20, rng.uniform(7, 11)):
-        spot = world.frame(side * (plan.road_m + 0.45), y, 0.12, inward)
+        spot = world.frame("street furniture", side * (plan.road_m + 0.45), y, 0.12, inward)
         if street_tree and rng.random() < 0.7:
             tree(spot, style, rng.uniform(3.5, 6.5))
         else:
             lamp_post(spot, style, lamp)
     for _ in range(rng.integers(3, 9)):
-        spot = world.frame(
-            side * rng.uniform(plan.road_m + 1.0, plan.plot_m - 0.6), rng.uniform(3.5, 26), 0.12, inward
-        )
+        x = side * rng.uniform(plan.road_m + 1.0, plan.plot_m - 0.6)
+        spot = world.frame("street furniture", x, rng.uniform(3.5, 26), 0.12, inward)
         thing = (person, person, person, bench, planter, bin_)[rng.integers(6)]
         thing(spot.at(0, 0, 0, rng.uniform(0, 360) if thing is person else 0), style)
 
@@ -304,7 +309,5 @@ def build_street(world: World, style: Style, lamp: Material | None) -> None:
         kerbside(world, style, plan, side, lamp)
     far_end(world, style, plan)
     for _ in range(rng.integers(0, 3)):
-        person(
-            world.frame(rng.uniform(-plan.road_m, plan.road_m), rng.uniform(7, 25), 0, rng.uniform(0, 360)),
-            style,
-        )
+        x, y = rng.uniform(-plan.road_m, plan.road_m), rng.uniform(7, 25)
+        person(world.frame("person", x, y, 0, rng.uniform(0, 360)), style)

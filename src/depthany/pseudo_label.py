@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from omegaconf import DictConfig
 
 from depthany.checking.label_store import draw_labels, verify_store
@@ -14,27 +13,15 @@ from depthany.config.entry import run_entry
 from depthany.config.schema import BatchSettings, OfficialFileSettings
 from depthany.data.counts import set_notes
 from depthany.data.mixture import DataSettings
-from depthany.data.pseudo_labels.store import (
-    MANIFEST,
-    RESIZE,
-    UNREADABLE,
-    StoreSettings,
-    begin_store,
-    describe_sets,
-    finish_store,
-)
-from depthany.display.progress import bar_of_all
-from depthany.inference.claims import Claims
-from depthany.inference.labeling import RESOLUTIONS, Labeler, Reading
-from depthany.inference.labeling_counts import LabelingCounts
-from depthany.inference.labeling_report import LabelingProgress, print_labels
-from depthany.inference.predictor import Predictor
+from depthany.inference.labeling import RESOLUTIONS, Reading
+from depthany.inference.labeling_job import LabelingJob
+from depthany.inference.labeling_report import print_labels
 from depthany.inference.ready_model import ReadyModel, load_ready_model
 from depthany.models.files.model_source import ModelSource
 from depthany.models.model import DenseModel
 from depthany.system.device import Compute, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
-from depthany.system.files import require_own_results, require_writable
+from depthany.system.files import require_writable
 from depthany.system.rules import setting
 from depthany.training import build
 
@@ -89,7 +76,12 @@ def label(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
     sets = open_sets(cfg)
     size = teacher.model.input_size if cfg.input_size is None else cfg.input_size
     require_crop_size(size, teacher.model)
-    claims = begin(out, build_header(cfg, teacher, size, compute, sets), processes)
+    reading = Reading(
+        cfg.data.convert_images, cfg.data.min_side, cfg.data.unreadable, cfg.data.max_unreadable_share
+    )
+    how = (cfg.resolution, cfg.shard_size, cfg.batch_size, cfg.workers)
+    job = LabelingJob(out, teacher, sets, reading, compute, processes, size, *how)
+    claims = job.begin()
     images = sum(len(each) for each in sets.values())
     wanted = sum(shard.last - shard.first for shard in claims.open)
     if processes.is_main:
@@ -97,24 +89,9 @@ def label(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
         print(f"{describe(teacher, size, images, images - wanted, compute)}{shared}", flush=True)
         for line in set_notes({f"data.unlabeled.{name}": each for name, each in sets.items()}):
             print(line, flush=True)
-
-    reading = Reading(
-        cfg.data.convert_images, cfg.data.min_side, cfg.data.unreadable, cfg.data.max_unreadable_share
-    )
-    with bar_of_all(processes, "images", wanted) as advance:
-        labeler = Labeler(
-            Predictor(teacher.model, size, label="the teacher"),
-            sets,
-            reading,
-            cfg.resolution == "half",
-            cfg.batch_size,
-            cfg.workers,
-            LabelingProgress(advance, processes.is_main),
-        )
-        counts = labeler.run(out, claims)
-        processes.wait_without_timeout("labels")  # for the last shards of the other processes
-        advance(0)
-    finish(out, counts, processes)
+    counts, manifest = job.finish(job.run(claims, projects=True))
+    if processes.is_main:
+        print_labels(out, counts, manifest)
 
 
 def require_crop_size(size: int, teacher: DenseModel) -> None:
@@ -127,29 +104,6 @@ def require_crop_size(size: int, teacher: DenseModel) -> None:
         )
 
 
-def begin(out: Path, header: StoreSettings, processes: Processes) -> Claims:
-    """Begins the store, or checks that it is the same one; returns the shards that are not labeled yet."""
-    if processes.is_main:
-        with FileLock(out / ".lock"):  # workers that start at once would write one partial file
-            if not (out / MANIFEST).exists():
-                require_own_results(out, MANIFEST, "sets", (UNREADABLE, "shards"))
-            begin_store(out, header)
-    processes.wait()
-    begin_store(out, header)
-    claims = Claims(out, header)
-    processes.wait()  # every process counts the open shards before the first one is done
-    return claims
-
-
-def finish(out: Path, counts: LabelingCounts, processes: Processes) -> None:
-    """Completes the store and prints what all processes have done."""
-    of_all = processes.gather(counts.summable())
-    if processes.is_main:
-        with FileLock(out / ".lock"):
-            manifest = finish_store(out)
-        print_labels(out, counts.total(of_all), manifest)
-
-
 def open_sets(cfg: DictConfig) -> dict[str, Any]:
     """Returns the unlabeled sets that have a root, by name."""
     sets = build.build_sets(cfg.data.unlabeled, "data.unlabeled")
@@ -157,23 +111,6 @@ def open_sets(cfg: DictConfig) -> dict[str, Any]:
         keys = " ".join(f"data.unlabeled.{name}.root=..." for name in cfg.data.unlabeled)
         raise ValueError(f"no unlabeled set has a root: set one of {keys or 'another data=...'}")
     return sets
-
-
-def build_header(
-    cfg: DictConfig, teacher: ReadyModel, size: int, compute: Compute, sets: dict[str, Any]
-) -> StoreSettings:
-    """Returns everything that the labels depend on."""
-    preprocessing = {
-        "input_size": size,
-        "resize": RESIZE,
-        "resolution": cfg.resolution,
-        "precision": compute.precision,
-        "batch_size": cfg.batch_size,
-        "convert_images": cfg.data.convert_images,
-        "min_side": cfg.data.min_side,
-    }
-    about = {"weights_sha256": teacher.weights_sha256, "model": teacher.model.config}
-    return StoreSettings(about, preprocessing, cfg.shard_size, describe_sets(sets))
 
 
 def describe(teacher: ReadyModel, size: int, images: int, done: int, compute: Compute) -> str:

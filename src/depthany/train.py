@@ -37,10 +37,10 @@ from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, S
 from depthany.training.checks import check, check_processes, rooted
 from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.optim import lr_factor
-from depthany.training.metric_model import trained_on, with_metric_head
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
+from depthany.training.stored_labels import label_once
 from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import alignment_of, evaluate, is_dead
 from depthany.training.validation_check import check_sets
@@ -89,14 +89,12 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     dataset = build.build_training_set(settings, teacher)
     val_sets = build.build_sets(settings.data.val, "data.val")
     notes = build.dataset_notes(settings, dataset, val_sets)  # before anything is written
-    with_head = with_metric_head(settings, dataset.labeled)
-    state = build.build_state(with_head, teacher if online else None, device, amp, processes)
-    state.model.trained_on = trained_on(settings, dataset.labeled)
+    labels_views = teacher if online else None
+    state = build.build_state(settings, labels_views, device, amp, processes, dataset.labeled)
     sampler = build.build_sampler(settings, dataset, processes)
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
     reading = reading_of_validation(settings)
     prefetch, lines = plan_prefetch(dataset, sampler, settings.workers, processes)
-    notes += lines
     if val_sets:
         notes += check_sets(val_sets, alignment_of(state.model.quantity), processes=processes, **reading)
 
@@ -105,6 +103,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         changes = begin_or_resume(settings, saved, state, loop, processes)
         if changes is None:
             return
+        notes += [*lines, *label_once(settings, dataset, teacher, compute, processes)]
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
@@ -167,7 +166,8 @@ def begin_or_resume(
     """
     run_dir = Path(settings.run_dir)
     if settings.overwrite and processes.is_main:
-        runs.clear(run_dir)  # only now that everything the new run needs is known to be there
+        # only now that everything the new run needs is known to be there
+        runs.clear(run_dir, in_use=Path(settings.pseudo_labels))
     claim = partial(runs.claim, run_dir, saved, defaults_of(settings), loop.total_steps)
     changes = processes.on_main(claim)
     if changes is None:
@@ -259,7 +259,7 @@ def finish(
     """Writes results and model, the model last since it marks the run as finished, and prints the table.
 
     Args:
-        faults: lines on what was wrong with the outputs as training ended.
+        faults: lines on what was wrong as training ended.
     """
     # config.json would no longer describe the model of a shorter run
     (run_dir / WEIGHTS_NAME).unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from depthany.losses.affine_invariant import REDUCTIONS, affine_invariant_loss
-from depthany.losses.features import feature_alignment_loss
+from depthany.losses.features import CENTERS, feature_alignment_loss, mean_token
 from depthany.losses.normalise import NORMALISATIONS
 from depthany.losses.reduce import on_one_rank
 
@@ -421,10 +421,11 @@ def test_feature_alignment_keeps_tokens_beyond_margin():
     # cos with (1, 0): 1, 0.96, 0.8, 0 -> distance 0, 0.04, 0.2, 1; margin 0.15 keeps the last two.
     frozen = tokens((1, 0), (1, 0), (1, 0), (1, 0))
     student = tokens((2, 0), (24, 7), (4, 3), (0, 5))
-    loss, kept = feature_alignment_loss(student, frozen)
+    loss, kept, distance = feature_alignment_loss(student, frozen)
     assert loss.item() == pytest.approx((0.2 + 1) / 2)
     assert kept.item() == 0.5
-    loss, kept = feature_alignment_loss(student, frozen, mean_over="all")
+    torch.testing.assert_close(distance, torch.tensor([[0, 0.04, 0.2, 1]]))
+    loss = feature_alignment_loss(student, frozen, mean_over="all").loss
     assert loss.item() == pytest.approx((0.2 + 1) / 4)
 
 
@@ -437,7 +438,7 @@ def test_token_at_margin_is_kept():
 
 def test_equal_features_have_no_loss_nor_gradient():
     features = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0))
-    (loss, kept), (grad,) = (
+    (loss, kept, _), (grad,) = (
         feature_alignment_loss(features, features),
         torch.autograd.grad(
             feature_alignment_loss(leaf := features.clone().requires_grad_(), features)[0], leaf
@@ -448,11 +449,28 @@ def test_equal_features_have_no_loss_nor_gradient():
     assert grad.abs().max() == 0
 
 
-def test_no_gradient_flows_into_frozen_features():
+def test_centering_removes_common_direction():
+    # The mean of the frozen tokens is (10, 0). Without it they are (0, 2) and (0, -2), the student's (0, 1)
+    # and (3, -4): cos 1 and 0.8, of vectors that were all within 0.15 of each other.
+    frozen, student = tokens((10, 2), (10, -2)), tokens((10, 1), (13, -4))
+    assert feature_alignment_loss(student, frozen).kept == 0
+    loss, kept, distance = feature_alignment_loss(student, frozen, center="mean")
+    torch.testing.assert_close(distance, torch.tensor([[0, 0.2]]))
+    assert kept == 0.5
+    assert loss.item() == pytest.approx(0.2)
+    assert mean_token(frozen).tolist() == [10, 0]
+    with pytest.raises(ValueError, match="unknown center 'median'; choose from none, mean"):
+        feature_alignment_loss(student, frozen, center="median")
+
+
+@pytest.mark.parametrize("center", CENTERS)
+def test_no_gradient_flows_into_frozen_features(center):
     student, frozen = torch.randn(2, 2, 5, 8, generator=torch.Generator().manual_seed(0))
     student.requires_grad_()
     frozen.requires_grad_()
-    feature_alignment_loss(student, frozen)[0].backward()
+    loss, _, distance = feature_alignment_loss(student, frozen, center=center)
+    loss.backward()
+    assert not distance.requires_grad
     assert student.grad is not None
     assert student.grad.abs().max() > 0
     assert frozen.grad is None
@@ -462,7 +480,7 @@ def test_feature_alignment_under_autocast_is_float32():
     student, frozen = torch.randn(2, 2, 50, 384, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = feature_alignment_loss(student.float(), frozen.float())[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, _ = feature_alignment_loss(student, frozen)
+        loss = feature_alignment_loss(student, frozen).loss
     assert loss == expected
 
 
@@ -492,7 +510,7 @@ class Shared:
     def mean(self, count: Tensor) -> Tensor:
         counts = self.noted[self.calls]
         self.calls += 1
-        return torch.stack(counts).double().mean().to(torch.float32)
+        return torch.stack(counts).double().mean(0).to(torch.float32)
 
 
 def losses_of_shares(loss_of, shares: list[list[int]]) -> list[Tensor]:
@@ -534,18 +552,20 @@ def test_mean_over_ranks_is_whole_batch_loss(normalisation, reduction, trim, mix
     assert wanted.abs().sum() > 0
 
 
+@pytest.mark.parametrize("center", CENTERS)
 @pytest.mark.parametrize("mean_over", ["kept", "all"])
-def test_feature_alignment_over_ranks_is_whole_batch(mean_over):
+def test_feature_alignment_over_ranks_is_whole_batch(mean_over, center):
     generator = torch.Generator().manual_seed(0)
     student, frozen = torch.randn(2, 6, 5, 8, generator=generator)
     frozen[:3] = student[:3] + 0.1 * frozen[:3]  # near already: the processes keep different shares
-    student.requires_grad_()
-    whole, kept = feature_alignment_loss(student, frozen, mean_over=mean_over)
+    if center == "mean":
+        student, frozen = student + 5, frozen + 5
+    student = student.detach().requires_grad_()
+    options = {"mean_over": mean_over, "center": center}
+    whole, kept, _ = feature_alignment_loss(student, frozen, **options)
     parts = losses_of_shares(
         lambda i, mean_over_ranks: torch.stack(
-            feature_alignment_loss(
-                student[i], frozen[i], mean_over=mean_over, mean_over_ranks=mean_over_ranks
-            )
+            feature_alignment_loss(student[i], frozen[i], mean_over_ranks=mean_over_ranks, **options)[:2]
         ),
         SHARES,
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
 from depthany.losses.affine_invariant import affine_invariant_loss
-from depthany.losses.features import feature_alignment_loss
+from depthany.losses.features import CENTERS, feature_alignment_loss
 from depthany.losses.table import LOSSES
 from depthany.models.dinov2 import SIZES, Dinov2
 from depthany.models.encoder import patch_tokens
@@ -59,7 +59,7 @@ def network(seed: int) -> DenseModel:
 
 
 def student_settings(**changed) -> StudentSettings:
-    alignment = {"alpha": 0.15, "mean_over": "kept", "frozen_input": "perturbed"}
+    alignment = {"alpha": 0.15, "mean_over": "kept", "frozen_input": "perturbed", "center": "none"}
     alignment |= {key: changed.pop(key) for key in alignment if key in changed}
     return StudentSettings(
         **{
@@ -119,13 +119,15 @@ def test_teacher_does_not_draw_from_the_generator() -> None:
     assert torch.equal(chance.get_state(), generator().get_state())
 
 
-def test_student_loss_is_weighted_sum_of_terms() -> None:
+@pytest.mark.parametrize("center", CENTERS)
+def test_student_loss_is_weighted_sum_of_terms(center: str) -> None:
     batch, model, frozen = make_batch(), network(2), far_encoder()
-    output = student_stage(COLOURS, frozen)(model, batch, generator())
+    output = student_stage(COLOURS, frozen, center=center)(model, batch, generator())
     labeled, unlabeled = output.images["labeled"], output.images["unlabeled"]
     with torch.no_grad():
         tokens = model(normalise(torch.cat([labeled.seen, unlabeled.seen])), with_features=True).features[2:]
-        feature, kept = feature_alignment_loss(tokens, patch_tokens(frozen(normalise(unlabeled.seen))[-1]))
+        of_frozen = patch_tokens(frozen(normalise(unlabeled.seen))[-1])
+        feature, kept, distance = feature_alignment_loss(tokens, of_frozen, center=center)
     by_hand = {
         "loss/labeled": affine_invariant_loss(labeled.prediction, batch.target, batch.mask),
         "loss/unlabeled": affine_invariant_loss(unlabeled.prediction, unlabeled.target, unlabeled.mask),
@@ -136,6 +138,7 @@ def test_student_loss_is_weighted_sum_of_terms() -> None:
         assert value > 0
     torch.testing.assert_close(output.loss.detach(), sum(by_hand.values()) / 3, rtol=1e-4, atol=1e-5)
     assert output.scalars["feature_tokens_kept"] == kept > 0
+    torch.testing.assert_close(output.distributions["feature_distance"], distance, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["labeled", "unlabeled", "feature"])
@@ -222,6 +225,8 @@ def test_equal_encoders_have_no_feature_loss() -> None:
     twin.load_state_dict(model.encoder.state_dict())
     stage = student_stage(COLOURS, twin, alpha=0.0)
     assert stage(model, make_batch(), generator()).scalars["loss/feature"].abs() < 1e-5
+    centered = student_stage(COLOURS, twin, alpha=0.0, center="mean")
+    assert centered(model, make_batch(), generator()).scalars["loss/feature"].abs() < 1e-5
     clean = student_stage(COLOURS, twin, alpha=0.0, frozen_input="clean")
     assert clean(model, make_batch(), generator()).scalars["loss/feature"] > 1e-3
 
@@ -277,6 +282,7 @@ def test_batch_without_one_kind_has_finite_gradient(labeled: int, unlabeled: int
     assert ("loss/labeled" in output.scalars) == (labeled > 0), "a 0 would pull the mean in the log down"
     for name in ("loss/unlabeled", "loss/feature", "feature_tokens_kept"):
         assert (name in output.scalars) == (unlabeled > 0)
+    assert ("feature_distance" in output.distributions) == (unlabeled > 0)
 
 
 def test_missing_kind_adds_exactly_0() -> None:

@@ -33,6 +33,7 @@ COMMON = {
     *(f"val/mine/{name}" for name in ("degenerate_truths", "unreadable")),
 }
 OF_STUDENT = {"loss/unlabeled", "counted/unlabeled", "loss/feature", "feature_tokens_kept"}
+OF_STUDENT |= {f"feature_distance/{quantile}" for quantile in ("p10", "p50", "p90", "max")}
 
 
 def events(run_dir: Path) -> EventAccumulator:

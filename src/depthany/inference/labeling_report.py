@@ -58,3 +58,27 @@ def print_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any
     )
     if manifest["unreadable"]:
         print(f"{manifest['unreadable']} images could not be read and have no label: {store / UNREADABLE}")
+
+
+def summary_of_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any] | None) -> str:
+    """Returns what was done in one line; arguments as those of `print_labels`.
+
+    Raises:
+        ValueError: other workers are still labeling.
+    """
+    if manifest is None:
+        raise ValueError(f"{store}: another process has shards in hand: start again when it is done")
+    seconds = time.monotonic() - counts.began
+    made = f"{counts.labels} of them made now in {seconds:.1f} s, {counts.rate():.1f}/s"
+    line = f"{store}: {manifest['labels']} labels, {size_of(manifest['bytes'])}, {made}"
+    if manifest["unreadable"]:
+        line += f"; {manifest['unreadable']} images have none: {store / UNREADABLE}"
+    return f"{line}; warning: {counts.constant} labels are constant: {WHY}" if counts.constant else line
+
+
+def size_of(count: float) -> str:
+    """Returns a number of bytes in words, such as "22 kB"."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 MeanOverRanks = Callable[[Tensor], Tensor]
-"""Takes a number [] of this rank and returns its mean [] over the ranks that share the batch.
+"""Takes a number [], or a vector, of this rank and returns its mean over the ranks that share the batch.
 
 A loss divides its sum by the mean over the ranks of its count. The mean over the ranks of the loss, and of
 its gradient, is then that of the whole batch, however the images are dealt.
@@ -14,7 +14,7 @@ its gradient, is then that of the whole batch, however the images are dealt.
 
 
 def on_one_rank(number: Tensor) -> Tensor:
-    """`MeanOverRanks` of a batch that this process holds alone: returns the number [] itself."""
+    """`MeanOverRanks` of a batch that this process holds alone: returns the number [] or vector itself."""
     return number
 
 

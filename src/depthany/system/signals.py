@@ -11,15 +11,19 @@ from types import FrameType
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
+SLURM_SIGNALS = tuple(number for number in STOP_SIGNALS if number not in (signal.SIGINT, signal.SIGTERM))
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived. It unwinds as Ctrl-C does, so that no half-written file stays behind."""
+    """SIGTERM or its like arrived. It unwinds as Ctrl-C does, so that no half-written file stays behind."""
 
 
 @contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Raises `Terminated` on SIGTERM inside. Does nothing in other threads, which receive no signals."""
+def sigterm_raises(*more: int) -> Iterator[None]:
+    """Raises `Terminated` on SIGTERM inside, and on the signals with the numbers `more`.
+
+    Does nothing in other threads, which receive no signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -27,11 +31,12 @@ def sigterm_raises() -> Iterator[None]:
     def unwind(_number: int, _frame: FrameType | None) -> None:
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, unwind)
+    before = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, *more)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -26,14 +26,20 @@ from depthany.training.checks import no_teacher, per_micro_batch, rooted
 from depthany.training.draw_order import build_order, weight_notes
 from depthany.training.ema import WeightAverage
 from depthany.training.loop import LoopSettings
-from depthany.training.metric_model import labeled_options, learns_metres, require_cameras
+from depthany.training.metric_model import (
+    labeled_options,
+    learns_metres,
+    require_cameras,
+    trained_on,
+    with_metric_head,
+)
 from depthany.training.optim import build_optimizer
 from depthany.training.parallel import is_sharded, shard_run, uses_fsdp
-from depthany.training.run_labels import open_pseudo_labels
-from depthany.training.settings import ModelSettings, TrainSettings
+from depthany.training.settings import ONCE, ModelSettings, TrainSettings
 from depthany.training.stages.base import StageContext, require_declared, trained_parameters
 from depthany.training.stages.table import STAGES
 from depthany.training.starting_weights import FREEZE, build_from, warn_of_unused_parts
+from depthany.training.stored_labels import open_pseudo_labels
 
 
 def load_teacher(settings: TrainSettings, device: torch.device | str) -> DenseModel | None:
@@ -60,12 +66,18 @@ def build_state(
     device: torch.device,
     amp: torch.dtype | None,
     processes: Processes,
+    labeled: Sequence[Any] = (),
 ) -> TrainingState:
-    """Builds model, stage and optimizer in their initial state, on the device, the same on all ranks."""
-    chosen = STAGES[settings.stage.name]
+    """Builds model, stage and optimizer in their initial state, on the device, the same on all ranks.
+
+    Args:
+        labeled: the labeled sets, of which a metric model takes its range.
+    """
+    settings, chosen = with_metric_head(settings, labeled), STAGES[settings.stage.name]
     torch.manual_seed(settings.seed + chosen.seed_offset)
     model = build_model(settings.model, min(crop_shape(settings.crop_size)))
     _require_quantity(model, settings)
+    model.trained_on = trained_on(settings, labeled)
     model.encoder.activation_checkpointing = settings.activation_checkpointing
     context = StageContext(model, teacher, settings.perturb, asdict(settings.loss), processes.mean)
     stage = chosen.build(settings.stage, context)
@@ -180,8 +192,13 @@ def dataset_notes(
 
 
 def build_training_set(settings: TrainSettings, teacher: DenseModel | None = None) -> TrainingSet:
-    """Builds the sets of the kinds that the stage draws, with stored labels of `teacher` if there is one."""
+    """Builds the sets of the kinds that the stage draws, with stored labels of `teacher` if there is one.
+
+    `pseudo_labels=once` makes its labels later, when the run directory is claimed.
+    """
     stage = STAGES[settings.stage.name]
+    if settings.pseudo_labels == ONCE and teacher is not None:
+        require_crop_shape(crop_shape(settings.crop_size), [teacher])
     draws_labeled, draws_unlabeled = stage.ratio(settings.stage)
     labeled = build_sets(settings.data.labeled, "data.labeled") if draws_labeled else {}
     unlabeled = build_sets(settings.data.unlabeled, "data.unlabeled") if draws_unlabeled else {}

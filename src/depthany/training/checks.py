@@ -14,7 +14,7 @@ from depthany.models.files.model_source import ModelSource
 from depthany.system.distributed import Processes
 from depthany.training.loggers.table import LOGGERS
 from depthany.training.parallel import uses_fsdp
-from depthany.training.settings import ONLINE, TrainSettings
+from depthany.training.settings import ONCE, ONLINE, TrainSettings
 from depthany.training.stages.base import Stage
 from depthany.training.stages.table import STAGES
 
@@ -86,7 +86,7 @@ def _refuse_settings_of_others(cfg: DictConfig, stage: type[Stage]) -> None:
 def _require_teacher(settings: TrainSettings, stage: type[Stage]) -> None:
     """Raises a ValueError if a stage lacks the teacher that it needs, or is given labels that it does not."""
     name = settings.stage.name
-    if not stage.needs.teacher and settings.pseudo_labels != ONLINE:
+    if not stage.needs.teacher and settings.pseudo_labels not in (ONLINE, ONCE):
         raise ValueError(
             f"pseudo_labels={settings.pseudo_labels}: stage={name} learns from no teacher; leave it out"
         )

@@ -14,6 +14,7 @@ from depthany.metrics.table import METRICS
 from depthany.models.model import DenseModel
 from depthany.system.distributed import ALONE, Processes, full
 from depthany.system.signals import stop_signals
+from depthany.training.alignment_watch import AlignmentWatch
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter
 from depthany.training.early_stopping import EarlyStoppingSettings, has_run_out, note_score
@@ -78,7 +79,7 @@ class Run:
     amp: dtype of autocast, or None.
     compiled: the model as `torch.compile` returned it, or None.
     newest_scores: those of the last validation, with its step.
-    faults: lines on what was wrong with the outputs at the last line of the log.
+    faults: lines on what was wrong at the last line of the log.
     """
 
     state: TrainingState
@@ -130,7 +131,9 @@ class Run:
 def train(run: Run) -> None:
     """Steps until the run is over; on a stop signal to any rank, saves and leaves by SystemExit."""
     state, settings, tracker, device = run.state, run.settings, run.tracker, run.device
-    progress, meter = state.progress, Meter(run.processes, TARGETS[state.stage.target].is_relative)
+    progress, is_relative = state.progress, TARGETS[state.stage.target].is_relative
+    alignment = AlignmentWatch(settings.total_steps, progress.steps_in_a_row)
+    meter = Meter(run.processes, is_relative, alignment)
     forward = wrap_ddp(StageAndModel(state.stage, state.model, run.compiled), run.processes, device)
     with stop_signals() as received:
         if is_validation_left(run):

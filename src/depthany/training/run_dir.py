@@ -18,6 +18,7 @@ from depthany.training.changes import FREE, LENGTH, MOVED, REFUSED, Changes, fin
 from depthany.training.checkpoints.sharded import remove_incomplete
 from depthany.training.checkpoints.state import BEST_FILE, PROGRESS_FILE, list_checkpoints, step_of
 from depthany.training.loggers.table import LOGGERS
+from depthany.training.settings import ONCE
 
 LOCK_TIMEOUT_S = 8.0  # loader processes of a killed run keep its lock until they notice
 SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE = "settings.yaml", "results.json", "unreadable.txt"
@@ -41,6 +42,11 @@ class Finished:
 def checkpoint_dir(run_dir: Path) -> Path:
     """Returns the folder of the checkpoints of a run."""
     return run_dir / "checkpoints"
+
+
+def label_dir(run_dir: Path) -> Path:
+    """Returns the folder of the labels that `pseudo_labels=once` makes."""
+    return run_dir / "pseudo_labels"
 
 
 def finished(run_dir: Path) -> Finished | None:
@@ -87,6 +93,12 @@ def _is_run(run_dir: Path) -> bool:
     return OmegaConf.is_dict(settings) and {"run_dir", "stage"} <= settings.keys()
 
 
+def _has_own_labels(run_dir: Path) -> bool:
+    """Whether the run in the folder makes its labels there; else a store of that name is another's."""
+    settings = _begun(run_dir) if _is_run(run_dir) else {}
+    return settings.get("pseudo_labels") == ONCE and "teacher" in settings["stage"]
+
+
 def _own_files(run_dir: Path) -> Iterator[Path]:
     """Yields the files and folders with names that a run writes, its settings last."""
     folder = checkpoint_dir(run_dir)
@@ -95,6 +107,8 @@ def _own_files(run_dir: Path) -> Iterator[Path]:
         yield from sorted(folder.glob(pattern))
     for pattern in (pattern for logger in LOGGERS.values() for pattern in logger.written):
         yield from sorted(run_dir.glob(pattern))
+    if os.path.lexists(label_dir(run_dir)) and _has_own_labels(run_dir):
+        yield label_dir(run_dir)
     for name in (*_WRITTEN, SETTINGS_FILE):
         if os.path.lexists(run_dir / name):
             yield run_dir / name
@@ -121,9 +135,14 @@ def locked(run_dir: Path) -> Iterator[None]:
         lock.release()
 
 
-def clear(run_dir: Path) -> None:
-    """Deletes what a run has written into the folder, and nothing else."""
-    for path in list(_own_files(run_dir)):
+def clear(run_dir: Path, in_use: Path | None = None) -> None:
+    """Deletes what a run has written into the folder, and nothing else.
+
+    Args:
+        in_use: a file or folder that the next run reads, which stays.
+    """
+    kept = in_use.resolve() if in_use is not None else None
+    for path in [path for path in _own_files(run_dir) if path.resolve() != kept]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

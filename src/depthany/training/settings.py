@@ -18,7 +18,9 @@ from depthany.training.optim import OptimizerSettings, ScheduleSettings
 from depthany.training.parallel import PARALLELS
 from depthany.training.starting_weights import FREEZE, INIT_PARTS
 
-ONLINE = "online"  # `pseudo_labels`: the teacher labels each view while the student trains
+# Values of `pseudo_labels` besides the folder of a store
+ONLINE = "online"  # the teacher labels each view while the student trains
+ONCE = "once"  # the teacher labels each image before the first step, into the run directory
 
 
 @dataclass

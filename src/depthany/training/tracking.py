@@ -20,8 +20,10 @@ from depthany.display.pictures import at_size, comparison_row
 from depthany.display.progress import columns, minutes
 from depthany.metrics.table import METRICS, brief
 from depthany.system.distributed import ALONE, Processes
+from depthany.training.alignment_watch import EVERYWHERE, IDLE, KEPT, AlignmentWatch
 from depthany.training.log_files import DEFAULT_LOGGERS, LogFiles
 from depthany.training.output_watch import OutputWatch, faults_of, without_empty_losses
+from depthany.training.quantiles import quantiles
 from depthany.training.stages.base import StageImages, StageOutput
 from depthany.training.validation import CONSTANT_PREDICTIONS, IMAGES, NEGATIVE_SCALES
 
@@ -143,14 +145,22 @@ class Meter:
 
     Args:
         processes: that share the batches. is_relative: see `OutputWatch`.
+        alignment: counts the steps of a feature alignment that leaves out all tokens, or none.
 
     Attributes:
-        faults: what was wrong at the last line in the log, see `output_watch.faults_of`.
+        faults: what was wrong at the last line in the log, by name; see `output_watch.faults_of`.
     """
 
-    def __init__(self, processes: Processes = ALONE, is_relative: bool = True) -> None:
+    def __init__(
+        self,
+        processes: Processes = ALONE,
+        is_relative: bool = True,
+        alignment: AlignmentWatch | None = None,
+    ) -> None:
         self._processes, self._outputs = processes, OutputWatch(processes, is_relative)
         self.is_relative = is_relative
+        self._alignment = alignment if alignment is not None else AlignmentWatch()
+        self._warned_once = set[str]()
         self.faults: dict[str, str] = {}
         self.restart()
 
@@ -159,7 +169,8 @@ class Meter:
         self._outputs.restart()
         self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
         self.sums: dict[str, Tensor] = {}
-        self.weights: dict[str, float] = {}
+        self.weights: dict[str, float] = {}  # steps with the scalar
+        self._newest: dict[str, Tensor] = {}  # distributions
         self.steps, self.clipped = 0, torch.zeros(())
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
@@ -180,6 +191,7 @@ class Meter:
         """Adds the scalars of a micro-batch; they stay on their device."""
         self.images += images
         self._outputs.add(output.images)
+        self._newest.update(output.distributions)
         total = {"loss/total": output.loss} if images else {}
         for name, value in {**total, **output.scalars}.items():
             self.weights[name] = self.weights.get(name, 0.0) + 1 / micro_batches
@@ -192,7 +204,10 @@ class Meter:
             self.clipped = self.clipped.to(gradient_norm.device) + (gradient_norm > clip_norm)
 
     def means(self) -> dict[str, float]:
-        """Returns the mean of each scalar, the speed, and what the model put out since the last restart."""
+        """Returns the mean of each scalar, the speed, and what the model put out since the last restart.
+
+        Quantiles are those of the newest micro-batch.
+        """
         seconds = time.perf_counter() - self.started
         speed = {
             "speed/images_per_second": self.images / seconds,
@@ -200,12 +215,24 @@ class Meter:
         }
         if self.steps:
             speed["clipped_steps"] = float(self.clipped) / self.steps
-        outputs = self._outputs.read()
+        outputs = self._outputs.read() | quantiles(self._newest, self._processes)
         if not self.sums:
             return outputs | speed
         sums = self._processes.mean(torch.stack([value.float() for value in self.sums.values()])).tolist()
         means = {name: value / self.weights[name] for name, value in zip(self.sums, sums)}
         return without_empty_losses(means | outputs) | speed
+
+    def new_faults(self, means: Mapping[str, float]) -> list[str]:
+        """Returns a line for each fault that begins with this interval, and sets `faults`.
+
+        A state that takes hundreds of steps to be a fault is named once, however often it begins.
+        """
+        faults = faults_of(means, self.is_relative) | self._alignment.faults(
+            means, self.weights.get(KEPT, 0.0)
+        )
+        known = self.faults.keys() | self._warned_once
+        self.faults, self._warned_once = faults, self._warned_once | (faults.keys() & {IDLE, EVERYWHERE})
+        return [line for name, line in faults.items() if name not in known]
 
 
 def log_scalars(
@@ -222,10 +249,8 @@ def log_scalars(
     memory = {"gradient_norm": float(gradient_norm), "memory_gb": peak_memory_gb(device)}
     tracker.scalars(step, {**means, **rates, **memory})
     tracker.progress(step, means.get("loss/total", math.nan), means["speed/images_per_second"])
-    faults, before = faults_of(means, meter.is_relative), meter.faults
-    for line in (line for name, line in faults.items() if name not in before):
+    for line in meter.new_faults(means):
         tracker.say(f"warning: at step {step}: {line}")
-    meter.faults = faults
     meter.restart()
 
 

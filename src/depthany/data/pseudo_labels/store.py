@@ -16,6 +16,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,11 @@ def describe_sets(sets: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {"images": len(data), "identity": data.identity()} for name, data in sets.items()}
 
 
-def begin_store(store: Path, settings: StoreSettings) -> None:
+def begin_store(store: Path, settings: StoreSettings, remedy: str = "pass another out=...") -> None:
     """Begins a store, or checks that the existing one has the same settings.
+
+    Args:
+        remedy: what helps where they are others, besides going on with those of the store.
 
     Raises:
         ValueError: the settings differ (all differences are named), or the store cannot be written.
@@ -148,8 +152,8 @@ def begin_store(store: Path, settings: StoreSettings) -> None:
     began, _ = read_manifest(store)
     if changed := differences(asdict(began), asdict(settings), "began with", "now"):
         raise ValueError(
-            f"{store} is a store of other labels ({'; '.join(changed)}): continue with its settings, or pass "
-            "another out=..."
+            f"{store} is a store of other labels ({'; '.join(changed)}): continue with its settings, or "
+            f"{remedy}"
         )
 
 
@@ -231,9 +235,9 @@ def checksum(content: bytes | memoryview) -> str:
 
 
 class PseudoLabels:
-    """The labels of a complete store, found by number of the data set and index of the image.
+    """The labels of a store, found by number of the data set and index of the image.
 
-    Each process opens shards itself, and keeps those open that it read last.
+    It must be complete when a label is read. Each process opens shards itself, and keeps the last ones open.
 
     Args:
         store: folder of the store.
@@ -242,8 +246,12 @@ class PseudoLabels:
 
     def __init__(self, store: Path, sets: Sequence[str]) -> None:
         self.store, self.sets = store, list(sets)
-        self.settings, _ = read_manifest(store)
         self._reset()
+
+    @cached_property
+    def settings(self) -> StoreSettings:
+        """What the labels depend on."""
+        return read_manifest(self.store)[0]
 
     def _reset(self) -> None:
         self._pid = os.getpid()

@@ -39,6 +39,7 @@ class Progress:
         its step, and PROGRESS_FILE after it.
     best_score: best value so far of the stage's primary metric; None = no validation yet.
     score_to_beat, validations_without_gain: see `early_stopping.note_score`.
+    steps_in_a_row: see `alignment_watch.AlignmentWatch`, which changes it.
     """
 
     step: int = 0
@@ -46,6 +47,7 @@ class Progress:
     score_to_beat: float | None = None
     validations_without_gain: int = 0
     validated_step: int = 0
+    steps_in_a_row: dict[str, float] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Writes it as JSON. Raises ValueError if it cannot be written."""
@@ -77,6 +79,7 @@ class Progress:
         self.best_score = None if best is None or math.isinf(best) else best
         self.score_to_beat = saved.get("score_to_beat", self.best_score)
         self.validations_without_gain = saved.get("validations_without_gain", 0)
+        self.steps_in_a_row = dict(saved.get("steps_in_a_row", {}))
 
 
 @dataclass

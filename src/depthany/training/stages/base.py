@@ -1,7 +1,7 @@
 """The contract of a stage: what it needs, what it trains, and how a batch becomes a loss."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -93,6 +93,8 @@ class StageOutput:
     loss: [] to go backward from; a kind of image that the micro-batch lacks adds 0 and no gradient.
     scalars: [] by name, for the log; only of the kinds that the micro-batch has.
     images: by kind, those of this rank, for pictures and for `training.output_watch`.
+    distributions: by name, values of any shape of this rank, without gradient; the log shows quantiles of
+        those of the newest micro-batch, over all ranks. A name is there on all ranks or on none.
 
     Where ranks share the micro-batch, the means over them of loss, gradients and scalars are those of the
     whole.
@@ -101,6 +103,7 @@ class StageOutput:
     loss: Tensor
     scalars: dict[str, Tensor]
     images: dict[str, StageImages]
+    distributions: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Stage(nn.Module):

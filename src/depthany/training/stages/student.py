@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
-from depthany.losses.features import MEANS_OVER, feature_alignment_loss
+from depthany.losses.features import CENTERS, MEANS_OVER, FeatureAlignment, feature_alignment_loss
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
 from depthany.losses.table import weighted_terms
 from depthany.models.encoder import Encoder, patch_tokens
@@ -49,6 +49,7 @@ class FeatureAlignmentSettings:
     alpha: float = setting(least=0, most=2)
     mean_over: str = setting(choices=MEANS_OVER)
     frozen_input: str = setting(choices=FROZEN_INPUTS)
+    center: str = setting("none", choices=CENTERS)
     encoder: str | None = None
     weights: str | None = None
 
@@ -187,10 +188,14 @@ class StudentStage(Stage):
         any_labeled, any_unlabeled = (count > 0 for count in batch.all_counts)
         zeros = zero_fraction(disparity[: len(batch)], self.mean_over_ranks)
         scalars = {"zero_outputs": zeros} if any_labeled or any_unlabeled else {}
+        distributions = dict[str, Tensor]()
         if self.frozen_encoder is not None:
             # of unlabeled images only: on labeled ones it gains nothing (paper, section 7)
-            losses["feature"], kept = self._align(tokens[count : count + u], clean, seen)
-            scalars |= {"feature_tokens_kept": kept} if any_unlabeled else {}
+            aligned = self._align(tokens[count : count + u], clean, seen)
+            losses["feature"] = aligned.loss
+            if any_unlabeled:
+                scalars["feature_tokens_kept"] = aligned.kept
+                distributions["feature_distance"] = aligned.distance
         for name, loss in losses.items():
             if any_labeled if name == "labeled" else any_unlabeled:
                 scalars |= {f"loss/{name}": loss, **term_scalars(name, values.get(name, {}))}
@@ -201,10 +206,10 @@ class StudentStage(Stage):
             ),
             "unlabeled": StageImages(clean, seen, pseudo_label, pseudo_mask, unlabeled.detach()),
         }
-        return StageOutput(total, scalars, images)
+        return StageOutput(total, scalars, images, distributions)
 
-    def _align(self, tokens: Tensor, clean: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the feature loss [] of tokens [u n c] of images [u 3 h w] uint8, and the share kept."""
+    def _align(self, tokens: Tensor, clean: Tensor, seen: Tensor) -> FeatureAlignment:
+        """Returns the feature loss of tokens [u n c] of images [u 3 h w] uint8, and how far they are off."""
         assert self.frozen_encoder is not None
         alignment = self.settings.feature_alignment
         image = seen if alignment.frozen_input == "perturbed" else clean
@@ -216,6 +221,7 @@ class StudentStage(Stage):
             frozen_tokens,
             alpha=alignment.alpha,
             mean_over=alignment.mean_over,
+            center=alignment.center,
             mean_over_ranks=self.mean_over_ranks,
         )
 
