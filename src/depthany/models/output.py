@@ -20,6 +20,8 @@ class Quantity:
             "classes" (logits).
         max_depth_m: upper end in metres of a bounded metric head; None if the depth is unbounded.
         class_names: names of the classes, in the order of the channels.
+        trained_to_m: largest depth in metres that an unbounded metric head was trained on; no limit of its
+            maps. None if it is not known, and for bounded heads.
 
     Raises:
         ValueError: the kind is unknown, or an attribute contradicts it.
@@ -28,14 +30,16 @@ class Quantity:
     kind: Kind
     max_depth_m: float | None = None
     class_names: tuple[str, ...] = ()
+    trained_to_m: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of quantity {self.kind!r}; choose from {', '.join(KINDS)}")
-        if self.max_depth_m is not None:
-            require_max_depth(self.max_depth_m)
-            if self.kind != "depth_m":
-                raise ValueError(f"max_depth_m={self.max_depth_m} belongs to depth_m, not to {self.kind}")
+        for name in ("max_depth_m", "trained_to_m"):
+            if (metres := getattr(self, name)) is not None:
+                require_max_depth(metres, name)
+                if self.kind != "depth_m":
+                    raise ValueError(f"{name}={metres} belongs to depth_m, not to {self.kind}")
         if bool(self.class_names) != (self.kind == "classes"):
             raise ValueError(f"class_names={self.class_names}: expected names if and only if kind is classes")
 
@@ -56,7 +60,8 @@ class Quantity:
         if self.kind == "disparity":
             return "disparity"
         limit = "" if self.max_depth_m is None else f" up to {self.max_depth_m:g} m"
-        return f"depth in metres{limit}"
+        trained = "" if self.trained_to_m is None else f", trained up to {self.trained_to_m:g} m"
+        return f"depth in metres{limit}{trained}"
 
     def require(self, kind: Kind, who: str, remedy: str) -> None:
         """Raises a `ValueError` if the quantity is of another kind.
@@ -77,7 +82,8 @@ class Quantity:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Quantity":
         """Returns the quantity that `to_config` described."""
-        return cls(config["kind"], config.get("max_depth_m"), tuple(config.get("class_names", ())))
+        names, trained_to_m = tuple(config.get("class_names", ())), config.get("trained_to_m")
+        return cls(config["kind"], config.get("max_depth_m"), names, trained_to_m)
 
 
 class Prediction(NamedTuple):

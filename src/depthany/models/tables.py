@@ -5,6 +5,7 @@ from typing import Any
 
 from depthany.models.dinov2 import Dinov2
 from depthany.models.dpt import DPT
+from depthany.models.heads.metric_bins import MetricBinsHead
 from depthany.models.heads.metric_sigmoid import MetricSigmoidHead
 from depthany.models.heads.relative import RelativeHead
 from depthany.models.timm_encoder import TimmEncoder
@@ -13,4 +14,8 @@ from depthany.models.timm_encoder import TimmEncoder
 # `strides`, and a head the decoder's `features`.
 ENCODERS: dict[str, Callable[..., Any]] = {"dinov2": Dinov2, "timm": TimmEncoder}
 DECODERS: dict[str, Callable[..., Any]] = {"dpt": DPT}
-HEADS: dict[str, Callable[..., Any]] = {"relative": RelativeHead, "metric_sigmoid": MetricSigmoidHead}
+HEADS: dict[str, Callable[..., Any]] = {
+    "relative": RelativeHead,
+    "metric_sigmoid": MetricSigmoidHead,
+    "metric_bins": MetricBinsHead,
+}

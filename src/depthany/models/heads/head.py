@@ -1,7 +1,7 @@
 """The contract of a head, and the output convolutions that Depth Anything's heads share."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,12 @@ class Head(nn.Module):
     Attributes:
         config: constructor arguments but for `features`, as plain values.
         quantity: what the map holds.
+        borrows: name of another head -> names of those of its layers that this head can start from.
     """
 
     config: dict[str, Any]
     quantity: Quantity
+    borrows: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def forward(self, pyramid: Pyramid, size: tuple[int, int]) -> Prediction:
         """Returns a map of `size` (h, w) without features."""
@@ -33,6 +35,13 @@ class Head(nn.Module):
 
     def float32_layers(self) -> Sequence[nn.Module]:
         """Returns the layers whose weights stay float32 when the model is cast to another type."""
+        return ()
+
+    def relative_layers(self) -> Sequence[nn.Module]:
+        """Returns the layers of a metric head that belong to the relative model it is put on.
+
+        Metric training gives them the learning rate of the decoder.
+        """
         return ()
 
 
@@ -59,19 +68,14 @@ class OutputConvolutions(Head):
         too: bfloat16 has steps of 0.4 %, which would be a visible staircase once the loss has removed the
         shift and divided by the spread.
         """
-        hidden = F.interpolate(self.conv1(pyramid.fused[0]), size, mode="bilinear", align_corners=True)
-        hidden = F.relu(self.conv2(hidden), inplace=True)  # [b 32 h w]
+        hidden = self.hidden(pyramid, size)
         with torch.autocast(hidden.device.type, enabled=False):
-            return Prediction(self.activate(self._last(hidden).squeeze(1)))
+            return Prediction(self.activate(float32_conv(self.conv3, hidden).squeeze(1)))
 
-    def _last(self, hidden: Tensor) -> Tensor:
-        """Applies the last convolution to [b 32 h w]; returns [b 1 h w]."""
-        dtype = torch.promote_types(self.conv3.weight.dtype, torch.float32)
-        if self.conv3.weight.dtype == dtype:
-            last: Tensor = self.conv3(hidden.to(dtype))
-            return last
-        assert self.conv3.bias is not None
-        return F.conv2d(hidden.to(dtype), self.conv3.weight.to(dtype), self.conv3.bias.to(dtype))
+    def hidden(self, pyramid: Pyramid, size: tuple[int, int]) -> Tensor:
+        """Returns the last hidden layer [b 32 h w] at `size` (h, w)."""
+        hidden = F.interpolate(self.conv1(pyramid.fused[0]), size, mode="bilinear", align_corners=True)
+        return F.relu(self.conv2(hidden), inplace=True)
 
     def activate(self, last: Tensor) -> Tensor:
         """Returns the map of the last convolution's output [b h w]."""
@@ -80,3 +84,16 @@ class OutputConvolutions(Head):
     def float32_layers(self) -> Sequence[nn.Module]:
         """The last convolution, so that the map has no steps."""
         return (self.conv3,)
+
+
+def float32_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Applies a 1x1 convolution to x [b c h w] in float32, or in float64 where its weights are.
+
+    To be called outside autocast, which would compute in half precision.
+    """
+    dtype = torch.promote_types(conv.weight.dtype, torch.float32)
+    if conv.weight.dtype == dtype:
+        result: Tensor = conv(x.to(dtype))
+        return result
+    assert conv.bias is not None
+    return F.conv2d(x.to(dtype), conv.weight.to(dtype), conv.bias.to(dtype))

@@ -1,5 +1,7 @@
 """Metric depth through a sigmoid: the head of Depth Anything V2's metric models."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ class MetricSigmoidHead(OutputConvolutions):
         features: channels F of the finest fused map.
         max_depth_m: metres at the far end: 20 indoors, 80 outdoors in the released models.
     """
+
+    borrows: ClassVar = {"relative": ("conv1", "conv2")}  # conv3 gives disparity there
 
     def __init__(self, features: int, max_depth_m: float) -> None:
         require_max_depth(max_depth_m)

@@ -1,0 +1,239 @@
+"""Metric depth through bins: ZoeDepth's head on a relative model, as Depth Anything V1 is made metric."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from depthany.models.dpt import Pyramid
+from depthany.models.heads.bins_layers import (
+    BinSet,
+    BinWeights,
+    PixelMLP,
+    attracted,
+    expected_depth,
+    last_in_float32,
+    mlp_in_float32,
+    normed_centers,
+    normed_points,
+    pixel_conv,
+    resized,
+)
+from depthany.models.heads.head import HIDDEN_CHANNELS, OutputConvolutions, float32_conv
+from depthany.models.heads.relative import LAST_BIAS
+from depthany.models.output import Prediction, Quantity, require_max_depth
+from depthany.system.choices import require_choice
+
+BIN_CENTERS = ("softplus", "normed")
+SEED_WIDTH = 256  # hidden channels of the seed bins of a single head
+Limit = float | Tensor  # metres: one number, or [b 1 1 1]
+
+
+class BinsHead(OutputConvolutions):
+    """What `metric_bins` and `metric_bins_nk` have in common: the layers that know no range of depth.
+
+    Args:
+        features: channels F of the pyramid.
+        hidden: hidden channels of the embeddings.
+        others: see `MetricBinsHead`.
+    """
+
+    borrows: ClassVar = dict.fromkeys(
+        ("relative", "metric_bins", "metric_bins_nk"), ("conv1", "conv2", "conv3")
+    )
+
+    def __init__(
+        self,
+        features: int,
+        hidden: int,
+        bin_centers: str,
+        n_bins: int,
+        attractors: Sequence[int],
+        attractor_alpha: float,
+        attractor_gamma: int,
+        embed_dim: int,
+        min_temp: float,
+        max_temp: float,
+    ) -> None:
+        require_choice("bin_centers", bin_centers, BIN_CENTERS)
+        _require_counts(n_bins, attractors, embed_dim)
+        if not 0 < min_temp < max_temp:
+            raise ValueError(f"min_temp={min_temp} max_temp={max_temp}: expected 0 < min_temp < max_temp")
+        if attractor_gamma < 1 or attractor_alpha < 0:
+            raise ValueError(
+                f"attractor_alpha={attractor_alpha} attractor_gamma={attractor_gamma}: expected 0 or more, and "
+                "1 or more"
+            )
+        super().__init__(features, LAST_BIAS)
+        self.is_normed = bin_centers == "normed"
+        self.alpha, self.gamma, self.temperatures = attractor_alpha, attractor_gamma, (min_temp, max_temp)
+        self.config = {
+            "bin_centers": bin_centers,
+            "n_bins": n_bins,
+            "attractors": list(attractors),
+            "attractor_alpha": attractor_alpha,
+            "attractor_gamma": attractor_gamma,
+            "embed_dim": embed_dim,
+            "min_temp": min_temp,
+            "max_temp": max_temp,
+        }
+        self.bottleneck = nn.Conv2d(features, features, 1)
+        self.seed_embedding = PixelMLP(features, hidden, embed_dim)
+        self.projectors = nn.ModuleList(PixelMLP(features, hidden, embed_dim) for _ in attractors)
+
+    def point_channels(self, attractors: Sequence[int]) -> list[int]:
+        """Returns the channels of the attractor points of each level: two for a normed one."""
+        return [count * (2 if self.is_normed else 1) for count in attractors]
+
+    def depth_and_centers(
+        self,
+        pyramid: Pyramid,
+        bottleneck: Tensor,
+        pixels: Tensor,
+        bins: BinWeights,
+        limits: tuple[Limit, Limit],
+    ) -> tuple[Tensor, Tensor]:
+        """Returns depth [b h w] and bin centres [b k 8p 8q], both in metres and float32.
+
+        Args:
+            bottleneck: [b F h w] output of `self.bottleneck`.
+            pixels: [b c h w] features at full resolution, for the distribution over the bins.
+            bins: weights of the bins, for all images or for each one.
+            limits: ends of the range in metres, of normed bins alone.
+        """
+        embedding = self.seed_embedding(bottleneck)
+        raw = mlp_in_float32(bottleneck, bins.seed)
+        centers = normed_centers(raw) if self.is_normed else F.softplus(raw)
+        for level, projector, weights in zip(reversed(pyramid.fused), self.projectors, bins.attractors):
+            before, embedding = embedding, projector(level)
+            raw = mlp_in_float32(embedding + resized(before, level.shape[-2:]), weights)
+            points = normed_points(raw) if self.is_normed else F.softplus(raw)
+            centers = attracted(resized(centers, level.shape[-2:]), points, self.alpha, self.gamma)
+        if self.is_normed:
+            low, high = limits
+            centers = (centers * (high - low) + low).sort(1).values.clamp(low, high)  # type: ignore[arg-type]
+        numbers = self._numbers(pixels, embedding, bins)
+        with torch.autocast(pixels.device.type, enabled=False):
+            size = pixels.shape[-2:]
+            return expected_depth(numbers, resized(centers, size), self.temperatures), centers
+
+    def _numbers(self, pixels: Tensor, embedding: Tensor, bins: BinWeights) -> Tensor:
+        """Returns the parameters [b 4 h w] of the distribution of each pixel.
+
+        The released code resizes the embedding first. A 1x1 convolution and an interpolation commute (the
+        weights of each interpolated pixel sum to 1), and in this order the convolution has a third of the
+        pixels and fewer maps are resized.
+        """
+        weights, channels = bins.log_binomial, pixels.shape[1]
+        of_pixels, of_embedding = weights.first.split((channels, embedding.shape[1]), dim=-3)
+        coarse = pixel_conv(embedding, of_embedding, weights.first_bias)
+        hidden = F.gelu(pixel_conv(pixels, of_pixels, None) + resized(coarse, pixels.shape[-2:]))
+        return F.softplus(last_in_float32(hidden, weights))
+
+
+class MetricBinsHead(BinsHead):
+    """Depth in metres: at each pixel the expectation over bins, whose centres attractors move level by level.
+
+    Source: Bhat et al. 2023, ZoeDepth (arXiv 2302.12288), with Depth Anything's decoder and relative head
+    (arXiv 2401.10891, 4.3). conv1 to conv3 are the output convolutions of the relative model: its hidden
+    layer and its disparity condition the distribution over the bins. `extra["bin_centers"]` of a prediction
+    is [b k 8p 8q] in metres.
+
+    Softplus bins have no upper end: `max_depth_m` then is the range of the training labels, the mask of
+    the loss. Normed bins stay inside `min_depth_m` to `max_depth_m`.
+
+    Args:
+        features: channels F of the pyramid.
+        max_depth_m: metres at the far end of the range; softplus bins may leave it out (null).
+        min_depth_m: metres at the near end.
+        bin_centers: "softplus" (the released Depth Anything, ZoeD_M12_N) or "normed" (ZoeD_M12_K).
+        n_bins: bins per pixel.
+        attractors: attractor points of the four levels, coarsest first.
+        attractor_alpha, attractor_gamma: strength and reach of an attractor. The released configurations say
+            alpha 1000, but their code never passes it on: all released weights were trained with 300.
+        embed_dim: channels of the embeddings of bins and levels.
+        min_temp, max_temp: limits of the temperature of the distribution over the bins.
+
+    Raises:
+        ValueError: a value is out of range, or normed bins have no `max_depth_m`.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        max_depth_m: float | None = None,
+        min_depth_m: float = 1e-3,
+        bin_centers: str = "softplus",
+        n_bins: int = 64,
+        attractors: Sequence[int] = (16, 8, 4, 1),
+        attractor_alpha: float = 300.0,
+        attractor_gamma: int = 2,
+        embed_dim: int = 128,
+        min_temp: float = 0.0212,
+        max_temp: float = 50.0,
+    ) -> None:
+        _require_range(bin_centers, min_depth_m, max_depth_m)
+        super().__init__(
+            features,
+            embed_dim,
+            bin_centers,
+            n_bins,
+            attractors,
+            attractor_alpha,
+            attractor_gamma,
+            embed_dim,
+            min_temp,
+            max_temp,
+        )
+        self.config = {"max_depth_m": max_depth_m, "min_depth_m": min_depth_m, **self.config}
+        self.limits = (min_depth_m, max_depth_m or 0.0)
+        end, trained = (max_depth_m, None) if self.is_normed else (None, max_depth_m)
+        self.quantity = Quantity("depth_m", end, trained_to_m=trained)
+        self.bins = BinSet(
+            features,
+            SEED_WIDTH,
+            n_bins,
+            self.point_channels(attractors),
+            embed_dim,
+            HIDDEN_CHANNELS + 1,
+            factor=2,
+        )
+
+    def forward(self, pyramid: Pyramid, size: tuple[int, int]) -> Prediction:
+        """Returns depth [b h w] in metres, float32, with `extra["bin_centers"]`."""
+        hidden = self.hidden(pyramid, size)
+        with torch.autocast(hidden.device.type, enabled=False):
+            disparity = F.relu(float32_conv(self.conv3, hidden))  # [b 1 h w]
+        pixels = torch.cat([hidden, disparity.to(hidden.dtype)], dim=1)  # [b 33 h w]
+        bottleneck = self.bottleneck(pyramid.bottleneck)
+        weights = self.bins.weights()
+        depth_m, centers_m = self.depth_and_centers(pyramid, bottleneck, pixels, weights, self.limits)
+        return Prediction(depth_m, extra={"bin_centers": centers_m})
+
+    def float32_layers(self) -> Sequence[nn.Module]:
+        """The layers whose outputs are disparity, metres or shares of the bins."""
+        return (self.conv3, *self.bins.last_layers())
+
+    def relative_layers(self) -> Sequence[nn.Module]:
+        """The output convolutions of the relative model."""
+        return (self.conv1, self.conv2, self.conv3)
+
+
+def _require_counts(n_bins: int, attractors: Sequence[int], embed_dim: int) -> None:
+    counts = {"n_bins": n_bins, "embed_dim": embed_dim, "attractors": min(attractors, default=0)}
+    if wrong := [name for name, count in counts.items() if count < (2 if name == "n_bins" else 1)]:
+        raise ValueError(f"{wrong[0]}: expected at least 2 bins, 1 channel and 1 attractor per level")
+    if len(attractors) != 4:
+        raise ValueError(f"attractors={list(attractors)}: expected four counts, one for each level")
+
+
+def _require_range(bin_centers: str, min_depth_m: float, max_depth_m: float | None) -> None:
+    if max_depth_m is None:
+        if bin_centers == "normed":
+            raise ValueError("bin_centers=normed needs max_depth_m: its bins fill the range up to it")
+        return
+    require_max_depth(max_depth_m)
+    if not 0 <= min_depth_m < max_depth_m:
+        raise ValueError(f"min_depth_m={min_depth_m}: expected 0 or more, and less than {max_depth_m}")
