@@ -18,6 +18,7 @@ from depthany.models.infer import infer_batch
 from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import Preprocessing
 from depthany.models.tables import DECODERS, ENCODERS, HEADS
+from depthany.models.trained_on import TrainedOn
 from depthany.system.files import write_atomically
 from depthany.system.plugins import loaded_plugins
 
@@ -30,13 +31,14 @@ class DenseModel(nn.Module):
 
     Args:
         encoder, decoder, head: its parts, by the names in `depthany.models.tables`.
-        config: {"encoder": {"name": ..., arguments}, "decoder": ..., "head": ..., "input_size": ...};
-            `build_model(**config)` builds the same model.
+        config: {"encoder": {"name": ..., arguments}, "decoder": ..., "head": ..., "input_size": ...}, and
+            "trained_on" where it is known; `build_model(**config)` builds the same model.
 
     Attributes:
         quantity: what the map holds: disparity, depth in metres or classes.
         preprocessing: the image size and normalisation that the encoder expects.
         input_size: pixels of the shorter side in training, the default of `infer`.
+        trained_on: data sets and camera that the metres of a metric model are from; None if not known.
         frozen_parts: names of the parts that do not learn, see `freeze`.
     """
 
@@ -57,6 +59,18 @@ class DenseModel(nn.Module):
     def preprocessing(self) -> Preprocessing:
         """The image size and normalisation that the encoder expects."""
         return self.encoder.preprocessing
+
+    @property
+    def trained_on(self) -> TrainedOn | None:
+        """Data sets and camera that the metres are from."""
+        about = self.config.get("trained_on")
+        return None if about is None else TrainedOn.from_config(about)
+
+    @trained_on.setter
+    def trained_on(self, value: TrainedOn | None) -> None:
+        self.config.pop("trained_on", None)
+        if value is not None:
+            self.config["trained_on"] = value.to_config()
 
     def freeze(self, parts: Sequence[str]) -> None:
         """Stops parts (encoder, decoder, head) from learning: no gradient, and eval mode even in training."""
@@ -124,6 +138,7 @@ def build_model(
     decoder: Mapping[str, Any] | None = None,
     head: Mapping[str, Any] | None = None,
     input_size: int = 518,
+    trained_on: Mapping[str, Any] | None = None,
 ) -> DenseModel:
     """Builds a model with random weights.
 
@@ -131,6 +146,7 @@ def build_model(
         encoder, decoder, head: {"name": a row of `depthany.models.tables`, and its arguments}. The decoder
             defaults to DPT with the widths that go with the encoder, the head to relative disparity.
         input_size: pixels of the shorter side in training.
+        trained_on: see `TrainedOn.to_config`.
 
     Raises:
         ValueError: a name or an argument is unknown, or a value is out of range.
@@ -150,7 +166,9 @@ def build_model(
         "head": {"name": named_head["name"], **built_head.config},
         "input_size": input_size,
     }
-    return DenseModel(built_encoder, built_decoder, built_head, config)
+    model = DenseModel(built_encoder, built_decoder, built_head, config)
+    model.trained_on = None if trained_on is None else TrainedOn.from_config(trained_on)
+    return model
 
 
 def depth_anything(

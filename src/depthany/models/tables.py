@@ -6,6 +6,7 @@ from typing import Any
 from depthany.models.dinov2 import Dinov2
 from depthany.models.dpt import DPT
 from depthany.models.heads.metric_bins import MetricBinsHead
+from depthany.models.heads.metric_bins_nk import MetricBinsNKHead
 from depthany.models.heads.metric_sigmoid import MetricSigmoidHead
 from depthany.models.heads.relative import RelativeHead
 from depthany.models.timm_encoder import TimmEncoder
@@ -18,4 +19,5 @@ HEADS: dict[str, Callable[..., Any]] = {
     "relative": RelativeHead,
     "metric_sigmoid": MetricSigmoidHead,
     "metric_bins": MetricBinsHead,
+    "metric_bins_nk": MetricBinsNKHead,
 }

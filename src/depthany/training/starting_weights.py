@@ -6,6 +6,7 @@ from typing import Any
 
 from depthany.models.files.model_source import ModelSource
 from depthany.models.model import DenseModel, build_model
+from depthany.models.tables import HEADS
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,9 @@ def build_from(
 ) -> DenseModel:
     """Builds a model with some parts of a trained model, and the others as the settings say, at random.
 
-    A part that is taken is built as in the trained model. The log names where that differs from `parts`.
+    A part that is taken is built as in the trained model. The log names where that differs from `parts`. A
+    head that is put on another, such as bins on a relative model, is built as in `parts` and takes the layers
+    that it can start from (`Head.borrows`).
 
     Args:
         init: the trained model.
@@ -35,11 +38,22 @@ def build_from(
         ValueError: the trained model cannot be loaded, or its decoder does not fit the encoder.
     """
     source, taken = init.load(), INIT_PARTS[init_parts]
-    model = build_model(**{**parts, **{part: source.config[part] for part in taken}}, input_size=input_size)
-    for part in taken:
+    borrowed = _borrowed_layers(parts["head"], source.config["head"]) if "head" in taken else ()
+    as_trained = [part for part in taken if not (part == "head" and borrowed)]
+    model = build_model(
+        **{**parts, **{part: source.config[part] for part in as_trained}}, input_size=input_size
+    )
+    for part in as_trained:
         if others := _differences(parts[part], source.config[part]):
             logger.info("the %s is that of %s: %s", part, init, others)
         getattr(model, part).load_state_dict(getattr(source, part).state_dict())
+    for layer in borrowed:
+        getattr(model.head, layer).load_state_dict(getattr(source.head, layer).state_dict())
+    if borrowed:
+        logger.info(
+            "the head %s starts from %s of the head %s of %s, the rest of it at random",
+            parts["head"]["name"], ", ".join(borrowed), source.config["head"]["name"], init,
+        )  # fmt: skip
     return model
 
 
@@ -55,6 +69,13 @@ def warn_of_unused_parts(weights: str, others: Set[str]) -> None:
             "start at random; model.init takes them too",
             weights,
         )
+
+
+def _borrowed_layers(head: Mapping[str, Any], trained: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the layers of a trained head that a head of another kind, that of the settings, starts from."""
+    wanted, given = head["name"], trained["name"]
+    borrows: Mapping[str, tuple[str, ...]] = getattr(HEADS.get(wanted), "borrows", {})
+    return () if wanted == given else borrows.get(given, ())
 
 
 def _differences(settings: Mapping[str, Any], trained: Mapping[str, Any]) -> str:

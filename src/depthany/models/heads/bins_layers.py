@@ -1,7 +1,8 @@
-"""The arithmetic of metric bins: layers and functions that the heads `metric_bins` and `metric_bins_nk` share.
+"""Layers of metric bins, which the heads `metric_bins` and `metric_bins_nk` share.
 
 Source: Bhat et al. 2023, ZoeDepth (arXiv 2302.12288) 3.2 and 3.3, in the form of the released code, whose
-weights fit. Numbers that are metres or decide about them are computed in float32, outside autocast.
+weights fit. All layers are 1x1 convolutions; maps are [b h w c] here, with the channels of a pixel side by
+side, so that they are matrix products. Numbers that are metres, or decide about them, are float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-WIDTH_EPS = 1e-3  # added to the outputs of a ReLU that are normalised
-MIXTURE_EPS = 1e-4  # added to each of two outputs of which the first one's share is taken
-PROBABILITY_EPS = 1e-4  # least probability inside a logarithm
-STIRLING_EPS = 1e-7
 
 
 class MLPWeights(NamedTuple):
@@ -94,114 +90,55 @@ def weights_of_each_image(sets: Sequence[BinSet], choice: Tensor) -> BinWeights:
         choice: [b] int64, positions in `sets`.
     """
 
-    def chosen(all_weights: Sequence[MLPWeights]) -> MLPWeights:
-        return MLPWeights(*(torch.stack(tensors)[choice] for tensors in zip(*all_weights)))
+    def chosen(same_layer: Sequence[MLPWeights]) -> MLPWeights:
+        return MLPWeights(*(torch.stack(tensors)[choice] for tensors in zip(*same_layer)))
 
-    all_weights = [each.weights() for each in sets]
-    levels = zip(*(weights.attractors for weights in all_weights))
+    weights = [each.weights() for each in sets]
+    levels = zip(*(each.attractors for each in weights))
     return BinWeights(
-        chosen([weights.seed for weights in all_weights]),
+        chosen([each.seed for each in weights]),
         tuple(chosen(level) for level in levels),
-        chosen([weights.log_binomial for weights in all_weights]),
+        chosen([each.log_binomial for each in weights]),
     )
 
 
-def pixel_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Applies a 1x1 convolution to x [b i h w]; returns [b o h w].
+def pixels_of(x: Tensor) -> Tensor:
+    """Returns a map [b c h w] as [b h w c]; no copy."""
+    return x.permute(0, 2, 3, 1)
+
+
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Returns x [b h w c] resized to `size` (h, w), bilinear with aligned corners."""
+    height, width = size
+    maps = x.permute(0, 3, 1, 2)
+    return pixels_of(F.interpolate(maps, (height, width), mode="bilinear", align_corners=True))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Applies a 1x1 convolution to x [b h w i]; returns [b h w o].
 
     Args:
         weight, bias: [o i 1 1] and [o], or [b o i 1 1] and [b o] with weights of its own for each image.
     """
     if weight.ndim == 4:
-        return F.conv2d(x, weight, bias)
-    h, w = x.shape[-2:]
-    pixels = x.flatten(2).transpose(1, 2) @ weight.flatten(2).transpose(1, 2)  # [b h*w o]
-    if bias is not None:
-        pixels = pixels + bias[:, None].to(pixels.dtype)
-    return pixels.transpose(1, 2).unflatten(2, (h, w))
+        return F.linear(x, weight.flatten(1), bias)
+    result = (x.flatten(1, 2) @ weight.flatten(2).transpose(1, 2)).unflatten(1, x.shape[1:3])
+    return result if bias is None else result + bias[:, None, None].to(result.dtype)
 
 
 def last_in_float32(hidden: Tensor, weights: MLPWeights) -> Tensor:
-    """Applies the last convolution of an MLP to [b c h w], in float32 or, where the weights are, float64."""
+    """Applies the last layer of an MLP to [b h w c], in float32 or, where its weights are, in float64."""
     dtype = torch.promote_types(weights.last.dtype, torch.float32)
     with torch.autocast(hidden.device.type, enabled=False):
-        return pixel_conv(hidden.to(dtype), weights.last.to(dtype), weights.last_bias.to(dtype))
+        return linear(hidden.to(dtype), weights.last.to(dtype), weights.last_bias.to(dtype))
+
+
+def mlp(x: Tensor, weights: MLPWeights) -> Tensor:
+    """Applies an MLP with ReLU to x [b h w c]."""
+    hidden = F.relu(linear(x, weights.first, weights.first_bias), inplace=True)
+    return linear(hidden, weights.last, weights.last_bias)
 
 
 def mlp_in_float32(x: Tensor, weights: MLPWeights) -> Tensor:
-    """Applies an MLP with ReLU to x [b c h w]; the last convolution computes as `last_in_float32`."""
-    return last_in_float32(F.relu(pixel_conv(x, weights.first, weights.first_bias), inplace=True), weights)
-
-
-def resized(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Returns x [b c h w] resized to `size` (h, w), bilinear with aligned corners."""
-    height, width = size
-    return F.interpolate(x, (height, width), mode="bilinear", align_corners=True)
-
-
-def normed_centers(raw: Tensor) -> Tensor:
-    """Returns the centres [b k h w] of adjoining bins that fill 0 to 1.
-
-    Args:
-        raw: [b k h w] outputs of the seed bins before their ReLU; their shares are the widths of the bins.
-    """
-    widths = F.relu(raw) + WIDTH_EPS
-    widths = widths / widths.sum(1, keepdim=True)
-    return widths.cumsum(1) - widths / 2
-
-
-def normed_points(raw: Tensor) -> Tensor:
-    """Returns n attractor points [b n h w] of raw outputs [b 2n h w], before their ReLU.
-
-    The released code computes the first one's share of each pair, and then takes the first one as it is. Its
-    weights were trained so.
-    """
-    return F.relu(raw[:, ::2]) + WIDTH_EPS
-
-
-def attracted(centers: Tensor, points: Tensor, alpha: float, gamma: int) -> Tensor:
-    """Moves each bin centre c by the mean over the attractor points a of (a - c) / (1 + alpha (a - c)^gamma).
-
-    Source: ZoeDepth (arXiv 2302.12288) eq. 2, the inverse attractor.
-
-    Args:
-        centers: [b k h w].
-        points: [b n h w], in the unit of the centres.
-    """
-    pull = torch.zeros_like(centers)
-    for point in points.split(1, dim=1):  # one after the other: n x k maps would not fit the memory
-        distance = point - centers
-        pull = pull + distance / (1 + alpha * distance**gamma)
-    return centers + pull / points.shape[1]
-
-
-def log_coefficients(n_bins: int, like: Tensor) -> Tensor:
-    """Returns log C(n_bins - 1, k) [k 1 1] by Stirling's approximation, as the released code has it."""
-    k = torch.arange(n_bins, dtype=like.dtype, device=like.device) + STIRLING_EPS
-    n = n_bins - 1 + STIRLING_EPS
-    rest = n - k
-    terms = torch.log(torch.full_like(k, n)) * n - k * torch.log(k) - rest * torch.log(rest + STIRLING_EPS)
-    return terms[:, None, None]
-
-
-def expected_depth(numbers: Tensor, centers: Tensor, temperatures: tuple[float, float]) -> Tensor:
-    """Returns the expected centre [b h w] under a log-binomial distribution over the bins.
-
-    Source: ZoeDepth (arXiv 2302.12288) 3.2: softmax over k of (log C(K-1, k) + k log p + (K-1-k) log(1-p)) / t.
-    Terms that are the same for all bins are left out: softmax ignores them.
-
-    Args:
-        numbers: [b 4 h w] >= 0: p is the first one's share of the first two, and t, from the least to the
-            largest temperature, that of the last two.
-        centers: [b k h w].
-        temperatures: the least and the largest one.
-    """
-    low, high = temperatures
-    numbers = numbers + MIXTURE_EPS
-    p = numbers[:, :1] / (numbers[:, :1] + numbers[:, 1:2])  # [b 1 h w]
-    t = numbers[:, 2:3] / (numbers[:, 2:3] + numbers[:, 3:]) * (high - low) + low
-    odds = torch.log(p.clamp(min=PROBABILITY_EPS)) - torch.log((1 - p).clamp(min=PROBABILITY_EPS))
-    n_bins = centers.shape[1]
-    k = torch.arange(n_bins, dtype=numbers.dtype, device=numbers.device)[:, None, None]
-    logits = torch.addcmul(log_coefficients(n_bins, numbers) / t, k, odds / t)  # [b k h w]
-    return (logits.softmax(1) * centers).sum(1)
+    """Applies an MLP with ReLU to x [b h w c]; the last layer computes as `last_in_float32`."""
+    return last_in_float32(F.relu(linear(x, weights.first, weights.first_bias), inplace=True), weights)

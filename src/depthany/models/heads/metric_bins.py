@@ -1,7 +1,7 @@
 """Metric depth through bins: ZoeDepth's head on a relative model, as Depth Anything V1 is made metric."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,14 @@ from depthany.models.heads.bins_layers import (
     BinSet,
     BinWeights,
     PixelMLP,
-    attracted,
-    expected_depth,
     last_in_float32,
+    linear,
+    mlp,
     mlp_in_float32,
-    normed_centers,
-    normed_points,
-    pixel_conv,
+    pixels_of,
     resized,
 )
+from depthany.models.heads.bins_maths import attracted, expected_depth, normed_centers, normed_points
 from depthany.models.heads.head import HIDDEN_CHANNELS, OutputConvolutions, float32_conv
 from depthany.models.heads.relative import LAST_BIAS
 from depthany.models.output import Prediction, Quantity, require_max_depth
@@ -62,10 +61,8 @@ class BinsHead(OutputConvolutions):
         if not 0 < min_temp < max_temp:
             raise ValueError(f"min_temp={min_temp} max_temp={max_temp}: expected 0 < min_temp < max_temp")
         if attractor_gamma < 1 or attractor_alpha < 0:
-            raise ValueError(
-                f"attractor_alpha={attractor_alpha} attractor_gamma={attractor_gamma}: expected 0 or more, and "
-                "1 or more"
-            )
+            strength = f"attractor_alpha={attractor_alpha} attractor_gamma={attractor_gamma}"
+            raise ValueError(f"{strength}: expected alpha of 0 or more and gamma of 1 or more")
         super().__init__(features, LAST_BIAS)
         self.is_normed = bin_centers == "normed"
         self.alpha, self.gamma, self.temperatures = attractor_alpha, attractor_gamma, (min_temp, max_temp)
@@ -87,7 +84,7 @@ class BinsHead(OutputConvolutions):
         """Returns the channels of the attractor points of each level: two for a normed one."""
         return [count * (2 if self.is_normed else 1) for count in attractors]
 
-    def depth_and_centers(
+    def predict(
         self,
         pyramid: Pyramid,
         bottleneck: Tensor,
@@ -98,39 +95,46 @@ class BinsHead(OutputConvolutions):
         """Returns depth [b h w] and bin centres [b k 8p 8q], both in metres and float32.
 
         Args:
-            bottleneck: [b F h w] output of `self.bottleneck`.
-            pixels: [b c h w] features at full resolution, for the distribution over the bins.
+            bottleneck: [b h w F] output of `self.bottleneck`.
+            pixels: [b h w c] features at full resolution, for the distribution over the bins.
             bins: weights of the bins, for all images or for each one.
             limits: ends of the range in metres, of normed bins alone.
         """
-        embedding = self.seed_embedding(bottleneck)
+        embedding = mlp(bottleneck, self.seed_embedding.weights())
         raw = mlp_in_float32(bottleneck, bins.seed)
-        centers = normed_centers(raw) if self.is_normed else F.softplus(raw)
-        for level, projector, weights in zip(reversed(pyramid.fused), self.projectors, bins.attractors):
-            before, embedding = embedding, projector(level)
-            raw = mlp_in_float32(embedding + resized(before, level.shape[-2:]), weights)
-            points = normed_points(raw) if self.is_normed else F.softplus(raw)
-            centers = attracted(resized(centers, level.shape[-2:]), points, self.alpha, self.gamma)
-        if self.is_normed:
-            low, high = limits
-            centers = (centers * (high - low) + low).sort(1).values.clamp(low, high)  # type: ignore[arg-type]
+        with torch.autocast(raw.device.type, enabled=False):
+            centers = normed_centers(raw) if self.is_normed else F.softplus(raw)
+        for fused, projector, weights in zip(reversed(pyramid.fused), self.projectors, bins.attractors):
+            level = pixels_of(fused)  # [b h w F]
+            size, before = level.shape[1:3], embedding
+            embedding = mlp(level, projector.weights())  # type: ignore[operator]
+            raw = mlp_in_float32(embedding + resized(before, size), weights)
+            with torch.autocast(raw.device.type, enabled=False):
+                points = normed_points(raw) if self.is_normed else F.softplus(raw)
+                centers = attracted(resized(centers, size), points, self.alpha, self.gamma)
         numbers = self._numbers(pixels, embedding, bins)
-        with torch.autocast(pixels.device.type, enabled=False):
-            size = pixels.shape[-2:]
-            return expected_depth(numbers, resized(centers, size), self.temperatures), centers
+        with torch.autocast(raw.device.type, enabled=False):
+            if self.is_normed:
+                low, high = limits
+                centers = (centers * (high - low) + low).sort(-1).values.clamp(low, high)  # type: ignore[arg-type]
+            depth_m = expected_depth(numbers, resized(centers, pixels.shape[1:3]), self.temperatures)
+        return depth_m, centers.permute(0, 3, 1, 2)
 
     def _numbers(self, pixels: Tensor, embedding: Tensor, bins: BinWeights) -> Tensor:
-        """Returns the parameters [b 4 h w] of the distribution of each pixel.
+        """Returns the parameters [b h w 4] of the distribution of each pixel.
 
         The released code resizes the embedding first. A 1x1 convolution and an interpolation commute (the
         weights of each interpolated pixel sum to 1), and in this order the convolution has a third of the
         pixels and fewer maps are resized.
         """
-        weights, channels = bins.log_binomial, pixels.shape[1]
-        of_pixels, of_embedding = weights.first.split((channels, embedding.shape[1]), dim=-3)
-        coarse = pixel_conv(embedding, of_embedding, weights.first_bias)
-        hidden = F.gelu(pixel_conv(pixels, of_pixels, None) + resized(coarse, pixels.shape[-2:]))
-        return F.softplus(last_in_float32(hidden, weights))
+        weights = bins.log_binomial
+        channels = (pixels.shape[-1], embedding.shape[-1])
+        of_pixels, of_embedding = weights.first.split(channels, dim=-3)
+        coarse = linear(embedding, of_embedding, weights.first_bias)
+        hidden = linear(pixels, of_pixels, None) + resized(coarse, pixels.shape[1:3])
+        hidden = last_in_float32(F.gelu(hidden), weights)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.softplus(hidden)
 
 
 class MetricBinsHead(BinsHead):
@@ -207,9 +211,9 @@ class MetricBinsHead(BinsHead):
         with torch.autocast(hidden.device.type, enabled=False):
             disparity = F.relu(float32_conv(self.conv3, hidden))  # [b 1 h w]
         pixels = torch.cat([hidden, disparity.to(hidden.dtype)], dim=1)  # [b 33 h w]
-        bottleneck = self.bottleneck(pyramid.bottleneck)
+        bottleneck = pixels_of(self.bottleneck(pyramid.bottleneck))
         weights = self.bins.weights()
-        depth_m, centers_m = self.depth_and_centers(pyramid, bottleneck, pixels, weights, self.limits)
+        depth_m, centers_m = self.predict(pyramid, bottleneck, pixels_of(pixels), weights, self.limits)
         return Prediction(depth_m, extra={"bin_centers": centers_m})
 
     def float32_layers(self) -> Sequence[nn.Module]:

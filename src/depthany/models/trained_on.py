@@ -1,0 +1,54 @@
+"""What a metric model was trained on: its scale belongs to that camera and those places."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """Where the metres of a model are from. It travels in the model's configuration, to every file.
+
+    Attributes:
+        sets: names of the data sets.
+        focal_px: focal length in pixels of the training images, where they have one; None if not.
+        image_width: pixels of the width at which `focal_px` holds.
+
+    Raises:
+        ValueError: no set is named, or focal length and width are not both given and above 0.
+    """
+
+    sets: tuple[str, ...]
+    focal_px: float | None = None
+    image_width: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise ValueError("trained_on names no data set")
+        camera = {"focal_px": self.focal_px, "image_width": self.image_width}
+        if all(value is None for value in camera.values()):
+            return
+        for name, value in camera.items():
+            if value is None or not 0 < value < math.inf:
+                raise ValueError(
+                    f"trained_on: {name}={value}: expected pixels above 0, with {' and '.join(camera)}"
+                )
+
+    def describe(self) -> str:
+        """Returns it in words, such as "hypersim, focal length 887 px at a width of 1024"."""
+        camera = (
+            ""
+            if self.focal_px is None
+            else (f", focal length {self.focal_px:g} px at a width of {self.image_width}")
+        )
+        return f"{' and '.join(self.sets)}{camera}"
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns plain values for a checkpoint."""
+        return {**asdict(self), "sets": list(self.sets)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "TrainedOn":
+        """Returns what `to_config` described."""
+        return cls(tuple(config["sets"]), config.get("focal_px"), config.get("image_width"))
