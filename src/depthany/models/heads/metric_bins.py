@@ -27,7 +27,6 @@ from depthany.system.choices import require_choice
 
 BIN_CENTERS = ("softplus", "normed")
 SEED_WIDTH = 256  # hidden channels of the seed bins of a single head
-Limit = float | Tensor  # metres: one number, or [b 1 1 1]
 
 
 class BinsHead(OutputConvolutions):
@@ -90,7 +89,7 @@ class BinsHead(OutputConvolutions):
         bottleneck: Tensor,
         pixels: Tensor,
         bins: BinWeights,
-        limits: tuple[Limit, Limit],
+        limits: tuple[float, float | Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Returns depth [b h w] and bin centres [b k 8p 8q], both in metres and float32.
 
@@ -98,7 +97,7 @@ class BinsHead(OutputConvolutions):
             bottleneck: [b h w F] output of `self.bottleneck`.
             pixels: [b h w c] features at full resolution, for the distribution over the bins.
             bins: weights of the bins, for all images or for each one.
-            limits: ends of the range in metres, of normed bins alone.
+            limits: near and far end in metres, the far one perhaps [b 1 1 1]; of normed bins alone.
         """
         embedding = mlp(bottleneck, self.seed_embedding.weights())
         raw = mlp_in_float32(bottleneck, bins.seed)
@@ -116,7 +115,8 @@ class BinsHead(OutputConvolutions):
         with torch.autocast(raw.device.type, enabled=False):
             if self.is_normed:
                 low, high = limits
-                centers = (centers * (high - low) + low).sort(-1).values.clamp(low, high)  # type: ignore[arg-type]
+                centers = (centers * (high - low) + low).sort(-1).values
+                centers = centers.clamp(min=low).clamp(max=high)
             depth_m = expected_depth(numbers, resized(centers, pixels.shape[1:3]), self.temperatures)
         return depth_m, centers.permute(0, 3, 1, 2)
 
