@@ -32,7 +32,9 @@ class PixelMLP(nn.Sequential):
 
     def weights(self) -> MLPWeights:
         """Returns the weights for all images."""
-        return MLPWeights(self[0].weight, self[0].bias, self[2].weight, self[2].bias)
+        return MLPWeights(
+            *(self.get_parameter(name) for name in ("0.weight", "0.bias", "2.weight", "2.bias"))
+        )
 
 
 class BinWeights(NamedTuple):
@@ -79,8 +81,7 @@ class BinSet(nn.Module):
 
     def last_layers(self) -> list[nn.Module]:
         """Returns the layers whose outputs are metres, or shares of the range, or decide about bins."""
-        mlps: list[PixelMLP] = [self.seed, *self.attractors, self.log_binomial]  # type: ignore[list-item]
-        return [mlp[2] for mlp in mlps]
+        return [layers.get_submodule("2") for layers in (self.seed, *self.attractors, self.log_binomial)]
 
 
 def weights_of_each_image(sets: Sequence[BinSet], choice: Tensor) -> BinWeights:
