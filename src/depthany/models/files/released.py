@@ -36,7 +36,7 @@ def require_depth_anything(
     if isinstance(model.head, BinsHead) and BinsHead not in heads:
         raise ValueError(
             f"format={format_name} cannot hold bins: transformers has ZoeDepth's head on a neck of its own "
-            "alone (readout of the CLS token, 16 pixels per patch): use format=onnx, or official for V1's code"
+            "alone (readout of the CLS token, 16 pixels per patch): use format=onnx, or official for V1"
         )
     parts: dict[str, Any] = {"encoder": Dinov2, "decoder": DPT, "head": heads}
     for part, expected in parts.items():

@@ -226,11 +226,11 @@ class MetricBinsHead(BinsHead):
 
 
 def _require_counts(n_bins: int, attractors: Sequence[int], embed_dim: int) -> None:
-    counts = {"n_bins": n_bins, "embed_dim": embed_dim, "attractors": min(attractors, default=0)}
-    if wrong := [name for name, count in counts.items() if count < (2 if name == "n_bins" else 1)]:
-        raise ValueError(f"{wrong[0]}: expected at least 2 bins, 1 channel and 1 attractor per level")
-    if len(attractors) != 4:
-        raise ValueError(f"attractors={list(attractors)}: expected four counts, one for each level")
+    for name, count, least in (("n_bins", n_bins, 2), ("embed_dim", embed_dim, 2)):
+        if count < least:
+            raise ValueError(f"{name}={count}: expected {least} or more")
+    if len(attractors) != 4 or min(attractors) < 1:
+        raise ValueError(f"attractors={list(attractors)}: expected four counts above 0, one for each level")
 
 
 def _require_range(bin_centers: str, min_depth_m: float, max_depth_m: float | None) -> None:
