@@ -122,6 +122,11 @@ def find_model(source: str | Path, taps: str | None = None, max_depth_m: float |
 
 
 def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
+    if _model_type(path / CONFIG_NAME) == "zoedepth":
+        raise ValueError(
+            f"{path} is a ZoeDepth of transformers, whose encoder and neck (readout of the CLS token, 16 "
+            "pixels per patch) are none of ours: use transformers' ZoeDepthForDepthEstimation"
+        )
     if path.is_dir() and not _is_huggingface(path / CONFIG_NAME):
         path = _finished(path)
     path = weights_file(path)
@@ -136,11 +141,6 @@ def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
         return _official(path, state, taps, max_depth_m)
     if _is_huggingface(config_path):
         return _huggingface(path, state)
-    if config_path.is_file() and _read_json(config_path).get("model_type") == "zoedepth":
-        raise ValueError(
-            f"{path.parent} is a ZoeDepth of transformers, whose encoder and neck (readout of the CLS token, "
-            "16 pixels per patch) are none of ours: use transformers' ZoeDepthForDepthEstimation"
-        )
     if path.suffix == ".safetensors":
         config = _own_config(config_path)
         return _own(path, config["model"], state, config)
@@ -222,7 +222,12 @@ def _finished(folder: Path) -> Path:
 
 
 def _is_huggingface(config_path: Path) -> bool:
-    return config_path.is_file() and _read_json(config_path).get("model_type") == "depth_anything"
+    return _model_type(config_path) == "depth_anything"
+
+
+def _model_type(config_path: Path) -> str | None:
+    """Returns the kind of model that a `config.json` of transformers names; None if there is none."""
+    return _read_json(config_path).get("model_type") if config_path.is_file() else None
 
 
 def _own_config(path: Path) -> dict[str, Any]:
