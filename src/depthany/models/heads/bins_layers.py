@@ -148,9 +148,9 @@ def mixture_numbers(
     of_pixels, of_condition, of_embedding = first.split(channels, dim=-3)
     coarse = _linear(_rows(embedding, first), of_embedding, weights.first_bias).view(*embedding.shape[:3], -1)
     hidden = _linear(_rows(pixels, first), of_pixels, None)
-    hidden = hidden + _rows(resized(coarse, size[1:]), first)
+    hidden.add_(_rows(resized(coarse, size[1:]), first))  # in place, as the largest maps of the head
     if condition is not None:
-        hidden = hidden + _linear(_rows(condition, first), of_condition, None)
+        hidden.add_(_linear(_rows(condition, first), of_condition, None))
     numbers = _float32_linear(F.gelu(hidden), weights.last, weights.last_bias)
     with torch.autocast(numbers.device.type, enabled=False):
         return F.softplus(numbers).view(*size, -1)
