@@ -227,9 +227,8 @@ class Meter:
 
         A state that takes hundreds of steps to be a fault is named once, however often it begins.
         """
-        faults = faults_of(means, self.is_relative) | self._alignment.faults(
-            means, self.weights.get(KEPT, 0.0)
-        )
+        of_alignment = self._alignment.faults(means, self.weights.get(KEPT, 0.0))
+        faults = faults_of(means, self.is_relative) | of_alignment
         known = self.faults.keys() | self._warned_once
         self.faults, self._warned_once = faults, self._warned_once | (faults.keys() & {IDLE, EVERYWHERE})
         return [line for name, line in faults.items() if name not in known]
