@@ -107,7 +107,7 @@ def place(small_sizes: None, tiny_world: Any, tmp_path_factory: pytest.TempPathF
         shutil.copytree(world / "unlabeled", place / folder)
     for folder in ("mine/val", "HELD_OUT", "roots/garden"):
         shutil.copytree(world / "val", place / folder)
-    for split in ("labeled/val", "unlabeled/val", "unlabeled/test"):
+    for split in ("labeled/train", "labeled/val", "unlabeled/val", "unlabeled/test"):
         for part in ("images/rooms", "images/streets", "depth/rooms", "depth/streets"):
             shutil.copytree(world / "val" / part.split("/")[0], place / "data/sample" / split / part)
     write_nyu_mat(place / "roots/nyu")

@@ -106,7 +106,7 @@ def notes(model: DenseModel, format_name: str, out: Path) -> list[str]:
             f"({str(out / EXACT)!r}, trust_remote_code=True)"
         )
     if format_name == "official" and out.stem != released_stem(model):
-        taps, max_depth_m = model.config["encoder"]["taps"], model.quantity.max_depth_m
+        taps, max_depth_m = model.config["encoder"]["taps"], model.config["head"].get("max_depth_m")
         metric = "" if max_depth_m is None else f" max_depth={max_depth_m:g}"
         lines.append(f"the name is none of the released ones: load it here with taps={taps}{metric}")
     return lines

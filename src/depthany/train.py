@@ -89,7 +89,8 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     dataset = build.build_training_set(settings, teacher)
     val_sets = build.build_sets(settings.data.val, "data.val")
     notes = build.dataset_notes(settings, dataset, val_sets)  # before anything is written
-    state = build.build_state(settings, teacher if online else None, device, amp, processes)
+    labels_views = teacher if online else None
+    state = build.build_state(settings, labels_views, device, amp, processes, dataset.labeled)
     sampler = build.build_sampler(settings, dataset, processes)
     loop = build.build_loop_settings(settings, micro_batches=len(sampler))
     reading = reading_of_validation(settings)
@@ -121,6 +122,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             processes=processes,
             metrics=tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary))),
             say=tracker.say,
+            canonical_focal=getattr(settings.stage, "canonical_focal", None),
             **reading,
         )
         try:

@@ -11,6 +11,7 @@ from depthany.app import AppSettings
 from depthany.check_data import CheckDataSettings
 from depthany.config.entry import config_dir
 from depthany.data.perturb import Perturb
+from depthany.data.views import Views
 from depthany.evaluate import EvaluateSettings
 from depthany.export import ExportSettings
 from depthany.index import IndexSettings
@@ -59,7 +60,7 @@ TRAINING_FILES = [
     f"training/{name}.py"
     for name in (
         *("build", "checks", "draw_order", "early_stopping", "ema", "loop", "optim"),
-        *("stages/student", "stages/base"),
+        *("stages/student", "stages/base", "stages/metric"),
     )
 ]
 
@@ -78,6 +79,7 @@ def test_every_setting_of_training_groups_is_read() -> None:
     code += "".join(path.read_text() for path in config_dir().rglob("*.yaml"))  # such as ${data.index_dir}
     passed_whole = leaves(Perturb) | leaves(LossSettings)  # as keyword arguments
     passed_whole |= leaves(ImageWeights) | leaves(LrFactors)  # by vars()
+    passed_whole |= leaves(Views)  # to the data set
     passed_whole |= {"encoder", "decoder", "head"}  # to `build_model`
     names = (
         leaves(TrainSettings).union(*(leaves(stage.Settings) for stage in STAGES.values()))
@@ -93,7 +95,7 @@ def test_every_setting_of_training_groups_is_read() -> None:
 def test_yaml_and_dataclass_have_the_same_settings(command: str) -> None:
     texts = [(config_dir() / f"{name}.yaml").read_text() for name in ("command", command)]
     written = {key for text in texts for key in re.findall(r"^(\w+):", text, re.MULTILINE)}
-    groups = set(re.findall(r"^  - (\w+): ", texts[1], re.MULTILINE)) - {"experiment"}
+    groups = set(re.findall(r"^  - (\w+): ", texts[1], re.MULTILINE)) - {"experiment", "head"}
     names = {each.name for each in fields(SETTINGS[command])}
     assert names == (written | groups) - {"defaults", "hydra"}
 
@@ -137,7 +139,7 @@ def test_config_dir_and_plugins_train_on_own_set(
 
 def test_choices_of_config_dir_are_listed(start: Callable, project: Path, tmp_path: Path) -> None:
     ended = start([f"--config-dir={project / 'configs'}", "stage=teacher", "data=nothing"])
-    assert "unknown data 'nothing'; choose from depth_anything_v1" in ended.err
+    assert "unknown data 'nothing'; choose from depth_anything_metric" in ended.err
     assert ", mine, " in ended.err
 
 

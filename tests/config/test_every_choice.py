@@ -23,6 +23,7 @@ from depthany.config.entry import config_dir, flat
 from depthany.evaluate import EvaluateSettings
 from depthany.evaluation.protocol import Protocol
 from depthany.losses.table import LOSSES
+from depthany.models.heads.metric_bins import BIN_CENTERS
 from depthany.models.model import depth_anything, save_model
 from depthany.predict import PredictSettings
 from depthany.pseudo_label import PseudoLabelSettings
@@ -114,12 +115,16 @@ def test_every_choice_of_training_is_run(
 ) -> None:
     words = tiny_world.settings(stage, tmp_path, "steps=2", "eval_every=0", "save_every=1")
     fixed: dict[str, Any] = {"model__weights": str(teacher_run)}
+    if stage == "metric":
+        fixed |= {"model__init": str(teacher_run)}
     if STAGES[stage].needs.teacher:
         fixed |= {"stage__teacher": str(teacher_run), "model__init": str(teacher_run)}
         fixed |= {"model__freeze": "none", "data__val__mine__root": None}
     base = composed("train", *words)
     values = booleans(base) | choices(TrainSettings) | choices(STAGES[stage].Settings, "stage.")
     values |= {"stage.terms": tuple({name: 1.0} for name in LOSSES)}
+    if stage == "metric":
+        values |= {"model.head.bin_centers": BIN_CENTERS}
     with torch.compiler.set_stance("force_eager"):  # compile=true wraps the model, and takes no minutes
         for cfg in runs(base, values, "run_dir", tmp_path, **fixed):
             assert train.run(cfg) == 0

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from depthany.data.folder_depth import FolderDepth
-from depthany.data.plausible import doubts, look_at
+from depthany.data.plausible import doubts, label_notes, look_at
 from depthany.data.sets.kitti import KITTI
 
 
@@ -106,3 +106,32 @@ def test_official_files_in_another_unit_are_said(tmp_path: Path) -> None:
     Image.fromarray(room(4, np.uint16)).save(depth)  # metres * 4 instead of * 256
     (line,) = said(KITTI(str(tmp_path)))
     assert "nearer than 5 cm: are these the files of the data set, as it publishes them?" in line
+
+
+def tilted(nearest: float, farthest: float) -> np.ndarray:
+    """Float values from `farthest` in the upper row to `nearest` in the lower one."""
+    return np.repeat(np.linspace(farthest, nearest, 30, dtype=np.float32)[:, None], 4, 1)
+
+
+def test_table_shows_depth_of_metric_sets(tmp_path: Path) -> None:
+    plane = tilted(1, 11)
+    plane[:6] = 0
+    dataset = folder(tmp_path, *[plane] * 5, max_depth=8)
+    warnings, lines = label_notes({"mine": dataset, "val": dataset}, ["mine"])
+    assert len(lines) == 2
+    assert " ".join(lines[0].split()) == "metres, of some files 1 % 10 % 50 % 90 % 99 % known out of range"
+    found = lines[1].split()
+    assert found[:4] == ["mine,", "5", "of", "5"]
+    assert [float(cell) for cell in found[4:9]] == pytest.approx([1, 1.69, 4.79, 8.24, 8.93], rel=0.02)
+    assert found[9:] == ["80%", "12.5%", "of", "0.001", "to", "8"]
+    assert warnings == []
+    assert label_notes({"mine": dataset})[1] == []
+
+
+def test_disparity_and_empty_range_are_said(tmp_path: Path) -> None:
+    upside_down = folder(tmp_path / "d", *[tilted(11, 1)] * 5, max_depth=12)
+    (line,), _ = label_notes({"mine": upside_down}, ["mine"])
+    assert line.startswith("mine: in 5 of 5 images the values are larger in the lower third")
+    assert line.endswith("is this disparity, not depth? (quantity=disparity, which has no metres)")
+    (line,), _ = label_notes({"mine": folder(tmp_path / "r", *[tilted(1, 11)] * 3)}, ["mine"])
+    assert "99 % of the depth is nearer than 11 m, and max_depth=80 is the range that a model learns" in line

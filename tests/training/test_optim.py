@@ -16,6 +16,7 @@ from depthany.training.optim import (
     ScheduleSettings,
     build_optimizer,
     lr_factor,
+    momentum_of,
     set_learning_rate,
 )
 
@@ -152,3 +153,24 @@ def test_rows_of_the_tables_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert factors(2, name="half") == [0.5, 0.5]
     optimizer = build_optimizer(nn.Module(), [nn.Parameter(torch.zeros(1))], OptimizerSettings(0.5, "plain"))
     assert type(optimizer) is torch.optim.SGD
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_cycled_momentum_is_that_of_torch(name: str) -> None:
+    cycle = {"pct_start": 0.7, "div_factor": 1.0, "final_div_factor": 1e4}
+    settings = ScheduleSettings(name="onecycle", momentum=(0.85, 0.95), **cycle)
+    ours, theirs = (
+        build_optimizer(nn.Module(), [nn.Parameter(torch.zeros(1))], OptimizerSettings(1.0, name))
+        for _ in "ab"
+    )
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=1.0, total_steps=20, **cycle)
+    for step in range(20):
+        set_learning_rate(ours, lr_factor(step, 20, settings), momentum_of(step, 20, settings))
+        for key in ("lr", "betas" if name == "adamw" else "momentum"):
+            mine, wanted = ours.param_groups[0][key], theirs.param_groups[0][key]
+            assert mine == pytest.approx(wanted, rel=1e-9, abs=1e-12), (step, key)
+        theirs.step()
+        if step < 19:
+            scheduler.step()
+    assert momentum_of(3, 20, ScheduleSettings(name="onecycle")) is None
+    assert momentum_of(3, 20, ScheduleSettings(momentum=(0.85, 0.95))) is None, "poly"

@@ -49,6 +49,24 @@ def test_init_takes_the_named_parts(tmp_path: Path, init_parts: str) -> None:
     assert [part for part in PARTS if equal(model, source, part)] == list(INIT_PARTS[init_parts])
 
 
+@pytest.mark.parametrize("name", ["metric_bins", "metric_bins_nk", "metric_sigmoid"])
+def test_metric_head_starts_from_the_relative_one(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, init = trained(tmp_path), str(tmp_path / "trained")
+    head = {"name": name} | ({"max_depth_m": 10.0} if name != "metric_bins_nk" else {})
+    with caplog.at_level("INFO"):
+        model = build_model(settings(head=head, init=init), 28)
+    assert [part for part in PARTS[:2] if equal(model, source, part)] == ["encoder", "decoder"]
+    taken = [f"head.conv{n}" for n in (1, 2, 3) if equal(model, source, f"head.conv{n}")]
+    hidden = ["head.conv1", "head.conv2"]
+    assert taken == (hidden if name == "metric_sigmoid" else [*hidden, "head.conv3"])  # conv3 gives disparity
+    assert f"the head {name} starts from conv1, conv2" in caplog.text
+    random = build_model(settings(head=head, init=init, init_parts="encoder"), 28)
+    assert not any(equal(random, source, part) for part in ("decoder", "head.conv1"))
+    assert random.quantity.kind == "depth_m"
+
+
 def test_official_file_is_fine_tuned(
     start, tiny_world, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from depthany.data.batch import Batch
-from depthany.display.pictures import colour, comparison_row
+from depthany.display.pictures import at_size, colour, comparison_row
 from depthany.metrics.table import DEFAULT_METRICS
 from depthany.training.stages.base import StageOutput
 from depthany.training.tracking import Meter, Tracker, log_scalars
@@ -222,3 +222,29 @@ def test_target_without_valid_pixel_is_shown() -> None:
     zeros, nothing = np.zeros((4, 4), np.float32), np.zeros((4, 4), bool)
     row = comparison_row([np.zeros((4, 4, 3), np.uint8)], zeros, zeros, nothing)
     assert (row[:, 4:8] == 128).all()
+
+
+def test_metres_are_coloured_from_far_to_near() -> None:
+    target = np.array([[1.0, 2.0], [4.0, 0.0]], np.float32)
+    mask = target > 0
+    image = np.zeros((2, 2, 3), np.uint8)
+    row = comparison_row([image], target, np.where(mask, 1.25 * target, 8), mask, in_metres=True)
+    _, shown, predicted, error = np.split(row, 4, axis=1)
+    near, far = colour(np.array([[1, 0]]), 0, 1)[0]
+    assert (shown[0, 0] == near).all() and (shown[1, 0] == far).all()
+    assert (shown[1, 1] == 128).all(), "unknown"
+    assert (predicted[1] == far).all(), "farther than the farthest"
+    assert (error[mask] == colour(np.array([[0.25]]), 0, 0.5)[0, 0]).all(), "25 % of 50 %"
+    assert at_size(mask, (4, 4)).tolist() == np.kron(mask, np.ones((2, 2), bool)).tolist()
+
+
+def test_share_of_clipped_steps_is_logged() -> None:
+    meter = Meter()
+    for norm in (0.05, 0.2, 3.0, 0.1):
+        meter.add(output(1.0), images=4, micro_batches=1)
+        meter.add_step(torch.tensor(norm), 0.1)
+    assert meter.means()["clipped_steps"] == 0.5
+    meter.restart()
+    meter.add(output(1.0), images=4, micro_batches=1)
+    meter.add_step(torch.tensor(5.0), None)
+    assert "clipped_steps" not in meter.means()

@@ -27,7 +27,19 @@ def _below(folder: str | None, name: str) -> str | None:
     return None if folder is None else f"{folder}/{name}"
 
 
+def _of_stage(*, _root_: DictConfig) -> str:
+    """Resolves ${of_stage:} in a defaults list to <experiment>_<stage>, such as sample_metric.
+
+    A sweep over stages composes once without a stage, which then is null.
+    """
+    names = (
+        None if OmegaConf.is_missing(_root_, key) else _root_.get(key) for key in ("experiment", "stage")
+    )
+    return "_".join(map(str, names))
+
+
 OmegaConf.register_new_resolver("below", _below, replace=True)
+OmegaConf.register_new_resolver("of_stage", _of_stage, replace=True)
 # A path of the configuration, not of the user
 OmegaConf.register_new_resolver("bundled", bundled, replace=True)
 

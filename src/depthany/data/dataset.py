@@ -13,16 +13,19 @@ from torch import Tensor
 
 from depthany.data.batch import BadFile, Batch
 from depthany.data.images import Photo, decode_photo
+from depthany.data.labeled_options import PLAIN, LabeledCrop, LabeledOptions, labeled_target, largest
 from depthany.data.left_out import CONVERTED, SKIPPED, ImageHeader, ImageIssue, read_header
 from depthany.data.orientation import require_aligned
 from depthany.data.perturb import Share
 from depthany.data.pseudo_labels.store import PseudoLabels
 from depthany.data.sampler import Draw
 from depthany.data.samples import LabeledSet, NoValidPixel, UnknownUnit, UnlabeledSet
-from depthany.data.targets import TARGETS, is_flat, make_target, require_unit
+from depthany.data.targets import TARGETS, is_flat, require_unit
 from depthany.data.transforms import crop_shape, draw_crop
 from depthany.system.choices import require_choice
 from depthany.system.packages import MissingPackage
+
+USUAL_LABEL_PIXELS = 2**20  # of labels that keep their own size, which is not known before they are read
 
 
 class Unusable(ValueError):
@@ -61,10 +64,12 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             left out.
         decode: `exact` decodes images whole, as the released code does. `reduced` decodes large JPEGs at 1/2,
             1/4 or 1/8 of their size, as long as the crop enlarges them by at most 5 %. That is faster, and
-            aliases less than the cubic resize of the whole image, which filters nothing.
+            aliases less than the cubic resize of the whole image, which filters nothing. Views that are
+            turned, cut or stretched are of whole images either way.
         min_side: an unlabeled image with a smaller side, in pixels, counts as unreadable.
         pseudo_labels: stored labels of the unlabeled images. An image without label counts as unreadable.
         target: what is made of the labels, a name in `TARGETS`.
+        options: how the stage wants labeled images.
 
     Attributes:
         on_read: called with the kind of file that is about to be read and the index of its image among all
@@ -87,21 +92,23 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         min_side: int = 1,
         pseudo_labels: PseudoLabels | None = None,
         target: str = "disparity01",
+        options: LabeledOptions = PLAIN,
     ) -> None:
         require_choice("data.unreadable", unreadable, ("error", "skip"))
         require_choice("data.decode", decode, ("exact", "reduced"))
         require_choice("target", target, TARGETS)
         self.crop_hw = height, width = crop_shape(crop_size)
-        self._min_hw = (math.ceil(height / 1.05), math.ceil(width / 1.05)) if decode == "reduced" else None
+        is_reduced = decode == "reduced" and not (options.views and options.views.needs_whole_files)
+        self._min_hw = (math.ceil(height / 1.05), math.ceil(width / 1.05)) if is_reduced else None
         self.labeled, self.unlabeled, self.min_side = list(labeled), list(unlabeled), min_side
         self.convert_images, self.unreadable, self.target = convert_images, unreadable, target
-        self.pseudo_labels = pseudo_labels
+        self.pseudo_labels, self.options = pseudo_labels, options
         self._labeled_ends = np.cumsum([len(part) for part in self.labeled], dtype=np.int64)
         self._unlabeled_ends = np.cumsum([len(part) for part in self.unlabeled], dtype=np.int64)
         self.labeled_count = int(self._labeled_ends[-1]) if self.labeled else 0
         self.unlabeled_count = int(self._unlabeled_ends[-1]) if self.unlabeled else 0
         for part in self.labeled:
-            _require_target(part, target)
+            _require_target(part, target, options)
 
     def __getitem__(self, draws: list[Draw]) -> Batch | BadFile:
         try:
@@ -114,7 +121,9 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         pixels, of_target = math.prod(self.crop_hw), np.dtype(TARGETS[self.target].dtype).itemsize
         of_label = 0 if self.pseudo_labels is None else np.dtype(np.float32).itemsize
         of_mask = np.dtype(np.bool_).itemsize
-        return pixels * (labeled * (3 + of_target + of_mask) + unlabeled * (3 + of_label))
+        label_pixels = USUAL_LABEL_PIXELS if self.options.keeps_label_size else pixels
+        of_labeled = 3 * pixels + label_pixels * (of_target + of_mask)
+        return labeled * of_labeled + unlabeled * pixels * (3 + of_label)
 
     def name_of(self, kind: FileKind, index: int) -> str:
         """Returns the name of a file that is being read, for messages."""
@@ -125,7 +134,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         return ("the pseudo-label of " * (kind == FileKind.PSEUDO_LABEL)) + self.unlabeled[part].name(index)
 
     def _batch(self, draws: list[Draw]) -> Batch | BadFile:
-        labeled = list[tuple[NDArray, NDArray, NDArray]]()
+        labeled = list[LabeledCrop]()
         unlabeled, places = list[tuple[NDArray, NDArray | None]](), list[int]()
         issues = list[ImageIssue]()
         for draw in draws:
@@ -144,20 +153,22 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             except ValueError as error:
                 return BadFile(str(error))
         image_shape = (3, *self.crop_hw)
+        label_hw = largest([each.label_hw for each in labeled]) if labeled else self.crop_hw
         pseudo = [label for _, label in unlabeled if label is not None]  # of all images, or of none
         drawn = max((draw.places for draw in draws if not draw.labeled), default=0)
         return Batch(
-            _stack([image for image, _, _ in labeled], image_shape, np.uint8),
-            _stack([target for _, target, _ in labeled], self.crop_hw, TARGETS[self.target].dtype),
-            _stack([mask for _, _, mask in labeled], self.crop_hw, np.bool_),
+            _stack([each.image for each in labeled], image_shape, np.uint8),
+            _stack([each.target for each in labeled], label_hw, TARGETS[self.target].dtype),
+            _stack([each.mask for each in labeled], label_hw, np.bool_),
             _stack([image for image, _ in unlabeled], image_shape, np.uint8),
             issues,
             None if self.pseudo_labels is None else _stack(pseudo, self.crop_hw, np.float32),
             Share(torch.tensor(places, dtype=torch.int64), drawn),
+            label_hw=[each.label_hw for each in labeled] if self.options.keeps_label_size else None,
+            domain=_numbers(labeled) if self.options.domains else None,
         )
 
-    def _labeled_crop(self, draw: Draw) -> tuple[NDArray[np.uint8], NDArray, NDArray[np.bool_]]:
-        """Returns image [3 h w], target [h w] and mask [h w] of a crop."""
+    def _labeled_crop(self, draw: Draw) -> LabeledCrop:
         part, index = _locate(self._labeled_ends, draw.index)
         data_set, (image_name, label_name) = self.labeled[part], self.labeled[part].files(index)
         stored: bytes | NDArray[np.uint8] | None = None
@@ -175,9 +186,9 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         if TARGETS[self.target].is_relative and is_flat(labels):
             text = "its depth is the same everywhere, or known at too few pixels, which teaches nothing"
             raise Flat(f"{label_name}: {text} about relative depth")
-        crop = draw_crop(photo.height, photo.width, self.crop_hw, draw.seed)
-        target, mask = make_target(self.target, labels, crop)
-        return _chw(crop.of_image(photo)), target, mask
+        region = self.options.draw(part, photo.height, photo.width, self.crop_hw, draw.seed)
+        target, mask = labeled_target(self.target, labels, region, data_set, photo.width, self.options)
+        return LabeledCrop(_chw(region.of_image(photo)), target, mask, self.options.domain_of(part))
 
     def _unlabeled_crop(
         self, draw: Draw, issues: list[ImageIssue]
@@ -224,10 +235,12 @@ def _unusable(reason: Callable[[], str]) -> Iterator[None]:
         raise Unusable(reason(), str(error)) from None
 
 
-def _require_target(data_set: LabeledSet, target: str) -> None:
+def _require_target(data_set: LabeledSet, target: str, options: LabeledOptions) -> None:
     """Raises ValueError, which names the data set, if its labels cannot become the target."""
     try:
         require_unit(data_set.unit, TARGETS[target].units, target)
+        if target == "depth_m":
+            options.require_metres(data_set)
     except ValueError as error:
         where = f"{type(data_set).__name__} ({data_set.files(0)[1]}, ...)"
         raise ValueError(f"{where}: {error}: leave this data set out") from None
@@ -247,8 +260,15 @@ def _chw(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _stack(planes: Sequence[NDArray], shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
-    """Returns the planes as one tensor [n *shape], which is empty if there are none."""
+    """Returns the planes as one tensor [n *shape], with 0 beside smaller ones; empty if there are none."""
     stacked = np.empty((len(planes), *shape), dtype)
     for i, plane in enumerate(planes):
-        stacked[i] = plane
+        if plane.shape != shape:  # labels of their own size, smaller than the largest
+            stacked[i] = 0
+        stacked[i][tuple(slice(side) for side in plane.shape)] = plane
     return torch.from_numpy(stacked)
+
+
+def _numbers(labeled: Sequence[LabeledCrop]) -> Tensor:
+    """Returns the numbers of the domains [l] int64."""
+    return torch.tensor([each.domain for each in labeled], dtype=torch.int64)

@@ -56,6 +56,8 @@ class PairedDepth(ABC):
         sky_masks: folder, relative to `root` or absolute, that holds a mask for each image under the same
             name (.png). Nonzero pixels are sky (paper, section 3.1).
         expected: number of images in the paper, for `count_warnings`.
+        focal, focal_width: focal length in pixels, and the width in pixels of the images that have it; None =
+            unknown, and the width of each image. Only `stage.canonical_focal` reads them.
         exif_orientation: `apply`: labels are aligned to the image as displayed, turned by its EXIF
             orientation; `ignore`: to the image as stored. None = apply, with a warning where the sizes of
             image and labels do not tell.
@@ -86,6 +88,8 @@ class PairedDepth(ABC):
         sky_masks: str | None = None,
         expected: int | None = None,
         exif_orientation: str | None = None,
+        focal: float | None = None,
+        focal_width: float | None = None,
     ) -> None:
         self.root = Path(root)
         if exif_orientation is not None:
@@ -97,6 +101,10 @@ class PairedDepth(ABC):
             raise ValueError(
                 f"min_depth={min_depth} and max_depth={max_depth}: expected 0 < min_depth < max_depth"
             )
+        for key, pixels in (("focal", focal), ("focal_width", focal_width)):
+            if pixels is not None and not 0 < pixels < np.inf:
+                raise ValueError(f"{key}={pixels}: expected pixels, more than 0")
+        self.focal, self.focal_width = focal, focal_width
         if not self.root.is_dir():
             raise ValueError(f"{self.root}: no such folder (looked from {Path.cwd()})")
         self.sky_masks, self.expected = sky_masks, expected

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,9 @@ from depthany.system.packages import MissingPackage
 
 NEAREST_M = 0.05  # a set whose median depth is nearer has another unit
 OUTSIDE = 0.25  # share of the known depth that may lie outside of the range of the set without a warning
+PERCENTILES = (1, 10, 50, 90, 99)  # of the depth, in the table of a metric run
+LEAST_FILES, MOSTLY = 4, 0.85  # files, and share of them, that say that near is large
+MOST_EMPTY = 5  # times as far as the depth reaches may the range of a set be
 ONE_VALUE = 1e-3  # share of the pixels from which on the largest number of 16 bits stands for something else
 FILES = 8  # read of a set where not all are
 USUAL_M = (0.2, 200.0)  # a median depth that makes a unit likely
@@ -37,6 +40,8 @@ class SeenLabels:
     known: known values in the unit of the set, without sky, in its range or not.
     stored_as: how many files have each type of number, if the reader says it.
     resized: how many were resized to their image; example: one of them, as `320x240 to 640x480`.
+    pixels: in all files that were read whole, known or not.
+    tops, bottoms: in how many files the median of the upper, or of the lower third of the image is larger.
     """
 
     files: int = 0
@@ -44,10 +49,20 @@ class SeenLabels:
     stored_as: Counter[str] = field(default_factory=Counter)
     resized: int = 0
     example: str = ""
+    pixels: int = 0
+    tops: int = 0
+    bottoms: int = 0
 
     def add(self, decoded: Decoded) -> None:
         """Counts the labels of one file."""
-        self.known.add(decoded.values[known_pixels(decoded, decoded.sky)])
+        known = known_pixels(decoded, decoded.sky)
+        self.known.add(decoded.values[known])
+        self.pixels += known.size
+        third = len(known) // 3
+        top, bottom = (decoded.values[rows][known[rows]] for rows in (slice(third), slice(-third, None)))
+        if third and top.size and bottom.size:
+            self.tops += bool(np.median(top) > np.median(bottom))
+            self.bottoms += bool(np.median(top) < np.median(bottom))
         sizes = decoded.resized_from and describe_resize(decoded.resized_from, decoded.values.shape)
         self.count(decoded.stored_as, sizes or "")
 
@@ -107,13 +122,17 @@ def _decoded(dataset: Any, index: int) -> Decoded:
     return Decoded(labels.values, labels.valid, labels.sky)
 
 
-def label_notes(sets: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def label_notes(sets: Mapping[str, Any], metric: Collection[str] = ()) -> tuple[list[str], list[str]]:
     """Returns warnings and notes about labeled sets, by name, from a look at some files of each.
+
+    Args:
+        metric: names of the sets of which the metres themselves are learned: a table of their depth is among
+            the notes, and so is a warning if it looks like disparity.
 
     Raises:
         ValueError: see `look_at`; the message begins with the name of the set.
     """
-    warnings, notes = list[str](), list[str]()
+    warnings, notes, table = list[str](), list[str](), dict[str, SeenLabels]()
     for name, dataset in sets.items():
         try:
             seen = look_at(dataset)
@@ -121,7 +140,61 @@ def label_notes(sets: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             raise UnknownUnit(f"{name}: {error}") from None
         warnings += [f"{name}: {line}" for line in doubts(dataset, seen)]
         notes += [f"{name}: {line}" for line in seen.notes()]
-    return warnings, notes
+        if name in metric:
+            table[name] = seen
+            warnings += [f"{name}: {line}" for line in _of_direction(seen) + _of_empty_range(seen, dataset)]
+    return warnings, notes + depth_table(table, sets)
+
+
+def depth_table(seen: Mapping[str, SeenLabels], sets: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of a table of depth: percentiles in metres, share known, share out of range.
+
+    Args:
+        seen, sets: what was found in each labeled set, and the sets, by name. Empty = no table.
+    """
+    if not seen:
+        return []
+    heads = [*(f"{percent} %" for percent in PERCENTILES), "known", "out of range"]
+    rows = [["metres, of some files", *heads]]
+    for name, found in seen.items():
+        known, dataset = found.known, sets[name]
+        outside = known.share_below(dataset.min_depth) + known.share_above(dataset.max_depth)
+        rows.append(
+            [
+                f"{name}, {found.files} of {len(dataset)}",
+                *(f"{known.percentile(percent):.3g}" for percent in PERCENTILES),
+                f"{known.total / max(found.pixels, 1):.0%}",
+                f"{outside:.1%} of {dataset.min_depth:g} to {dataset.max_depth:g}",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:]))])
+        for row in rows
+    ]
+
+
+def _of_empty_range(seen: SeenLabels, dataset: Any) -> list[str]:
+    """Returns a line if the depth uses little of the range that a head would have."""
+    far_m = seen.known.percentile(99)
+    if not seen.known.total or far_m * MOST_EMPTY >= dataset.max_depth:
+        return []
+    return [
+        f"99 % of the depth is nearer than {far_m:.3g} m, and max_depth={dataset.max_depth:g} is the range "
+        "that a model learns unless model.head.max_depth_m says another: set max_depth to the end of yours"
+    ]
+
+
+def _of_direction(seen: SeenLabels) -> list[str]:
+    """Returns a line if the values are larger in the lower part of nearly all images, as disparity is."""
+    files = seen.tops + seen.bottoms
+    if files < LEAST_FILES or seen.bottoms < MOSTLY * files:
+        return []
+    return [
+        f"in {seen.bottoms} of {files} images the values are larger in the lower third than in the upper "
+        "one, and what is lower in an image is mostly nearer: is this disparity, not depth? "
+        "(quantity=disparity, which has no metres)"
+    ]
 
 
 def doubts(dataset: Any, seen: SeenLabels, range_m: tuple[float, float] | None = None) -> list[str]:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from depthany.data.transforms import Crop
+from depthany.data.transforms import Region
 from depthany.system.choices import require_choice
 
 LEAST_KNOWN = 3  # pixels, in a map of which scale and shift are unknown
@@ -75,7 +75,7 @@ class Labels:
         return Labels(change(self.values), self.unit, change(self.valid), sky)
 
 
-def disparity01(labels: Labels, crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def disparity01(labels: Labels, crop: Region) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Makes disparity in [0, 1] from metres or disparity (Depth Anything V1, section 3.1).
 
     The smallest and largest valid disparity of the whole map become 0 and 1. The paper does not say whether
@@ -122,7 +122,7 @@ def is_flat(labels: Labels) -> bool:
     return bool(high <= low * (1 + _ROUNDING))
 
 
-def depth_m(labels: Labels, crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def depth_m(labels: Labels, crop: Region) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Makes depth in metres. Sky, and what is outside of the data set's range, is invalid.
 
     Args:
@@ -136,7 +136,15 @@ def depth_m(labels: Labels, crop: Crop) -> tuple[NDArray[np.float32], NDArray[np
     return np.where(cropped.valid, cropped.values, np.float32(0)), cropped.valid
 
 
-def classes(labels: Labels, crop: Crop) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def within_m(
+    depth_m: NDArray[np.float32], mask: NDArray[np.bool_], near_m: float, far_m: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Returns target and mask [h w] without what is not strictly between near_m and far_m, as in ZoeDepth."""
+    within = mask & (depth_m > near_m) & (depth_m < far_m)
+    return np.where(within, depth_m, np.float32(0)), within
+
+
+def classes(labels: Labels, crop: Region) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Makes class numbers, for cross-entropy.
 
     Args:
@@ -154,13 +162,14 @@ def classes(labels: Labels, crop: Crop) -> tuple[NDArray[np.int64], NDArray[np.b
 class Target(NamedTuple):
     """A row of `TARGETS`.
 
-    make: takes the labels of a whole image and a crop; returns target and mask, both [height width].
+    make: takes the labels of a whole image and a `Region` of it, such as a crop; returns target and mask,
+        both [height width].
     dtype: of the target.
     units: of the labels from which it can be made.
     is_relative: its scale and shift mean nothing, so that flat labels (see `is_flat`) teach nothing.
     """
 
-    make: Callable[[Labels, Crop], tuple[NDArray, NDArray[np.bool_]]]
+    make: Callable[[Labels, Any], tuple[NDArray, NDArray[np.bool_]]]
     dtype: DTypeLike
     units: tuple[Unit, ...]
     is_relative: bool = False
@@ -173,7 +182,7 @@ TARGETS = {
 }
 
 
-def make_target(name: str, labels: Labels, crop: Crop) -> tuple[NDArray, NDArray[np.bool_]]:
+def make_target(name: str, labels: Labels, crop: Region) -> tuple[NDArray, NDArray[np.bool_]]:
     """Returns target and mask, both [height width], of a crop; see the function of that name in `TARGETS`.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -38,6 +39,13 @@ def covering_size(height: int, width: int, crop_hw: tuple[int, int]) -> tuple[in
     """
     scale = max(crop_hw[0] / height, crop_hw[1] / width)
     return max(crop_hw[0], round(height * scale)), max(crop_hw[1], round(width * scale))
+
+
+class Region(Protocol):
+    """What is taken of an image and of its maps: a `Crop`, or a `data.views.View`."""
+
+    def of_image(self, photo: Photo) -> NDArray[np.uint8]: ...
+    def of_map(self, values: NDArray) -> NDArray: ...
 
 
 @dataclass(frozen=True)

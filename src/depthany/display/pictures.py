@@ -61,26 +61,42 @@ def steps(values: NDArray, low: float, high: float) -> NDArray[np.uint8]:
 
 
 def comparison_row(
-    images: list[NDArray], target: NDArray, prediction: NDArray, mask: NDArray
+    images: list[NDArray], target: NDArray, prediction: NDArray, mask: NDArray, in_metres: bool = False
 ) -> NDArray[np.uint8]:
     """Returns images, target, prediction and error side by side, [h w·(k + 3) 3] uint8 RGB.
 
-    Target and prediction are first normalised by median and mean absolute deviation, as in the loss. Both
-    are coloured from the target's smallest to its largest value, the error from 0 over the same span.
+    Disparities are first normalised by median and mean absolute deviation, as in the loss. Target and
+    prediction are coloured from the target's smallest to its largest value, the error from 0 over the same
+    span. Metres are shown as they are, in the same colours from far to near; their error is the relative one,
+    from 0 to 50 %.
 
     Args:
         images: k arrays [h w 3] uint8 RGB.
-        target, prediction: [h w] disparity.
+        target, prediction: [h w] disparity, or metres.
         mask: [h w] bool, where the target is known.
+        in_metres: whether they are metres.
     """
-    target, prediction = (_normalised(disparity, mask) for disparity in (target, prediction))
+    if in_metres:
+        error = np.abs(prediction - target) / np.maximum(np.where(mask, target, 1), 1e-6)
+        target, prediction, largest = -target, -prediction, 0.5  # the last colour is near
+    else:
+        target, prediction = (_normalised(disparity, mask) for disparity in (target, prediction))
+        error = np.abs(prediction - target)
     low, high = (float(target[mask].min()), float(target[mask].max())) if mask.any() else (0.0, 1.0)
     tiles = [
         colour(target, low, high, mask),
         colour(prediction, low, high),
-        colour(np.abs(prediction - target), 0.0, high - low, mask),
+        colour(error, 0.0, largest if in_metres else high - low, mask),
     ]
     return np.concatenate([*images, *tiles], axis=1)
+
+
+def at_size(values: NDArray, hw: tuple[int, ...]) -> NDArray:
+    """Returns a map [h w] of any type at another height and width, by the nearest pixel."""
+    if values.shape == tuple(hw):
+        return values
+    plane = values.astype(np.uint8) if values.dtype == np.bool_ else values
+    return cv2.resize(plane, (hw[1], hw[0]), interpolation=cv2.INTER_NEAREST_EXACT).astype(values.dtype)
 
 
 def _normalised(disparity: NDArray, mask: NDArray) -> NDArray:

@@ -26,6 +26,13 @@ from depthany.training.checks import no_teacher, per_micro_batch, rooted
 from depthany.training.draw_order import build_order, weight_notes
 from depthany.training.ema import WeightAverage
 from depthany.training.loop import LoopSettings
+from depthany.training.metric_model import (
+    labeled_options,
+    learns_metres,
+    require_cameras,
+    trained_on,
+    with_metric_head,
+)
 from depthany.training.optim import build_optimizer
 from depthany.training.parallel import is_sharded, shard_run, uses_fsdp
 from depthany.training.settings import ONCE, ModelSettings, TrainSettings
@@ -59,12 +66,18 @@ def build_state(
     device: torch.device,
     amp: torch.dtype | None,
     processes: Processes,
+    labeled: Sequence[Any] = (),
 ) -> TrainingState:
-    """Builds model, stage and optimizer in their initial state, on the device, the same on all ranks."""
-    chosen = STAGES[settings.stage.name]
+    """Builds model, stage and optimizer in their initial state, on the device, the same on all ranks.
+
+    Args:
+        labeled: the labeled sets, of which a metric model takes its range.
+    """
+    settings, chosen = with_metric_head(settings, labeled), STAGES[settings.stage.name]
     torch.manual_seed(settings.seed + chosen.seed_offset)
     model = build_model(settings.model, min(crop_shape(settings.crop_size)))
     _require_quantity(model, settings)
+    model.trained_on = trained_on(settings, labeled)
     model.encoder.activation_checkpointing = settings.activation_checkpointing
     context = StageContext(model, teacher, settings.perturb, asdict(settings.loss), processes.mean)
     stage = chosen.build(settings.stage, context)
@@ -154,11 +167,13 @@ def dataset_notes(
     like what the settings say, by a look at some of each set.
 
     Raises:
-        ValueError: the settings do not say the unit of labels, or a validation set has no depth in metres.
+        ValueError: the settings do not say the unit of labels, or a validation set has no depth in metres, or
+            not the camera that it needs.
     """
     of_validation = {f"data.val.{name}": images for name, images in (val_sets or {}).items()}
     for name, images in of_validation.items():
         require_metres(images, name)
+    require_cameras(settings, of_validation)
     kinds: tuple[tuple[str, Sequence[Sized]], ...] = (
         ("labeled", dataset.labeled),
         ("unlabeled", dataset.unlabeled),
@@ -169,7 +184,7 @@ def dataset_notes(
         for name, images in zip(rooted(getattr(settings.data, kind)), members)
     }
     labeled = {name: images for name, images in sets.items() if name.startswith("data.labeled.")}
-    warnings, notes = label_notes(labeled | of_validation)
+    warnings, notes = label_notes(labeled | of_validation, labeled.keys() if learns_metres(settings) else ())
     of_sets = set_notes(sets | of_validation)  # warnings first
     first = sum(line.startswith("warning: ") for line in of_sets)
     warnings = [*of_sets[:first], *(f"warning: {line}" for line in warnings)]
@@ -197,6 +212,7 @@ def build_training_set(settings: TrainSettings, teacher: DenseModel | None = Non
         settings.data.min_side,
         open_pseudo_labels(settings, teacher, unlabeled) if teacher is not None else None,
         stage.target,
+        labeled_options(settings, list(labeled.values())),
     )
 
 

@@ -41,6 +41,7 @@ def check(cfg: DictConfig) -> TrainSettings:
         _require_a_root(settings, kind, count)
         set_weights(settings, kind)
     _require_teacher(settings, stage)
+    _require_init(settings)
     _require_validations(settings)
     for name in settings.loggers:
         LOGGERS[name].require()
@@ -89,13 +90,29 @@ def _require_teacher(settings: TrainSettings, stage: type[Stage]) -> None:
         raise ValueError(
             f"pseudo_labels={settings.pseudo_labels}: stage={name} learns from no teacher; leave it out"
         )
-    if settings.model.init is not None:
-        ModelSource.of("model.init", settings.model.init)
     if stage.needs.teacher:
         teacher = ModelSource.of("stage.teacher", settings.stage.teacher)
-        is_future_run = Path(teacher.source).parent in (Path("outputs"), Path(settings.run_dir).parent)
-        if not (teacher.exists if is_future_run else teacher.may_exist):
+        if not _may_exist(teacher, settings):
             raise ValueError(no_teacher(teacher))
+
+
+def _require_init(settings: TrainSettings) -> None:
+    """Raises a ValueError if the model to start from is not there."""
+    if settings.model.init is None:
+        return
+    init = ModelSource.of("model.init", settings.model.init)
+    if not _may_exist(init, settings):
+        raise ValueError(
+            f"no model at {init}, from which the run starts (looked from {Path.cwd()}): train it first "
+            "(python -m depthany.train stage=teacher, then stage=student), or pass another, such as "
+            "model.init=outputs/teacher or an official .pth; model.init=null starts from the bare encoder"
+        )
+
+
+def _may_exist(source: ModelSource, settings: TrainSettings) -> bool:
+    """Whether a model is there, or can be on the hub: not if it is named like a run beside this one."""
+    is_future_run = Path(source.source).parent in (Path("outputs"), Path(settings.run_dir).parent)
+    return source.exists if is_future_run else source.may_exist
 
 
 def no_teacher(source: ModelSource) -> str:

@@ -19,7 +19,7 @@ from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter
 from depthany.training.early_stopping import EarlyStoppingSettings, has_run_out, note_score
 from depthany.training.loggers.logger import SCORES
-from depthany.training.optim import ScheduleSettings, lr_factor, set_learning_rate
+from depthany.training.optim import ScheduleSettings, lr_factor, momentum_of, set_learning_rate
 from depthany.training.parallel import (
     StageAndModel,
     copy_buffers_from_main,
@@ -141,7 +141,8 @@ def train(run: Run) -> None:
                 validate(run)
         while not run.is_over():
             factor = lr_factor(progress.step, settings.total_steps, settings.schedule)
-            set_learning_rate(state.optimizer, factor)
+            momentum = momentum_of(progress.step, settings.total_steps, settings.schedule)
+            set_learning_rate(state.optimizer, factor, momentum)
             micro_batches = settings.micro_batches_of(progress.step)
             for k in micro_batches:
                 batch = meter.wait_for(run.batches).to(device)
@@ -152,6 +153,7 @@ def train(run: Run) -> None:
                     state.scaler.scale(output.loss / len(micro_batches)).backward()
                 meter.add(output, sum(batch.all_counts), len(micro_batches))
             gradient_norm = update(state, settings.clip_norm)  # refuses a gradient that is not finite
+            meter.add_step(gradient_norm, settings.clip_norm)
             progress.step += 1
             if state.average is not None:
                 state.average.update(state.model, progress.step)

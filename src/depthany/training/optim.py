@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from depthany.models.heads.head import Head
 from depthany.system.rules import setting
 
 
@@ -59,9 +60,9 @@ def constant(step: int, total_steps: int, settings: "ScheduleSettings") -> float
 def onecycle(step: int, total_steps: int, settings: "ScheduleSettings") -> float:
     """Half a cosine up from 1 / div_factor to 1 over `pct_start` of the run, then one down.
 
-    It ends at 1 / (div_factor * final_div_factor).
+    It ends at 1 / (div_factor * final_div_factor). `momentum_of` has the momentum that goes with it.
     Source: Smith and Topin 2018 (arXiv 1708.07120), as `torch.optim.lr_scheduler.OneCycleLR` has it with two
-    phases. The momentum is not cycled.
+    phases.
     """
     start = 1.0 / settings.div_factor
     peak_step, last_step = settings.pct_start * total_steps - 1, total_steps - 1
@@ -112,6 +113,7 @@ class ScheduleSettings:
     pct_start: float = setting(0.3, above=0, below=1)
     div_factor: float = setting(25.0, above=0)
     final_div_factor: float = setting(1e4, above=0)
+    momentum: tuple[float, float] | None = setting(None, length=2, least=0, below=1)
 
 
 def build_optimizer(
@@ -121,7 +123,8 @@ def build_optimizer(
 
     Args:
         model: its children are the parts, named as in `LrFactors`. A parameter without gradient is in no
-            group, and a part without any that learns has none.
+            group, and a part without any that learns has none. Layers of the head that belong to a relative
+            model (`Head.relative_layers`) learn at the decoder's rate.
         extra: further trained parameters, those of a stage; they learn at the head's rate.
     """
     factors = vars(settings.lr_factors)
@@ -129,6 +132,11 @@ def build_optimizer(
     for name, part in model.named_children():
         assert name in factors, f"{name} of {type(model).__name__} has no learning-rate factor"
         parts[name] += [parameter for parameter in part.parameters() if parameter.requires_grad]
+    head = getattr(model, "head", None)
+    of_relative = head.relative_layers() if isinstance(head, Head) else ()
+    relative = {id(parameter) for layer in of_relative for parameter in layer.parameters()}
+    parts["decoder"] += [parameter for parameter in parts["head"] if id(parameter) in relative]
+    parts["head"] = [parameter for parameter in parts["head"] if id(parameter) not in relative]
     parts["head"] += extra
     groups = [
         {"params": parameters, "name": name, "base_lr": settings.lr * factors[name]}
@@ -140,10 +148,14 @@ def build_optimizer(
     return OPTIMIZERS[settings.name](groups, settings)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Sets each group's rate to `factor` times its base rate."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float, momentum: float | None = None) -> None:
+    """Sets each group's rate to `factor` times its base rate, and its momentum (Adam's beta1) if given."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+        if momentum is not None and "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+        elif momentum is not None:
+            group["momentum"] = momentum
 
 
 def lr_factor(step: int, total_steps: int, settings: "ScheduleSettings") -> float:
@@ -155,6 +167,21 @@ def lr_factor(step: int, total_steps: int, settings: "ScheduleSettings") -> floa
     """
     factor = SCHEDULES[settings.name](step, total_steps, settings)
     return factor * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+
+
+def momentum_of(step: int, total_steps: int, settings: "ScheduleSettings") -> float | None:
+    """Returns the momentum of a step, or None where it is not cycled.
+
+    Over the two phases of `onecycle` it goes from the larger number of `schedule.momentum` to the smaller one
+    and back, each on half a cosine. Source: as `onecycle`.
+    """
+    if settings.momentum is None or settings.name != "onecycle":
+        return None
+    least, most = settings.momentum
+    peak_step, last_step = settings.pct_start * total_steps - 1, total_steps - 1
+    if step <= peak_step and peak_step > 0:
+        return _cosine_between(most, least, step / peak_step)
+    return _cosine_between(least, most, (step - peak_step) / (last_step - peak_step))
 
 
 def _cosine_between(start: float, end: float, share: float) -> float:

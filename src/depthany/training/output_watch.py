@@ -111,8 +111,13 @@ def without_empty_losses(means: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def faults_of(means: Mapping[str, float]) -> dict[str, str]:
-    """Returns what is wrong with the scalars of an interval: a line for each fault, by its name."""
+def faults_of(means: Mapping[str, float], is_relative: bool = True) -> dict[str, str]:
+    """Returns what is wrong with the scalars of an interval: a line for each fault, by its name.
+
+    Args:
+        is_relative: see `OutputWatch`.
+    """
+    teaches = "a depth that varies" if is_relative else "a known depth in range"
     faults = dict[str, str]()
     zeros, constant = means.get("zero_outputs", 0.0), means.get("output/constant", 0.0)
     if zeros > MOST_ZEROS:
@@ -133,7 +138,7 @@ def faults_of(means: Mapping[str, float]) -> dict[str, str]:
         kind = name.removeprefix("counted/")
         if kind != name and share < FEWEST_COUNTED:
             faults[name] = (
-                f"{share:.0%} of the {kind} crops have a depth that varies; the others do not count in the "
+                f"{share:.0%} of the {kind} crops have {teaches}; the others do not count in the "
                 "loss: look at the pictures in TensorBoard, and at python -m depthany.check_data"
             )
     return faults

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from torch import Tensor
 
 from depthany.data.batch import Batch
-from depthany.display.pictures import comparison_row
+from depthany.display.pictures import at_size, comparison_row
 from depthany.display.progress import columns, minutes
 from depthany.metrics.table import METRICS, brief
 from depthany.system.distributed import ALONE, Processes
@@ -158,6 +158,7 @@ class Meter:
         alignment: AlignmentWatch | None = None,
     ) -> None:
         self._processes, self._outputs = processes, OutputWatch(processes, is_relative)
+        self.is_relative = is_relative
         self._alignment = alignment if alignment is not None else AlignmentWatch()
         self._warned_once = set[str]()
         self.faults: dict[str, str] = {}
@@ -170,6 +171,7 @@ class Meter:
         self.sums: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}  # steps with the scalar
         self._newest: dict[str, Tensor] = {}  # distributions
+        self.steps, self.clipped = 0, torch.zeros(())
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
         """Returns the next batch; the time that it took counts as waiting for data."""
@@ -195,6 +197,12 @@ class Meter:
             self.weights[name] = self.weights.get(name, 0.0) + 1 / micro_batches
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach() / micro_batches
 
+    def add_step(self, gradient_norm: Tensor, clip_norm: float | None) -> None:
+        """Counts a step, and whether its gradient was clipped; the norm [] stays on its device."""
+        if clip_norm is not None:
+            self.steps += 1
+            self.clipped = self.clipped.to(gradient_norm.device) + (gradient_norm > clip_norm)
+
     def means(self) -> dict[str, float]:
         """Returns the mean of each scalar, the speed, and what the model put out since the last restart.
 
@@ -205,6 +213,8 @@ class Meter:
             "speed/images_per_second": self.images / seconds,
             "speed/share_waiting_for_data": self.waited / seconds,
         }
+        if self.steps:
+            speed["clipped_steps"] = float(self.clipped) / self.steps
         outputs = self._outputs.read() | quantiles(self._newest, self._processes)
         if not self.sums:
             return outputs | speed
@@ -217,7 +227,8 @@ class Meter:
 
         A state that takes hundreds of steps to be a fault is named once, however often it begins.
         """
-        faults = faults_of(means) | self._alignment.faults(means, self.weights.get(KEPT, 0.0))
+        of_alignment = self._alignment.faults(means, self.weights.get(KEPT, 0.0))
+        faults = faults_of(means, self.is_relative) | of_alignment
         known = self.faults.keys() | self._warned_once
         self.faults, self._warned_once = faults, self._warned_once | (faults.keys() & {IDLE, EVERYWHERE})
         return [line for name, line in faults.items() if name not in known]
@@ -255,7 +266,8 @@ def _sheet(shown: StageImages, perturbed: bool) -> np.ndarray:
     rows = []
     for i in range(min(PICTURES_PER_KIND, len(shown.clean))):
         images = [shown.clean[i], shown.seen[i]] if perturbed else [shown.clean[i]]
-        target, prediction = (maps[i].float().cpu().numpy() for maps in (shown.target, shown.prediction))
         hwc = [image.permute(1, 2, 0).cpu().numpy() for image in images]
-        rows.append(comparison_row(hwc, target, prediction, shown.mask[i].cpu().numpy()))
+        maps = (shown.target[i].float(), shown.prediction[i].float(), shown.mask[i])
+        target, prediction, mask = (at_size(each.cpu().numpy(), hwc[0].shape[:2]) for each in maps)
+        rows.append(comparison_row(hwc, target, prediction, mask, in_metres=shown.kind == "depth_m"))
     return np.concatenate(rows)

@@ -1,6 +1,8 @@
 """Scores of a model on labeled sets while it trains."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -10,7 +12,7 @@ from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary
 from depthany.evaluation.run import Scored, UnreadableImage, score_set
-from depthany.inference.predictor import Predictor
+from depthany.inference.predictor import Predictor, PreparedImage
 from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel
 from depthany.models.output import Quantity
@@ -36,6 +38,7 @@ def evaluate(
     metrics: Sequence[str] = DEFAULT_METRICS["depth"],
     max_unreadable_share: float | None = None,
     say: Callable[[str], object] = lambda line: None,
+    canonical_focal: float | None = None,
 ) -> dict[str, Scores]:
     """Returns the scores of a model on each set, means over its images.
 
@@ -54,6 +57,7 @@ def evaluate(
         max_unreadable_share: leave out images that cannot be read, as long as they are at most this share of
             a set; None = none may be unreadable.
         say: takes a warning if images are left out, or many have a negative scale or constant prediction.
+        canonical_focal: see `CanonicalPredictor`; None = predictions are metres of any camera.
 
     Returns:
         By set: the metrics, and the numbers of images that counted (`images`), have a negative scale
@@ -71,7 +75,7 @@ def evaluate(
             protocol = protocol_of(name, dataset, align, metrics)
             try:
                 scored = score_set(
-                    predictor,
+                    predictor if canonical_focal is None else canonical(predictor, dataset, canonical_focal),
                     dataset,
                     protocol,
                     batch_size=batch_size,
@@ -85,6 +89,36 @@ def evaluate(
     finally:
         model.train(was_training)
     return processes.from_main(scores)  # equal to the last bit even where processors round differently
+
+
+@dataclass(frozen=True)
+class CanonicalPredictor(Predictor):
+    """Returns metres of a camera from a model that predicts them for one of another focal length.
+
+    focal_px: that the model was trained for, in pixels of what it sees.
+    focal, focal_width: of the images, see `data.labeled.PairedDepth`.
+    """
+
+    focal_px: float = 1.0
+    focal: float = 1.0
+    focal_width: float | None = None
+
+    def predict(self, images: Sequence[PreparedImage]) -> torch.Tensor:
+        """Returns the maps [b h w] in metres."""
+        maps = super().predict(images)
+        widths = [self.focal_width or image.size[1] for image in images]
+        factors = [self.focal / width * maps.shape[-1] / self.focal_px for width in widths]
+        return maps * torch.tensor(factors, device=maps.device)[:, None, None]
+
+
+def canonical(predictor: Predictor, dataset: Any, focal_px: float) -> Predictor:
+    """Returns the predictor for the camera of a set, which must be known."""
+    focal = getattr(dataset, "focal", None)
+    assert focal is not None, "metric_model.require_cameras lets no other set in"
+    of_model = {each.name: getattr(predictor, each.name) for each in fields(predictor)}
+    return CanonicalPredictor(
+        **of_model, focal_px=focal_px, focal=focal, focal_width=getattr(dataset, "focal_width", None)
+    )
 
 
 def alignment_of(quantity: Quantity) -> str:

@@ -92,9 +92,8 @@ def write_huggingface(model: DenseModel, folder: Path, options: ExportOptions) -
 def write_official(model: DenseModel, path: Path, options: ExportOptions) -> None:
     """Writes a file that the released `run.py` loads."""
     save_official(model, path)
-    _require_equal(
-        model, load_model(path, taps=model.config["encoder"]["taps"], max_depth_m=model.quantity.max_depth_m)
-    )
+    taps, max_depth_m = model.config["encoder"]["taps"], model.config["head"].get("max_depth_m")
+    _require_equal(model, load_model(path, taps=taps, max_depth_m=max_depth_m))
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depthany.models.dinov2 import SIZES
+from depthany.models.files.found import Found, UnknownGeneration
 from depthany.models.files.huggingface import PREPROCESSOR_NAME, arguments_from_huggingface
 from depthany.models.files.locate import locate
 from depthany.models.files.names import (
@@ -25,6 +25,7 @@ from depthany.models.files.names import (
     official_name,
     version_1_name,
 )
+from depthany.models.files.official_bins import has_bins, read_bins
 from depthany.models.files.released import size_of_width
 from depthany.models.files.weights import listed, load_strictly, read_tensors, unwrap, weights_file
 from depthany.models.model import (
@@ -39,43 +40,22 @@ from depthany.models.model import (
 from depthany.models.output import Quantity
 from depthany.system.plugins import missing_plugins
 
-# V1 and V2, relative and metric files are alike inside; only the name of the file tells which it is.
-OFFICIAL_FILES: tuple[tuple[str, str, float | None], ...] = (
-    (r"depth_anything_vit[sblg]14", "v1", None),
-    (r"depth_anything_v2_vit[sblg]", "v2", None),
-    (r"depth_anything_v2_metric_hypersim_vit[sblg]", "v2", 20.0),  # metres, indoors
-    (r"depth_anything_v2_metric_vkitti_vit[sblg]", "v2", 80.0),  # outdoors
+# V1 and V2, relative and sigmoid files are alike inside; only the name of the file tells which it is.
+OFFICIAL_FILES: tuple[tuple[str, str, float | None, str | None], ...] = (  # ..., metres, training set
+    (r"depth_anything_vit[sblg]14", "v1", None, None),
+    (r"depth_anything_v2_vit[sblg]", "v2", None, None),
+    (r"depth_anything_v2_metric_hypersim_vit[sblg]", "v2", 20.0, "hypersim"),
+    (r"depth_anything_v2_metric_vkitti_vit[sblg]", "v2", 80.0, "vkitti2"),
 )
 
+MAX_DEPTH_IS = {  # head -> why max_depth of a trained model is not for the user to choose
+    "metric_sigmoid": "; it multiplies the output of the trained model, so another value would stretch all "
+    "depths instead of limiting them",
+    "metric_bins": "; it is the range that the model was trained on, and another value would not change it",
+    "metric_bins_nk": "; each of its domains has the range that it was trained on",
+}
 METRIC_RANGES = "max_depth=20 (metres: Hypersim, indoors) or 80 (Virtual KITTI, outdoors)"
 log = logging.getLogger(__name__)
-
-
-class UnknownGeneration(ValueError):
-    """Neither the name of an official file nor the caller says its generation."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a source holds: arguments of `build_model`, and weights.
-
-    Attributes:
-        where: path of the weights.
-        config: arguments of `build_model`.
-        state: weights by their names in the file.
-        name_of: returns the name in the file of a weight of `DenseModel`.
-        quantity: what the file says that its map holds; None if it does not say so.
-        plugins: modules that were imported when the file was written.
-        is_named: whether the file, or its name, says what it predicts.
-    """
-
-    where: Path
-    config: Mapping[str, Any]
-    state: Mapping[str, Tensor]
-    name_of: Callable[[str], str] = str
-    quantity: Mapping[str, Any] | None = None
-    plugins: Sequence[str] = ()
-    is_named: bool = True
 
 
 def load_model(
@@ -89,8 +69,8 @@ def load_model(
     Args:
         source: a run directory of ours, its `model.safetensors`, or a training checkpoint `.pt`, of which
             averaged weights are taken where it has them; an official Depth Anything V1 or V2 `.pth`, relative
-            or metric; a Hugging Face folder of `DepthAnythingForDepthEstimation`, or its id on the hub
-            ("organisation/name").
+            or metric; a metric `.pt` of V1, with bins; a Hugging Face folder of
+            `DepthAnythingForDepthEstimation`, or its id on the hub ("organisation/name").
         taps: "v1" or "v2", for an official file whose name does not say its generation.
         max_depth_m: metres, for an official metric file whose name does not say them. Relative and metric
             files look alike inside; a warning is logged if the model's maps are constant.
@@ -134,13 +114,19 @@ def find_model(source: str | Path, taps: str | None = None, max_depth_m: float |
     known = {"taps": encoder.get("taps"), "max_depth": head.get("max_depth_m")}
     for key, given in (("taps", taps), ("max_depth", max_depth_m)):
         if given is not None and given != known[key]:
+            why = MAX_DEPTH_IS.get(head.get("name", ""), "") if key == "max_depth" else ""
             raise ValueError(
-                f"{found.where} is a model with {key}={known[key]}, not {given}: leave {key} out"
+                f"{found.where} is a model with {key}={known[key]}, not {given}: leave {key} out{why}"
             )
     return found
 
 
 def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
+    if _model_type(path / CONFIG_NAME) == "zoedepth":
+        raise ValueError(
+            f"{path} is a ZoeDepth of transformers, whose encoder and neck (readout of the CLS token, 16 "
+            "pixels per patch) are none of ours: use transformers' ZoeDepthForDepthEstimation"
+        )
     if path.is_dir() and not _is_huggingface(path / CONFIG_NAME):
         path = _finished(path)
     path = weights_file(path)
@@ -149,6 +135,8 @@ def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
     if {"model", "model_config"} <= content.keys():
         averaged = content.get("ema", {})  # of a run that averages its weights, which are the better ones
         return _own(path, content["model_config"], state | averaged, content)
+    if has_bins(state):
+        return read_bins(path, state, taps, max_depth_m)
     if all(any(name.startswith(part) for name in state) for part in ("pretrained.", "depth_head.")):
         return _official(path, state, taps, max_depth_m)
     if _is_huggingface(config_path):
@@ -185,10 +173,11 @@ def _official(path: Path, state: Mapping[str, Tensor], taps: str | None, max_dep
     if "pretrained.cls_token" not in state:
         raise ValueError(f"{path} has no pretrained.cls_token: expected a whole official Depth Anything file")
     size = size_of_width(state["pretrained.cls_token"].shape[-1], str(path))
-    is_named = False
-    for pattern, generation, metres in OFFICIAL_FILES:
+    is_named, about = False, {}
+    for pattern, generation, metres, trained in OFFICIAL_FILES:
         if re.fullmatch(pattern, path.stem):
             taps, max_depth_m, is_named = generation, metres, True
+            about = {} if trained is None else {"trained_on": {"sets": [trained]}}
     if taps is None:
         raise UnknownGeneration(
             f"{path}: its name is none of the official ones (as depth_anything_vits14.pth, "
@@ -197,7 +186,7 @@ def _official(path: Path, state: Mapping[str, Tensor], taps: str | None, max_dep
         )
     return Found(
         path,
-        depth_anything_config(size, taps, max_depth_m=max_depth_m),
+        {**depth_anything_config(size, taps, max_depth_m=max_depth_m), **about},
         {name: tensor for name, tensor in state.items() if name not in OFFICIAL_UNUSED},
         partial(official_name, swiglu=has_swiglu(SIZES[size])),
         is_named=is_named,
@@ -233,7 +222,12 @@ def _finished(folder: Path) -> Path:
 
 
 def _is_huggingface(config_path: Path) -> bool:
-    return config_path.is_file() and _read_json(config_path).get("model_type") == "depth_anything"
+    return _model_type(config_path) == "depth_anything"
+
+
+def _model_type(config_path: Path) -> str | None:
+    """Returns the kind of model that a `config.json` of transformers names; None if there is none."""
+    return _read_json(config_path).get("model_type") if config_path.is_file() else None
 
 
 def _own_config(path: Path) -> dict[str, Any]:

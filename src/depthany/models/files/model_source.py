@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import yaml
 
-from depthany.models.files.loading import UnknownGeneration, load_model
+from depthany.models.files.found import UnknownGeneration
+from depthany.models.files.loading import load_model
 from depthany.models.files.locate import is_hub_id, local_path
 from depthany.models.model import DenseModel
 from depthany.models.output import require_max_depth

@@ -3,10 +3,12 @@
     ours      encoder.<timm's name>                 decoder.<name in dpt.py>, head.<name in heads/head.py>
     official  pretrained.<DINOv2's name>            depth_head.<...>
     HF        backbone.<Dinov2's name>              neck.<...>, head.<...>
+    bins      core.core.<official>                  conv2, projectors.<...>, attractors.<...>, ...
 
 The functions map our names to theirs; the same tables, read backwards, load their files.
 """
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -43,6 +45,26 @@ OFFICIAL_DECODER: Rows = (
     ("conv2", "scratch.output_conv2.0"),
     ("conv3", "scratch.output_conv2.2"),
 )  # projects and resize_layers have the same names
+
+# The layers of metric bins: pattern of our name, template of the name in the files of V1 and ZoeDepth. The
+# second group of names are those of several domains.
+OFFICIAL_BINS = tuple(
+    (re.compile(ours), theirs)
+    for ours, theirs in (
+        (r"bottleneck\b", "conv2"),
+        (r"seed_embedding\b", "seed_projector._net"),
+        (r"projectors\.(\d)", r"projectors.\1._net"),
+        (r"bins\.seed\b", "seed_bin_regressor._net"),
+        (r"bins\.attractors\.(\d)", r"attractors.\1._net"),
+        (r"bins\.log_binomial\b", "conditional_log_binomial.mlp"),
+        (r"bins\.(\w+)\.seed\b", r"seed_bin_regressors.\1._net"),
+        (r"bins\.(\w+)\.attractors\.(\d)", r"attractors.\1.\2._net"),
+        (r"bins\.(\w+)\.log_binomial\b", r"conditional_log_binomial.\1.mlp"),
+        (r"router\.patches\b", "patch_transformer.embedding_convPxP"),
+        (r"router\.encoder\b", "patch_transformer.transformer_encoder"),
+        (r"router\.classifier\b", "mlp_classifier"),
+    )
+)
 
 _HF_FUSION = tuple((f"fuse.{i}", f"neck.fusion_stage.layers.{3 - i}") for i in range(4))  # coarsest first
 _HF_UNITS = tuple(
@@ -95,6 +117,17 @@ def huggingface_name(name: str, swiglu: bool = False) -> str:
     if part == "encoder":
         return f"backbone.{hf_dinov2_name(rest, swiglu)}"
     return _translate(rest, HF_DECODER)
+
+
+def official_bins_name(name: str, swiglu: bool = False) -> str:
+    """Returns the name in a metric file of V1, or of ZoeDepth's code, of a weight of a model with bins."""
+    part, rest = name.split(".", 1)
+    if part != "head" or rest.split(".")[0] in ("conv1", "conv2", "conv3"):
+        return f"core.core.{official_name(name, swiglu)}"
+    for pattern, theirs in OFFICIAL_BINS:
+        if match := pattern.match(rest):
+            return match.expand(theirs) + rest[match.end() :]
+    raise AssertionError(name)
 
 
 def version_1_name(name: str) -> str:

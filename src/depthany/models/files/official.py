@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,17 +12,22 @@ from depthany.models.files.names import (
     has_swiglu,
     official_name,
 )
+from depthany.models.files.official_bins import bins_state, bins_stem, check_bins
 from depthany.models.files.released import plain_state, require_depth_anything, unused_weights
+from depthany.models.heads.metric_bins import BinsHead
+from depthany.models.heads.metric_sigmoid import MetricSigmoidHead
+from depthany.models.heads.relative import RelativeHead
 from depthany.models.model import DenseModel
 from depthany.system.files import write_atomically
 
 OFFICIAL_SIZES = ("vits", "vitb", "vitl", "vitg")
 METRIC_NAMES = {20.0: "hypersim", 80.0: "vkitti"}  # metres at the far end -> part of the released name
-RELEASED_NAME = re.compile(r"depth_anything_(v2_(metric_\w+_)?)?vit[sblg](14)?")
+RELEASED_NAME = re.compile(r"depth_anything_((v2_(metric_\w+_)?)?vit[sblg](14)?|metric_depth_(in|out)door)")
 
 
 def save_official(model: DenseModel, path: str | Path) -> Path:
-    """Writes the `.pth` state dict that the released code of the model's generation loads.
+    """Writes the `.pth` state dict that the released code of the model's generation loads; of a model with
+    bins the file that the code of V1's metric models loads.
 
     `released_stem` returns the name that this code expects. Positions are interpolated there as by
     pos_interpolation "official".
@@ -31,10 +37,14 @@ def save_official(model: DenseModel, path: str | Path) -> Path:
     """
     path = Path(path)
     encoder = check_official(model, path)
-    swiglu = has_swiglu(encoder.spec)
-    state = {official_name(name, swiglu): tensor for name, tensor in plain_state(model).items()}
-    state |= unused_weights(OFFICIAL_UNUSED, encoder)
-    write_atomically(path, lambda partial: torch.save(state, partial))
+    content: dict[str, Any]
+    if isinstance(model.head, BinsHead):
+        content = bins_state(model, encoder)
+    else:
+        swiglu = has_swiglu(encoder.spec)
+        content = {official_name(name, swiglu): tensor for name, tensor in plain_state(model).items()}
+        content |= unused_weights(OFFICIAL_UNUSED, encoder)
+    write_atomically(path, lambda partial: torch.save(content, partial))
     return path
 
 
@@ -45,6 +55,8 @@ def released_stem(model: DenseModel) -> str | None:
     `depth_anything_v2_metric_hypersim_vits`; None for a metric model of another range, whose file the
     released `run.py` takes under any name (--load-from, --max-depth).
     """
+    if isinstance(model.head, BinsHead):
+        return bins_stem(model)
     size, max_depth_m = model.encoder.label, model.quantity.max_depth_m
     if max_depth_m is not None:
         place = METRIC_NAMES.get(max_depth_m)
@@ -59,14 +71,16 @@ def check_official(model: DenseModel, path: Path) -> Dinov2:
     Raises:
         ValueError: the released code has no such model, or the name of the file says that it holds another.
     """
-    encoder = require_depth_anything(model, "official")
+    encoder = require_depth_anything(model, "official", (RelativeHead, MetricSigmoidHead, BinsHead))
     taps, max_depth_m = model.config["encoder"]["taps"], model.quantity.max_depth_m
     if encoder.label not in OFFICIAL_SIZES:
         raise ValueError(
             f"the official code has no {encoder.label}: only {', '.join(OFFICIAL_SIZES)}; "
             "use format=huggingface, onnx or torchscript"
         )
-    if max_depth_m is not None and taps != "v2":
+    if isinstance(model.head, BinsHead):
+        check_bins(model)
+    elif max_depth_m is not None and taps != "v2":
         raise ValueError(
             f"the official code has no metric model with taps={taps}, only with v2: use format=huggingface, "
             "onnx or torchscript"

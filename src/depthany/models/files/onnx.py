@@ -179,11 +179,13 @@ def description(
     """
     preprocessing, quantity = model.preprocessing, model.quantity
     return {
+        "trained_on": None,
         **model.config,
         "quantity": quantity.kind,
         "unit": "m" if quantity.is_metric else None,
         "larger_is_nearer": quantity.larger_is_nearer,
         "max_depth_m": quantity.max_depth_m,
+        "trained_to_m": quantity.trained_to_m,
         "size": size and list(size),
         "batch": batch,
         "multiple": preprocessing.multiple,

@@ -1,10 +1,14 @@
 """What the formats of the released code and of Hugging Face share: Depth Anything as published, no more."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from depthany.models.dinov2 import SIZES, Dinov2
 from depthany.models.dpt import DPT
+from depthany.models.heads.head import Head
+from depthany.models.heads.metric_bins import BinsHead
 from depthany.models.heads.metric_sigmoid import MetricSigmoidHead
 from depthany.models.heads.relative import RelativeHead
 from depthany.models.model import DenseModel
@@ -19,14 +23,27 @@ def size_of_width(width: int, where: str) -> str:
     raise ValueError(f"{where}: tokens are {width} wide, expected one of {widths}; it is no Depth Anything")
 
 
-def require_depth_anything(model: DenseModel, format_name: str) -> Dinov2:
-    """Returns the encoder; raises a `ValueError` if another format cannot hold the model."""
-    parts = {"encoder": Dinov2, "decoder": DPT, "head": (RelativeHead, MetricSigmoidHead)}
+def require_depth_anything(
+    model: DenseModel,
+    format_name: str,
+    heads: tuple[type[Head], ...] = (RelativeHead, MetricSigmoidHead),
+) -> Dinov2:
+    """Returns the encoder; raises a `ValueError` if another format cannot hold the model.
+
+    Args:
+        heads: those that the format can hold.
+    """
+    if isinstance(model.head, BinsHead) and BinsHead not in heads:
+        raise ValueError(
+            f"format={format_name} cannot hold bins: transformers has ZoeDepth's head on a neck of its own "
+            "alone (readout of the CLS token, 16 pixels per patch): use format=onnx, or official for V1"
+        )
+    parts: dict[str, Any] = {"encoder": Dinov2, "decoder": DPT, "head": heads}
     for part, expected in parts.items():
-        if not isinstance(getattr(model, part), expected):  # type: ignore[arg-type]
+        if not isinstance(getattr(model, part), expected):
             raise ValueError(
-                f"format={format_name} holds Depth Anything alone (DINOv2, DPT, relative or metric_sigmoid), "
-                f"and this model has {part} {model.config[part]['name']}: use format=onnx"
+                f"format={format_name} holds Depth Anything alone (DINOv2, DPT, a released head), and this "
+                f"model has {part} {model.config[part]['name']}: use format=onnx"
             )
     assert isinstance(model.encoder, Dinov2)
     features, out_channels = model.encoder.dpt_widths

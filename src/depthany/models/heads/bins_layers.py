@@ -32,7 +32,9 @@ class PixelMLP(nn.Sequential):
 
     def weights(self) -> MLPWeights:
         """Returns the weights for all images."""
-        return MLPWeights(self[0].weight, self[0].bias, self[2].weight, self[2].bias)
+        return MLPWeights(
+            *(self.get_parameter(name) for name in ("0.weight", "0.bias", "2.weight", "2.bias"))
+        )
 
 
 class BinWeights(NamedTuple):
@@ -79,8 +81,7 @@ class BinSet(nn.Module):
 
     def last_layers(self) -> list[nn.Module]:
         """Returns the layers whose outputs are metres, or shares of the range, or decide about bins."""
-        mlps: list[PixelMLP] = [self.seed, *self.attractors, self.log_binomial]  # type: ignore[list-item]
-        return [mlp[2] for mlp in mlps]
+        return [layers.get_submodule("2") for layers in (self.seed, *self.attractors, self.log_binomial)]
 
 
 def weights_of_each_image(sets: Sequence[BinSet], choice: Tensor) -> BinWeights:
@@ -111,34 +112,65 @@ def resized(x: Tensor, size: Sequence[int]) -> Tensor:
     """Returns x [b h w c] resized to `size` (h, w), bilinear with aligned corners."""
     height, width = size
     maps = x.permute(0, 3, 1, 2)
+    if torch.compiler.is_exporting():  # with free sizes the exporter takes minutes for other layouts
+        maps = maps.contiguous()
     return pixels_of(F.interpolate(maps, (height, width), mode="bilinear", align_corners=True))
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Applies a 1x1 convolution to x [b h w i]; returns [b h w o].
+def mlp(x: Tensor, weights: MLPWeights, last_in_float32: bool = False) -> Tensor:
+    """Applies an MLP with ReLU to x [b h w c].
 
     Args:
-        weight, bias: [o i 1 1] and [o], or [b o i 1 1] and [b o] with weights of its own for each image.
+        last_in_float32: compute the last layer outside autocast, in float32 or float64 as `_float32_linear`.
     """
+    hidden = F.relu(_linear(_rows(x, weights.first), weights.first, weights.first_bias), inplace=True)
+    last = _float32_linear if last_in_float32 else _linear
+    return last(hidden, weights.last, weights.last_bias).view(*x.shape[:3], -1)
+
+
+def mixture_numbers(
+    pixels: Tensor, condition: Tensor | None, embedding: Tensor, weights: MLPWeights
+) -> Tensor:
+    """Returns the four numbers [b h w 4] >= 0 of each pixel's distribution over the bins, in float32.
+
+    The released code concatenates pixels, condition and resized embedding. A 1x1 convolution and an
+    interpolation commute (the weights of each interpolated pixel sum to 1), and in this order the convolution
+    of the embedding has a third of the pixels and fewer maps are resized.
+
+    Args:
+        pixels: [b h w c] features at full resolution.
+        condition: [b h w 1], one more feature; None where the MLP has no weights for it.
+        embedding: [b h' w' e].
+        weights: of an MLP with GELU.
+    """
+    size, first = pixels.shape[:3], weights.first
+    channels = (pixels.shape[-1], 0 if condition is None else 1, embedding.shape[-1])
+    of_pixels, of_condition, of_embedding = first.split(channels, dim=-3)
+    coarse = _linear(_rows(embedding, first), of_embedding, weights.first_bias).view(*embedding.shape[:3], -1)
+    hidden = _linear(_rows(pixels, first), of_pixels, None)
+    hidden.add_(_rows(resized(coarse, size[1:]), first))  # in place, as the largest maps of the head
+    if condition is not None:
+        hidden.add_(_linear(_rows(condition, first), of_condition, None))
+    numbers = _float32_linear(F.gelu(hidden), weights.last, weights.last_bias)
+    with torch.autocast(numbers.device.type, enabled=False):
+        return F.softplus(numbers).view(*size, -1)
+
+
+def _rows(x: Tensor, weight: Tensor) -> Tensor:
+    """Returns the pixels of x [b h w c] as rows for `_linear`: of all images, or of each one."""
+    return x.flatten(0, 2) if weight.ndim == 4 else x.flatten(1, 2)
+
+
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Applies a 1x1 convolution to rows: [n i] with weights [o i 1 1], or [b n i] with [b o i 1 1]."""
     if weight.ndim == 4:
-        return F.linear(x, weight.flatten(1), bias)
-    result = (x.flatten(1, 2) @ weight.flatten(2).transpose(1, 2)).unflatten(1, x.shape[1:3])
-    return result if bias is None else result + bias[:, None, None].to(result.dtype)
+        return F.linear(rows, weight.flatten(1), bias)
+    result = rows @ weight.flatten(2).transpose(1, 2)  # [b n o]
+    return result if bias is None else result + bias[:, None].to(result.dtype)
 
 
-def last_in_float32(hidden: Tensor, weights: MLPWeights) -> Tensor:
-    """Applies the last layer of an MLP to [b h w c], in float32 or, where its weights are, in float64."""
-    dtype = torch.promote_types(weights.last.dtype, torch.float32)
-    with torch.autocast(hidden.device.type, enabled=False):
-        return linear(hidden.to(dtype), weights.last.to(dtype), weights.last_bias.to(dtype))
-
-
-def mlp(x: Tensor, weights: MLPWeights) -> Tensor:
-    """Applies an MLP with ReLU to x [b h w c]."""
-    hidden = F.relu(linear(x, weights.first, weights.first_bias), inplace=True)
-    return linear(hidden, weights.last, weights.last_bias)
-
-
-def mlp_in_float32(x: Tensor, weights: MLPWeights) -> Tensor:
-    """Applies an MLP with ReLU to x [b h w c]; the last layer computes as `last_in_float32`."""
-    return last_in_float32(F.relu(linear(x, weights.first, weights.first_bias), inplace=True), weights)
+def _float32_linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Computes `_linear` in float32 or, where the weights are, float64."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    with torch.autocast(rows.device.type, enabled=False):
+        return _linear(rows.to(dtype), weight.to(dtype), bias.to(dtype))

@@ -83,6 +83,9 @@ def log_coefficients(n_bins: int, like: Tensor) -> Tensor:
 
 
 def _attract(centers: Tensor, points: Tensor, alpha: float, gamma: int) -> Tensor:
+    if torch.compiler.is_exporting():  # a graph of few operators
+        distance = points[..., None] - centers[..., None, :]  # [b h w n k]
+        return centers + (distance / (1 + alpha * distance**gamma)).mean(-2)
     pull = torch.zeros_like(centers)
     for point in points.split(1, dim=-1):  # one after the other: n maps of k bins would not fit the memory
         distance = point - centers

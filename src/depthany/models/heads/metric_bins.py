@@ -12,10 +12,8 @@ from depthany.models.heads.bins_layers import (
     BinSet,
     BinWeights,
     PixelMLP,
-    last_in_float32,
-    linear,
+    mixture_numbers,
     mlp,
-    mlp_in_float32,
     pixels_of,
     resized,
 )
@@ -88,6 +86,7 @@ class BinsHead(OutputConvolutions):
         pyramid: Pyramid,
         bottleneck: Tensor,
         pixels: Tensor,
+        condition: Tensor | None,
         bins: BinWeights,
         limits: tuple[float, float | Tensor],
     ) -> tuple[Tensor, Tensor]:
@@ -95,23 +94,24 @@ class BinsHead(OutputConvolutions):
 
         Args:
             bottleneck: [b h w F] output of `self.bottleneck`.
-            pixels: [b h w c] features at full resolution, for the distribution over the bins.
+            pixels: [b h w 32] features at full resolution, for the distribution over the bins.
+            condition: [b h w 1] disparity, for the same, or None.
             bins: weights of the bins, for all images or for each one.
             limits: near and far end in metres, the far one perhaps [b 1 1 1]; of normed bins alone.
         """
         embedding = mlp(bottleneck, self.seed_embedding.weights())
-        raw = mlp_in_float32(bottleneck, bins.seed)
+        raw = mlp(bottleneck, bins.seed, last_in_float32=True)
         with torch.autocast(raw.device.type, enabled=False):
             centers = normed_centers(raw) if self.is_normed else F.softplus(raw)
         for fused, projector, weights in zip(reversed(pyramid.fused), self.projectors, bins.attractors):
             level = pixels_of(fused)  # [b h w F]
             size, before = level.shape[1:3], embedding
             embedding = mlp(level, projector.weights())  # type: ignore[operator]
-            raw = mlp_in_float32(embedding + resized(before, size), weights)
+            raw = mlp(embedding + resized(before, size), weights, last_in_float32=True)
             with torch.autocast(raw.device.type, enabled=False):
                 points = normed_points(raw) if self.is_normed else F.softplus(raw)
                 centers = attracted(resized(centers, size), points, self.alpha, self.gamma)
-        numbers = self._numbers(pixels, embedding, bins)
+        numbers = mixture_numbers(pixels, condition, embedding, bins.log_binomial)
         with torch.autocast(raw.device.type, enabled=False):
             if self.is_normed:
                 low, high = limits
@@ -119,22 +119,6 @@ class BinsHead(OutputConvolutions):
                 centers = centers.clamp(min=low).clamp(max=high)
             depth_m = expected_depth(numbers, resized(centers, pixels.shape[1:3]), self.temperatures)
         return depth_m, centers.permute(0, 3, 1, 2)
-
-    def _numbers(self, pixels: Tensor, embedding: Tensor, bins: BinWeights) -> Tensor:
-        """Returns the parameters [b h w 4] of the distribution of each pixel.
-
-        The released code resizes the embedding first. A 1x1 convolution and an interpolation commute (the
-        weights of each interpolated pixel sum to 1), and in this order the convolution has a third of the
-        pixels and fewer maps are resized.
-        """
-        weights = bins.log_binomial
-        channels = (pixels.shape[-1], embedding.shape[-1])
-        of_pixels, of_embedding = weights.first.split(channels, dim=-3)
-        coarse = linear(embedding, of_embedding, weights.first_bias)
-        hidden = linear(pixels, of_pixels, None) + resized(coarse, pixels.shape[1:3])
-        hidden = last_in_float32(F.gelu(hidden), weights)
-        with torch.autocast(hidden.device.type, enabled=False):
-            return F.softplus(hidden)
 
 
 class MetricBinsHead(BinsHead):
@@ -210,10 +194,14 @@ class MetricBinsHead(BinsHead):
         hidden = self.hidden(pyramid, size)
         with torch.autocast(hidden.device.type, enabled=False):
             disparity = F.relu(float32_conv(self.conv3, hidden))  # [b 1 h w]
-        pixels = torch.cat([hidden, disparity.to(hidden.dtype)], dim=1)  # [b 33 h w]
-        bottleneck = pixels_of(self.bottleneck(pyramid.bottleneck))
-        weights = self.bins.weights()
-        depth_m, centers_m = self.predict(pyramid, bottleneck, pixels_of(pixels), weights, self.limits)
+        depth_m, centers_m = self.predict(
+            pyramid,
+            pixels_of(self.bottleneck(pyramid.bottleneck)),
+            pixels_of(hidden),
+            pixels_of(disparity.to(hidden.dtype)),
+            self.bins.weights(),
+            self.limits,
+        )
         return Prediction(depth_m, extra={"bin_centers": centers_m})
 
     def float32_layers(self) -> Sequence[nn.Module]:
@@ -226,11 +214,11 @@ class MetricBinsHead(BinsHead):
 
 
 def _require_counts(n_bins: int, attractors: Sequence[int], embed_dim: int) -> None:
-    counts = {"n_bins": n_bins, "embed_dim": embed_dim, "attractors": min(attractors, default=0)}
-    if wrong := [name for name, count in counts.items() if count < (2 if name == "n_bins" else 1)]:
-        raise ValueError(f"{wrong[0]}: expected at least 2 bins, 1 channel and 1 attractor per level")
-    if len(attractors) != 4:
-        raise ValueError(f"attractors={list(attractors)}: expected four counts, one for each level")
+    for name, count, least in (("n_bins", n_bins, 2), ("embed_dim", embed_dim, 2)):
+        if count < least:
+            raise ValueError(f"{name}={count}: expected {least} or more")
+    if len(attractors) != 4 or min(attractors) < 1:
+        raise ValueError(f"attractors={list(attractors)}: expected four counts above 0, one for each level")
 
 
 def _require_range(bin_centers: str, min_depth_m: float, max_depth_m: float | None) -> None:

@@ -92,7 +92,7 @@ class MetricBinsNKHead(BinsHead):
         weights = weights_of_each_image(list(self.bins.values()), choice)  # type: ignore[arg-type]
         pixels = pixels_of(self.hidden(pyramid, size))
         limits = (self.min_depth_m, self._far_ends(choice))
-        depth_m, centers_m = self.predict(pyramid, pixels_of(bottleneck), pixels, weights, limits)
+        depth_m, centers_m = self.predict(pyramid, pixels_of(bottleneck), pixels, None, weights, limits)
         return Prediction(depth_m, extra={"bin_centers": centers_m, "domain_logits": logits.float()})
 
     def chosen(self, logits: Tensor) -> Tensor:

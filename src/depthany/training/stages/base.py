@@ -1,6 +1,6 @@
 """The contract of a stage: what it needs, what it trains, and how a batch becomes a loss."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from depthany.data.batch import Batch
+from depthany.data.labeled_options import PLAIN, LabeledOptions
 from depthany.data.perturb import Perturb
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
 from depthany.losses.table import require_terms
@@ -72,6 +73,9 @@ class StageImages:
     clean, seen: [b 3 h w] uint8, before and after perturbation.
     target, prediction: [b h w], in the unit of the stage's target.
     mask: [b h w] bool, True where the target is known.
+    kind: of quantity that target and prediction are.
+
+    Maps of another size than the images are resized to them in pictures.
     """
 
     clean: Tensor
@@ -79,6 +83,7 @@ class StageImages:
     target: Tensor
     mask: Tensor
     prediction: Tensor
+    kind: Kind = "disparity"
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,15 @@ class Stage(nn.Module):
     def ratio(cls, settings: Any) -> tuple[int, int]:
         """Returns the shares of labeled and unlabeled images in a batch."""
         return int(cls.needs.labeled), int(cls.needs.unlabeled)
+
+    @classmethod
+    def labeled_options(cls, settings: Any, sets: Sequence[str]) -> LabeledOptions:
+        """Returns how it wants labeled images.
+
+        Args:
+            sets: names of the labeled sets that have a root, in their order.
+        """
+        return PLAIN
 
     @classmethod
     def build(cls, settings: Any, context: StageContext) -> "Stage":
