@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from depthany.training.checkpoints.state import read_checkpoint
@@ -247,7 +248,9 @@ def test_signal_on_full_disk_claims_no_save(
     assert_same(run_dir, whole["teacher"])
 
 
-def test_lost_lines_are_reported_once_and_counted(disk: Path) -> None:
+def test_lost_lines_are_reported_once_and_counted(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Files of one second are read in the order of their names, and .10 comes before .9
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     told: list[str] = []
     log = LogFiles(disk, 0, "a: 1", goes_on=True, tell=told.append)
     for step in range(1, 10):
