@@ -21,7 +21,6 @@ from typing import Any, Protocol, cast
 
 import torch
 from safetensors.torch import load_file, save_file
-from timm.layers import set_fused_attn
 from torch import Generator, Tensor, nn
 
 from depthany.models.dinov2 import Dinov2
@@ -198,8 +197,6 @@ def main() -> None:
     """Trains the chosen parts in turn and saves the encoder after each."""
     args = arguments()
     torch.set_num_threads(args.threads)
-    if args.device == "cpu":
-        set_fused_attn(False)  # bfloat16 on a CPU: plain matrix products are faster, see Dinov2
     args.work.mkdir(parents=True, exist_ok=True)
     paths = find_images(args.roots)
     args.count = len(paths)

@@ -94,10 +94,11 @@ def place(small_sizes: None, tiny_world: Any, tmp_path_factory: pytest.TempPathF
     place, world = tmp_path_factory.mktemp("place"), tiny_world.root
     torch.manual_seed(0)
     sample = depth_anything("vitt", input_size=28).eval()
-    for name in ("teacher", "student", "my_teacher", "my_student", "v1_vitl_teacher"):
-        save_model(sample, place / "outputs" / name)
+    metric = depth_anything("vitt", max_depth_m=10.0, input_size=28)
+    relative = ("teacher", "student", "my_teacher", "my_student", "v1_vitl_teacher")
+    for name, model in {**dict.fromkeys(relative, sample), "metric": metric}.items():
+        save_model(model, place / "outputs" / name)
         (place / "outputs" / name / "settings.yaml").write_text("run_dir: outputs\nstage: {}\n")
-    save_model(depth_anything("vitt", max_depth_m=10.0, input_size=28), place / "outputs/metric")
     official = depth_anything("vits", input_size=28).eval()
     save_model(official, place / "outputs/my_vits")
     save_official(depth_anything("vits", "v2"), place / "depth_anything_v2_vits.pth")
