@@ -7,13 +7,15 @@
 Two parts in turn: a masked autoencoder, then self-distillation as in DINOv2 (DINO, iBOT and KoLeo of
 lightly), which starts from it. `--parts` chooses one of them. Images alone are used: no depth, no class, no
 image of the sample's validation and test splits. The state is saved every minute in `--work`: the same
-command continues an interrupted run, and repeats what an uninterrupted one would have done.
+command continues an interrupted run and, on a CPU, ends with the same bits as an uninterrupted one.
 `scripts/probe_encoder.py` says what the features are worth.
 """
 
 import argparse
+import hashlib
 import math
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,18 +82,25 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
 
 
-def train_part(plan: Plan, encoder: Dinov2, store: ImageStore, args: argparse.Namespace) -> Dinov2:
-    """Trains one part to its end, from its saved state if there is one; returns its encoder."""
+def train_part(
+    plan: Plan, encoder: Dinov2, store: ImageStore, args: argparse.Namespace, start: dict[str, Any]
+) -> Dinov2:
+    """Trains one part to its end, from its saved state if there is one; returns its encoder.
+
+    Args:
+        start: what a saved state must have in common with this run, besides plan and seed.
+    """
     device = store.canvas.device
     torch.manual_seed(args.seed)
     module = PARTS[plan.name](encoder).to(device)
     part, optimizer = cast(Part, module), optimizer_of(module)
-    state_path = args.work / f"{plan.name}.pt"
-    step = resume(state_path, module, optimizer, plan, args)
-    start, saved_at, first = time.monotonic(), time.monotonic(), step
-    sums: dict[str, Tensor] = {}
+    state_path, identity = args.work / f"{plan.name}.pt", {**vars(plan), "seed": args.seed, **start}
+    step = first = resume(state_path, module, optimizer, identity)
+    began = saved_at = time.monotonic()
+    sums, summed = dict[str, Tensor](), 0
+    part_seed = args.seed * 1009 + list(PARTS).index(plan.name)
     while step < plan.steps:
-        generator = Generator().manual_seed((args.seed * 1009 + len(plan.name)) * 10_000_019 + step)
+        generator = Generator().manual_seed(part_seed * 10_000_019 + step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, plan)
         index = drawn_images(len(store), step, plan.batch, args.seed)
@@ -103,63 +112,62 @@ def train_part(plan: Plan, encoder: Dinov2, store: ImageStore, args: argparse.Na
         optimizer.step()
         part.after_step(step / plan.steps)
         step += 1
-        for name, loss in losses.items():
-            sums[name] = sums.get(name, 0) + loss.detach()
+        sums, summed = {name: sums.get(name, 0) + loss.detach() for name, loss in losses.items()}, summed + 1
         if step % args.log_every == 0 or step == plan.steps:
-            report(plan, step, first, time.monotonic() - start, sums, args.log_every)
-            sums = {}
+            report(plan, step, (time.monotonic() - began) / (step - first), sums, summed)
+            sums, summed = {}, 0
         if time.monotonic() - saved_at > SAVE_EVERY_S or step == plan.steps:
-            save_state(state_path, module, optimizer, plan, step, args)
+            save_state(state_path, module, optimizer, step, identity)
             saved_at = time.monotonic()
     return part.result()
 
 
-def identity(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
-    """Returns what a saved state must have in common with the run that continues it."""
-    return {**vars(plan), "seed": args.seed, "images": args.count}
-
-
 def save_state(
-    path: Path,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    plan: Plan,
-    step: int,
-    args: argparse.Namespace,
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, identity: dict[str, Any]
 ) -> None:
-    state = {"step": step, "plan": identity(plan, args), "module": module.state_dict()}
+    """Writes what `resume` needs, atomically."""
+    state = {"step": step, "run": identity, "module": module.state_dict()}
     state["optimizer"] = optimizer.state_dict()
     write_atomically(path, lambda partial: torch.save(state, partial))
 
 
-def resume(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, args: argparse.Namespace
-) -> int:
+def resume(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]) -> int:
     """Loads a saved state; returns the step it had reached, 0 without one."""
     if not path.exists():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["plan"] != identity(plan, args):
-        raise SystemExit(
-            f"{path} is of another run ({state['plan']}, now {identity(plan, args)}): "
-            "continue with its settings, or pass another --work"
+    if state["run"] != identity:
+        differences = (
+            f"{key}: began with {state['run'].get(key)}, now {value}"
+            for key, value in identity.items()
+            if state["run"].get(key) != value
+        )
+        raise ValueError(
+            f"{path} is of another run ({'; '.join(differences)}): continue with its settings, or pass "
+            "another --work"
         )
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])
-    print(f"{plan.name}: continued after {state['step']} of {plan.steps} steps")
+    print(f"{path.stem}: continued after {state['step']} of {identity['steps']} steps")
     return int(state["step"])
 
 
-def report(plan: Plan, step: int, first: int, seconds: float, sums: dict[str, Tensor], every: int) -> None:
-    """Prints a line of progress."""
-    each = seconds / (step - first)
-    count = (step - 1) % every + 1
-    text = "  ".join(f"{name} {float(total) / count:.4f}" for name, total in sums.items())
-    print(
-        f"{plan.name} {step}/{plan.steps}  {text}  {plan.batch / each:.0f} images/s  "
-        f"{each * (plan.steps - step) / 60:.1f} min left",
-        flush=True,
-    )
+def report(plan: Plan, step: int, each_s: float, sums: dict[str, Tensor], summed: int) -> None:
+    """Prints a line of progress: mean losses since the last one, speed and remaining time."""
+    text = "  ".join(f"{name} {float(total) / summed:.4f}" for name, total in sums.items())
+    left_min = each_s * (plan.steps - step) / 60
+    speed = f"{plan.batch / each_s:.0f} images/s  {left_min:.1f} min left"
+    print(f"{plan.name} {step}/{plan.steps}  {text}  {speed}", flush=True)
+
+
+def checksum(*parts: bytes) -> str:
+    """Returns a short hash of bytes, in their order."""
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def checksum_of(encoder: Dinov2) -> str:
+    """Returns a short hash of the weights."""
+    return checksum(*(tensor.detach().cpu().numpy().tobytes() for tensor in encoder.state_dict().values()))
 
 
 def save_encoder(encoder: Dinov2, path: Path, facts: dict[str, Any]) -> None:
@@ -194,25 +202,34 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Trains the chosen parts in turn and saves the encoder after each."""
+    """Trains, or says in one line why not. Ctrl-C ends it; at most a minute of work is lost."""
     args = arguments()
+    try:
+        pretrain(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted: the same command continues from the last state in {args.work}")
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    """Trains the chosen parts in turn and saves the encoder after each."""
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     paths = find_images(args.roots)
-    args.count = len(paths)
+    images = checksum(*(path.name.encode() for path in paths))
     store = ImageStore(read_images(paths, args.threads), torch.device(args.device))
     torch.manual_seed(args.seed)
     encoder = Dinov2("vitt")
     if args.init:
         encoder.load_state_dict(load_file(args.init))
-    print(
-        f"{len(paths)} images, {sum(p.numel() for p in encoder.parameters()) / 1e6:.2f}M parameters",
-        flush=True,
-    )
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    print(f"{len(paths)} images, {parameters / 1e6:.2f}M parameters", flush=True)
     facts: dict[str, Any] = {"images": len(paths), "seed": args.seed}
     for name in args.parts:
         of = {key: getattr(args, f"{name}_{key}") for key in ("steps", "batch", "lr")}
-        encoder = train_part(Plan(name, **of), encoder, store, args)
+        start = {"images": images, "start": checksum_of(encoder)}
+        encoder = train_part(Plan(name, **of), encoder, store, args, start)
         facts[name] = ", ".join(f"{key} {value}" for key, value in of.items())
         last = name == args.parts[-1]
         save_encoder(encoder, args.out if last else args.work / f"{name}.safetensors", facts)

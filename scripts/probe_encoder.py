@@ -10,6 +10,7 @@ Deterministic; seconds per encoder. No test image is used.
 """
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 
+from depthany.data.images import read_image
 from depthany.models.dinov2 import PATCH, Dinov2
+from depthany.models.files.weights import load_encoder_weights
 from depthany.models.preprocess import Preprocessing
 
 SIDE = 126  # pixels of the shorter side
-SKY_M = 80.0  # depth of the sky, and the largest of all
+SKY_MM, SKY_M = 65535, 80.0  # the sky in the files, and its depth here: the largest of all
 STRENGTHS = 10.0 ** np.arange(-1, 5)  # of the ridge regressions
 TRAIN, HELD_OUT = "labeled/train", ("labeled/val", "unlabeled/val")
 
@@ -39,20 +41,28 @@ class Patches:
 
 
 def main() -> None:
+    """Prints a table with a row for each encoder."""
     args = arguments()
     torch.set_num_threads(args.threads)
-    names = ["AbsRel", "delta1", "accuracy", "mIoU"]
-    columns = [f"{split} {name}" for split in HELD_OUT for name in names]
+    columns = [f"{split} {name}" for split in HELD_OUT for name in ("AbsRel", "delta1", "accuracy", "mIoU")]
     print("| encoder | " + " | ".join(columns) + " | median cos | cos > .85 |")
     print("|---|" + "---|" * (len(columns) + 2))
-    for path in args.encoders:
-        encoder = Dinov2("vitt").eval()
-        encoder.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-        splits = {split: read_split(encoder, args.data / split) for split in (TRAIN, *HELD_OUT)}
-        scores = [score for split in HELD_OUT for score in probe(splits, split)]
-        cosine = cosines(splits[HELD_OUT[1]].tokens)
-        scores += [float(np.median(cosine)), float((cosine > 0.85).mean())]
-        print(f"| {path} | " + " | ".join(f"{score:.3f}" for score in scores) + " |", flush=True)
+    try:
+        for path in args.encoders:
+            scores = scores_of(path, args.data)
+            print(f"| {path} | " + " | ".join(f"{score:.3f}" for score in scores) + " |", flush=True)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def scores_of(path: Path, data: Path) -> list[float]:
+    """Returns the numbers of a row of the table."""
+    encoder = Dinov2("vitt").eval()
+    load_encoder_weights(encoder, path)
+    splits = {split: read_split(encoder, data / split) for split in (TRAIN, *HELD_OUT)}
+    cosine = cosines(splits[HELD_OUT[1]].tokens)
+    scores = [score for split in HELD_OUT for score in probe(splits, split)]
+    return [*scores, float(np.median(cosine)), float((cosine > 0.85).mean())]
 
 
 def arguments() -> argparse.Namespace:
@@ -69,17 +79,20 @@ def arguments() -> argparse.Namespace:
 def read_split(encoder: Dinov2, folder: Path) -> Patches:
     """Returns the patches of all images of a split, each image at a shorter side of `SIDE` pixels."""
     tokens, depths, classes = [], [], []
-    for path in sorted((folder / "images").rglob("*.jpg")):
+    paths = sorted((folder / "images").rglob("*.jpg"))
+    if not paths:
+        raise ValueError(f"{folder / 'images'} has no .jpg: pass --data with a folder like data/sample")
+    for path in paths:
         name = path.relative_to(folder / "images").with_suffix(".png")
-        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        image = read_image(path)
         height, width = image.shape[:2]
         scale = SIDE / min(height, width)
         size = [round(side * scale / PATCH) * PATCH for side in (width, height)]
         pixels = torch.from_numpy(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
         level = encoder(Preprocessing().normalise(pixels.permute(2, 0, 1)[None]))[-1]  # [1 c p q]
         tokens.append(level[0].flatten(1).T.double().numpy())
-        depth_m = cv2.imread(str(folder / "depth" / name), cv2.IMREAD_UNCHANGED) / 1000
-        depth_m = np.where(depth_m > 65, SKY_M, depth_m)  # 65535 is the sky
+        depth_mm = np.array(Image.open(folder / "depth" / name))
+        depth_m = np.where(depth_mm == SKY_MM, SKY_M, depth_mm / 1000)
         classes_seen = np.array(
             Image.open(folder / "masks" / name)
         )  # OpenCV would return the palette's colours
@@ -130,10 +143,11 @@ def class_scores(votes: NDArray[np.float64], truth: Patches) -> tuple[float, flo
 
 
 def cosines(tokens: NDArray[np.float64], count: int = 2000) -> NDArray[np.float64]:
-    """Returns the cosines of random pairs of tokens."""
+    """Returns the cosines of `count` random pairs of tokens [n c], or of as many as there are."""
+    count = min(count, len(tokens) // 2)
     chosen = np.random.default_rng(0).choice(len(tokens), 2 * count, replace=False)
     unit = tokens[chosen] / np.linalg.norm(tokens[chosen], axis=1, keepdims=True)
-    return (unit[:count] * unit[count:]).sum(1)
+    return np.asarray((unit[:count] * unit[count:]).sum(1))
 
 
 if __name__ == "__main__":

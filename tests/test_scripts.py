@@ -132,11 +132,13 @@ def test_interrupted_pretraining_continues_exactly(
 
     monkeypatch.setattr(script, "report", interrupt)
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="interrupted: the same command continues"):
             run(pretrain(tiny_world, tmp_path / "parts"))
     assert "distill: continued after 1 of 2 steps" in run(pretrain(tiny_world, tmp_path / "parts"))
     whole, parts = (load_file(tmp_path / folder / "e.safetensors") for folder in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    with pytest.raises(SystemExit, match=r"mae.pt is of another run \(seed: began with 0, now 1; start"):
+        run(f"{pretrain(tiny_world, tmp_path / 'parts')} --seed 1")
     with safe_open(tmp_path / "whole/e.safetensors", "pt") as file:
         assert file.metadata()["distill"] == "steps 2, batch 2, lr 0.0007"
 
@@ -193,6 +195,48 @@ def test_pairs_of_tokens_differ_in_image_and_place(monkeypatch: pytest.MonkeyPat
     first, second = script.draw_pairs(3, 4, 2000, np.random.default_rng(0))
     assert (first // 4 != second // 4).all() and (first % 4 != second % 4).all()
     assert set(first) == set(second) == set(range(12))
+
+
+def test_probe_finds_what_tokens_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("probe_encoder")
+    draw = np.random.default_rng(0)
+
+    def patches(informed: bool) -> Any:
+        log_depth, classes = draw.normal(1, 0.5, 600), draw.integers(3, size=600)
+        tokens = np.column_stack([log_depth, np.eye(3)[classes], draw.normal(size=(600, 4))])
+        return script.Patches(tokens if informed else draw.normal(size=tokens.shape), log_depth, classes)
+
+    for informed, depth, classes in ((True, (0, 1), (1, 1)), (False, (0.5, 0.35), (0.33, 0.2))):
+        splits = {split: patches(informed) for split in (script.TRAIN, *script.HELD_OUT)}
+        found = script.probe(splits, script.HELD_OUT[1])
+        assert found == pytest.approx([*depth, *classes], abs=0.01 if informed else 0.12)
+
+
+def test_probe_reads_the_sample(run: Callable[[str], str], tmp_path: Path) -> None:
+    sample = SCRIPTS.parent / "data/sample"
+    for split in ("labeled/train", "labeled/val", "unlabeled/val"):
+        for image in sorted((sample / split / "images").rglob("*.jpg"))[::50][:2]:
+            for kind, suffix in (("images", ".jpg"), ("depth", ".png"), ("masks", ".png")):
+                name = image.relative_to(sample / split / "images").with_suffix(suffix)
+                (tmp_path / split / kind / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(sample / split / kind / name, tmp_path / split / kind / name)
+    table = run(f"probe_encoder {sample / 'encoder_vitt.safetensors'} --threads 1 --data {tmp_path}")
+    assert len(table.splitlines()[2].split("|")) == 2 + 1 + 2 * 4 + 2
+    with pytest.raises(SystemExit, match=r"error: .*none/labeled/train/images has no .jpg: pass --data"):
+        run(f"probe_encoder {sample / 'encoder_vitt.safetensors'} --data {tmp_path / 'none'}")
+
+
+def test_pretraining_renders_views_of_missing_scenes(run: Callable[[str], str], tmp_path: Path) -> None:
+    pytest.importorskip("mitsuba")
+    command = f"render_pretraining --out {tmp_path} --scenes 2 --views 2 --samples 1 --jobs 1"
+    assert "0 of 2 scenes are there already" in run(command)
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
+    assert names == [f"{kind}_{i}.jpg" for kind in ("rooms/00000", "streets/00001") for i in (0, 1)]
+    first = tmp_path / "rooms/00000_1.jpg"
+    first.unlink()
+    assert "1 of 2 scenes are there already" in run(command)
+    assert first.exists()
 
 
 def test_only_missing_images_are_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

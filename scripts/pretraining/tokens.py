@@ -12,7 +12,7 @@ _PREPROCESSING = Preprocessing()
 
 def encode(encoder: Dinov2, tokens: Tensor) -> Tensor:
     """Returns normalised final tokens [b 1+n c], CLS first, of input tokens [b 1+n c]."""
-    encoder._choose_attention(tokens)
+    encoder.choose_attention(tokens)
     for block in encoder.blocks:
         tokens = block(tokens)
     return encoder.norm(tokens)

@@ -121,7 +121,7 @@ class Dinov2(Encoder):
 
     def transform(self, tokens: Tensor) -> list[Tensor]:
         """Returns normalised tokens [b n c] of the four taps from input tokens [b 1+n c], for any n."""
-        self._choose_attention(tokens)
+        self.choose_attention(tokens)
         again = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         tapped = []
         for index, block in enumerate(self.blocks):
@@ -146,7 +146,7 @@ class Dinov2(Encoder):
         """Returns position embeddings [1 1+p*q c] for a grid of p x q patches."""
         return resize_pos_embed(self.pos_embed, p, q, self.pos_interpolation)
 
-    def _choose_attention(self, tokens: Tensor) -> None:
+    def choose_attention(self, tokens: Tensor) -> None:
         """Uses plain matrix products, not fused attention, for bfloat16 on a CPU: 1.6 to 3 times faster.
 
         Measured forward and backward with 82 and 1370 tokens, torch 2.14 on AVX-512; in float32 fused is as

@@ -124,10 +124,19 @@ def labeling_job(
     ready = ReadyModel(prepare_for_inference(copy, compute.dtype), weights_sha256(teacher))
     reading = Reading(data.convert_images, data.min_side, data.unreadable, data.max_unreadable_share)
     images = sum(len(each) for each in unlabeled.values())
-    shard_size = min(_SHARD, max(_LEAST_SHARD, images // _SHARDS))
-    size, out = min(crop_shape(settings.crop_size)), label_dir(Path(settings.run_dir))
-    how = ("full", shard_size, _BATCH, max(1, settings.workers))
-    return LabelingJob(out, ready, unlabeled, reading, compute, processes, size, *how)
+    return LabelingJob(
+        label_dir(Path(settings.run_dir)),
+        ready,
+        unlabeled,
+        reading,
+        compute,
+        processes,
+        input_size=min(crop_shape(settings.crop_size)),
+        resolution="full",
+        shard_size=min(_SHARD, max(_LEAST_SHARD, images // _SHARDS)),
+        batch_size=_BATCH,
+        workers=max(1, settings.workers),
+    )
 
 
 def announcement(job: LabelingJob, shards: list[ShardRange], images: int) -> str:
