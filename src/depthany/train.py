@@ -6,7 +6,7 @@
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -17,12 +17,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from depthany.config.entry import run_entry
+from depthany.data.batch import Batch
 from depthany.data.dataset import TrainingSet
 from depthany.data.identity import identity
 from depthany.data.left_out import require_some_used, summary
 from depthany.data.loading.loader import plan_prefetch, read_batches
 from depthany.data.sampler import MixedBatches
-from depthany.data.transforms import crop_shape
 from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import WEIGHTS_NAME, DenseModel, save_model
 from depthany.system.device import Compute, deterministic_algorithms, prepare_compute
@@ -30,19 +30,18 @@ from depthany.system.distributed import Processes, launched_processes, process_g
 from depthany.system.files import write_atomically
 from depthany.training import build
 from depthany.training import run_dir as runs
-from depthany.training.changes import COUNTS, FREE, LENGTH, MOVED, NAMES, Changes, defaults_of, listed
+from depthany.training.changes import COUNTS, FREE, NAMES, Changes, continued, defaults_of, listed
 from depthany.training.checkpoints.resume import resume_latest
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
 from depthany.training.checks import check, check_processes, rooted
 from depthany.training.loop import LoopSettings, Run, SetScores, train
-from depthany.training.optim import lr_factor
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
 from depthany.training.stored_labels import label_once
 from depthany.training.tracking import NullTracker, Tracker
-from depthany.training.validation import alignment_of, evaluate, is_dead
+from depthany.training.validation import alignment_of, evaluate, input_of_validation, is_dead
 from depthany.training.validation_check import check_sets
 
 
@@ -107,23 +106,19 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
-        for line in (*continued(changes, state, loop), *notes):
+        for line in (*continued(changes, state.progress.step, loop.total_steps, loop.schedule), *notes):
             tracker.say(line)
-        unreadable, share = run_dir / runs.UNREADABLE_FILE, settings.data.max_unreadable_share
-        count = shared_count(processes, sampler, unreadable, share)
-        pin, timeout_s = device.type == "cuda", settings.data.read_timeout or None
-        batches = read_batches(dataset, sampler, settings.workers, pin, count, timeout_s, prefetch)
+        batches = open_batches(settings, dataset, sampler, prefetch, device, processes)
         compiled = torch.compile(state.model) if settings.compile else None
         score = partial(
             evaluate,
             sets=val_sets,
-            input_size=min(crop_shape(settings.crop_size)),
             amp=amp,
             processes=processes,
             metrics=tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary))),
             say=tracker.say,
-            canonical_focal=getattr(settings.stage, "canonical_focal", None),
             **reading,
+            **input_of_validation(dataset),
         )
         try:
             with open_writer(settings, state, tracker, processes) as writer:
@@ -133,7 +128,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
                 training = Run(state, batches, score, loop, tracker, writer, device, amp, compiled, processes)
                 train(training)
             read = sampler.drawn_before(state.progress.step * settings.accumulate)
-            processes.on_main(partial(require_some_used, unreadable, read))
+            processes.on_main(partial(require_some_used, run_dir / runs.UNREADABLE_FILE, read))
             scores = {settings.stage.name: training.scores()}
             if teacher is not None:
                 of_teacher = partial(score, say=lambda line: tracker.say(f"{line} (the teacher's scores)"))
@@ -200,23 +195,6 @@ def already_there(run_dir: Path, changes: Changes) -> str:
     )
 
 
-def continued(changes: Changes, state: TrainingState, loop: LoopSettings) -> list[str]:
-    """Returns lines about what is different from now on in a run that continues."""
-    step, lines = state.progress.step, list[str]()
-    if step == 0 or not changes.all:
-        return lines
-    lines.append(f"continuing with other settings: {listed(list(changes.all))}")
-    if changes.of(MOVED) and not changes.names_known:
-        lines.append("warning: the run noted no names of its files: only their number was compared")
-    if changes.of(LENGTH) and loop.schedule.name != "constant" and step < loop.total_steps:
-        factor = lr_factor(step, loop.total_steps, loop.schedule)
-        lines.append(
-            f"schedule={loop.schedule.name} is over all {loop.total_steps} steps: the learning rate goes on "
-            f"at {factor:.3g} of its largest; the steps before had that of another length"
-        )
-    return lines
-
-
 def open_tracker(
     settings: TrainSettings,
     saved: dict[str, Any],
@@ -232,6 +210,21 @@ def open_tracker(
     return Tracker(
         run_dir, progress.step, total_steps, text, goes_on, settings.loggers, progress.validated_step
     )
+
+
+def open_batches(
+    settings: TrainSettings,
+    dataset: TrainingSet,
+    sampler: MixedBatches,
+    prefetch: int,
+    device: torch.device,
+    processes: Processes,
+) -> Iterator[Batch]:
+    """Starts to read the micro-batches of this rank, and counts the images that are left out."""
+    unreadable, data = Path(settings.run_dir) / runs.UNREADABLE_FILE, settings.data
+    count = shared_count(processes, sampler, unreadable, data.max_unreadable_share)
+    pin, timeout_s = device.type == "cuda", data.read_timeout or None
+    return read_batches(dataset, sampler, settings.workers, pin, count, timeout_s, prefetch)
 
 
 def open_writer(

@@ -13,18 +13,27 @@ import torch
 from torch.nn import functional as F
 
 from depthany.data.batch import Batch
+from depthany.data.dataset import TrainingSet
 from depthany.data.folder_depth import FolderDepth
+from depthany.data.labeled_options import PLAIN, LabeledOptions
+from depthany.data.views import Views
 from depthany.losses.silog import silog_loss
 from depthany.models.files.loading import load_model
 from depthany.models.files.model_source import ModelSource
 from depthany.models.model import DenseModel, build_model, depth_anything, save_model
-from depthany.training.metric_model import labeled_options, metric_head, require_cameras, trained_on
+from depthany.training.metric_model import (
+    labeled_options,
+    metric_head,
+    require_cameras,
+    require_trained_head,
+    trained_on,
+)
 from depthany.training.optim import LrFactors, OptimizerSettings, build_optimizer
 from depthany.training.output_watch import OutputWatch, faults_of
 from depthany.training.settings import ModelSettings, TrainSettings
 from depthany.training.stages.metric import MetricSettings, MetricStage, at_label_sizes
 from depthany.training.starting_weights import build_from
-from depthany.training.validation import evaluate
+from depthany.training.validation import evaluate, input_of_validation
 
 pytestmark = pytest.mark.usefixtures("micro")
 
@@ -210,8 +219,39 @@ def test_labels_stay_within_head_and_domains() -> None:
     assert labeled_options(train_settings(head, domains={"streets": "far"}), both).domains == [1, 0]
     with pytest.raises(ValueError, match=r"domain 'streets'.* far, rooms: set \+stage.domains.streets"):
         labeled_options(train_settings(head), both)
+    with pytest.raises(ValueError, match=r"stage.domains: model.head.name=metric_bins has no domains"):
+        labeled_options(train_settings({"name": "metric_bins"}, domains={"streets": "far"}), both)
     with pytest.raises(ValueError, match=r"domains.roads: no such labeled set; the sets are rooms, streets"):
         labeled_options(train_settings(head, domains={"roads": "far"}), both)
+
+
+def test_trained_head_must_fit_the_labels() -> None:
+    both, model = [Set(10.0), Set(65.0)], model_with("sigmoid")
+    of_sets = {"name": "metric_sigmoid", "max_depth_m": None}
+    require_trained_head(model, train_settings(of_sets, far_m=10.0), both)
+    with pytest.raises(
+        ValueError, match=r"is for depth up to 10 m, and labels go to 65 m: set stage.far_m=10, or start"
+    ):
+        require_trained_head(model, train_settings(of_sets), both)
+    named = {"name": "metric_bins_nk", "domains": {"near": 10.0, "far": 65.0}}
+    require_trained_head(model_with("bins_nk"), train_settings(named), both)
+    with pytest.raises(
+        ValueError, match=r"are near, far, and those of the settings rooms, streets: set head"
+    ):
+        require_trained_head(model_with("bins_nk"), train_settings({**named, "domains": None}), both)
+
+
+def test_whole_views_are_validated_stretched(tiny_world: Any) -> None:
+    images = FolderDepth(str(tiny_world.root / "val"), depth_scale=1000)
+    whole = LabeledOptions(Views(view="whole"), ["val"])
+    seen = [(TrainingSet([images], [], [28, 42], target="depth_m", options=o)) for o in (whole, PLAIN)]
+    stretched, kept = (input_of_validation(each) for each in seen)
+    assert stretched == {"input_size": 28, "eval_size": (28, 42), "canonical_focal": None}
+    assert kept["eval_size"] is None
+    model, shapes = model_with("sigmoid").eval(), set()
+    model.register_forward_pre_hook(lambda _, args: shapes.add(tuple(args[0].shape[2:])))
+    evaluate(model, {"val": images}, **stretched)
+    assert shapes == {(28, 42)}
 
 
 def test_checkpoint_names_sets_and_camera() -> None:

@@ -5,6 +5,8 @@ the batch, both recipes are scale * sqrt(Var(g) + beta * mean(g)^2); beta is 1 -
 mean(g^2) - lambda * mean(g)^2. Legend: `b` images, `h w` pixels.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -60,21 +62,12 @@ def silog_loss(
     return scale * safe_sqrt(variance + beta * mean.square())
 
 
-def silog_v2_loss(
-    prediction: Tensor,
-    target: Tensor,
-    mask: Tensor,
-    *,
-    lambd: float = 0.5,
-    mean_over_ranks: MeanOverRanks = on_one_rank,
-) -> Tensor:
-    """SILog of Depth Anything V2: sqrt(mean(g^2) - 0.5 * mean(g)^2), see `silog_loss`.
+silog_v2_loss = partial(silog_loss, beta=0.5, scale=1.0, unbiased=False, eps=0.0)
+"""SILog of Depth Anything V2: sqrt(mean(g^2) - 0.5 * mean(g)^2), see `silog_loss`.
 
-    Source: github.com/DepthAnything/Depth-Anything-V2, metric_depth/util/loss.py. Half of the squared mean
-    stays in it, so that it does not fall to 0 while the scale of a scene is wrong.
-    """
-    options = {"beta": 1 - lambd, "scale": 1.0, "unbiased": False, "eps": 0.0}
-    return silog_loss(prediction, target, mask, **options, mean_over_ranks=mean_over_ranks)  # type: ignore[arg-type]
+Source: github.com/DepthAnything/Depth-Anything-V2, metric_depth/util/loss.py. Half of the squared mean stays
+in it, so that it does not fall to 0 while the scale of a scene is wrong.
+"""
 
 
 def log_gradient_loss(

@@ -30,6 +30,7 @@ from depthany.training.metric_model import (
     labeled_options,
     learns_metres,
     require_cameras,
+    require_trained_head,
     trained_on,
     with_metric_head,
 )
@@ -77,6 +78,7 @@ def build_state(
     torch.manual_seed(settings.seed + chosen.seed_offset)
     model = build_model(settings.model, min(crop_shape(settings.crop_size)))
     _require_quantity(model, settings)
+    require_trained_head(model, settings, labeled)
     model.trained_on = trained_on(settings, labeled)
     model.encoder.activation_checkpointing = settings.activation_checkpointing
     context = StageContext(model, teacher, settings.perturb, asdict(settings.loss), processes.mean)

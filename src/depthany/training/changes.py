@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from depthany.config.entry import flat
 from depthany.system.files import checkout_dir
+from depthany.training.optim import ScheduleSettings, lr_factor
 
 PLACE = "place"  # of the folder of the run, not of the run: no change
 FREE = "free"  # where and how fast it computes, what it reports and keeps: at most the rounding changes
@@ -190,3 +191,20 @@ def _reordered(began: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterato
 
 def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def continued(changes: Changes, step: int, total_steps: int, schedule: ScheduleSettings) -> list[str]:
+    """Returns lines about what is different from now on in a run that continues at `step`."""
+    lines = list[str]()
+    if step == 0 or not changes.all:
+        return lines
+    lines.append(f"continuing with other settings: {listed(list(changes.all))}")
+    if changes.of(MOVED) and not changes.names_known:
+        lines.append("warning: the run noted no names of its files: only their number was compared")
+    if changes.of(LENGTH) and schedule.name != "constant" and step < total_steps:
+        factor = lr_factor(step, total_steps, schedule)
+        lines.append(
+            f"schedule={schedule.name} is over all {total_steps} steps: the learning rate goes on at "
+            f"{factor:.3g} of its largest; the steps before had that of another length"
+        )
+    return lines

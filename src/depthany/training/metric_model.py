@@ -6,6 +6,7 @@ from typing import Any
 
 from depthany.data.labeled_options import LabeledOptions
 from depthany.data.transforms import crop_shape
+from depthany.models.model import DenseModel
 from depthany.models.trained_on import TrainedOn
 from depthany.training.checks import rooted
 from depthany.training.settings import TrainSettings
@@ -58,7 +59,8 @@ def labeled_options(settings: TrainSettings, labeled: Sequence[Any]) -> LabeledO
     """Returns how the stage wants labeled images, with the range and the domains of the head.
 
     Raises:
-        ValueError: a set is in none of the domains of the head.
+        ValueError: a set is in none of the domains of the head, or the stage names domains and the head has
+            none.
     """
     names = rooted(settings.data.labeled)
     options = STAGES[settings.stage.name].labeled_options(settings.stage, names)
@@ -68,9 +70,11 @@ def labeled_options(settings: TrainSettings, labeled: Sequence[Any]) -> LabeledO
     end_m, domains = head.get(END), head.get(DOMAINS)
     if end_m is not None:  # beyond it, the head cannot predict
         options = replace(options, far_m=min(options.far_m, end_m))
+    of_set = getattr(settings.stage, "domains", None) or {}
+    if domains is None and of_set:
+        raise ValueError(f"stage.domains: model.head.name={head['name']} has no domains: choose head=bins_nk")
     if domains is None:
         return options
-    of_set = getattr(settings.stage, "domains", None) or {}
     numbers = [_number(name, of_set.get(name, name), list(domains)) for name in names]
     return replace(options, domains=numbers)
 
@@ -82,6 +86,31 @@ def _number(name: str, domain: str, domains: Sequence[str]) -> int:
             f"set +stage.domains.{name}=..."
         )
     return domains.index(domain)
+
+
+def require_trained_head(model: DenseModel, settings: TrainSettings, labeled: Sequence[Any]) -> None:
+    """Raises ValueError if the head came with `model.init` and has other domains, or a nearer end than the
+    labels.
+
+    Args:
+        labeled: the labeled sets that have a root, in their order.
+    """
+    if not learns_metres(settings) or not labeled:
+        return
+    wanted, trained = metric_head(settings, labeled), model.config["head"]
+    remedy = "or start a new head: model.init_parts=encoder+decoder"
+    if (end_m := trained.get(END)) is not None and wanted.get(END, end_m) > end_m:
+        raise ValueError(
+            f"the head of model.init={settings.model.init} is for depth up to {end_m:g} m, and labels go to "
+            f"{wanted[END]:g} m: set stage.far_m={end_m:g}, {remedy}"
+        )
+    theirs, ours = (list(head.get(DOMAINS) or {}) for head in (trained, wanted))
+    if theirs != ours:
+        raise ValueError(
+            f"the domains of model.init={settings.model.init} are {', '.join(theirs) or 'none'}, and those "
+            f"of the settings {', '.join(ours) or 'none'}: set head, model.head.domains and stage.domains as "
+            f"they are there, {remedy}"
+        )
 
 
 def require_cameras(settings: TrainSettings, val_sets: Mapping[str, Any]) -> None:

@@ -24,9 +24,9 @@ def build_from(
 ) -> DenseModel:
     """Builds a model with some parts of a trained model, and the others as the settings say, at random.
 
-    A part that is taken is built as in the trained model. The log names where that differs from `parts`. A
-    head that is put on another, such as bins on a relative model, is built as in `parts` and takes the layers
-    that it can start from (`Head.borrows`).
+    A part that is taken is built as in the trained model. The log names where that differs from `parts`, and
+    which parts start at random. A head that is put on another, such as bins on a relative model, is built as
+    in `parts` and takes the layers that it can start from (`Head.borrows`).
 
     Args:
         init: the trained model.
@@ -49,6 +49,8 @@ def build_from(
         getattr(model, part).load_state_dict(getattr(source, part).state_dict())
     for layer in borrowed:
         getattr(model.head, layer).load_state_dict(getattr(source.head, layer).state_dict())
+    if at_random := [part for part in INIT_PARTS["all"] if part not in taken]:
+        logger.info("%s from %s; %s at random", " and ".join(taken), init, " and ".join(at_random))
     if borrowed:
         logger.info(
             "the head %s starts from %s of the head %s of %s, the rest of it at random",

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from depthany.data.dataset import TrainingSet
 from depthany.data.left_out import require_few
 from depthany.data.samples import LabeledSet
 from depthany.evaluation.fit_problems import FitProblems, shown
@@ -39,13 +40,13 @@ def evaluate(
     max_unreadable_share: float | None = None,
     say: Callable[[str], object] = lambda line: None,
     canonical_focal: float | None = None,
+    eval_size: tuple[int, int] | None = None,
 ) -> dict[str, Scores]:
     """Returns the scores of a model on each set, means over its images.
 
-    The image is resized so that its shorter side is `input_size`, and the prediction to the truth bilinearly
-    (corners aligned). A disparity is fitted to 1 / depth by least squares per image over the valid pixels,
-    clipped to the set's range and inverted; metres are only clipped. Sky counts in neither fit nor metric,
-    since it has no depth.
+    The prediction is resized to the truth bilinearly (corners aligned). A disparity is fitted to 1 / depth by
+    least squares per image over the valid pixels, clipped to the set's range and inverted; metres are only
+    clipped. Sky counts in neither fit nor metric, since it has no depth.
 
     Args:
         sets: by name. input_size: pixels of the shorter side at the model's input.
@@ -58,6 +59,8 @@ def evaluate(
             a set; None = none may be unreadable.
         say: takes a warning if images are left out, or many have a negative scale or constant prediction.
         canonical_focal: see `CanonicalPredictor`; None = predictions are metres of any camera.
+        eval_size: height and width to which images are stretched, in place of `input_size`; None = their
+            aspect is kept.
 
     Returns:
         By set: the metrics, and the numbers of images that counted (`images`), have a negative scale
@@ -72,23 +75,49 @@ def evaluate(
     scores: dict[str, Scores] = {}
     try:
         for name, dataset in sets.items():
-            protocol = protocol_of(name, dataset, align, metrics)
-            try:
-                scored = score_set(
-                    predictor if canonical_focal is None else canonical(predictor, dataset, canonical_focal),
-                    dataset,
-                    protocol,
-                    batch_size=batch_size,
-                    convert_images=convert_images,
-                    skip_unreadable=max_unreadable_share is not None,
-                    processes=processes,
-                )
-            except UnreadableImage as error:
-                raise ValueError(f"{name}: {error} {SKIP_HINT}") from None
-            scores[name] = _scores_of(scored, protocol, len(dataset), max_unreadable_share or 0.0, say)
+            scores[name] = _score(
+                predictor if canonical_focal is None else canonical(predictor, dataset, canonical_focal),
+                dataset,
+                protocol_of(name, dataset, align, metrics, eval_size),
+                max_unreadable_share,
+                say,
+                batch_size=batch_size,
+                convert_images=convert_images,
+                processes=processes,
+            )
     finally:
         model.train(was_training)
     return processes.from_main(scores)  # equal to the last bit even where processors round differently
+
+
+def input_of_validation(dataset: TrainingSet) -> dict[str, Any]:
+    """Returns the arguments of `evaluate` that make a model see validation images as it sees training ones.
+
+    What `stage.views` cuts, turns and recolours is left out.
+    """
+    stretched = dataset.options.keeps_label_size
+    return {
+        "input_size": min(dataset.crop_hw),
+        "eval_size": dataset.crop_hw if stretched else None,
+        "canonical_focal": dataset.options.focal_px,
+    }
+
+
+def _score(
+    predictor: Predictor,
+    dataset: LabeledSet,
+    protocol: Protocol,
+    max_unreadable_share: float | None,
+    say: Callable[[str], object],
+    **options: Any,
+) -> Scores:
+    """Returns the scores of one set; `options` are those of `score_set`."""
+    skip = max_unreadable_share is not None
+    try:
+        scored = score_set(predictor, dataset, protocol, skip_unreadable=skip, **options)
+    except UnreadableImage as error:
+        raise ValueError(f"{protocol.name}: {error} {SKIP_HINT}") from None
+    return _scores_of(scored, protocol, len(dataset), max_unreadable_share or 0.0, say)
 
 
 @dataclass(frozen=True)
@@ -128,21 +157,27 @@ def alignment_of(quantity: Quantity) -> str:
     return ALIGNED_AS[quantity.kind]
 
 
-def protocol_of(name: str, dataset: LabeledSet, align: str, metrics: Sequence[str]) -> Protocol:
+def protocol_of(
+    name: str,
+    dataset: LabeledSet,
+    align: str,
+    metrics: Sequence[str],
+    eval_size: tuple[int, int] | None = None,
+) -> Protocol:
     """Returns how a set is scored: what it calls valid counts, at any distance.
 
     A set of unknown scale has no metres; predictions are clipped to the range of the set.
     """
-    range_m = dataset.min_depth, dataset.max_depth
     return Protocol(
-        name, align=align, min_depth=None, max_depth=None, clip_prediction=range_m, metrics=tuple(metrics)
+        name,
+        align=align,
+        min_depth=None,
+        max_depth=None,
+        clip_prediction=(dataset.min_depth, dataset.max_depth),
+        eval_size=eval_size,
+        keep_aspect=eval_size is None,
+        metrics=tuple(metrics),
     )
-
-
-def _align_of(model: DenseModel) -> str:
-    if model.quantity.kind not in ALIGNED_AS:
-        raise ValueError(f"the model predicts {model.quantity.describe()}: validation scores depth alone")
-    return ALIGNED_AS[model.quantity.kind]
 
 
 def _scores_of(

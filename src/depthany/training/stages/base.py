@@ -11,7 +11,7 @@ from depthany.data.batch import Batch
 from depthany.data.labeled_options import PLAIN, LabeledOptions
 from depthany.data.perturb import Perturb
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
-from depthany.losses.table import require_terms
+from depthany.losses.table import require_terms, weighted_terms
 from depthany.models.model import DenseModel
 from depthany.models.output import Kind
 from depthany.system.rules import setting
@@ -166,6 +166,41 @@ class Stage(nn.Module):
     def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
         """Returns loss and log of a micro-batch; `generator` (on the CPU) decides all that is random."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+
+class TermsStage(Stage):
+    """A stage whose loss on maps is a weighted sum of rows of `losses.table.LOSSES`; it holds no network.
+
+    Args:
+        settings: with the weights, `terms`.
+        loss_options, mean_over_ranks: see `weighted_terms`.
+    """
+
+    Settings: ClassVar[type[StageSettings]] = TermsSettings
+
+    def __init__(
+        self,
+        settings: TermsSettings,
+        loss_options: Mapping[str, Any],
+        mean_over_ranks: MeanOverRanks = on_one_rank,
+    ) -> None:
+        super().__init__()
+        self.settings, self.loss_options = settings, dict(loss_options)
+        self.mean_over_ranks = mean_over_ranks
+
+    @classmethod
+    def build(cls, settings: Any, context: StageContext) -> "TermsStage":
+        """Builds the stage from its `Settings`."""
+        return cls(settings, context.loss_options, context.mean_over_ranks)
+
+    def weighted_loss(
+        self, prediction: Tensor, target: Tensor, mask: Tensor, **options: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the weighted sum [] of the losses, and the value [] of each; see `weighted_terms`."""
+        options = {**self.loss_options, **options}
+        return weighted_terms(
+            self.settings.terms, prediction, target, mask, mean_over_ranks=self.mean_over_ranks, **options
+        )
 
 
 def trained_parameters(stage: Stage) -> list[nn.Parameter]:

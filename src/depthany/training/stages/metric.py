@@ -1,8 +1,7 @@
 """Metric fine-tuning: a model of relative depth learns metres from labeled images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,17 +10,15 @@ from torch.nn import functional as F
 from depthany.data.batch import Batch
 from depthany.data.labeled_options import LabeledOptions
 from depthany.data.views import Views
-from depthany.losses.reduce import MeanOverRanks, on_one_rank, one_if_zero
-from depthany.losses.table import weighted_terms
+from depthany.losses.reduce import MeanOverRanks, one_if_zero
 from depthany.models.model import DenseModel
 from depthany.system.rules import setting
 from depthany.training.stages.base import (
     Needs,
-    Stage,
-    StageContext,
     StageImages,
     StageOutput,
     TermsSettings,
+    TermsStage,
     at_least_one,
     term_scalars,
 )
@@ -46,31 +43,19 @@ class MetricSettings(TermsSettings):
             raise ValueError(f"near_m={self.near_m:g} far_m={self.far_m:g}: expected near_m < far_m")
 
 
-class MetricStage(Stage):
+class MetricStage(TermsStage):
     """Losses on metres of labeled images, whose prediction is resized to the labels where sizes differ.
 
     Source: Yang et al. 2024 (arXiv 2401.10891) section 4.3 with ZoeDepth (arXiv 2302.12288), and Yang et al.
     2024 (arXiv 2406.09414) section 7.
-
-    Args:
-        settings: see configs/stage/metric.yaml.
-        loss_options, mean_over_ranks: see `weighted_terms`.
     """
+
+    settings: MetricSettings
 
     Settings = MetricSettings
     needs = Needs(labeled=True)
     target, predicts, primary = "depth_m", "depth_m", "abs_rel"
     seed_offset = 2_000_003
-
-    def __init__(
-        self,
-        settings: MetricSettings,
-        loss_options: Mapping[str, Any],
-        mean_over_ranks: MeanOverRanks = on_one_rank,
-    ) -> None:
-        super().__init__()
-        self.settings, self.loss_options = settings, dict(loss_options)
-        self.mean_over_ranks = mean_over_ranks
 
     @classmethod
     def labeled_options(cls, settings: MetricSettings, sets: Sequence[str]) -> LabeledOptions:
@@ -93,28 +78,16 @@ class MetricStage(Stage):
             views, sets, near_m=settings.near_m, far_m=far_m, focal_px=settings.canonical_focal
         )
 
-    @classmethod
-    def build(cls, settings: MetricSettings, context: StageContext) -> "MetricStage":
-        """Builds the stage; it holds no network."""
-        return cls(settings, context.loss_options, context.mean_over_ranks)
-
     def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
         """Returns loss and log of a micro-batch; `generator` (on the CPU) decides what dropout drops."""
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        count, mean_over_ranks = len(batch.labeled_image), self.mean_over_ranks
+        count = len(batch.labeled_image)
         image = model.preprocessing.normalise(at_least_one(batch.labeled_image))  # [l 3 h w]
         prediction = model(image)
         depth_m = at_label_sizes(prediction.map[:count], batch)  # [l H W]
-        loss, values = weighted_terms(
-            self.settings.terms,
-            depth_m,
-            batch.target,
-            batch.mask,
-            mean_over_ranks=mean_over_ranks,
-            **self.loss_options,
-        )
+        loss, values = self.weighted_loss(depth_m, batch.target, batch.mask)
         scalars = {"loss/labeled": loss, **term_scalars("labeled", values)}
-        scalars |= scores(depth_m, batch, mean_over_ranks)
+        scalars |= scores(depth_m, batch, self.mean_over_ranks)
         logits = (prediction.extra or {}).get(DOMAIN_LOGITS)  # [l k]
         if logits is not None:
             of_domain = self._domain_loss(logits[:count], batch)

@@ -12,18 +12,17 @@ from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
 from depthany.losses.features import CENTERS, MEANS_OVER, FeatureAlignment, feature_alignment_loss
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
-from depthany.losses.table import weighted_terms
 from depthany.models.encoder import Encoder, patch_tokens
 from depthany.models.files.weights import load_encoder_weights
 from depthany.models.model import DenseModel, build_encoder
 from depthany.system.rules import setting
 from depthany.training.stages.base import (
     Needs,
-    Stage,
     StageContext,
     StageImages,
     StageOutput,
     TermsSettings,
+    TermsStage,
     at_least_one,
     freeze,
     term_scalars,
@@ -77,7 +76,7 @@ class StudentSettings(TermsSettings):
             raise ValueError(f"ratio={list(self.ratio)}: expected two shares, for example [1, 2]")
 
 
-class StudentStage(Stage):
+class StudentStage(TermsStage):
     """Stage 2: labeled images, pseudo-labeled images under perturbation, and feature alignment.
 
     Source: Yang et al. 2024 (arXiv 2401.10891) sections 3.2 and 3.3.
@@ -92,6 +91,7 @@ class StudentStage(Stage):
         loss_options, mean_over_ranks: see `weighted_terms`.
     """
 
+    settings: StudentSettings
     Settings = StudentSettings
     needs = Needs(labeled=True, unlabeled=True, teacher=True)
     seed_offset = 1_000_003  # not the teacher's initial decoder
@@ -106,10 +106,8 @@ class StudentStage(Stage):
         loss_options: Mapping[str, Any],
         mean_over_ranks: MeanOverRanks = on_one_rank,
     ) -> None:
-        super().__init__()
-        self.settings, self.perturb = settings, perturb
-        self.loss_options, self.mean_over_ranks = dict(loss_options), mean_over_ranks
-        self.teacher = teacher
+        super().__init__(settings, loss_options, mean_over_ranks)
+        self.perturb, self.teacher = perturb, teacher
         if teacher is not None:
             freeze(teacher)
         self.frozen_encoder: Encoder | None = None
@@ -175,15 +173,12 @@ class StudentStage(Stage):
         both = model.preprocessing.normalise(at_least_one(torch.cat([batch.labeled_image, seen])))
         disparity, tokens, _ = model(both, with_features=True)  # [l+u h w], [l+u n c]
         labeled, unlabeled = disparity[:count], disparity[count : count + u]
-        terms, trim, weights = self.settings.terms, self.settings.trim, vars(self.settings.weights)
-        options = {**self.loss_options, "mean_over_ranks": self.mean_over_ranks}
+        trim, weights = self.settings.trim, vars(self.settings.weights)
 
         losses, values = dict[str, Tensor](), dict[str, dict[str, Tensor]]()
-        losses["labeled"], values["labeled"] = weighted_terms(
-            terms, labeled, batch.target, batch.mask, **options
-        )
-        losses["unlabeled"], values["unlabeled"] = weighted_terms(
-            terms, unlabeled, pseudo_label, pseudo_mask, box_mask=box_mask, trim=trim, **options
+        losses["labeled"], values["labeled"] = self.weighted_loss(labeled, batch.target, batch.mask)
+        losses["unlabeled"], values["unlabeled"] = self.weighted_loss(
+            unlabeled, pseudo_label, pseudo_mask, box_mask=box_mask, trim=trim
         )
         any_labeled, any_unlabeled = (count > 0 for count in batch.all_counts)
         zeros = zero_fraction(disparity[: len(batch)], self.mean_over_ranks)
