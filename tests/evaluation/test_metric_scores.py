@@ -107,6 +107,15 @@ def test_constant_truth_has_no_aligned_score() -> None:
     assert scale_report([row], METRES) is None
 
 
+def test_scale_report_compares_the_same_images() -> None:
+    rows = scored([2.5, 5.0, 10.0], [2.0, 4.0, 8.0]) + scored([9.0, 9.0], [3.0, 3.0])
+    report = scale_report(rows, METRES)
+    assert report is not None
+    assert report.error == pytest.approx(0.25), "the image of one distance would make it 1.125"
+    assert report.left_out == 1
+    assert report.words().endswith("; images left out, as their truth allows no alignment: 1")
+
+
 def test_only_patterns_leave_out_metric_protocols() -> None:
     relative = Chosen(Protocol("r"), {}, {}, by_pattern=True)
     metric = Chosen(METRES, {}, {}, by_pattern=True)

@@ -1,6 +1,6 @@
 """The loop of evaluation: what cannot change its numbers, what is skipped, and predictions from files."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +137,71 @@ def test_scores_of_files_are_bit_for_bit_equal(
             for batch, workers, step in [(1, 1, 1), (3, 4, -1), (8, 2, 1)]
         ]
         assert found[0] == found[1] == found[2]
+
+
+# A change of each key of a protocol that is about scoring a model; not_finite has a test of its own
+CHANGES: dict[str, dict] = {
+    "space": {"align": "least_squares", "space": "disparity"},
+    "align": {"align": "median"},
+    "align_per": {"align": "median", "align_per": "sequence"},
+    "crop": {"crop": "garg_kitti"},
+    "input_crop": {"input_crop": "kitti_kb"},
+    "min_depth": {"min_depth": 2.0},
+    "max_depth": {"max_depth": 8.0},
+    "bounds": {"bounds": "strict"},
+    "truth_beyond": {"truth_beyond": "clip"},
+    "clip_prediction": {"clip_prediction": (3.0, 4.0)},
+    "input_size": {"eval_size": None, "keep_aspect": True, "input_size": 42},
+    "eval_size": {"eval_size": (42, 28)},
+    "keep_aspect": {"keep_aspect": True},
+    "resize_first": {"resize_first": (20, 20)},
+    "flip": {"flip": True},
+    "upsample": {"upsample": "nearest"},
+    "averaging": {"averaging": "pixel"},
+}
+WITHOUT: dict[str, dict] = {  # what is compared, where it is not the protocol without the change
+    "space": {"align": "least_squares"},
+    "align_per": {"align": "median"},
+    "input_size": {"eval_size": None, "keep_aspect": True, "input_size": 28},
+}
+
+
+def test_changes_are_of_every_scoring_key() -> None:
+    others = {"name", "count", "task", "not_finite", "metrics", "sources", "published"}
+    assert set(CHANGES) == {field.name for field in fields(Protocol)} - others
+
+
+@pytest.fixture(scope="module")
+def streets() -> Memory:
+    """Two images of one folder: many pixels are exactly 1 or 9 m deep, some are farther."""
+    samples = []
+    for i, width in enumerate((1220, 1260)):
+        depth_m = random_depth(i, 360, width) / (1 + i)
+        depth_m[200:, :300], depth_m[200:, 300:600] = 1, 9
+        depth_m[:60] *= 1 + i * 7
+        samples.append(sample(f"a/{i}", depth_m, i))
+    return Memory(samples)
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_every_protocol_key_changes_the_score(micro: str, streets: Memory, key: str) -> None:
+    torch.manual_seed(0)
+    predictor = Predictor(depth_anything(micro, max_depth_m=10.0).eval(), 28)
+    base = Protocol(
+        "p",
+        space="own",
+        align="none",
+        min_depth=1.0,
+        max_depth=9.0,
+        clip_prediction=(1e-3, 80.0),
+        eval_size=(28, 42),
+        keep_aspect=False,
+        metrics=("abs_rel", "rmse"),
+    )
+    plain = replace(base, **WITHOUT.get(key, {}))
+    changed = replace(base, **CHANGES[key])
+    found = [summary(score_set(predictor, streets, each).rows, each) for each in (plain, changed)]
+    assert found[0]["rmse"] != pytest.approx(found[1]["rmse"], rel=1e-6)
 
 
 def test_metres_are_clipped_to_the_range(tmp_path: Path) -> None:

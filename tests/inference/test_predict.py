@@ -1,6 +1,7 @@
 """`python -m depthany.predict` from the command line to the files."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from media import pixels
 from PIL import Image
 
 from depthany.data import image_formats
+from depthany.data.folder_depth import FolderDepth
 from depthany.inference.predictor import Predictor
 from depthany.models.model import DenseModel
 
@@ -210,6 +212,20 @@ def test_a_metric_model_writes_metres(predict, metric_checkpoint: Path, photos: 
     stored = np.asarray(Image.open(tmp_path / "out" / "0_16bit.png"))
     assert np.abs(stored / 1000 - depth_m).max() <= 0.5 / 1000 + 1e-5
     assert "png16 in millimetres, npy, ply in metres" in ended.out
+
+
+def test_millimetres_are_read_as_a_data_set(
+    predict, metric_checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    ended = predict(f"images={photos / '0.png'}", f"checkpoint={metric_checkpoint}", "save=png16,npy")
+    assert ended.code == 0, ended.err
+    for name, source in (("images", photos / "0.png"), ("depth", tmp_path / "out" / "0_16bit.png")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        shutil.copy(source, tmp_path / "set" / name / "0.png")
+    labels = FolderDepth(str(tmp_path / "set"), depth_scale=1000).read(0).labels
+    predicted_m = np.load(tmp_path / "out" / "0.npy")
+    assert labels.unit == "m" and labels.valid.all()
+    assert np.abs(labels.values - predicted_m).max() <= 0.0005 + 1e-5
 
 
 def test_colour_map_is_named_in_log_and_file(predict, photos: Path, tmp_path: Path) -> None:

@@ -53,12 +53,15 @@ class ScaleReport:
         metric: name of an error in `METRICS`. error: its value as predicted.
         means: scores of the set, by method of WORDS.
         median_scale: of the images, the median factor that makes the median depth the true one.
+        left_out: how many images have a truth that allows no alignment; they are in neither the error nor
+            the means.
     """
 
     metric: str
     error: float
     means: Mapping[str, Mapping[str, float]]
     median_scale: float
+    left_out: int = 0
 
     @property
     def share_of_scale(self) -> float:
@@ -70,14 +73,18 @@ class ScaleReport:
     def words(self) -> str:
         """Returns the report in one sentence."""
         heading = METRICS[self.metric].heading
-        scaled, fitted = (self.means.get(method, {}).get(self.metric) for method in WORDS)
-        rest = "" if fitted is None else f", {fitted:.4f} with scale and shift fitted"
+        scaled, fitted = (self.means[method][self.metric] for method in WORDS)
         share = f"{100 * self.share_of_scale:.0f} %" if self.share_of_scale else "none"
         return (
             f"{heading} is {self.error:.4f} in metres, {scaled:.4f} with the scale of each image "
-            f"corrected{rest}: {share} of the error is scale (in the median image "
-            f"depth times {self.median_scale:.3f} fits)"
+            f"corrected, {fitted:.4f} with scale and shift fitted: {share} of the error is scale (in the "
+            f"median image depth times {self.median_scale:.3f} fits)" + self._words_left_out()
         )
+
+    def _words_left_out(self) -> str:
+        if not self.left_out:
+            return ""
+        return f"; images left out, as their truth allows no alignment: {self.left_out}"
 
     def to_json(self) -> dict[str, object]:
         """Returns plain values for results.json."""
@@ -86,5 +93,6 @@ class ScaleReport:
             "median_scale": self.median_scale,
             "error": self.metric,
             "share_of_error_that_is_scale": self.share_of_scale,
+            "images_left_out": self.left_out,
             "in_words": self.words(),
         }

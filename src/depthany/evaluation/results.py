@@ -161,20 +161,27 @@ def summary(rows: Sequence[Row], protocol: Protocol) -> dict[str, float]:
 
 
 def scale_report(rows: Sequence[Row], protocol: Protocol) -> ScaleReport | None:
-    """Returns what an alignment would leave of the error; None if no image has one, or no error is listed."""
+    """Returns what an alignment would leave of the error; None if no image has one, or no error is listed.
+
+    Images whose truth allows no alignment (see `metrics.align.is_degenerate`) are in neither the error nor
+    the means.
+    """
     errors = [name for name in protocol.metrics if METRICS[name].better == "lower"]
+    scored = len(rows)
+    rows = [row for row in rows if row.aligned.keys() == WORDS.keys()]
+    if not rows:
+        return None
     means = dict[str, dict[str, float]]()
     for method in WORDS:
-        found = [(row, row.aligned[method]) for row in rows if method in row.aligned]
-        if found:
-            aligned = [replace(row, scores=each.scores, sums=each.sums) for row, each in found]
-            means[method] = summary(aligned, protocol)
-    own = summary(rows, protocol) if rows else {}
-    metric = next((name for name in errors if name in own and name in means.get("median", {})), None)
+        found = [(row, row.aligned[method]) for row in rows]
+        aligned = [replace(row, scores=each.scores, sums=each.sums) for row, each in found]
+        means[method] = summary(aligned, protocol)
+    own = summary(rows, protocol)
+    metric = next((name for name in errors if name in own and name in means["median"]), None)
     if metric is None:
         return None
-    scales = [row.aligned["median"].fitted.scale for row in rows if "median" in row.aligned]
-    return ScaleReport(metric, own[metric], means, float(np.median(scales)))
+    scales = [row.aligned["median"].fitted.scale for row in rows]
+    return ScaleReport(metric, own[metric], means, float(np.median(scales)), scored - len(rows))
 
 
 def uncertainty(rows: Sequence[Row], protocol: Protocol) -> dict[str, tuple[float, float]]:

@@ -61,12 +61,7 @@ def predict_video(
     elif scale == "metres" and (range_m := colour_range_m(settings)):
         span = -range_m[1], -range_m[0]
     about = {"video_bytes": clip.path.stat().st_size, **(about or {})}
-    stored_in_span = None if settings.quantity.is_metric else "png16"
-    folders = [
-        FrameFolder(path, name, settings, span if name == stored_in_span else None, about, overwrite)
-        for name, path in targets.items()
-        if name in FRAME_ENDINGS
-    ]
+    folders = frame_folders(targets, settings, span, about, overwrite)
     seen: list[Frame] = []  # the last one
     times_s: list[float] = []
 
@@ -86,6 +81,22 @@ def predict_video(
         raise
     for folder in folders:
         folder.finish(clip, seen[0].size, times_s)
+
+
+def frame_folders(
+    targets: Mapping[str, Path],
+    settings: OutputSettings,
+    span: tuple[float, float] | None,
+    about: Mapping[str, Any],
+    overwrite: bool,
+) -> list[FrameFolder]:
+    """Returns the folders of raw frames among the targets; `span` is the scale of 16-bit disparity alone."""
+    stored_in_span = None if settings.quantity.is_metric else "png16"
+    return [
+        FrameFolder(path, name, settings, span if name == stored_in_span else None, about, overwrite)
+        for name, path in targets.items()
+        if name in FRAME_ENDINGS
+    ]
 
 
 def scale_of(video_scale: str, settings: OutputSettings) -> str:

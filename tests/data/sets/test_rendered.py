@@ -125,6 +125,9 @@ def test_vkitti2_complement_of_a_training_list(tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("rgb_00000.jpg depth_00000.png\n")
     with pytest.raises(ValueError, match=r"other\.txt, line 1: expected SceneXX/.*got 'rgb_00000\.jpg'"):
         VirtualKITTI2(str(tmp_path), except_list="other.txt")
+    (tmp_path / "other.txt").write_text("Scene99/clone/frames/rgb/Camera_0/rgb_00000.jpg\n")
+    with pytest.raises(ValueError, match=r"except_list=other\.txt names no frame below .*such as Scene01/"):
+        VirtualKITTI2(str(tmp_path), except_list="other.txt")
     with pytest.raises(ValueError, match=r"none\.txt: no such file: put the list there"):
         VirtualKITTI2(str(tmp_path), except_list="none.txt")
 

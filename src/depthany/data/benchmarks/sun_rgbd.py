@@ -12,7 +12,19 @@ from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
 from depthany.system.choices import require_choice
 
-UNITS = ("rotated", "tenths_of_mm")
+
+def rotated_mm(stored: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns depth_m [h w] of 16-bit numbers [h w] that hold millimetres rotated to the left by 3 bits."""
+    bits = stored.astype(np.uint32)
+    return ((bits >> 3 | bits << 13) & 0xFFFF).astype(np.float32) / np.float32(1000)
+
+
+def tenths_of_mm(stored: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns depth_m [h w] of numbers [h w] of 1/10000 m."""
+    return stored / np.float32(10000)
+
+
+UNITS = {"rotated": rotated_mm, "tenths_of_mm": tenths_of_mm}  # name -> stored numbers to metres
 _IMAGE = re.compile(r"img-(\d+)\.jpg")
 
 
@@ -42,7 +54,7 @@ class SunRgbd(BenchmarkDepth):
 
     def __init__(self, root: str, unit: str = "rotated") -> None:
         require_choice("unit of SUN RGB-D", unit, UNITS)
-        self.stored_unit = unit
+        self.to_metres = UNITS[unit]
         super().__init__(root)
 
     def official_pairs(self) -> list[Pair]:
@@ -55,11 +67,4 @@ class SunRgbd(BenchmarkDepth):
 
     def decode(self, pair: Pair) -> Decoded:
         stored = read_depth_16(pair.depth)
-        depth_m = stored / np.float32(10000) if self.stored_unit == "tenths_of_mm" else rotated_mm(stored)
-        return Decoded(depth_m, stored > 0)
-
-
-def rotated_mm(stored: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns depth_m [h w] of 16-bit numbers [h w] that hold millimetres rotated to the left by 3 bits."""
-    bits = stored.astype(np.uint32)
-    return ((bits >> 3 | bits << 13) & 0xFFFF).astype(np.float32) / np.float32(1000)
+        return Decoded(self.to_metres(stored), stored > 0)

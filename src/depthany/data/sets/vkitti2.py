@@ -15,8 +15,6 @@ from depthany.data.pairs import Pair, read_columns
 
 SKY_CM = 65535
 CLIP = "(?:(?:(?:.*/)?([^/]+)/)?([^/]+)/)?"  # scene and variant, at any depth below the root
-
-
 _FRAME = re.compile(r"(?:.*/)?([^/]+)/([^/]+)/frames/rgb/(Camera_\d+)/rgb_(\d+)\.jpg")
 
 
@@ -105,6 +103,11 @@ class VirtualKITTI2(LayoutDepth):
                 rows = kept
         if self.excepted is not None:
             kept = [row for row in rows if frame_of(row[0]) not in self.excepted]
+            if rows and len(kept) == len(rows):
+                raise ValueError(
+                    f"except_list={self.except_list} names no frame below {self.root}, such as {rows[0][0]}: "
+                    "root must hold the folders of the scenes, SceneXX/<variant>/frames/..."
+                )
             self.count_left_out(f"named in {self.except_list}", len(rows) - len(kept))
             rows = kept
         return rows
