@@ -117,6 +117,14 @@ def resized(x: Tensor, size: Sequence[int]) -> Tensor:
     return pixels_of(F.interpolate(maps, (height, width), mode="bilinear", align_corners=True))
 
 
+def resized_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """Returns the gradient of x [b h w c] of that of `resized(x, size)`."""
+    of_maps = torch.ops.aten.upsample_bilinear2d_backward(
+        gradient.permute(0, 3, 1, 2), gradient.shape[1:3], x.permute(0, 3, 1, 2).shape, True
+    )
+    return pixels_of(of_maps)
+
+
 def mlp(x: Tensor, weights: MLPWeights, last_in_float32: bool = False) -> Tensor:
     """Applies an MLP with ReLU to x [b h w c].
 

@@ -2,19 +2,24 @@
 
 Source: Bhat et al. 2023, ZoeDepth (arXiv 2302.12288), as the released code computes them: its weights were
 trained so. Maps are [b h w c], float32 or float64, and to be called outside autocast. The two formulas with
-maps of all bins have their own backward passes, which compute again what would fill the memory.
+maps of all bins go through blocks of rows, which stay in the cache of a CPU, and have their own backward
+passes, which compute again what would fill the memory.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from depthany.models.heads.bins_layers import resized, resized_gradient
+
 NORM_EPS = 1e-3  # added to the outputs of a ReLU that become widths or points
 MIXTURE_EPS = 1e-4  # added to each of two outputs of which the first one's share is taken
 PROBABILITY_EPS = 1e-4  # least probability inside a logarithm
 STIRLING_EPS = 1e-7
+BLOCK_VALUES = 2**17  # numbers in a map of the rows that are computed together on the CPU: 512 KB
 
 
 def normed_centers(raw: Tensor) -> Tensor:
@@ -45,10 +50,11 @@ def attracted(centers: Tensor, points: Tensor, alpha: float, gamma: int) -> Tens
         centers: [b h w k].
         points: [b h w n], in the unit of the centres.
     """
-    if torch.is_grad_enabled() and (centers.requires_grad or points.requires_grad):
-        moved: Tensor = _Attracted.apply(centers, points, alpha, gamma)
-        return moved
-    return _attract(centers, points, alpha, gamma)
+    if _is_traced():  # a graph of few operators
+        distance = points[..., None] - centers[..., None, :]  # [b h w n k]
+        return centers + (distance / (1 + alpha * distance**gamma)).mean(-2)
+    moved: Tensor = _Attracted.apply(centers, points, alpha, gamma)
+    return moved
 
 
 def expected_depth(numbers: Tensor, centers: Tensor, temperatures: tuple[float, float]) -> Tensor:
@@ -60,7 +66,7 @@ def expected_depth(numbers: Tensor, centers: Tensor, temperatures: tuple[float, 
     Args:
         numbers: [b h w 4] >= 0: p is the first one's share of the first two, and t, from the least to the
             largest temperature, that of the last two.
-        centers: [b h w k].
+        centers: [b h' w' k], which are resized to [b h w k].
         temperatures: the least and the largest one.
     """
     low, high = temperatures
@@ -68,10 +74,12 @@ def expected_depth(numbers: Tensor, centers: Tensor, temperatures: tuple[float, 
     p = p0 / (p0 + p1)
     cold = 1 / (t0 / (t0 + t1) * (high - low) + low)
     odds = torch.log(p.clamp(min=PROBABILITY_EPS)) - torch.log((1 - p).clamp(min=PROBABILITY_EPS))
-    if torch.is_grad_enabled() and (numbers.requires_grad or centers.requires_grad):
-        depth: Tensor = _Expected.apply(cold, odds * cold, centers)
-        return depth
-    return _expect(cold, odds * cold, centers)[0]
+    height, width = cold.shape[1:]
+    if _is_traced():
+        return _expect(cold, odds * cold, resized(centers, (height, width)))[0]
+    taller = resized(centers, (height, centers.shape[2]))  # [b h w' k], so that a row needs no other row
+    depth: Tensor = _Expected.apply(cold, odds * cold, taller)
+    return depth
 
 
 def log_coefficients(n_bins: int, like: Tensor) -> Tensor:
@@ -82,66 +90,101 @@ def log_coefficients(n_bins: int, like: Tensor) -> Tensor:
     return n * torch.log(n) - k * torch.log(k) - rest * torch.log(rest + STIRLING_EPS)
 
 
-def _attract(centers: Tensor, points: Tensor, alpha: float, gamma: int) -> Tensor:
-    if torch.compiler.is_exporting():  # a graph of few operators
-        distance = points[..., None] - centers[..., None, :]  # [b h w n k]
-        return centers + (distance / (1 + alpha * distance**gamma)).mean(-2)
-    pull = torch.zeros_like(centers)
-    for point in points.split(1, dim=-1):  # one after the other: n maps of k bins would not fit the memory
-        distance = point - centers
-        pull.addcdiv_(distance, (distance**gamma).mul_(alpha).add_(1))
-    return pull.div_(points.shape[-1]).add_(centers)
+def _is_traced() -> bool:
+    """Whether an exporter records the operators: a loop over rows would hold for one size alone."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def _row_blocks(row_values: int, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yields views of maps [b h ...] of some rows each: on the CPU so few that they stay in its cache. Other
+    devices, and torch.compile, which would unroll the loop, have all rows at once.
+
+    Args:
+        row_values: numbers in a row of the largest map that is computed.
+    """
+    in_blocks = maps[0].device.type == "cpu" and not torch.compiler.is_compiling()
+    rows = max(1, BLOCK_VALUES // row_values) if in_blocks else maps[0].shape[1]
+    return zip(*(each.split(rows, dim=1) for each in maps), strict=True)
 
 
 class _Attracted(torch.autograd.Function):
-    """`_attract` with a backward pass that keeps its inputs alone."""
+    """Attraction that goes through rows and points one after the other, and keeps its inputs alone."""
 
     @staticmethod
     def forward(ctx: Any, centers: Tensor, points: Tensor, alpha: float, gamma: int) -> Tensor:
         ctx.save_for_backward(centers, points)
         ctx.alpha, ctx.gamma = alpha, gamma
-        return _attract(centers, points, alpha, gamma)
+        moved = torch.empty_like(centers, memory_format=torch.contiguous_format)
+        for out, block, attractors in _row_blocks(centers[:, 0].numel(), moved, centers, points):
+            pull = torch.zeros_like(out)
+            for point in attractors.split(1, dim=-1):
+                distance = point - block
+                pull.addcdiv_(distance, (distance**gamma).mul_(alpha).add_(1))
+            torch.add(block, pull, alpha=1 / points.shape[-1], out=out)
+        return moved
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (gradient,) = gradients
         centers, points = ctx.saved_tensors
         alpha, gamma, count = ctx.alpha, ctx.gamma, points.shape[-1]
-        slopes, of_points = torch.zeros_like(centers), []
-        for point in points.split(1, dim=-1):
-            power = ((point - centers) ** gamma).mul_(alpha)  # alpha d^gamma
-            slope = (1 + (1 - gamma) * power).div_(power.add_(1).square_())  # of d / (1 + alpha d^gamma)
-            slopes.add_(slope)
-            of_points.append(slope.mul_(gradient).sum(-1, keepdim=True))
-        of_centers = slopes.div_(-count).add_(1).mul_(gradient)
-        return of_centers, torch.cat(of_points, dim=-1) / count, None, None
+        of_centers = torch.empty_like(centers, memory_format=torch.contiguous_format)
+        of_points = torch.empty_like(points, memory_format=torch.contiguous_format)
+        maps = (of_centers, of_points, centers, points, gradient)
+        for out, out_points, block, attractors, above in _row_blocks(centers[:, 0].numel(), *maps):
+            slopes = torch.zeros_like(out)
+            for i, point in enumerate(attractors.split(1, dim=-1)):
+                power = ((point - block) ** gamma).mul_(alpha)  # alpha d^gamma
+                slope = (1 + (1 - gamma) * power).div_(power.add_(1).square_())  # of d / (1 + alpha d^gamma)
+                slopes.add_(slope)
+                out_points[..., i] = slope.mul_(above).sum(-1)
+            torch.mul(slopes.div_(-count).add_(1), above, out=out)
+        return of_centers, of_points.div_(count), None, None
 
 
 def _expect(cold: Tensor, tilt: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Returns depth [b h w] and bin probabilities [b h w k]: softmax of cold log C(K-1, k) + tilt k."""
-    n_bins = centers.shape[-1]
-    k = torch.arange(n_bins, dtype=centers.dtype, device=centers.device)
-    logits = (cold[..., None] * log_coefficients(n_bins, centers)).addcmul_(tilt[..., None], k)
-    probabilities = logits.softmax(-1)
+    log_c, k = _terms(centers)
+    probabilities = (cold[..., None] * log_c).addcmul_(tilt[..., None], k).softmax(-1)
     return (probabilities * centers).sum(-1), probabilities
 
 
+def _terms(centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns log C(K-1, k) and k, both [k], of the type of the centres."""
+    n_bins = centers.shape[-1]
+    k = torch.arange(n_bins, dtype=centers.dtype, device=centers.device)
+    return log_coefficients(n_bins, centers), k
+
+
 class _Expected(torch.autograd.Function):
-    """`_expect`: the gradient of a logit is its probability times the centre's distance from the mean."""
+    """`_expect` row by row, of centres [b h w' k] that are resized to the width of the map.
+
+    The gradient of a logit is its probability times the centre's distance from the mean.
+    """
 
     @staticmethod
     def forward(ctx: Any, cold: Tensor, tilt: Tensor, centers: Tensor) -> Tensor:
-        depth, probabilities = _expect(cold, tilt, centers)
-        ctx.save_for_backward(probabilities, centers, depth)
+        depth = torch.empty_like(cold)
+        width, n_bins = cold.shape[2], centers.shape[3]
+        maps = (depth, cold, tilt, centers)
+        for out, rows_cold, rows_tilt, block in _row_blocks(len(cold) * width * n_bins, *maps):
+            out.copy_(_expect(rows_cold, rows_tilt, resized(block, (block.shape[1], width)))[0])
+        ctx.save_for_backward(cold, tilt, centers, depth)
         return depth
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (gradient,) = gradients
-        probabilities, centers, depth = ctx.saved_tensors
-        of_centers = probabilities * gradient[..., None]
-        of_logits = (centers - depth[..., None]).mul_(of_centers)
-        n_bins = centers.shape[-1]
-        k = torch.arange(n_bins, dtype=centers.dtype, device=centers.device)
-        per_number = of_logits @ torch.stack([log_coefficients(n_bins, centers), k], dim=-1)  # [b h w 2]
-        return per_number[..., 0], per_number[..., 1], of_centers
+        cold, tilt, centers, depth = ctx.saved_tensors
+        width, n_bins = cold.shape[2], centers.shape[3]
+        of_numbers = cold.new_empty(*cold.shape, 2)
+        of_centers = torch.empty_like(centers, memory_format=torch.contiguous_format)
+        terms = torch.stack(_terms(centers), dim=-1)  # [k 2]
+        maps = (of_numbers, of_centers, cold, tilt, centers, depth, *gradients)
+        for out, out_centers, rows_cold, rows_tilt, block, mean, above in _row_blocks(
+            len(cold) * width * n_bins, *maps
+        ):
+            wide = resized(block, (block.shape[1], width))
+            of_wide = _expect(rows_cold, rows_tilt, wide)[1].mul_(above[..., None])
+            out.copy_((wide - mean[..., None]).mul_(of_wide) @ terms)
+            out_centers.copy_(resized_gradient(of_wide, block))
+        return of_numbers[..., 0], of_numbers[..., 1], of_centers

@@ -117,7 +117,7 @@ class BinsHead(OutputConvolutions):
                 low, high = limits
                 centers = (centers * (high - low) + low).sort(-1).values
                 centers = centers.clamp(min=low).clamp(max=high)
-            depth_m = expected_depth(numbers, resized(centers, pixels.shape[1:3]), self.temperatures)
+            depth_m = expected_depth(numbers, centers, self.temperatures)
         return depth_m, centers.permute(0, 3, 1, 2)
 
 
