@@ -7,7 +7,13 @@ Legend: `b` images, `h w` pixels, `n` = h * w pixels of an image in a row.
 import torch
 from torch import Tensor
 
-from depthany.losses.difference import check_maps, error_of, normalised_difference, without_largest
+from depthany.losses.difference import (
+    Difference,
+    check_maps,
+    error_of,
+    normalised_difference,
+    without_largest,
+)
 from depthany.losses.reduce import MeanOverRanks, mean_of_sums, on_one_rank
 
 
@@ -23,6 +29,7 @@ def affine_invariant_loss(
     eps: float = 1e-6,
     min_pixels: int = 64,
     min_contrast: float = 0.01,
+    difference: Difference | None = None,
     mean_over_ranks: MeanOverRanks = on_one_rank,
 ) -> Tensor:
     """Mean error between prediction and target after the shift and scale of each image are removed.
@@ -42,6 +49,7 @@ def affine_invariant_loss(
         trim: share of each image's valid pixels that is dropped, those of largest error, in [0, 1). 0.1 is
             the rule for pseudo-labels of Depth Anything V2 (arXiv 2406.09414) section 5.2.
         eps, min_pixels, min_contrast: see `normalised_difference`.
+        difference: `normalised_difference` of the same arguments, where the caller has it.
         mean_over_ranks: see `depthany.losses.reduce.MeanOverRanks`.
 
     Returns:
@@ -51,15 +59,9 @@ def affine_invariant_loss(
         ValueError: shapes or dtypes do not fit, or an option is unknown or out of its range.
     """
     check_maps(prediction, target, mask, box_mask, normalisation, reduction, trim)
-    values, used = normalised_difference(
-        prediction,
-        target,
-        mask,
-        box_mask=box_mask,
-        normalisation=normalisation,
-        eps=eps,
-        min_pixels=min_pixels,
-        min_contrast=min_contrast,
+    options = {"eps": eps, "min_pixels": min_pixels, "min_contrast": min_contrast}
+    values, used = difference or normalised_difference(
+        prediction, target, mask, box_mask=box_mask, normalisation=normalisation, **options
     )
     error = error_of(values, normalisation)  # [b n]
     used = without_largest(error, used, trim)

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from depthany.losses.difference import check_maps, error_of, normalised_difference, without_largest
+from depthany.losses.difference import (
+    Difference,
+    check_maps,
+    error_of,
+    normalised_difference,
+    without_largest,
+)
 from depthany.losses.reduce import MeanOverRanks, mean_of_sums, on_one_rank
 
 SCALES = 4  # every pixel, every 2nd, 4th and 8th
@@ -28,6 +34,7 @@ def gradient_loss(
     eps: float = 1e-6,
     min_pixels: int = 64,
     min_contrast: float = 0.01,
+    difference: Difference | None = None,
     mean_over_ranks: MeanOverRanks = on_one_rank,
 ) -> Tensor:
     """Sum over scales of the mean |dx| + |dy| of R, the difference of the maps that the affine-invariant
@@ -52,6 +59,7 @@ def gradient_loss(
         trim, trim_gradient: trim_gradient=True leaves out the pixels that the affine-invariant loss drops,
             and with them their pairs; False leaves out none. V2 does not say.
         eps, min_pixels, min_contrast: see `normalised_difference`.
+        difference: `normalised_difference` of the same arguments, where the caller has it.
         mean_over_ranks: see `depthany.losses.reduce.MeanOverRanks`.
 
     Returns:
@@ -63,24 +71,18 @@ def gradient_loss(
     check_maps(prediction, target, mask, box_mask, normalisation, reduction, trim)
     if scales < 1:
         raise ValueError(f"scales is {scales}; expected 1 or more")
-    values, used = normalised_difference(
-        prediction,
-        target,
-        mask,
-        box_mask=box_mask,
-        normalisation=normalisation,
-        eps=eps,
-        min_pixels=min_pixels,
-        min_contrast=min_contrast,
+    options = {"eps": eps, "min_pixels": min_pixels, "min_contrast": min_contrast}
+    values, used = difference or normalised_difference(
+        prediction, target, mask, box_mask=box_mask, normalisation=normalisation, **options
     )
     if trim_gradient:
         used = without_largest(error_of(values, normalisation), used, trim)
-    difference, known = values.view(mask.shape), used.view(mask.shape)  # [b h w]
+    maps, known = values.view(mask.shape), used.view(mask.shape)  # [b h w]
     totals, pixels = list[Tensor](), list[Tensor]()  # of each scale: [b]
     for k in range(scales):
         every = (slice(None), slice(None, None, 2**k), slice(None, None, 2**k))
         region = None if box_mask is None else box_mask[every]
-        steps = [step.sum((1, 2)) for step, _ in steps_between(difference[every], known[every], region)]
+        steps = [step.sum((1, 2)) for step, _ in steps_between(maps[every], known[every], region)]
         totals.append(torch.stack(steps).sum(0))
         pixels.append(known[every].sum((1, 2)))
     return mean_of_sums(torch.stack(totals, 1), torch.stack(pixels, 1), reduction, mean_over_ranks).sum()

@@ -52,6 +52,7 @@ MAY_CHANGE = {
     "passes": LENGTH,
     "data.*labeled.*.root": MOVED,
     "data.*labeled.*.list_file": MOVED,
+    "data.*labeled.*.exclude_file": MOVED,
 }
 VALIDATION = "data.val"
 COUNTS, NAMES = "images_found", "files_found"  # what `saved_settings` adds to the settings
