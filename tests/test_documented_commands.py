@@ -5,6 +5,7 @@ those whole that need neither a download nor the data of others.
 """
 
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -114,6 +115,10 @@ def place(small_sizes: None, tiny_world: Any, tmp_path_factory: pytest.TempPathF
     for split in ("labeled/train", "labeled/val", "unlabeled/val", "unlabeled/test"):
         for part in ("images/rooms", "images/streets", "depth/rooms", "depth/streets"):
             shutil.copytree(world / "val" / part.split("/")[0], place / "data/sample" / split / part)
+        images = sorted((place / "data/sample" / split / "images").rglob("*.png"))
+        pair = {"point1": [1, 1], "point2": [2, 2], "closer_point": "point1"}
+        pairs = {path.relative_to(place / "data/sample" / split).as_posix(): [pair] for path in images}
+        (place / "data/sample" / split / "annotations.json").write_text(json.dumps(pairs))
     write_nyu_mat(place / "roots/nyu")
     write_kitti(place / "roots/kitti")
     (place / "predictions").mkdir()

@@ -178,6 +178,7 @@ def test_every_setting_has_a_comment(path: Path) -> None:
 
 
 TEACHER_MISTAKES = {
+    "eval_metrics=[accuracy]": "eval_metrics: unknown metric 'accuracy' of task depth; choose from abs_rel",
     "run_dir=": "run_dir= is empty: expected a path (. is the current folder)",
     "data.index_dir=": "data.index_dir= is empty: expected a path",
     "stepz=3": "unknown setting 'stepz'; did you mean steps?",

@@ -349,7 +349,8 @@ def test_student_learns_from_pseudo_labels_alone(
 ) -> None:
     """From those of another student, with the losses of Depth Anything V2; killed and continued."""
     more = ("stage.ratio=[0,1]", "data.labeled.mine.root=/no/such", f"stage.teacher={student_run}")
-    more += ("stage.terms={gradient: 2}", "stage.weights.labeled=0", f"pseudo_labels={labels}", "log_every=1")
+    more += ("stage.terms={gradient: 2}", "stage.weights.labeled=0", f"pseudo_labels={labels}")
+    more += ("eval_metrics=[edge_recall_5,boundary_f1]",)
     settings = tiny_world.settings("student", tmp_path / "run", *more)
     ended = start([*settings, "steps=1"])
     assert ended.code == 0, ended.err
@@ -363,6 +364,8 @@ def test_student_learns_from_pseudo_labels_alone(
     for whole, affine, gradient in zip(metrics(run, "loss/unlabeled"), *parts):
         assert whole == pytest.approx(affine + 2 * gradient, rel=1e-5)
         assert gradient > 0
+    scores = json.loads((run / "results.json").read_text())["scores"]
+    assert all(0 <= scores[model]["mine"]["edge_recall_5"] <= 1 for model in ("student", "teacher"))
 
 
 def test_feature_weight_0_needs_no_frozen_encoder(

@@ -36,6 +36,7 @@ MAY_CHANGE = {
     "log_every": FREE,
     "image_every": FREE,
     "eval_every": FREE,
+    "eval_metrics": FREE,
     "save_every": FREE,
     "keep_checkpoints": FREE,
     "early_stopping": FREE,

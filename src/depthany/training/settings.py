@@ -71,6 +71,7 @@ class TrainSettings(BatchSettings):
     log_every: int = setting(least=0)
     image_every: int = setting(least=0)
     eval_every: int = setting(least=0)
+    eval_metrics: list[str] = field(default_factory=list)
     save_every: int = setting(least=0)
     keep_checkpoints: int = setting(least=1)
     if_save_fails: str = setting(choices=IF_SAVE_FAILS)
