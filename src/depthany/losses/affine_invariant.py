@@ -59,9 +59,15 @@ def affine_invariant_loss(
         ValueError: shapes or dtypes do not fit, or an option is unknown or out of its range.
     """
     check_maps(prediction, target, mask, box_mask, normalisation, reduction, trim)
-    options = {"eps": eps, "min_pixels": min_pixels, "min_contrast": min_contrast}
     values, used = difference or normalised_difference(
-        prediction, target, mask, box_mask=box_mask, normalisation=normalisation, **options
+        prediction,
+        target,
+        mask,
+        box_mask=box_mask,
+        normalisation=normalisation,
+        eps=eps,
+        min_pixels=min_pixels,
+        min_contrast=min_contrast,
     )
     error = error_of(values, normalisation)  # [b n]
     used = without_largest(error, used, trim)

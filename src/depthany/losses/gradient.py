@@ -45,19 +45,18 @@ def gradient_loss(
     pixels, and the scales are added. So the weight 2 of Depth Anything V2 (arXiv 2406.09414, section 7) means
     what it means there. V2 does not publish the number of scales; MiDaS has 4.
 
-    A pair of neighbours counts where both are valid. In a mixed image both must be in the same region:
-    inside and outside of the box have scales of their own, and a step of R across the border is no edge.
+    A pair of neighbours counts where both are valid, and in a mixed image both in the same region: inside and
+    outside of the box have scales of their own, so a step of R across the border means nothing.
 
     Args:
         prediction, target: [b h w] disparity, any scale and shift per image; may be NaN off the mask.
         mask: [b h w] bool, True where the target is known. An image without such a pixel adds nothing.
         box_mask: [b h w] bool, True inside a box that CutMix pasted; None = no image is mixed.
         normalisation: "median_mad" (the paper) or "least_squares" (MiDaS).
-        reduction: "batch" takes the mean over the valid pixels of all images; "image" takes the mean of each
-            image first.
+        reduction: "batch": the mean over the valid pixels of all images; "image": of each image first.
         scales: how many, from 1.
-        trim, trim_gradient: trim_gradient=True leaves out the pixels that the affine-invariant loss drops,
-            and with them their pairs; False leaves out none. V2 does not say.
+        trim, trim_gradient: trim_gradient=True leaves out the pixels that the affine-invariant loss drops;
+            False leaves out none. V2 does not say.
         eps, min_pixels, min_contrast: see `normalised_difference`.
         difference: `normalised_difference` of the same arguments, where the caller has it.
         mean_over_ranks: see `depthany.losses.reduce.MeanOverRanks`.
@@ -71,21 +70,35 @@ def gradient_loss(
     check_maps(prediction, target, mask, box_mask, normalisation, reduction, trim)
     if scales < 1:
         raise ValueError(f"scales is {scales}; expected 1 or more")
-    options = {"eps": eps, "min_pixels": min_pixels, "min_contrast": min_contrast}
     values, used = difference or normalised_difference(
-        prediction, target, mask, box_mask=box_mask, normalisation=normalisation, **options
+        prediction,
+        target,
+        mask,
+        box_mask=box_mask,
+        normalisation=normalisation,
+        eps=eps,
+        min_pixels=min_pixels,
+        min_contrast=min_contrast,
     )
     if trim_gradient:
         used = without_largest(error_of(values, normalisation), used, trim)
-    maps, known = values.view(mask.shape), used.view(mask.shape)  # [b h w]
+    difference_map, known = values.view(mask.shape), used.view(mask.shape)  # [b h w]
+    totals, pixels = _sums_of_scales(difference_map, known, box_mask, scales)
+    return mean_of_sums(totals, pixels, reduction, mean_over_ranks).sum()
+
+
+def _sums_of_scales(
+    values: Tensor, known: Tensor, region: Tensor | None, scales: int
+) -> tuple[Tensor, Tensor]:
+    """Returns [b k] the sum of all steps, and the number of known pixels, of each image at each scale."""
     totals, pixels = list[Tensor](), list[Tensor]()  # of each scale: [b]
     for k in range(scales):
         every = (slice(None), slice(None, None, 2**k), slice(None, None, 2**k))
-        region = None if box_mask is None else box_mask[every]
-        steps = [step.sum((1, 2)) for step, _ in steps_between(maps[every], known[every], region)]
+        regions = None if region is None else region[every]
+        steps = [step.sum((1, 2)) for step, _ in steps_between(values[every], known[every], regions)]
         totals.append(torch.stack(steps).sum(0))
         pixels.append(known[every].sum((1, 2)))
-    return mean_of_sums(torch.stack(totals, 1), torch.stack(pixels, 1), reduction, mean_over_ranks).sum()
+    return torch.stack(totals, 1), torch.stack(pixels, 1)
 
 
 def steps_between(

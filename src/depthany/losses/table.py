@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,9 @@ def weighted_terms(
         elif box_mask is not None:
             maps = _regions_as_images(prediction, target, mask, box_mask)
         if loss in _OF_DIFFERENCE:
-            used = {key: value for key, value in own.items() if accepts(normalised_difference, key)}
+            used: dict[str, Any] = {
+                key: value for key, value in own.items() if accepts(normalised_difference, key)
+            }
             difference = normalised_difference(*maps, **used) if difference is None else difference
             own["difference"] = difference
         values[name] = loss(*maps, mean_over_ranks=mean_over_ranks, **own)
