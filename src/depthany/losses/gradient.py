@@ -51,21 +51,16 @@ def gradient_loss(
     Args:
         prediction, target: [b h w] disparity, any scale and shift per image; may be NaN off the mask.
         mask: [b h w] bool, True where the target is known. An image without such a pixel adds nothing.
-        box_mask: [b h w] bool, True inside a box that CutMix pasted; None = no image is mixed.
-        normalisation: "median_mad" (the paper) or "least_squares" (MiDaS).
+        box_mask, normalisation, eps, min_pixels, min_contrast: see `normalised_difference`.
         reduction: "batch": the mean over the valid pixels of all images; "image": of each image first.
         scales: how many, from 1.
         trim, trim_gradient: trim_gradient=True leaves out the pixels that the affine-invariant loss drops;
             False leaves out none. V2 does not say.
-        eps, min_pixels, min_contrast: see `normalised_difference`.
         difference: `normalised_difference` of the same arguments, where the caller has it.
         mean_over_ranks: see `depthany.losses.reduce.MeanOverRanks`.
 
     Returns:
-        [] the loss; float64 for float64 input, else float32.
-
-    Raises:
-        ValueError: shapes or dtypes do not fit, or an option is unknown or out of its range.
+        [] the loss; float64 for float64 input, else float32. Raises ValueError as `affine_invariant_loss`.
     """
     check_maps(prediction, target, mask, box_mask, normalisation, reduction, trim)
     if scales < 1:
