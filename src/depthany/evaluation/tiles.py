@@ -62,7 +62,7 @@ def tiles_of(
         rows: of the image, by the label of the predictor.
         zooms: how many places are enlarged; none where truth is sparse.
     """
-    shown, maps_m = list[Tile](), dict[str, NDArray[np.float64]]()
+    shown, zoomed, maps_m = list[Tile](), list[Tile](), dict[str, NDArray[np.float64]]()
     for predictor in predictors:
         if predictor.label not in rows:
             continue
@@ -76,7 +76,9 @@ def tiles_of(
             depth_m = aligned_depth_m(prediction, space_of(predictor), rows[predictor.label].fitted, protocol)
             shown += _of_depth(image, depth_m, predictor.label, protocol, not shown)
             maps_m[predictor.label] = depth_m
-    return shown + (_zooms(image, maps_m, protocol, zooms) if maps_m and zooms else [])
+            if maps_m.keys() == rows.keys():  # the last one
+                zoomed = _zooms(image, maps_m, protocol, zooms)
+    return shown + zoomed
 
 
 def _zooms(
