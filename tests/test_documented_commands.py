@@ -5,6 +5,7 @@ those whole that need neither a download nor the data of others.
 """
 
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -77,7 +78,7 @@ def test_documented_scripts_are_tested() -> None:
 
 @pytest.fixture(scope="module")
 def small_sizes() -> Iterator[None]:
-    """vits and vitt are tiny networks of different widths."""
+    """vits, vitt and vitl are tiny networks of different widths."""
     micro = replace(SIZES["vits"], embed_dim=24, depth=4, heads=2, image_size=28)
     micro = replace(
         micro, dpt_features=8, out_channels=(8, 8, 8, 8), taps=dict.fromkeys(("v1", "v2"), (0, 1, 2, 3))
@@ -85,6 +86,7 @@ def small_sizes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "vits", micro)
         patch.setitem(SIZES, "vitt", replace(micro, embed_dim=32))
+        patch.setitem(SIZES, "vitl", replace(micro, embed_dim=40))
         yield
 
 
@@ -96,12 +98,14 @@ def place(small_sizes: None, tiny_world: Any, tmp_path_factory: pytest.TempPathF
     sample = depth_anything("vitt", input_size=28).eval()
     metric = depth_anything("vitt", max_depth_m=10.0, input_size=28)
     relative = ("teacher", "student", "my_teacher", "my_student", "v1_vitl_teacher")
+    relative += ("v2_teacher", "v2_student")
     for name, model in {**dict.fromkeys(relative, sample), "metric": metric}.items():
         save_model(model, place / "outputs" / name)
         (place / "outputs" / name / "settings.yaml").write_text("run_dir: outputs\nstage: {}\n")
     official = depth_anything("vits", input_size=28).eval()
     save_model(official, place / "outputs/my_vits")
-    save_official(depth_anything("vits", "v2"), place / "depth_anything_v2_vits.pth")
+    for size in ("vits", "vitl"):
+        save_official(depth_anything(size, "v2"), place / f"depth_anything_v2_{size}.pth")
     for folder in ("data/sample/labeled/train", "mine/labeled", "NAME"):
         shutil.copytree(world / "labeled", place / folder)
     for folder in ("data/sample/unlabeled/train/images", "mine/plain", "PLAIN_IMAGES", "photos"):
@@ -111,6 +115,10 @@ def place(small_sizes: None, tiny_world: Any, tmp_path_factory: pytest.TempPathF
     for split in ("labeled/train", "labeled/val", "unlabeled/val", "unlabeled/test"):
         for part in ("images/rooms", "images/streets", "depth/rooms", "depth/streets"):
             shutil.copytree(world / "val" / part.split("/")[0], place / "data/sample" / split / part)
+        images = sorted((place / "data/sample" / split / "images").rglob("*.png"))
+        pair = {"point1": [1, 1], "point2": [2, 2], "closer_point": "point1"}
+        pairs = {path.relative_to(place / "data/sample" / split).as_posix(): [pair] for path in images}
+        (place / "data/sample" / split / "annotations.json").write_text(json.dumps(pairs))
     write_nyu_mat(place / "roots/nyu")
     write_kitti(place / "roots/kitti")
     (place / "predictions").mkdir()
@@ -223,7 +231,7 @@ def stop_at_first_step(monkeypatch: pytest.MonkeyPatch, command: Command) -> Non
 
 def slow_if_seconds(command: Command) -> Any:
     """A recipe of the paper has some 40 groups; a launched command differs from another by its launcher."""
-    is_slow = command.is_launched or any("v1_" in word for word in command.words)
+    is_slow = command.is_launched or any("v1_" in word or "v2_vit" in word for word in command.words)
     return pytest.param(command, marks=pytest.mark.slow if is_slow else (), id=str(command))
 
 

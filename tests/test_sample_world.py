@@ -1,6 +1,7 @@
 """The bundled world: the files in git are what the script renders, and the masks are whole."""
 
 import importlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,21 @@ def test_classes_have_distinct_names_and_colours(script) -> None:
     from sample_world.classes import CLASSES
 
     assert len(set(CLASSES.names)) == len(CLASSES.names) == len(np.unique(CLASSES.rgb, axis=0))
+
+
+def test_point_pairs_follow_the_true_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    made = importlib.import_module("sample_pairs").annotate(SAMPLE / "labeled/val", seed=0)
+    stored = json.loads((SAMPLE / "labeled/val/annotations.json").read_text())
+    assert made == stored
+    assert {name.split("/")[1] for name in stored} == {"rooms", "streets"}
+    ratios = list[float]()
+    for name, pairs in stored.items():
+        path = SAMPLE / "labeled/val" / name.replace("images", "depth").replace(".jpg", ".png")
+        depth_mm = pixels(path).astype(float)
+        for pair in pairs:
+            one, other = (depth_mm[tuple(pair[f"point{k}"])] for k in (1, 2))
+            assert pair["closer_point"] == ("point1" if one < other else "point2")
+            ratios.append(max(one, other) / min(one, other))
+    assert min(ratios) >= 1.1
+    assert 0.4 < np.mean(np.less(ratios, 1.3)) < 0.6

@@ -127,6 +127,19 @@ def test_metric_ladder_compares_starts(
     assert (out / "metric_ladder.png").stat().st_size > 0
 
 
+def test_ladder_of_both_recipes_scores_finished_runs(
+    run: Callable[[str], str], teacher_run: Path, tmp_path: Path, micro: str
+) -> None:
+    names = ("v1_teacher", "v1_student", "v2_teacher", "v2_student")
+    finished(teacher_run, *(tmp_path / f"{name}_0" for name in names))
+    printed = run(f"v2_ladder --seeds 0 --limit 4 --out {tmp_path} --data {SCRIPTS.parent / 'data/sample'}")
+    for domain in ("labeled", "unlabeled"):
+        columns = ("AbsRel", "delta1", "bound. F1", "edges 10 %", "accuracy")
+        assert " | ".join(f"{domain} {column}" for column in columns) in printed
+    assert "| V2 student - V1 student | +0.000 (+0.000 to +0.000) |" in printed
+    assert (tmp_path / "v2_ladder.json").exists()
+
+
 def test_ladder_settings_are_known(
     start: Callable, tiny_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

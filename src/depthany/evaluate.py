@@ -54,6 +54,7 @@ class EvaluateSettings(CheckpointSettings, BatchSettings):
     limit: int | None = setting(None, least=1)
     skip_unreadable: bool = setting()
     pictures: int = setting(least=0)
+    zooms: int = setting(least=0)
 
     def __post_init__(self) -> None:
         models = [each.source for each in models_of(self.checkpoint)]
@@ -121,6 +122,7 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
         cfg.limit,
         cfg.skip_unreadable,
         cfg.pictures,
+        cfg.zooms,
         processes,
     )
 

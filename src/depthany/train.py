@@ -23,7 +23,6 @@ from depthany.data.identity import identity
 from depthany.data.left_out import require_some_used, summary
 from depthany.data.loading.loader import plan_prefetch, read_batches
 from depthany.data.sampler import MixedBatches
-from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import WEIGHTS_NAME, DenseModel, save_model
 from depthany.system.device import Compute, deterministic_algorithms, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
@@ -41,7 +40,7 @@ from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
 from depthany.training.stored_labels import label_once
 from depthany.training.tracking import NullTracker, Tracker
-from depthany.training.validation import alignment_of, evaluate, input_of_validation, is_dead
+from depthany.training.validation import alignment_of, evaluate, input_of_validation, is_dead, scored_metrics
 from depthany.training.validation_check import check_sets
 
 
@@ -115,7 +114,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             sets=val_sets,
             amp=amp,
             processes=processes,
-            metrics=tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary))),
+            metrics=scored_metrics(state.stage.primary, settings.eval_metrics),
             say=tracker.say,
             **reading,
             **input_of_validation(dataset),

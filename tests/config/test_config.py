@@ -9,6 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from depthany.config.entry import config_dir, run_entry
+from depthany.config.words import hydra_words
 from depthany.system import files
 from depthany.system.files import whole_file
 from depthany.training import checks
@@ -120,6 +121,40 @@ def test_defaults_are_the_papers_numbers() -> None:
     assert sum(cfg.stage.weights.values()) == pytest.approx(1)
 
 
+def test_numbers_of_the_second_paper(tmp_path: Path) -> None:
+    teacher = with_paths(tmp_path, "stage=teacher", "experiment=v2_vitg_teacher")
+    students = [
+        with_paths(tmp_path, "stage=student", f"experiment=v2_{size}_student") for size in ("vits", "vitg")
+    ]
+    for cfg in (teacher, *students):
+        assert dict(cfg.stage.terms) == {"affine_invariant": 1, "gradient": 2}
+        assert (cfg.optimizer.name, cfg.optimizer.lr, cfg.optimizer.lr_factors.decoder) == ("adam", 5e-6, 10)
+        assert (cfg.model.encoder.taps, cfg.crop_size) == ("v2", 518)
+    assert (teacher.batch_size, teacher.steps, teacher.model.encoder.size) == (64, 160_000, "vitg")
+    for cfg in students:
+        assert (cfg.batch_size, cfg.steps, list(cfg.stage.ratio)) == (192, 480_000, [0, 1])
+        settings = checks.check(cfg)
+        assert checks.per_micro_batch(settings) == (0, 192)
+        assert settings.data.labeled == {}
+
+
+def test_terms_are_added_on_the_command_line() -> None:
+    words = ["stage.terms={gradient: 2}", "stage.terms.gradient=2", "+stage.terms.gradient=2"]
+    for word in words:
+        cfg = compose("stage=teacher", *hydra_words([word]))
+        assert dict(cfg.stage.terms) == {"affine_invariant": 1, "gradient": 2}
+    metric = compose("stage=metric", "experiment=v2_metric_vkitti2")
+    assert {name: weight for name, weight in metric.stage.terms.items() if weight} == {"silog_v2": 1}
+
+
+def test_sample_v2_has_settings_of_both_stages() -> None:
+    teacher, student = (compose(f"stage={stage}", "experiment=sample_v2") for stage in ("teacher", "student"))
+    assert (teacher.run_dir, student.stage.teacher) == ("outputs/v2_teacher", "outputs/v2_teacher")
+    assert dict(teacher.stage.terms) == dict(student.stage.terms) == {"affine_invariant": 1, "gradient": 2}
+    assert list(student.stage.ratio) == [0, 1]
+    assert (student.run_dir, student.crop_size) == ("outputs/v2_student", 126)
+
+
 def test_stage_chooses_its_perturbations() -> None:
     off = ("jitter_p", "grayscale_p", "blur_p", "cutmix_p")
     assert not any(compose("stage=teacher").perturb[key] for key in off)
@@ -143,6 +178,7 @@ def test_every_setting_has_a_comment(path: Path) -> None:
 
 
 TEACHER_MISTAKES = {
+    "eval_metrics=[accuracy]": "eval_metrics: unknown metric 'accuracy' of task depth; choose from abs_rel",
     "run_dir=": "run_dir= is empty: expected a path (. is the current folder)",
     "data.index_dir=": "data.index_dir= is empty: expected a path",
     "stepz=3": "unknown setting 'stepz'; did you mean steps?",

@@ -89,6 +89,20 @@ def test_two_ranks_take_the_steps_of_one(alone: Path, two: Path) -> None:
     assert any(0 < line.get("feature_tokens_kept", 0) < 1 for line in logged(alone))  # a mean over the kept
 
 
+@pytest.mark.slow
+def test_two_ranks_share_pseudo_labels_alone(
+    start, torchrun, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    words = (*SMOOTH, "steps=6", "stage.ratio=[0,1]", "stage.weights.labeled=0", "stage.terms={gradient: 2}")
+    one, two = tmp_path / "one", tmp_path / "two"
+    for begin, run_dir in ((start, one), (torchrun, two)):
+        ended = begin(arguments(tiny_world, run_dir, teacher_run, *words))
+        assert ended.code == 0, ended.err
+    assert_same_curves(two, one, rel=1e-4)
+    assert_same_weights(two, one, largest=1e-5)
+    assert all("loss/unlabeled/gradient" in line for line in logged(one) if "loss/total" in line)
+
+
 def test_rank_0_writes_and_prints_for_all(alone: Path, two: Path) -> None:
     names = [sorted(path.name.split(".vm")[0] for path in run.rglob("*")) for run in (alone, two)]
     assert [name.split(".")[0] for name in names[0]] == [name.split(".")[0] for name in names[1]]

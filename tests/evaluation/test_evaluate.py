@@ -104,9 +104,9 @@ def test_two_checkpoints_get_table_files_and_report(
     assert low <= gap <= high
     page = (tmp_path / "out" / "report.html").read_text()
     assert not re.search(r"(?:src|href)=\"(?!data:)", page)
-    assert len(re.findall(r"<img ", page)) == 3 * (
-        2 + 2 * 2
-    )  # best, median, worst: input, truth, 2 x two maps
+    # best, median, worst: input, truth, 2 x two maps, and edges enlarged: input, truth, two maps
+    assert len(re.findall(r"<img ", page)) == 3 * (2 + 2 * 2 + 4)
+    assert re.findall(r"<figcaption>edges 1: (\w+)", page) == 3 * ["input", "truth", "a", "b"]
     first = re.search(r"data:image/jpeg;base64,([^\"]+)", page)
     assert first is not None
     assert base64.b64decode(first[1]).startswith(b"\xff\xd8")

@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 
+from depthany.evaluation.edge_zooms import edge_windows, enlarged
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.score import score_pairs
 from depthany.metrics.bootstrap import intervals
-from depthany.metrics.boundary import boundary_f1
+from depthany.metrics.boundary import boundary_f1, edge_sums
 from depthany.metrics.crops import CROPS, INPUT_CROPS
 from depthany.metrics.ordinal import pair_sums
+from depthany.metrics.table import image_sums, score_values
+
+EDGES = ("edge_recall_5", "edge_recall_10", "edge_recall_25")
 
 
 def corners(box):
@@ -75,6 +79,44 @@ def test_boundary_f1_of_a_weak_edge_by_hand():
     expected = 0.25 * thresholds[:5].sum() / thresholds.sum()
     assert boundary_f1(predicted, true) == pytest.approx(expected)
     assert boundary_f1(5 * predicted, true) == pytest.approx(expected)  # no scale matters
+
+
+def test_recall_of_edges_by_hand():
+    # Steps of 1.2 and 2 in each row of four. The prediction has 1.3 and 1.02, the wrong way round in one row.
+    true = np.repeat([[1.0, 1.2, 1.2, 2.4]], 3, axis=0)
+    predicted = np.repeat([[1.0, 1.3, 1.3, 1.326]], 3, axis=0)
+    predicted[2] = 1 / predicted[2]
+    known = np.ones_like(true, bool)
+    # 5 % and 10 %: six edges, of which two are found; 25 %: the three of 2, none found
+    assert edge_sums(predicted, true, known).tolist() == [[6, 2], [6, 2], [3, 0]]
+    assert edge_sums(5 * predicted, true, known).tolist() == [[6, 2], [6, 2], [3, 0]]  # no scale matters
+    known[0, 1] = False  # both pairs of that pixel are gone: an edge that is found, and no edge
+    assert edge_sums(predicted, true, known).tolist() == [[5, 1], [5, 1], [3, 0]]
+    scores = score_values(image_sums(EDGES, "maps", predicted, true, known), EDGES)
+    assert scores == {"edge_recall_5": 0.2, "edge_recall_10": 0.2, "edge_recall_25": 0}
+    assert score_values(image_sums(EDGES, "maps", true, np.ones_like(true), known), EDGES) == {}
+
+
+def test_zooms_lie_around_the_strongest_edges():
+    depth_m = np.ones((64, 100))
+    depth_m[10:30, 70:] = 3  # 20 + 2 * 30 pixels of border
+    depth_m[50:52, 5:7] = 2  # 8 pixels of border
+    counted = np.ones_like(depth_m, bool)
+    first, second, *more = edge_windows(depth_m, counted, 9)
+    assert [part.stop - part.start for part in first] == [16, 16]
+    assert (depth_m[first] == 3).any() and (depth_m[second] == 3).any()
+    windows = [first, second, *more]
+    covered = np.zeros_like(depth_m)
+    for window in windows:
+        covered[window] += 1
+    assert covered.max() == 1 and covered[50, 5] == 1
+    counted[:] = False
+    assert edge_windows(depth_m, counted, 9) == []
+    assert edge_windows(np.ones((4, 5)), np.ones((4, 5), bool), 9) == []
+    picture = np.zeros((128, 200, 3), np.uint8)  # twice the size of the map
+    picture[20:60, 140:] = 255
+    part = enlarged(picture, (slice(10, 26), slice(70, 86)), (64, 100), 320)
+    assert part.shape == (320, 320, 3) and part.min() == 255
 
 
 def test_equal_points_are_a_wrong_pair():

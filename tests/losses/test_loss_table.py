@@ -1,10 +1,14 @@
 """The weighted sum of losses by name, and what a loss receives."""
 
+from functools import wraps
+
 import pytest
 import torch
 from torch import Tensor
 
 from depthany.losses.affine_invariant import affine_invariant_loss
+from depthany.losses.difference import normalised_difference
+from depthany.losses.gradient import gradient_loss
 from depthany.losses.reduce import on_one_rank
 from depthany.losses.table import LOSSES, require_terms, weighted_terms
 
@@ -45,6 +49,28 @@ def test_weight_1_keeps_the_bits() -> None:
         {"affine_invariant": 1.0}, prediction, target, mask, box_mask=box_mask, trim=0.1
     )
     assert total == affine_invariant_loss(prediction, target, mask, box_mask=box_mask, trim=0.1)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_losses_of_one_difference_share_it(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    prediction, target, mask, box_mask = maps()
+    options = {"box_mask": box_mask if mixed else None, "reduction": "image", "trim": 0.1}
+    alone = {
+        "affine_invariant": affine_invariant_loss(prediction, target, mask, **options),
+        "gradient": gradient_loss(prediction, target, mask, **options),
+    }
+    calls = list[dict]()
+
+    @wraps(normalised_difference)
+    def counted(*args, **given):
+        calls.append(given)
+        return normalised_difference(*args, **given)
+
+    monkeypatch.setattr("depthany.losses.table.normalised_difference", counted)
+    terms = {"affine_invariant": 1.0, "gradient": 2.0}
+    total, values = weighted_terms(terms, prediction, target, mask, **options)
+    assert values == alone and total == alone["affine_invariant"] + 2 * alone["gradient"]
+    assert len(calls) == 1
 
 
 def test_loss_of_weight_0_is_not_computed(with_mae, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -343,15 +343,29 @@ def test_passes_and_epochs_decide_the_steps(start, tiny_world, teacher_run: Path
     assert len(metrics(tmp_path / "epochs", "loss/total")) == 3  # 12 images, 5 a step
 
 
+@pytest.mark.parametrize("labels", ["online", "once"])
 def test_student_learns_from_pseudo_labels_alone(
-    start, tiny_world, teacher_run: Path, tmp_path: Path
+    start, tiny_world, student_run: Path, tmp_path: Path, labels: str
 ) -> None:
-    more = ("stage.ratio=[0,1]", "data.labeled.mine.root=/no/such", f"stage.teacher={teacher_run}", "steps=2")
-    ended = start(tiny_world.settings("student", tmp_path / "run", *more))
+    """From those of another student, with the losses of Depth Anything V2; killed and continued."""
+    more = ("stage.ratio=[0,1]", "data.labeled.mine.root=/no/such", f"stage.teacher={student_run}")
+    more += ("stage.terms={gradient: 2}", "stage.weights.labeled=0", f"pseudo_labels={labels}")
+    more += ("eval_metrics=[edge_recall_5,boundary_f1]",)
+    settings = tiny_world.settings("student", tmp_path / "run", *more)
+    ended = start([*settings, "steps=1"])
     assert ended.code == 0, ended.err
-    assert "micro on 0 labeled + 6 unlabeled images, 2 steps" in ended.out
-    assert len(metrics(tmp_path / "run", "loss/unlabeled")) == 2
-    assert not metrics(tmp_path / "run", "loss/labeled")
+    assert "micro on 6 unlabeled images, 1 steps" in ended.out
+    ended = start([*settings, "steps=3"])
+    assert ended.code == 0, ended.err
+    run = tmp_path / "run"
+    assert len(metrics(run, "loss/unlabeled")) == 3
+    assert not metrics(run, "loss/labeled")
+    parts = (metrics(run, f"loss/unlabeled/{name}") for name in ("affine_invariant", "gradient"))
+    for whole, affine, gradient in zip(metrics(run, "loss/unlabeled"), *parts):
+        assert whole == pytest.approx(affine + 2 * gradient, rel=1e-5)
+        assert gradient > 0
+    scores = json.loads((run / "results.json").read_text())["scores"]
+    assert all(0 <= scores[model]["mine"]["edge_recall_5"] <= 1 for model in ("student", "teacher"))
 
 
 def test_feature_weight_0_needs_no_frozen_encoder(

@@ -48,6 +48,7 @@ BROKEN_REFERENCE = (
     r"${ itself, write \${"
 )
 MULTIRUN = ("--multirun", "-m")
+OPEN = ("stage.terms",)  # mappings to which the user may add keys; they are checked by their dataclass
 
 
 def hydra_words(
@@ -69,7 +70,7 @@ def hydra_words(
     flags, overrides = split_flags(words)
     sweeps = has_flag(flags, MULTIRUN)
     known = aliases or {}
-    literal = [_literal(_renamed(word, known), several, sweeps) for word in overrides]
+    literal = [_added(_literal(_renamed(word, known), several, sweeps)) for word in overrides]
     for word in literal:
         if parsed(word).is_sweep_override() and not sweeps:
             key, _, value = word.partition("=")
@@ -165,6 +166,12 @@ def _renamed(word: str, aliases: Mapping[str, str]) -> str:
     """Returns the override with the real name of its setting."""
     key, equals, value = word.partition("=")
     return f"{aliases.get(key, key)}{equals}{value}"
+
+
+def _added(word: str) -> str:
+    """Returns the override with Hydra's sign for adding a key, if it is below a mapping in `OPEN`."""
+    key = word.partition("=")[0]
+    return f"++{word}" if any(f"{key}.".startswith(f"{mapping}.") for mapping in OPEN) else word
 
 
 def _literal(word: str, several: tuple[str, ...], sweeps: bool) -> str:

@@ -16,7 +16,7 @@ from depthany.data import orientation
 from depthany.data.depth_files import read_depth
 from depthany.data.image_formats import ALL_IMAGE_SUFFIXES
 from depthany.data.images import decode_image, read_bytes
-from depthany.data.pairs import Pair, Pairs, first_ten, missing, read_list
+from depthany.data.pairs import Pair, Pairs, excluded, first_ten, missing, read_list
 from depthany.data.samples import LabeledSample, NoValidPixel, require_same_size
 from depthany.data.targets import Labels, Unit
 from depthany.system.choices import require_choice
@@ -53,6 +53,8 @@ class PairedDepth(ABC):
         allow_incomplete: leave out files without partner instead of raising; they are listed in `unpaired`.
         list_file: text file that names the pairs, image and depth in each line, relative to `root` (see
             `read_list`). Lines with `None` as depth are left out, and counted in `left_out`.
+        exclude_file: text file, relative to `root` or absolute, of images and folders that are left out, and
+            counted in `left_out` (see `pairs.excluded`). It is an error if it names none.
         sky_masks: folder, relative to `root` or absolute, that holds a mask for each image under the same
             name (.png). Nonzero pixels are sky (paper, section 3.1).
         expected: number of images in the paper, for `count_warnings`.
@@ -90,6 +92,7 @@ class PairedDepth(ABC):
         exif_orientation: str | None = None,
         focal: float | None = None,
         focal_width: float | None = None,
+        exclude_file: str | None = None,
     ) -> None:
         self.root = Path(root)
         if exif_orientation is not None:
@@ -110,6 +113,8 @@ class PairedDepth(ABC):
         self.sky_masks, self.expected = sky_masks, expected
         self.left_out, self.passed_over = dict[str, int](), Counter[str]()
         self.pairs, self.unpaired = self.find() if list_file is None else self._listed(Path(list_file))
+        if exclude_file is not None:
+            self._leave_out_named(exclude_file)
         if sky_masks is not None:
             self._leave_out_without_mask()
         if self.unpaired and not allow_incomplete:
@@ -162,6 +167,21 @@ class PairedDepth(ABC):
                 f"the first: {first_ten(absent)}"
             )
         return self.pairs_of(known), []
+
+    def _leave_out_named(self, exclude_file: str) -> None:
+        """Leaves out the pairs that a list names, and files without partner that it names."""
+        is_excluded = excluded(self.root / exclude_file)
+        found, first = len(self.pairs), self.pairs[0].name if len(self.pairs) else "none"
+        if isinstance(self.pairs, Pairs):
+            self.pairs = self.pairs.where(lambda name: not is_excluded(name))
+        else:
+            self.pairs = [pair for pair in self.pairs if not is_excluded(pair.name)]
+        if found and len(self.pairs) == found:
+            raise ValueError(
+                f"exclude_file={exclude_file} names no image below {self.root}, such as {first}, nor a folder"
+            )
+        self.count_left_out(f"named in {exclude_file}", found - len(self.pairs))
+        self.unpaired = [name for name in self.unpaired if not is_excluded(name)]
 
     def _mask_path(self, name: str) -> str:
         stem, suffix = os.path.splitext(name)

@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import overload
 
 import numpy as np
@@ -48,10 +48,17 @@ class Pairs(Sequence[Pair]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
-        index %= len(self)
+        name, image, depth = self._row(index % len(self))
+        return Pair(name, self.root / image, self.root / depth)
+
+    def _row(self, index: int) -> tuple[str, str, str]:
         start = int(self._ends[index - 1]) if index else 0
         name, image, depth = os.fsdecode(self._text[start : int(self._ends[index])]).split("\0")
-        return Pair(name, self.root / image, self.root / depth)
+        return name, image, depth
+
+    def where(self, keep: Callable[[str], bool]) -> "Pairs":
+        """Returns the pairs whose name `keep` wants, in the same order."""
+        return Pairs(self.root, filter(lambda row: keep(row[0]), map(self._row, range(len(self)))))
 
 
 def walk(root: Path, skip: str = "$^") -> Iterator[tuple[str, list[str]]]:
@@ -106,6 +113,32 @@ def require_pair(path: Path, number: int, columns: Sequence[str]) -> tuple[str, 
         line = " ".join(columns)
         raise ValueError(f"{path}, line {number}: expected an image and its depth file, got {line!r}")
     return columns[0], columns[1]
+
+
+def excluded(path: Path) -> Callable[[str], bool]:
+    """Reads a list of what is left out; returns whether an image is, by its path below the root.
+
+    A line is the path of an image, or of a folder, or the name of a folder at any depth, such as `amusement`
+    or `ai_003_001`. Ignores empty lines, those that begin with `#`, and what follows a tab.
+
+    Raises:
+        ValueError: the list cannot be read or is empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot read the list of what is left out: {reason(error)}") from None
+    named = {tuple(PurePosixPath(line.split("\t")[0].strip()).parts) for line in lines if line[:1] != "#"}
+    named.discard(())
+    if not named:
+        raise ValueError(f"{path}: the list names no image or folder")
+    lengths = sorted({len(parts) for parts in named})
+
+    def is_excluded(name: str) -> bool:
+        parts = PurePosixPath(name).parts
+        return any(parts[start : start + n] in named for n in lengths for start in range(len(parts) - n + 1))
+
+    return is_excluded
 
 
 def missing(root: Path, paths: Iterable[str]) -> list[str]:

@@ -27,6 +27,7 @@ class Comparison:
         batch_size, workers, skip_unreadable: see `score_set`.
         limit: score so many images of each set, evenly spaced; None scores all.
         pictures: best, median and worst images in report.html, so many of each; 0 writes no report.
+        zooms: places with strong true edges that are enlarged below each of them.
         results: of the protocols that are done.
     """
 
@@ -40,6 +41,7 @@ class Comparison:
     limit: int | None = None
     skip_unreadable: bool = False
     pictures: int = 0
+    zooms: int = 0
     processes: Processes = ALONE
     results: list[ProtocolResult] = field(default_factory=list)
 
@@ -49,7 +51,7 @@ class Comparison:
         Raises:
             ValueError: an image cannot be read and must not be skipped, or a protocol has no score.
         """
-        report = Report(self.pictures)
+        report = Report(self.pictures, self.zooms)
         self.about["complete"] = False
         try:
             for one, dataset in zip(self.chosen, self.sets, strict=True):

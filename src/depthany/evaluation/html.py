@@ -40,10 +40,11 @@ class Report:
 
     Args:
         pictures: how many best, how many median and how many worst images to show.
+        zooms: how many places with strong true edges are enlarged below each image.
     """
 
-    def __init__(self, pictures: int) -> None:
-        self._pictures, self._sections = pictures, list[str]()
+    def __init__(self, pictures: int, zooms: int = 0) -> None:
+        self._pictures, self._zooms, self._sections = pictures, zooms, list[str]()
 
     def add(self, result: ProtocolResult, predictors: Sequence[ScoredPredictor], dataset: ScoredSet) -> None:
         """Adds a protocol with its pictures, chosen by the first checkpoint that has scores."""
@@ -71,7 +72,7 @@ class Report:
         }
         name = next(iter(rows.values())).name
         scores = " · ".join(f"{escape(label)} {_row_scores(row)}" for label, row in rows.items())
-        tiles = tiles_of(index, rows, predictors, dataset, result.protocol)
+        tiles = tiles_of(index, rows, predictors, dataset, result.protocol, self._zooms)
         figures = "".join(_figure(tile) for tile in tiles)
         return f'<div class="scores"><b>{escape(name)}</b> · {scores}</div><div class="tiles">{figures}</div>'
 

@@ -19,6 +19,7 @@ from depthany.metrics.bootstrap import LEVEL, RESAMPLES, SEED, Statistic, interv
 from depthany.metrics.table import METRICS, scores_of
 from depthany.system.files import write_atomically
 
+UNDEFINED = {"boundary_f1": "their truth has holes"}  # why an image lacks a metric, where it is known
 RESULTS_FILE, PER_IMAGE_FILE = "results.json", "per_image.csv"
 
 
@@ -100,7 +101,7 @@ class ProtocolResult:
             )
         for metric in self.protocol.metrics:
             if undefined := sum(metric not in row.scores for row in scored.rows):
-                why = "their truth has holes" if METRICS[metric].over == "maps" else "it is not defined there"
+                why = UNDEFINED.get(metric, "it is not defined there")
                 lines.append(f"no {metric} for {undefined} of {len(scored.rows)} images: {why}")
         return lines + self.fit_problems(label).notes()
 

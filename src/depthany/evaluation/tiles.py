@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthany.display.pictures import colour
+from depthany.evaluation.edge_zooms import edge_windows, enlarged
 from depthany.evaluation.predictors import ScoredPredictor, space_of
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.run import EvaluationImage, ScoredSet, predict_at_truth, read_one
@@ -49,16 +50,19 @@ def tiles_of(
     predictors: Sequence[ScoredPredictor],
     dataset: ScoredSet,
     protocol: Protocol,
+    zooms: int = 0,
 ) -> list[Tile]:
-    """Returns input and truth, then prediction and error of each predictor that has a row for this image.
+    """Returns input and truth, then prediction and error of each predictor that has a row for this image,
+    then places with the strongest true edges, enlarged, side by side.
 
     The image is predicted once more and aligned as in its row; truth and predictions share a colour scale.
 
     Args:
         index: of the image in the set.
         rows: of the image, by the label of the predictor.
+        zooms: how many places are enlarged; none where truth is sparse.
     """
-    shown: list[Tile] = []
+    shown, zoomed, maps_m = list[Tile](), list[Tile](), dict[str, NDArray[np.float64]]()
     for predictor in predictors:
         if predictor.label not in rows:
             continue
@@ -71,17 +75,46 @@ def tiles_of(
         else:
             depth_m = aligned_depth_m(prediction, space_of(predictor), rows[predictor.label].fitted, protocol)
             shown += _of_depth(image, depth_m, predictor.label, protocol, not shown)
-    return shown
+            maps_m[predictor.label] = depth_m
+            if maps_m.keys() == rows.keys():  # the last one
+                zoomed = _zooms(image, maps_m, protocol, zooms)
+    return shown + zoomed
 
 
-def _of_depth(
-    image: EvaluationImage, depth_m: NDArray[np.float64], label: str, protocol: Protocol, first: bool
+def _zooms(
+    image: EvaluationImage, maps_m: dict[str, NDArray[np.float64]], protocol: Protocol, count: int
 ) -> list[Tile]:
+    """Returns `count` rows of input, truth and the maps [h w] of the predictors around true edges."""
+    true_disparity, counted, (low, high) = _truth(image, protocol)
+    if _is_sparse(counted):
+        return []
+    pictures = {"input": image.pixels, "truth": colour(true_disparity, low, high, counted, "spectral_r")}
+    for label, depth_m in maps_m.items():
+        pictures[label] = colour(1 / depth_m, low, high, colour_map="spectral_r")
+    tiles = list[Tile]()
+    for number, window in enumerate(edge_windows(1 / true_disparity, counted, count), start=1):
+        for k, (name, picture) in enumerate(pictures.items()):
+            part = enlarged(picture, window, counted.shape, WIDTH)
+            tiles.append(Tile(part, f"edges {number}: {name}", column=None if k else 1))
+    return tiles
+
+
+def _truth(
+    image: EvaluationImage, protocol: Protocol
+) -> tuple[NDArray, NDArray[np.bool_], tuple[float, float]]:
+    """Returns true disparity [h w] in 1/m, where it counts [h w], and the ends of its colour scale."""
     assert image.labels is not None
     nearest, farthest = protocol.prediction_range_m
     true_disparity = np.clip(image.labels.disparity, 1 / farthest, 1 / nearest)
     counted = counted_pixels(image.labels.disparity, image.labels.mask, protocol)
     low, high = np.percentile(true_disparity[counted], [2, 98])
+    return true_disparity, counted, (float(low), float(high))
+
+
+def _of_depth(
+    image: EvaluationImage, depth_m: NDArray[np.float64], label: str, protocol: Protocol, first: bool
+) -> list[Tile]:
+    true_disparity, counted, (low, high) = _truth(image, protocol)
     error = np.abs(depth_m * true_disparity - 1)
     tiles = []
     if first:

@@ -28,6 +28,22 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
+def mean_of_sums(
+    totals: Tensor, counts: Tensor, reduction: str, mean_over_ranks: MeanOverRanks = on_one_rank
+) -> Tensor:
+    """Returns the mean [...] of what each image [b ...] has added up.
+
+    Args:
+        totals, counts: [b ...] sum of the errors of each image, and of how many pixels.
+        reduction: "batch": the mean over all pixels of the batch; "image": the mean over the images that have
+            a pixel of the mean of each.
+        mean_over_ranks: see `MeanOverRanks`.
+    """
+    if reduction == "batch":
+        return totals.sum(0) / one_if_zero(mean_over_ranks(counts.sum(0)))
+    return (totals / counts.clamp(min=1)).sum(0) / one_if_zero(mean_over_ranks((counts > 0).sum(0)))
+
+
 def full_precision(values: Tensor) -> Tensor:
     """Returns the values in float64 if they are float64, else in float32, whatever autocast is on."""
     return values if values.dtype == torch.float64 else values.float()

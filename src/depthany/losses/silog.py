@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from depthany.losses.gradient import SCALES, steps_between
 from depthany.losses.reduce import MeanOverRanks, full_precision, on_one_rank, one_if_zero
 
 LEAST_M = 1e-7  # a prediction below it counts as this many metres, so that its logarithm is finite
@@ -75,13 +76,14 @@ def log_gradient_loss(
     target: Tensor,
     mask: Tensor,
     *,
-    scales: int = 4,
+    scales: int = SCALES,
     mean_over_ranks: MeanOverRanks = on_one_rank,
 ) -> Tensor:
     """Mean |gradient of g| over pairs of neighbouring valid pixels, at several scales; for sharper edges.
 
     Source: Li and Snavely 2018 (arXiv 1804.00607) eq. 4. Neither metric recipe uses a gradient term: it is an
-    option, `stage.terms.log_gradient`.
+    option, `stage.terms.log_gradient`. It is the mean over scales and pairs; `gradient_loss`, of relative
+    disparity, is a sum over scales as in MiDaS.
 
     Args:
         prediction, target, mask, mean_over_ranks: see `silog_loss`.
@@ -90,14 +92,8 @@ def log_gradient_loss(
     g = log_ratio(prediction, target, mask, 0.0)  # [b h w]
     total = g.new_zeros(())
     for k in range(scales):
-        every, known = g[:, :: 2**k, :: 2**k], mask[:, :: 2**k, :: 2**k]
-        for axis in (1, 2):
-            first, second = slice(None, -1), slice(1, None)
-            at = [(first, second) if each == axis else (slice(None),) * 2 for each in (0, 1, 2)]
-            here, there = (tuple(pair[k] for pair in at) for k in (0, 1))
-            both = known[here] & known[there]
-            steps = torch.where(both, (every[there] - every[here]).abs(), 0).sum()
-            total = total + steps / one_if_zero(mean_over_ranks(both.sum()))
+        for steps, both in steps_between(g[:, :: 2**k, :: 2**k], mask[:, :: 2**k, :: 2**k]):
+            total = total + steps.sum() / one_if_zero(mean_over_ranks(both.sum()))
     return total / scales
 
 

@@ -3,27 +3,34 @@
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from depthany.losses.affine_invariant import affine_invariant_loss
+from depthany.losses.difference import Difference, normalised_difference
+from depthany.losses.gradient import gradient_loss
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
 from depthany.losses.silog import log_gradient_loss, silog_loss, silog_v2_loss
 
 Loss = Callable[..., Tensor]
 """`(prediction [b h w], target [b h w], mask [b h w] bool, *, mean_over_ranks, ...) -> loss []`.
 
-Further options (box_mask, normalisation, reduction, trim) are passed only to a function whose signature names
-them.
+Further options (box_mask, trim and those of `training.settings.LossSettings`) are passed only to a function
+whose signature names them.
 """
 
 LOSSES: dict[str, Loss] = {
-    "affine_invariant": affine_invariant_loss,  # of relative disparity; the others are of metres
+    "affine_invariant": affine_invariant_loss,  # of relative disparity
+    "gradient": gradient_loss,  # of relative disparity; the others are of metres
     "silog": silog_loss,
     "silog_v2": silog_v2_loss,
     "log_gradient": log_gradient_loss,
 }
+
+
+_OF_DIFFERENCE = (affine_invariant_loss, gradient_loss)  # they take one that is computed for both
 
 
 def require_terms(terms: Mapping[str, float]) -> None:
@@ -62,6 +69,7 @@ def weighted_terms(
         [] the weighted sum, and the value [] of each loss before its weight.
     """
     values: dict[str, Tensor] = {}
+    difference: Difference | None = None
     for name, weight in terms.items():
         if weight == 0:
             continue
@@ -71,6 +79,12 @@ def weighted_terms(
             own["box_mask"] = box_mask
         elif box_mask is not None:
             maps = _regions_as_images(prediction, target, mask, box_mask)
+        if loss in _OF_DIFFERENCE:
+            used: dict[str, Any] = {
+                key: value for key, value in own.items() if accepts(normalised_difference, key)
+            }
+            difference = normalised_difference(*maps, **used) if difference is None else difference
+            own["difference"] = difference
         values[name] = loss(*maps, mean_over_ranks=mean_over_ranks, **own)
     return torch.stack([terms[name] * value for name, value in values.items()]).sum(), values
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from depthany.metrics import depth
-from depthany.metrics.boundary import boundary_sums
+from depthany.metrics.boundary import RECALL_THRESHOLDS, boundary_sums, edge_recall, edge_sums
 from depthany.metrics.depth import depth_sums, pixel_mean
 from depthany.metrics.ordinal import pair_sums
 from depthany.metrics.pieces import float64_pieces
@@ -95,6 +95,17 @@ METRICS: dict[str, Metric] = {
     "log10": Metric("log10", "lower", depth_sums, depth.log10),
     "silog": Metric("SILog", "lower", depth_sums, depth.silog),
     "boundary_f1": Metric("bound. F1", "higher", boundary_sums, over="maps"),
+    **{  # share of the edges at which depth changes by more than 5, 10 or 25 %
+        f"edge_recall_{round(100 * (ratio - 1))}": Metric(
+            f"edges {round(100 * (ratio - 1))} %",
+            "higher",
+            edge_sums,
+            partial(edge_recall, place=i),
+            over="maps",
+            brief=False,
+        )
+        for i, ratio in enumerate(RECALL_THRESHOLDS)
+    },
     "accuracy": Metric("accuracy", "higher", pair_sums, over="pairs", task="ordinal"),
 }
 

@@ -273,8 +273,8 @@ def describe(
 ) -> str:
     """Returns one line on what is about to happen."""
     step = state.progress.step
-    images = f"{dataset.labeled_count} labeled"
-    images += f" + {dataset.unlabeled_count} unlabeled" if dataset.unlabeled_count else ""
+    counts = {"labeled": dataset.labeled_count, "unlabeled": dataset.unlabeled_count}
+    images = " + ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     number_format = str(amp or torch.float32).removeprefix("torch.")
     begun = f"continuing at step {step} of {total_steps}" if step else f"{total_steps} steps"
     where = f"{device.type} in {number_format}"

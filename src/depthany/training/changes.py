@@ -36,6 +36,7 @@ MAY_CHANGE = {
     "log_every": FREE,
     "image_every": FREE,
     "eval_every": FREE,
+    "eval_metrics": FREE,
     "save_every": FREE,
     "keep_checkpoints": FREE,
     "early_stopping": FREE,
@@ -52,6 +53,7 @@ MAY_CHANGE = {
     "passes": LENGTH,
     "data.*labeled.*.root": MOVED,
     "data.*labeled.*.list_file": MOVED,
+    "data.*labeled.*.exclude_file": MOVED,
 }
 VALIDATION = "data.val"
 COUNTS, NAMES = "images_found", "files_found"  # what `saved_settings` adds to the settings

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from depthany.config.checker import check_settings, settings_object
 from depthany.data.weighted import named_weights
-from depthany.metrics.table import METRICS
+from depthany.metrics.table import METRICS, require_metrics
 from depthany.models.files.model_source import ModelSource
 from depthany.system.distributed import Processes
 from depthany.training.loggers.table import LOGGERS
@@ -43,6 +43,8 @@ def check(cfg: DictConfig) -> TrainSettings:
     _require_teacher(settings, stage)
     _require_init(settings)
     _require_validations(settings)
+    if settings.eval_metrics:
+        require_metrics(settings.eval_metrics, "depth", "eval_metrics")
     for name in settings.loggers:
         LOGGERS[name].require()
     weights = settings.model.weights

@@ -7,7 +7,8 @@ from depthany.config.schema import BatchSettings
 from depthany.data.mixture import DataSettings
 from depthany.data.perturb import Perturb
 from depthany.data.transforms import crop_shape
-from depthany.losses.affine_invariant import REDUCTIONS
+from depthany.losses.difference import REDUCTIONS
+from depthany.losses.gradient import SCALES
 from depthany.losses.normalise import NORMALISATIONS
 from depthany.system.rules import setting
 from depthany.training.checkpoints.writer import IF_SAVE_FAILS
@@ -29,6 +30,8 @@ class LossSettings:
 
     normalisation: str = setting(choices=NORMALISATIONS)
     reduction: str = setting(choices=REDUCTIONS)
+    scales: int = setting(SCALES, least=1)
+    trim_gradient: bool = False
 
 
 @dataclass
@@ -68,6 +71,7 @@ class TrainSettings(BatchSettings):
     log_every: int = setting(least=0)
     image_every: int = setting(least=0)
     eval_every: int = setting(least=0)
+    eval_metrics: list[str] = field(default_factory=list)
     save_every: int = setting(least=0)
     keep_checkpoints: int = setting(least=1)
     if_save_fails: str = setting(choices=IF_SAVE_FAILS)

@@ -100,7 +100,8 @@ class Tracker:
     def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
         """Prints the scores rows[model][set][metric], one row for each model and set."""
         of_first_model = next(iter(rows.values()))
-        metrics = brief(name for name in next(iter(of_first_model.values())) if name in METRICS)
+        names = dict.fromkeys(name for scores in of_first_model.values() for name in scores)
+        metrics = brief(name for name in names if name in METRICS)
         # On a narrow console a long name goes on in the next line: cut off, two sets would look the same.
         table = Table(Column("set", overflow="fold"), Column("model", overflow="fold"), title=title)
         counts = {"negative scales": NEGATIVE_SCALES}
@@ -110,7 +111,8 @@ class Tracker:
             table.add_column(heading, justify="right")
         for name in of_first_model:
             for model, scores in rows.items():
-                cells = [f"{scores[name][metric]:.4f}" for metric in metrics]
+                found = scores[name]  # without a metric that is not defined for any image of the set
+                cells = [f"{found[metric]:.4f}" if metric in found else "" for metric in metrics]
                 cells += [
                     f"{scores[name][count]:.0f} of {scores[name][IMAGES]:.0f}" for count in counts.values()
                 ]

@@ -90,6 +90,11 @@ def evaluate(
     return processes.from_main(scores)  # equal to the last bit even where processors round differently
 
 
+def scored_metrics(primary: str, more: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the metrics of a validation, each once: the usual ones, `primary`, and `more`."""
+    return tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], primary, *more)))
+
+
 def input_of_validation(dataset: TrainingSet) -> dict[str, Any]:
     """Returns the arguments of `evaluate` that make a model see validation images as it sees training ones.
 

@@ -178,6 +178,34 @@ def test_hypersim_wall_facing_the_camera_is_flat(tmp_path: Path) -> None:
     np.testing.assert_allclose(labels.disparity[labels.mask], 0.25, rtol=1e-6)
 
 
+def test_ray_that_hits_nothing_may_be_sky(tmp_path: Path) -> None:
+    distance = (4 / cosine(2, 3, PINHOLE)).astype(np.float32)
+    distance[0, 1] = np.nan
+    hypersim(tmp_path, "ai_001_001", 3, distance)
+    assert disparity(Hypersim(str(tmp_path), split="all")) == [[0.25, None, 0.25], [0.25] * 3]
+    assert disparity(Hypersim(str(tmp_path), split="all", missing="sky")) == [[0.25, 0, 0.25], [0.25] * 3]
+    with pytest.raises(ValueError, match="unknown missing of Hypersim 'far'; choose from sky"):
+        Hypersim(str(tmp_path), split="all", missing="far")
+
+
+def test_list_leaves_out_bad_scenes_and_images(tmp_path: Path) -> None:
+    for environment in ("amusement", "hospital", "amusement2"):
+        tartan(tmp_path, environment)
+    bad = "hospital/hospital/Easy/P000/image_left/000007_left.png"
+    (tmp_path / "bad.txt").write_text(f"# scenes that look wrong\namusement\n\n{bad}\nnowhere\n")
+    dataset = TartanAir(str(tmp_path), exclude_file="bad.txt")
+    assert {pair.name.split("/")[0] for pair in dataset.pairs} == {"hospital", "amusement2"}
+    assert len(dataset) == 3 and bad not in [pair.name for pair in dataset.pairs]
+    assert dataset.pairs[0].depth.is_file()
+    assert dataset.left_out == {"named in bad.txt": 3}
+    for text, message in (("elsewhere", "names no image below .*, such as amusement/"), ("#", "names no")):
+        (tmp_path / "bad.txt").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            TartanAir(str(tmp_path), exclude_file="bad.txt")
+    with pytest.raises(ValueError, match=r"none\.txt: cannot read the list of what is left out"):
+        TartanAir(str(tmp_path), exclude_file="none.txt")
+
+
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
     for frame in range(4):

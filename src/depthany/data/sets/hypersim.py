@@ -17,6 +17,7 @@ from depthany.system.choices import require_choice
 from depthany.system.packages import reason
 
 SPLITS = ("train", "val", "test", "all")
+MISSING = ("sky",)  # what a pixel without surface is, besides unknown
 FOCAL_PX, WIDTH, HEIGHT = 886.81, 1024, 768  # ml-hypersim#9
 _FRAME = re.compile(r"(?:.*/)?(ai_\d+_\d+)/images/scene_(cam_\d+)_final_preview/frame\.(\d+)\.tonemap\.jpg")
 CAMERA_CSV, PINHOLE_CHOICE = "metadata_camera_parameters.csv", "pinhole"
@@ -35,8 +36,8 @@ class Hypersim(LayoutDepth):
     `scene_cam_XX_geometry_hdf5/frame.IIII.depth_meters.hdf5`, dataset `dataset`.
 
     The files hold the distance to the centre of the camera in metres (ml-hypersim#9). It is multiplied by the
-    cosine between the ray of the pixel and the optical axis, which makes it depth. NaN is invalid (no
-    surface).
+    cosine between the ray of the pixel and the optical axis, which makes it depth. NaN is a ray that hits
+    nothing, such as one through a window.
 
     Args:
         root: folder of the scenes, however deep.
@@ -46,6 +47,7 @@ class Hypersim(LayoutDepth):
             and shifted lenses of some scenes (ml-hypersim#24, #79). None = in `root`, and a warning if it is
             not there. `pinhole` = a pinhole camera of 886.81 px for all scenes, as in Depth Anything V2's
             metric code.
+        missing: `sky` takes NaN as sky, disparity 0; None as unknown. Neither Depth Anything paper says.
         common: see `PairedDepth`.
 
     Attributes:
@@ -66,9 +68,13 @@ class Hypersim(LayoutDepth):
         split: str = "train",
         split_csv: str | None = None,
         camera_csv: str | None = None,
+        missing: str | None = None,
         **common: Any,
     ) -> None:
         require_choice("split of Hypersim", split, SPLITS)
+        if missing is not None:
+            require_choice("missing of Hypersim", missing, MISSING)
+        self.missing = missing
         self.split = split
         self.split_csv = Path(split_csv) if split_csv else Path(root) / "metadata_images_split_scene_v1.csv"
         in_root = Path(root) / CAMERA_CSV
@@ -102,7 +108,8 @@ class Hypersim(LayoutDepth):
                 raise ValueError(f"{pair.depth}: {self.camera_csv} has no line for scene {scene}")
             ray = self.rays[scene]
         depth_m = distance_m * cosine(*distance_m.shape, ray)
-        return Decoded(depth_m, np.isfinite(depth_m))
+        hit = np.isfinite(depth_m)
+        return Decoded(depth_m, hit, ~hit if self.missing == "sky" else None)
 
 
 @lru_cache(maxsize=16)
