@@ -91,7 +91,7 @@ def read_stored(path: Path, keys: ArrayKeys = ArrayKeys()) -> NDArray[Any]:
 
 
 def one_channel(path: Path, stored: NDArray[Any]) -> NDArray[Any]:
-    """Returns a map [h w] of numbers from [h w], [h w 1] or [1 h w]. Raises ValueError if it is none."""
+    """Returns the map [h w] in `stored` [h w], [h w 1] or [1 h w]; raises ValueError for another shape."""
     if stored.ndim == 3 and 1 in (stored.shape[0], stored.shape[2]):
         stored = stored[:, :, 0] if stored.shape[2] == 1 else stored[0]
     if stored.ndim != 2 or stored.dtype.kind not in "uifb":

@@ -169,7 +169,7 @@ class FolderDepth(PairedDepth):
 
 
 def gray(path: Path, stored: NDArray[Any]) -> NDArray[Any]:
-    """Returns the numbers of a gray picture as one channel [h w], from one channel or from three equal ones.
+    """Returns one channel [h w] of the gray picture `stored` [h w] or [h w c], whose colours must be equal.
 
     Alpha, as a second or fourth channel, is dropped if it is the same everywhere.
 

@@ -81,7 +81,7 @@ class ImageHeader:
 
 
 def read_header(stored: bytes | NDArray[np.uint8] | None) -> ImageHeader:
-    """Reads the header of an image file without decoding it, or the size of pixels [h w 3] uint8.
+    """Reads the header of `stored`, the bytes of an image file; of pixels [h w 3] uint8 the size.
 
     Returns the defaults for what cannot be read (None: not even the file): the decoder reports why.
     """

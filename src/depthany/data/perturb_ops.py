@@ -87,12 +87,12 @@ def adjust_contrast(image: Tensor, factor: Tensor, white: float = 1.0) -> Tensor
 
 
 def adjust_saturation(image: Tensor, factor: Tensor, white: float = 1.0) -> Tensor:
-    """Moves each pixel towards (factor below 1) or away from its luminance."""
+    """Moves pixels of image [b 3 h w], 0..white, towards (factor [b] < 1) or away from their luminance."""
     return torch.lerp(luminance(image), image, factor[:, None, None, None]).clamp_(0, white)
 
 
 def adjust_hue(image: Tensor, shift: Tensor, white: float = 1.0) -> Tensor:
-    """Shifts the hue of HSV by `shift` [b] turns.
+    """Shifts the hue (HSV) of image [b 3 h w], 0..white, by `shift` [b] turns.
 
     With the hue H in sixths of a turn, 0..6, a channel is the least channel plus the chroma times a factor
     clamped to 0..1: |H - 3| - 1 for red, 2 - |H - 2| for green, 2 - |H - 4| for blue. This needs no table of
@@ -141,6 +141,6 @@ def gaussian_blur(image: Tensor, radius: Tensor, half_width: int) -> Tensor:
 
 
 def luminance(image: Tensor) -> Tensor:
-    """Returns the luminance: [b 3 h w] -> [b 1 h w]."""
+    """Returns the luminance [b 1 h w] of image [b 3 h w], in its range."""
     red, green, blue = image.unbind(1)
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])[:, None]

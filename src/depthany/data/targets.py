@@ -139,7 +139,7 @@ def depth_m(labels: Labels, crop: Region) -> tuple[NDArray[np.float32], NDArray[
 def within_m(
     depth_m: NDArray[np.float32], mask: NDArray[np.bool_], near_m: float, far_m: float
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Returns target and mask [h w] without what is not strictly between near_m and far_m, as in ZoeDepth."""
+    """Returns depth_m and mask [h w] of what is strictly between near_m and far_m, as in ZoeDepth."""
     within = mask & (depth_m > near_m) & (depth_m < far_m)
     return np.where(within, depth_m, np.float32(0)), within
 

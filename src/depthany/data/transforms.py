@@ -45,7 +45,9 @@ class Region(Protocol):
     """What is taken of an image and of its maps: a `Crop`, or a `data.views.View`."""
 
     def of_image(self, photo: Photo) -> NDArray[np.uint8]: ...
-    def of_map(self, values: NDArray) -> NDArray: ...
+    def of_map(self, values: NDArray) -> NDArray:
+        """Returns the region of `values` [h w] of any type."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ class Crop:
         return np.ascontiguousarray(cv2.flip(cropped, 1) if self.flip else cropped, dtype=np.uint8)
 
     def of_map(self, values: NDArray) -> NDArray:
-        """Returns the crop of a map [h w] of any type by nearest neighbour; reads no other pixel."""
+        """Returns the crop of `values` [h w] of any type by nearest neighbour; reads no other pixel."""
         rows = _nearest(values.shape[0], self.resized_hw[0])[self._rows]
         columns = _nearest(values.shape[1], self.resized_hw[1])[self._columns]
         return values[rows].take(columns[::-1] if self.flip else columns, axis=1)
 
     def of_smooth_map(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the crop of a map [h w] that is valid everywhere, by bilinear interpolation."""
+        """Returns the crop of `values` [h w], which are valid everywhere, by bilinear interpolation."""
         if values.shape != self.resized_hw:
             size = self.resized_hw[::-1]
             values = cv2.resize(values, size, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)

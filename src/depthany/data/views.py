@@ -107,7 +107,7 @@ class Stretch:
         return np.ascontiguousarray(resized[:, ::-1] if self.flip else resized, dtype=np.uint8)
 
     def of_map(self, values: NDArray) -> NDArray:
-        """Returns a map [h w] of any type at its own size."""
+        """Returns `values` [h w] of any type at their own size."""
         return np.ascontiguousarray(values[:, ::-1]) if self.flip else values
 
 
@@ -141,7 +141,7 @@ class View:
         return seen if self.colours is None else recoloured(seen, self.colours)
 
     def of_map(self, values: NDArray) -> NDArray:
-        """Returns what is left of a map [h w]: its type stays, and what no pixel was turned into is 0."""
+        """Returns what is left of `values` [h w], of their type; what no pixel was turned into is 0."""
         return self.taken.of_map(self._turned(self._cut(values), cv2.INTER_NEAREST))
 
     def _cut(self, plane: NDArray) -> NDArray:

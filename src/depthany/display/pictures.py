@@ -56,7 +56,7 @@ def colour(
 
 
 def steps(values: NDArray, low: float, high: float) -> NDArray[np.uint8]:
-    """Returns the index in a colour map of every value, [h w] uint8: 0 at `low`, 255 at `high`."""
+    """Returns the index in a colour map of all `values` [h w], uint8: 0 at `low`, 255 at `high`."""
     return (np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)
 
 
@@ -92,7 +92,7 @@ def comparison_row(
 
 
 def at_size(values: NDArray, hw: tuple[int, ...]) -> NDArray:
-    """Returns a map [h w] of any type at another height and width, by the nearest pixel."""
+    """Returns `values` [h w] of any type at another height and width, by the nearest pixel."""
     if values.shape == tuple(hw):
         return values
     plane = values.astype(np.uint8) if values.dtype == np.bool_ else values

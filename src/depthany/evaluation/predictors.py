@@ -39,7 +39,10 @@ class ScoredPredictor(Protocol):
     @property
     def quantity(self) -> Quantity: ...
     def for_protocol(self, name: str, wanted: ModelInput) -> "ScoredPredictor": ...
-    def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]: ...
+    def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]:
+        """Returns what the model sees of image [h w 3] uint8 RGB."""
+        ...
+
     def predict(self, images: Sequence[PreparedImage]) -> Tensor | Sequence[Tensor]: ...
 
 
@@ -88,7 +91,7 @@ class FolderPredictor:
         )
 
     def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor]:
-        """Returns the prediction [h w] float32, at the size that it has in its file.
+        """Returns the prediction [h w] float32 at the size in its file; image [h w 3] uint8 RGB is not used.
 
         Raises:
             MissingPrediction: there is no such file.

@@ -163,7 +163,7 @@ class Labeler:
         return iter(labels)
 
     def encode(self, image: LabelingImage, disparity: NDArray[np.float32]) -> None:
-        """Encodes a label [h w] for its shard."""
+        """Encodes the label of an image, its disparity [h w], for its shard."""
         coded = encode_label(disparity)
         position = image.position
         if is_constant(disparity):

@@ -56,7 +56,7 @@ class OutputSettings:
         return values if self.quantity.larger_is_nearer else -values
 
     def unit_16bit(self, values: NDArray[np.float32]) -> tuple[str, float, float]:
-        """Returns the words, scale and offset of 16-bit files: value = offset + scale * stored.
+        """Returns the words, scale and offset of a 16-bit file: `values` [h w] are offset + scale * stored.
 
         Metres are stored in millimetres, or as `per_metre` says; depth beyond the largest number becomes that
         number. A disparity is stored from its smallest to its largest value.
@@ -77,7 +77,7 @@ class OutputSettings:
         return "millimetres" if self.per_metre == MILLIMETRES else f"1/{self.per_metre:g} m"
 
     def beyond_16bit(self, values: NDArray[np.float32]) -> int:
-        """Returns how many metres [h w] are larger than the largest 16-bit number; 0 of a disparity."""
+        """Returns how many metres in `values` [h w] exceed the largest 16-bit number; 0 of a disparity."""
         if not self.quantity.is_metric:
             return 0
         return int(np.count_nonzero(values > self.largest_16bit_m))
@@ -106,14 +106,14 @@ def picture(
 
 
 def side_by_side(image: NDArray[np.uint8], coloured: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Returns [h 2*w 3]: the image [h w 3] on the left, its picture [h w 3] on the right."""
+    """Returns [h 2*w 3]: image [h w 3] on the left, `coloured` [h w 3] on the right; uint8 RGB."""
     return np.concatenate([image, coloured], axis=1)
 
 
 def write_color(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes an 8-bit PNG with the colour map as its palette, and the map's name in its text "colormap".
+    """Writes `values` [h w] as an 8-bit PNG whose palette is the colour map, named in its text "colormap".
 
-    A palette has the same colours as RGB, in half the bytes and a quarter of the time.
+    A palette has the same colours as RGB, in half the bytes and a quarter of the time. The image is not used.
     """
     nearness = settings.nearness(values)
     pixels = Image.fromarray(steps(nearness, float(nearness.min()), float(nearness.max())))
@@ -122,14 +122,17 @@ def write_color(path: Path, image: NDArray | None, values: NDArray, settings: Ou
 
 
 def write_side(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes an 8-bit RGB PNG of twice the width: image and picture side by side."""
+    """Writes an 8-bit RGB PNG of twice the width: image [h w 3] uint8, and `values` [h w] in colours."""
     assert image is not None
     pixels = Image.fromarray(side_by_side(image, picture(values, settings)))
     _save_png(path, pixels, _map_text(settings, values))
 
 
 def write_png16(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes a 16-bit gray PNG; its texts "quantity", "unit", "scale", "offset" say what the numbers are."""
+    """Writes `values` [h w] as a 16-bit gray PNG.
+
+    Its texts "quantity", "unit", "scale", "offset" say what the numbers are. The image is not used.
+    """
     quantity, scale, offset = settings.unit_16bit(values)
     stored = np.rint((values.astype(np.float64) - offset) / scale).clip(0, _LARGEST).astype(np.uint16)
     text = {"quantity": quantity, "scale": repr(scale), "offset": repr(offset)}
@@ -139,13 +142,16 @@ def write_png16(path: Path, image: NDArray | None, values: NDArray, settings: Ou
 
 
 def write_npy(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes the values as predicted, float32 [h w]."""
+    """Writes `values` [h w] float32 as predicted; the image is not used."""
     with open(path, "wb") as file:  # np.save would add a suffix to a name
         np.save(file, values)
 
 
 def write_exr(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes a 32-bit float OpenEXR file: channel Z for depth in metres, Y for disparity."""
+    """Writes `values` [h w] as a 32-bit float OpenEXR file: channel Z for metres, Y for disparity.
+
+    The image is not used.
+    """
     openexr = optional("OpenEXR", "save=exr")
     header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}
     channel = "Z" if settings.quantity.is_metric else "Y"
@@ -153,19 +159,28 @@ def write_exr(path: Path, image: NDArray | None, values: NDArray, settings: Outp
 
 
 def write_pfm(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes a portable float map: 32-bit gray, little-endian, the last row first."""
+    """Writes `values` [h w] as a portable float map: 32-bit gray, little-endian, the last row first.
+
+    The image is not used.
+    """
     height, width = values.shape
     path.write_bytes(f"Pf\n{width} {height}\n-1.0\n".encode() + values[::-1].astype("<f4").tobytes())
 
 
 def write_ply(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes a binary PLY of coloured points in metres: x right, y down, z forward."""
+    """Writes a binary PLY of points in metres (x right, y down, z forward) from `values` [h w].
+
+    Their colours are those of image [h w 3] uint8 RGB.
+    """
     points, colours = _points(image, values, settings)
     path.write_bytes(optional("trimesh", "save=ply").PointCloud(points, colours).export(file_type="ply"))
 
 
 def write_glb(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes a binary glTF of coloured points in metres: x right, y up, z backward, as glTF requires."""
+    """Writes a binary glTF of points in metres (x right, y up, z backward, its rule) from `values` [h w].
+
+    Their colours are those of image [h w 3] uint8 RGB.
+    """
     points, colours = _points(image, values, settings)
     cloud = optional("trimesh", "save=glb").PointCloud(points * np.array([1, -1, -1], np.float32), colours)
     path.write_bytes(cloud.scene().export(file_type="glb"))

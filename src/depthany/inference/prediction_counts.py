@@ -43,7 +43,7 @@ class PredictionCounts:
     _lock: Lock = field(default_factory=Lock)
 
     def add_map(self, name: str, values: NDArray[np.float32]) -> None:
-        """Counts the prediction [h w] of a photo or frame."""
+        """Counts a photo or frame with the prediction `values` [h w]."""
         constant = is_constant(values)
         with self._lock:
             self.maps += 1
@@ -51,7 +51,7 @@ class PredictionCounts:
                 self.constant.append(name)
 
     def add_png16(self, name: str, values: NDArray[np.float32], settings: OutputSettings) -> None:
-        """Counts the metres [h w] of a photo or frame that its 16-bit PNG cannot hold."""
+        """Counts those of the metres `values` [h w] of a photo or frame that its 16-bit PNG cannot hold."""
         if pixels := settings.beyond_16bit(values):
             end = f"{settings.largest_16bit_m:g} m"
             with self._lock:

@@ -27,7 +27,7 @@ class Normalised(NamedTuple):
 
 
 def pixel_rows(values: Tensor, mask: Tensor) -> Tensor:
-    """Returns a map [b h w] as rows [b n] in full precision, with 0 wherever mask [b h w] bool is False."""
+    """Returns `values` [b h w] as rows [b n] in full precision, 0 wherever mask [b h w] bool is False."""
     return torch.where(mask.flatten(1), full_precision(values).flatten(1), 0)
 
 

@@ -23,7 +23,7 @@ def masked_median(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def kth_smallest(values: Tensor, k: int) -> Tensor:
-    """Returns the k-th smallest value [b 1] of each row of [b n], k from 1, without gradient."""
+    """Returns the k-th smallest of each row of `values` [b n] as [b 1], k from 1, without gradient."""
     values = values.detach()
     if _must_repeat(values):
         return values.sort(dim=1, stable=True).values[:, k - 1 : k]
@@ -31,8 +31,8 @@ def kth_smallest(values: Tensor, k: int) -> Tensor:
 
 
 def median_by_sort(values: Tensor) -> Tensor:
-    """Returns the median [b 1] of each row of [b n], NaN left out: the lower middle one, which alone has the
-    gradient.
+    """Returns the median [b 1] of each row of `values` [b n], NaN left out: the lower middle one, which alone
+    has the gradient.
     """
     order = values.argsort(dim=1, stable=True)  # [b n]; NaN comes last, equal values stay in their order
     middle = ((~values.isnan()).sum(1, keepdim=True) - 1).clamp(min=0) // 2  # [b 1]

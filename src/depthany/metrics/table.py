@@ -180,7 +180,7 @@ def scores_of(sums: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.f
 
 
 def score_values(sums: Mapping[str, NDArray[np.float64]], names: Sequence[str]) -> dict[str, float]:
-    """Returns the scores of one image in the order of `names`, without those that are not defined (NaN)."""
+    """Returns the scores of an image, from its `sums` [] by name, in the order of `names`, without NaN."""
     scores = {name: float(score) for name, score in scores_of(sums).items()}
     return {name: scores[name] for name in names if not np.isnan(scores.get(name, np.nan))}
 

@@ -70,7 +70,7 @@ class DPT(nn.Module):
         return Pyramid(l4, (path1, path2, path3, path4))
 
     def reassemble(self, levels: list[Tensor]) -> list[Tensor]:
-        """Returns four maps [b F h w], finest first.
+        """Returns four maps [b F h w], finest first, of the encoder's four levels [b c p q].
 
         Of a vision transformer's p x q patches: 4p x 4q, 2p x 2q, p x q and p/2 x q/2 (rounded up) cells.
         """
@@ -137,5 +137,5 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[b F h w] to the same shape."""
+        """Returns x [b F h w] and what the convolutions add to it."""
         return x + self.conv2(F.relu(self.conv1(F.relu(x)), inplace=True))

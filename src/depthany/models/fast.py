@@ -66,7 +66,7 @@ class FusedLinear(nn.Module):
         self.weight, self.bias, self.activation = linear.weight, linear.bias, activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """[b n c_out] of [b n c_in]."""
+        """Returns [b n c_out] of x [b n c_in]."""
         x = x.to(self.weight.dtype)  # needed inside autocast alone, which ignores this call
         fused = torch.ops.mkldnn._linear_pointwise
         return fused(x, self.weight, self.bias, self.activation, [], "none")
@@ -85,7 +85,7 @@ class BlockedAttention(nn.Module):
         self.heads, self.scale = attention.num_heads, attention.scale
 
     def forward(self, x: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
-        """[b n c] of [b n c]; timm's blocks pass a mask of None."""
+        """Returns [b n c] of x [b n c]; timm's blocks pass a mask of None."""
         assert attn_mask is None and not is_causal
         b, n, c = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)

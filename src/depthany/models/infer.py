@@ -80,7 +80,7 @@ def forward_maps(model: nn.Module, inputs: Tensor, amp: torch.dtype | None = Non
 def resize_map(
     values: Tensor, size: Size, mode: str = "bilinear", align_corners: bool | None = True
 ) -> Tensor:
-    """Returns a map [h w] float32 resized to [height width]; by default bilinear with aligned corners."""
+    """Returns `values` [h w] float32 resized to `size`; by default bilinear with aligned corners."""
     if tuple(values.shape) == tuple(size):
         return values
     return F.interpolate(values[None, None], size, mode=mode, align_corners=align_corners)[0, 0]

@@ -103,7 +103,7 @@ class Preprocessing:
         return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Returns normalised float32 [b 3 h w] of RGB uint8 [b 3 h w]."""
+        """Returns image [b 3 h w] uint8 RGB as float32, normalised."""
         mean = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=image.device).view(3, 1, 1)
         copy = image.to(torch.float32, copy=True)  # in place from here on: a quarter of the memory

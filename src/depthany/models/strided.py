@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Applies a convolution whose stride is above 1; returns [b c_out h w] of [b c_in h w].
+    """Applies a convolution whose stride is above 1 to x [b c_in h w]; returns [b c_out h w].
 
     In bfloat16 on a CPU with AMX, oneDNN (torch 2.14) leaves parts of such an output, or of the gradient of
     the weights, uninitialised where the output is one cell wide: NaN at times. There the input gets zeros on

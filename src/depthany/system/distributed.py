@@ -67,7 +67,7 @@ class Processes:
         return int(largest)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Returns the mean over the processes of a tensor of any shape, on its device, without gradient."""
+        """Returns the mean of `values`, of any shape, over the processes, without gradient."""
         if self.size == 1:
             return values.detach()
         mean = values.detach().clone().contiguous()

@@ -53,7 +53,7 @@ class LogFiles:
             self._try(logger, partial(logger.scalars, step, values))
 
     def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
-        """Writes a picture [h w 3] uint8 RGB to those that show pictures."""
+        """Writes a picture, `sheet` [h w 3] uint8 RGB, to those that show pictures."""
         for logger in self._loggers:
             self._try(logger, partial(logger.picture, title, sheet, step))
 

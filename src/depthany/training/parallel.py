@@ -85,7 +85,7 @@ def copy_buffers_from_main(model: nn.Module, processes: Processes) -> None:
 
 
 def unsharded_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the whole of each tensor; all ranks call it together if they are sharded."""
+    """Returns the whole of all `tensors`, of any shapes; all ranks call it together if they are sharded."""
     return {name: full(tensor) for name, tensor in tensors.items()}
 
 

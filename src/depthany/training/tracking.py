@@ -200,7 +200,7 @@ class Meter:
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach() / micro_batches
 
     def add_step(self, gradient_norm: Tensor, clip_norm: float | None) -> None:
-        """Counts a step, and whether its gradient was clipped; the norm [] stays on its device."""
+        """Counts a step, and whether its gradient was clipped; gradient_norm [] stays on its device."""
         if clip_norm is not None:
             self.steps += 1
             self.clipped = self.clipped.to(gradient_norm.device) + (gradient_norm > clip_norm)
@@ -244,7 +244,7 @@ def log_scalars(
     gradient_norm: Tensor,
     device: torch.device,
 ) -> None:
-    """Writes the scalars since the last line, shows progress, and warns of a fault where it begins."""
+    """Writes the scalars since the last line and gradient_norm [], shows progress, warns of new faults."""
     means = meter.means()
     rates = {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
     memory = {"gradient_norm": float(gradient_norm), "memory_gb": peak_memory_gb(device)}

@@ -14,13 +14,13 @@ from depthany.system.choices import require_choice
 
 
 def rotated_mm(stored: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns depth_m [h w] of 16-bit numbers [h w] that hold millimetres rotated to the left by 3 bits."""
+    """Returns depth_m [h w] of `stored` [h w]: 16-bit millimetres, rotated to the left by 3 bits."""
     bits = stored.astype(np.uint32)
     return ((bits >> 3 | bits << 13) & 0xFFFF).astype(np.float32) / np.float32(1000)
 
 
 def tenths_of_mm(stored: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns depth_m [h w] of numbers [h w] of 1/10000 m."""
+    """Returns depth_m [h w] of `stored` [h w], in 1/10000 m."""
     return stored / np.float32(10000)
 
 

@@ -37,8 +37,9 @@ class CodedLabel:
 
 
 def encode_label(disparity: NDArray[np.float32]) -> CodedLabel:
-    """Compresses a finite map [h w]. `decode_label` is off by at most half a step, 1/131070 of the map's
-    range, and by float32's rounding.
+    """Compresses a finite disparity [h w] of any range.
+
+    `decode_label` is off by at most half a step, 1/131070 of the map's range, and by float32's rounding.
     """
     codes, offset, step = quantise(disparity)
     height, width = disparity.shape
@@ -55,7 +56,7 @@ def decode_label(label: CodedLabel) -> NDArray[np.float32]:
 
 
 def quantise(disparity: NDArray[np.float32]) -> tuple[NDArray[np.uint16], float, float]:
-    """Returns codes [h w], offset and step. The codes of a constant map are 0."""
+    """Returns codes [h w], offset and step of disparity [h w]. The codes of a constant map are 0."""
     low, high = float(disparity.min()), float(disparity.max())
     step = (high - low) / STEPS
     if step < np.finfo(np.float32).tiny:

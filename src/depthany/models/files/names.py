@@ -162,7 +162,7 @@ def join_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Reverses `join_qkv`."""
+    """Reverses `join_qkv`; state: tensors by name, those of joined projections [3c ...]."""
     split: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if ".attention.attention.qkv." in name:

@@ -43,7 +43,7 @@ _LOG_BINOMIAL = re.compile(r"conditional_log_binomial\.(?:(\w+)\.)?mlp\.0\.weigh
 
 
 def has_bins(state: Mapping[str, Tensor]) -> bool:
-    """Whether weights are those of a metric model with bins, under their released names."""
+    """Whether `state`, tensors by their released names, is that of a metric model with bins."""
     return any(_LOG_BINOMIAL.fullmatch(name) for name in state)
 
 
@@ -51,6 +51,7 @@ def read_bins(path: Path, state: Mapping[str, Tensor], taps: str | None, max_dep
     """Returns what a metric file with bins holds.
 
     Args:
+        state: tensors by their released names.
         taps: "v1" or "v2"; the default is V1, the only generation that was released with bins.
         max_depth_m: metres at the far end of the range, where the file is none of the released ones.
 

@@ -63,7 +63,7 @@ class GraphModel(nn.Module):
 
 
 def positions_in_graph(pos_embed: Tensor, p: int, q: int, offset: float) -> Tensor:
-    """Computes `resize_pos_embed` [1 1+p*q c] by matrix products whose entries depend on p and q.
+    """Computes `resize_pos_embed` [1 1+p*q c] of pos_embed [1 1+n*n c] by matrix products that know p and q.
 
     The stored grid itself, which `resize_pos_embed` returns unchanged, is the case of offset 0: the kernel is
     then 1 at its centre and 0 at its neighbours.

@@ -104,7 +104,7 @@ def weights_of_each_image(sets: Sequence[BinSet], choice: Tensor) -> BinWeights:
 
 
 def pixels_of(x: Tensor) -> Tensor:
-    """Returns a map [b c h w] as [b h w c]; no copy."""
+    """Returns x [b c h w] as [b h w c]; no copy."""
     return x.permute(0, 2, 3, 1)
 
 

@@ -83,7 +83,10 @@ def expected_depth(numbers: Tensor, centers: Tensor, temperatures: tuple[float, 
 
 
 def log_coefficients(n_bins: int, like: Tensor) -> Tensor:
-    """Returns log C(n_bins - 1, k) [k] by Stirling's approximation, as the released code has it."""
+    """Returns log C(n_bins - 1, k) [k] by Stirling's approximation, as the released code has it.
+
+    Its type and device are those of `like`, a tensor of any shape.
+    """
     k = torch.arange(n_bins, dtype=like.dtype, device=like.device) + STIRLING_EPS
     n = torch.full_like(k, n_bins - 1 + STIRLING_EPS)
     rest = n - k

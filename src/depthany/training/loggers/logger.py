@@ -66,7 +66,7 @@ class Logger:
         raise NotImplementedError(f"{type(self).__name__} has no scalars")
 
     def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
-        """Writes a picture [h w 3] uint8 RGB; a logger of numbers alone leaves it out."""
+        """Writes a picture, `sheet` [h w 3] uint8 RGB; a logger of numbers alone leaves it out."""
 
     def recover(self) -> None:
         """Makes ready for the next write after one that failed."""

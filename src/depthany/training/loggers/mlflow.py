@@ -54,7 +54,7 @@ class MlflowLogger(Logger):
         self._try(lambda: self._client.log_batch(self._id, metrics=metrics))
 
     def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
-        """Logs a picture [h w 3] uint8 RGB."""
+        """Logs a picture, `sheet` [h w 3] uint8 RGB."""
         self._try(lambda: self._client.log_image(self._id, sheet, key=_name(title), step=step))
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ class TensorBoardLogger(Logger):
         events.flush()
 
     def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
-        """Writes a picture [h w 3] uint8 RGB."""
+        """Writes a picture, `sheet` [h w 3] uint8 RGB."""
         events = self._opened()
         events.add_image(title, sheet, step, dataformats="HWC")
         events.flush()

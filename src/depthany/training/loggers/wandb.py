@@ -57,7 +57,7 @@ class WandbLogger(Logger):
             self._run.log({"step": step, **values})
 
     def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
-        """Logs a picture [h w 3] uint8 RGB."""
+        """Logs a picture, `sheet` [h w 3] uint8 RGB."""
         with self._failing_as_os_error():
             self._run.log({"step": step, title: self._wandb.Image(sheet)})
 

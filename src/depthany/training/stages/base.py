@@ -196,7 +196,11 @@ class TermsStage(Stage):
     def weighted_loss(
         self, prediction: Tensor, target: Tensor, mask: Tensor, **options: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the weighted sum [] of the losses, and the value [] of each; see `weighted_terms`."""
+        """Returns the weighted sum [] of the losses, and the value [] of each; see `weighted_terms`.
+
+        Args:
+            prediction, target, mask: [b h w], in the space of the stage's target; bool for the mask.
+        """
         options = {**self.loss_options, **options}
         return weighted_terms(
             self.settings.terms, prediction, target, mask, mean_over_ranks=self.mean_over_ranks, **options
@@ -255,5 +259,5 @@ def zero_fraction(prediction: Tensor, mean_over_ranks: MeanOverRanks = on_one_ra
 
 
 def term_scalars(kind: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the value [] of each loss as loss/<kind>/<name>; nothing where there is only one."""
+    """Returns `values` [], the losses by name, as loss/<kind>/<name>; nothing where there is only one."""
     return {f"loss/{kind}/{name}": value for name, value in values.items()} if len(values) > 1 else {}

@@ -106,7 +106,7 @@ class MetricStage(TermsStage):
 
 
 def at_label_sizes(depth_m: Tensor, batch: Batch) -> Tensor:
-    """Returns predictions [l h w] at the sizes of the labels, [l H W] with their edges beside smaller ones.
+    """Returns depth_m [l h w] at the sizes of the labels, [l H W] with their edges beside smaller ones.
 
     The prediction is resized, bilinear with aligned corners, never the labels: sparse ones keep each point.
     """
@@ -122,7 +122,7 @@ def at_label_sizes(depth_m: Tensor, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def scores(depth_m: Tensor, batch: Batch, mean_over_ranks: MeanOverRanks) -> dict[str, Tensor]:
-    """Returns AbsRel and delta1 [] of metres [l h w] over the known pixels of a batch, and which share of
+    """Returns AbsRel and delta1 [] of depth_m [l h w] over the known pixels of a batch, and which share of
     its pixels is known.
 
     A loss alone does not say whether metres are right: that of V2 does not fall to 0 while scales are wrong.

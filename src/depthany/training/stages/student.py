@@ -240,6 +240,6 @@ class StudentStage(TermsStage):
 
 
 def to_unit_range(disparity: Tensor) -> Tensor:
-    """Scales each map [b h w] from its minimum and maximum to 0..1, as the labels are."""
+    """Scales disparity [b h w] to 0..1, each map from its minimum and maximum, as the labels are."""
     low, high = disparity.float().flatten(1).aminmax(dim=1)  # [b]
     return (disparity - low[:, None, None]) / (high - low).clamp(min=1e-6)[:, None, None]
