@@ -24,6 +24,7 @@ torch.set_num_threads(1)
 # An encoder of 58k parameters as one more row of the table of sizes; `vitt`, the smallest there, has 6M.
 MICRO = Size("vit_small_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
 NURSERY = Nursery(repr(MICRO))
+LONGEST = ("faults", "distributed")  # rooms with the longest tests
 LABELED_SIZES = [(56, 42), (42, 56), (56, 42), (64, 48)]  # width, height
 UNLABELED_SIZES = [(56, 42), (42, 56), (50, 70), (30, 40), (56, 42), (90, 60)]
 
@@ -38,6 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow; pass --slow"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)  # a long test at the end runs alone
 
 
 @dataclass
