@@ -22,7 +22,7 @@ import json, os, select, sys
 import torch
 torch.set_num_threads(1)
 sys.path.append(sys.argv[1])
-import depthany.evaluate, depthany.pseudo_label, depthany.train, ranks
+import depthany.evaluate, depthany.pseudo_label, depthany.train, ranks, torch.utils.tensorboard
 from depthany.models.dinov2 import SIZES, Size
 children, pending = set(), b""
 while True:

@@ -180,7 +180,7 @@ def test_four_ranks_resume_to_same_bits(
 ) -> None:
     (own_world.root / "unlabeled/street_3.jpg").write_bytes(b"")
     settings = {
-        name: arguments(own_world, tmp_path / name, teacher_run, *UNEVEN, *SKIP, "steps=10")
+        name: arguments(own_world, tmp_path / name, teacher_run, *UNEVEN, *SKIP)
         for name in ("alone", "four", "stopped")
     }
     assert start(settings["alone"]).code == 0
@@ -196,7 +196,7 @@ def test_four_ranks_resume_to_same_bits(
     ]
     assert lists[0] == lists[1] != []
     torchrun(settings["stopped"], processes=4, before=only(2, signal_at(signal.SIGTERM, step=6)))
-    assert "continuing at step 6 of 10" in torchrun(settings["stopped"], processes=4).out
+    assert "continuing at step 6 of 20" in torchrun(settings["stopped"], processes=4).out
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("stopped", "four")]
     assert weights[0] == weights[1]
     assert logged(tmp_path / "stopped") == logged(tmp_path / "four")
