@@ -29,6 +29,7 @@ from depthany.data.sampler import ShardOrder, shuffled
 from depthany.data.unlabeled import IndexedImages
 
 BUILD = "import sys; from depthany.data.unlabeled import IndexedImages; IndexedImages(*sys.argv[1:])"
+KILLED_AT = (0.5, 0.6, 0.7, 0.8)  # shares of the time that the first build took
 
 
 def main() -> None:
@@ -150,10 +151,10 @@ def run_real(folder: Path, kind: str, images: int, reads: int) -> None:
     seconds, whole = time.perf_counter() - began, built.read_bytes()
     print(f"\n{kind}: {images:,} images; index built in {seconds:.1f} s with the start of Python")
     built.unlink()
-    kills = sum(kill_after(root, kind, seconds * share) for share in (0.5, 0.6, 0.7, 0.8))
+    kills = sum(kill_after(root, kind, seconds * share) for share in KILLED_AT)
     subprocess.run([sys.executable, "-c", BUILD, str(root), kind], check=True, capture_output=True)
     same = "the same" if built.read_bytes() == whole else "OTHER"
-    print(f"  killed {kills} times in 4 starts and resumed: {same} bytes")
+    print(f"  killed {kills} times in {len(KILLED_AT)} starts and resumed: {same} bytes")
     began = time.perf_counter()
     found = IndexedImages(str(root), kind)
     print(f"  opened and compared with the data in {1000 * (time.perf_counter() - began):.0f} ms")

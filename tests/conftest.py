@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,10 +24,7 @@ torch.set_num_threads(1)
 # An encoder of 58k parameters as one more row of the table of sizes; `vitt`, the smallest there, has 6M.
 MICRO = Size("vit_small_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
 NURSERY = Nursery(repr(MICRO))
-KNOWS_MICRO = f"""
-from depthany.models.dinov2 import SIZES, Size
-SIZES["micro"] = {MICRO!r}
-"""
+LONGEST = ("faults", "distributed")  # rooms with the longest tests
 LABELED_SIZES = [(56, 42), (42, 56), (56, 42), (64, 48)]  # width, height
 UNLABELED_SIZES = [(56, 42), (42, 56), (50, 70), (30, 40), (56, 42), (90, 60)]
 
@@ -43,6 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow; pass --slow"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)  # a long test at the end runs alone
 
 
 @dataclass
@@ -129,26 +126,14 @@ def start_torchrun(
     folder: Path, arguments: list[str], processes: int, before: str, entry: str, timeout_s: float
 ) -> Ended:
     """`torchrun -m depthany.<entry>` in a session of its own; see the fixture `torchrun`."""
-    script, pids = folder / f"{entry}.py", folder / "pids"
-    pids.mkdir()
-    note = f"import os, pathlib\npathlib.Path({str(pids)!r}, str(os.getpid())).touch()"
-    script.write_text(f"{note}\n{KNOWS_MICRO}\n{before}\nfrom depthany.{entry} import main\nmain()\n")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    with subprocess.Popen(
-        [*launcher, f"--nproc-per-node={processes}", str(script), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    ) as started:
-        try:
-            out, err = started.communicate(timeout=timeout_s)
-        finally:  # torchrun gives each of its processes a session of its own
-            for group in [started.pid, *(int(path.name) for path in pids.iterdir())]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGKILL)
-    return Ended(started.returncode, out, err)
+    note = f"import os, pathlib\npathlib.Path({str(folder)!r}, str(os.getpid())).touch()\n"
+    child = NURSERY.start_torchrun(processes, entry, arguments, note + before)
+    try:
+        return child.result(timeout_s)
+    finally:  # each of its processes has a session of its own
+        for group in folder.iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(int(group.name), signal.SIGKILL)
 
 
 def signal_at_step(number: signal.Signals, step: int, target: str = "os.kill(os.getpid(), number)") -> str:
@@ -239,10 +224,9 @@ def start_elsewhere():
 
 @pytest.fixture(scope="session")
 def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ended]:
-    """`torchrun(arguments, processes=2, before="", entry="train", timeout_s=120)`: an entry in processes
+    """`torchrun(arguments, processes=2, before="", entry="train", timeout_s=240)`: an entry in processes
     that torchrun starts, with the encoder `micro`. `before` is code that each runs first;
     `os.environ["RANK"]` tells it which it is. What torchrun itself says of a failure stands in `err` too.
-    About 6 s for a start of two.
     """
 
     def run_together(
@@ -250,7 +234,7 @@ def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ended]:
         processes: int = 2,
         before: str = "",
         entry: str = "train",
-        timeout_s: float = 120,
+        timeout_s: float = 240,
     ) -> Ended:
         folder = tmp_path_factory.mktemp("torchrun")
         return start_torchrun(folder, arguments, processes, before, entry, timeout_s)

@@ -21,7 +21,8 @@ MOTHER = """
 import json, os, select, sys
 import torch
 torch.set_num_threads(1)
-import depthany.pseudo_label, depthany.train
+sys.path.append(sys.argv[1])
+import depthany.evaluate, depthany.pseudo_label, depthany.train, ranks, torch.utils.tensorboard
 from depthany.models.dinov2 import SIZES, Size
 children, pending = set(), b""
 while True:
@@ -54,10 +55,12 @@ for number, path in enumerate((os.devnull, order["out"], order["err"])):
     os.close(opened)
 if order["cwd"]:
     os.chdir(order["cwd"])
-sys.argv = [order["module"], *order["argv"]]
+sys.argv = order["argv"]
+os.environ.clear()
+os.environ.update(order["environment"])
 SIZES["micro"] = eval(order["encoder"])
 exec(order["before"], {"__name__": "__before__"})
-sys.modules["depthany." + order["module"]].main()
+sys.modules[order["module"]].main()
 """
 
 
@@ -120,18 +123,27 @@ class Nursery:
         self.encoder, self._codes, self._pending = encoder, dict[int, int](), b""
         self._mother: Any = None
 
-    def start(self, module: str, argv: list[str], before: str = "", cwd: Path | None = None) -> Child:
-        """`python -m depthany.<module>` with these arguments; `before` is code that it runs first."""
+    def start(self, entry: str, argv: list[str], before: str = "", cwd: Path | None = None) -> Child:
+        """`python -m depthany.<entry>` with these arguments; `before` is code that it runs first."""
+        return self._start(f"depthany.{entry}", [entry, *argv], before, cwd)
+
+    def start_torchrun(self, processes: int, entry: str, argv: list[str], before: str) -> Child:
+        """`torchrun -m depthany.<entry>`; each process runs `before` first."""
+        encoder = f"from depthany.models.dinov2 import SIZES, Size\nSIZES['micro'] = {self.encoder}\n"
+        return self._start("ranks", ["torchrun", str(processes), encoder + before, entry, *argv], "", None)
+
+    def _start(self, module: str, argv: list[str], before: str, cwd: Path | None) -> Child:
         folder = tempfile.TemporaryDirectory()
         paths = {name: str(Path(folder.name, name)) for name in ("out", "err")}
         for path in paths.values():
             Path(path).touch()
         order = {"module": module, "argv": argv, "before": before, "encoder": self.encoder, **paths}
+        order |= {"cwd": str(cwd) if cwd else None, "environment": {**os.environ, "OMP_NUM_THREADS": "1"}}
         if self._mother is None or self._mother.poll() is not None:
             self._begin()
-        self._mother.stdin.write(json.dumps(order | {"cwd": str(cwd) if cwd else None}).encode() + b"\n")
+        self._mother.stdin.write(json.dumps(order).encode() + b"\n")
         self._mother.stdin.flush()
-        until = time.monotonic() + 120  # its imports, the first time, on a machine that is busy
+        until = time.monotonic() + 300  # its imports, the first time, on a machine that is busy
         while time.monotonic() < until:
             for message in self._messages(0.1):
                 if "code" not in message:
@@ -156,7 +168,7 @@ class Nursery:
     def _begin(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._mother = subprocess.Popen(
-            [sys.executable, "-c", MOTHER],
+            [sys.executable, "-c", MOTHER, str(Path(__file__).parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

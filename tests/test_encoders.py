@@ -17,6 +17,7 @@ from depthany.export import run as export
 from depthany.predict import run as predict
 
 CROPS = {"vit_small_patch16_dinov3": 48, "convnext_atto": 64, "resnet18": 64}  # pixels
+TAPS = {"vit_small_patch16_dinov3": ["model.encoder.taps=[0,1,2,3]"]}  # the first four blocks, of twelve
 pytestmark = pytest.mark.parametrize("encoder", CROPS)
 
 
@@ -26,7 +27,7 @@ def settings(world, encoder: str, run_dir: Path, *more: str) -> list[str]:
         *inherited,
         *("model=timm", f"model.encoder.model={encoder}", "model.pretrained=false"),
         *(f"crop_size={CROPS[encoder]}", "steps=2", "batch_size=2", "save_every=1", "eval_every=0"),
-        *("optimizer.lr=1e-4", *more),
+        *("optimizer.lr=1e-4", *TAPS.get(encoder, []), *more),
     ]
 
 

@@ -128,11 +128,8 @@ def test_loader_processes_know_set_and_target(
     assert weights(tmp_path / "run") == weights(run_dir)
 
 
-def test_two_ranks_have_the_loss_of_one(
-    torchrun: Callable, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(PROJECT), prepend=":")
-    ended = torchrun(settings(tmp_path / "run", "workers=1"))
+def test_two_ranks_have_the_loss_of_one(torchrun: Callable, run_dir: Path, tmp_path: Path) -> None:
+    ended = torchrun(settings(tmp_path / "run", "workers=1"), before=FIND)
     assert ended.code == 0, ended.err
     assert "2 processes (DDP)" in ended.out
     for found, expected in zip(curves(tmp_path / "run"), curves(run_dir), strict=True):

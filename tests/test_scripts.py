@@ -68,7 +68,9 @@ def test_scaling_benchmark_has_help(run: Callable[[str], str]) -> None:
 
 
 @pytest.mark.slow
-def test_index_benchmark_runs(run: Callable[[str], str]) -> None:
+def test_index_benchmark_runs(run: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(importlib.import_module("benchmark_index"), "KILLED_AT", (0.7,))
     printed = run("benchmark_index --entries 2000 --shards 4 --images 200 --lookups 50")
     assert printed.count("resumed: the same bytes") == 2  # tars and folders
 

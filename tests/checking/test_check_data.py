@@ -331,16 +331,12 @@ def test_report_of_others_is_not_replaced(check, tmp_path: Path) -> None:
     assert "holds report.json, problems.txt, which no earlier call of this command wrote" in ended.err
 
 
-def test_package_and_check_import_no_models() -> None:
-    code = "import sys, depthany; assert 'torch' not in sys.modules, 'the package alone'\n"
+def test_help_shows_settings_and_imports_no_models(tmp_path: Path) -> None:
+    code = "import sys, runpy, depthany; assert 'torch' not in sys.modules, 'the package alone'\n"
     code += "import depthany.check_data; assert 'timm' not in sys.modules, 'the check'\n"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_help_shows_settings_and_exit_codes(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "depthany.check_data", "--help"], capture_output=True, text=True, cwd=tmp_path
-    )
+    code += "sys.argv = ['check_data', '--help']; del sys.modules['depthany.check_data']\n"
+    code += "runpy.run_module('depthany.check_data', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     for part in (
         "data: depth_anything_metric, depth_anything_v1",

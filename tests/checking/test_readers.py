@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -74,7 +73,7 @@ def test_defect_of_a_reader_is_a_problem(check, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_processes_end_with_their_killed_parent(tmp_path: Path) -> None:
+def test_processes_end_with_their_killed_parent(nursery, tmp_path: Path) -> None:
     for i in range(2000):
         write(tmp_path / "mine", f"{i:04d}", whole((2, 2), seed=i))
     words = [
@@ -83,16 +82,19 @@ def test_processes_end_with_their_killed_parent(tmp_path: Path) -> None:
         "workers=2",
         f"out={tmp_path / 'o'}",
     ]
-    with subprocess.Popen([sys.executable, "-m", "depthany.check_data", *words]) as main_process:
-        task = Path(f"/proc/{main_process.pid}/task/{main_process.pid}/children")
+    child = nursery.start("check_data", words, "import depthany.check_data")
+    try:
+        task = Path(f"/proc/{child.pid}/task/{child.pid}/children")
         until = time.monotonic() + 60
         while len(children := task.read_text().split()) < 2 and time.monotonic() < until:
             time.sleep(0.01)
         assert len(children) == 2
-        main_process.kill()
-    while any(_runs(int(pid)) for pid in children) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not any(_runs(int(pid)) for pid in children)
+        child.kill()
+        while any(_runs(int(pid)) for pid in children) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not any(_runs(int(pid)) for pid in children)
+    finally:
+        child.clean_up()
 
 
 def _runs(pid: int) -> bool:

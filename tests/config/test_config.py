@@ -52,10 +52,16 @@ def fits(experiment: str, stage: str) -> bool:
     return stage in experiment or not any(each in experiment for each in choices("stage"))
 
 
+def side_by_side(one: list[str], other: list[str]) -> list[tuple[str, str]]:
+    """Pairs in which each element of both lists is, the shorter one from its start again."""
+    return [(one[i % len(one)], other[i % len(other)]) for i in range(max(len(one), len(other)))]
+
+
 @pytest.mark.parametrize("stage", choices("stage"))
 def test_every_choice_of_every_group_is_valid(stage: str, tmp_path: Path) -> None:
-    combinations = [
-        *((f"model={model}", f"data={data}") for model in choices("model") for data in choices("data")),
+    models, data = choices("model"), choices("data")
+    combinations = [  # each model and each data once; no rule is about both
+        *((f"model={one}", f"data={other}") for one, other in side_by_side(models, data)),
         *((f"perturb={perturb}", "experiment=none") for perturb in choices("perturb")),
         *((f"experiment={experiment}",) for experiment in choices("experiment") if fits(experiment, stage)),
     ]

@@ -84,6 +84,8 @@ def test_job_at_its_time_limit_is_requeued(
     text = job.log.read_text()
     assert "all saved; the same command continues" in text
     assert job.told("scontrol")[1:] == ["requeue 7"]
+    if number == signal.SIGTERM:  # the saved run is the same
+        return
     again = Job(tmp_path, arguments, SLURM_RESTART_COUNT="1")
     assert again.end() == 0
     assert "continuing at step" in again.log.read_text()

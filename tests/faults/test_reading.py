@@ -232,16 +232,16 @@ def test_loader_killed_at_random_costs_no_step(
     nursery, start, tiny_world, teacher_run: Path, tmp_path: Path, stage: str, kills: int
 ) -> None:
     dice = random.Random(f"{stage} {kills}")
-    more = (f"steps={40 * kills}", "save_every=5", "workers=2", "data.read_timeout=60")
+    steps = 20 * kills
+    more = (f"steps={steps}", "save_every=5", "workers=2", "data.read_timeout=60")
     names = {
         name: arguments(tiny_world, stage, tmp_path / name, teacher_run, *more)
         for name in ("whole", "killed")
     }
     assert start([*names["whole"], "workers=0"]).code == 0
-    faults = len(kill_loaders(nursery, names["killed"], kills, 1.0, dice))
+    faults = len(kill_loaders(nursery, names["killed"], kills, 0.5, dice))
     assert start([*names["killed"], "workers=0"]).code == 0
     assert_same(tmp_path / "killed", tmp_path / "whole")
-    steps = [line["step"] for line in logged(tmp_path / "killed") if "loss/total" in line]
-    assert len(steps) == 40 * kills
+    assert sum("loss/total" in line for line in logged(tmp_path / "killed")) == steps
     print(f"{stage}: {faults} loader processes killed, {faults} survived, 0 images lost")
     assert faults == kills

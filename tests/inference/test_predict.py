@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -319,11 +317,9 @@ def test_an_empty_folder_is_an_error(predict, tmp_path: Path) -> None:
     assert "no image or video there (.jpg" in ended.err
 
 
-def test_help_shows_commands_and_settings_and_loads_nothing(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "depthany.predict", "--help"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+def test_help_shows_commands_and_settings_and_loads_nothing(nursery, tmp_path: Path) -> None:
+    done = nursery.start("predict", ["--help"], "import depthany.predict", tmp_path).result()
+    assert (done.code, done.err) == (0, "")
     for part in ("python -m depthany.predict checkpoint=", "video_scale: auto", "color side png16 npy exr"):
-        assert part in done.stdout
+        assert part in done.out
     assert not list(tmp_path.iterdir())

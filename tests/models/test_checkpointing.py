@@ -1,8 +1,5 @@
 """Activation checkpointing: the same gradients from less memory, alone and under DDP and FSDP."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -122,23 +119,17 @@ print("equal", len(found))
 """
 
 
-@pytest.mark.slow  # two processes that import torch and timm
-def test_two_processes_get_the_gradients_of_one(
-    tmp_path: Path,
-) -> None:
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, "-c", DISTRIBUTED, str(tmp_path / "meet")]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+@pytest.mark.slow
+def test_two_processes_get_the_gradients_of_one(nursery, tmp_path: Path) -> None:
+    find = f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     ranks = [
-        subprocess.Popen([*command, str(rank)], **pipes, text=True, env=environment) for rank in range(2)
+        nursery.start("train", [str(tmp_path / "meet"), str(rank)], f"{find}{DISTRIBUTED}\nsys.exit()")
+        for rank in range(2)
     ]
     try:
-        for rank in ranks:
-            out, err = rank.communicate(timeout=240)
-            assert rank.returncode == 0, err[-2000:]
-            assert out.startswith("equal"), out
+        for ended in [rank.result() for rank in ranks]:
+            assert ended.code == 0, ended.err[-2000:]
+            assert ended.out.startswith("equal"), ended.out
     finally:
         for rank in ranks:
-            rank.kill()
-            rank.wait()
+            rank.clean_up()
