@@ -100,7 +100,7 @@ def _mixed(
 
 
 def error_of(values: Tensor, normalisation: str) -> Tensor:
-    """Returns the error [b n] of a difference: its half square after least squares, else its size."""
+    """Returns the error [b n] of a difference, `values` [b n]: its half square after least squares, else its size."""
     return values.square() / 2 if normalisation == "least_squares" else values.abs()
 
 
@@ -138,7 +138,11 @@ def check_maps(
     reduction: str,
     trim: float,
 ) -> None:
-    """Raises ValueError if shapes or dtypes do not fit, or an option is unknown or out of its range."""
+    """Raises ValueError if shapes or dtypes do not fit, or an option is unknown or out of its range.
+
+    Args:
+        prediction, target: [b h w]. mask, box_mask: [b h w] bool.
+    """
     if not prediction.shape == target.shape == mask.shape or mask.dtype != torch.bool:
         raise ValueError(
             f"prediction is {_describe(prediction)}, target {_describe(target)}, mask {_describe(mask)}; "
