@@ -8,21 +8,26 @@ import torch
 from torch import Tensor
 
 from depthany.losses.affine_invariant import affine_invariant_loss
+from depthany.losses.classes import cross_entropy_loss, dice_loss, ohem_loss
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
 from depthany.losses.silog import log_gradient_loss, silog_loss, silog_v2_loss
 
 Loss = Callable[..., Tensor]
-"""`(prediction [b h w], target [b h w], mask [b h w] bool, *, mean_over_ranks, ...) -> loss []`.
+"""`(prediction [b h w], target [b h w], mask [b h w] bool, *, mean_over_ranks, ...) -> loss []`. Losses of
+classes take logits [b k h w] as prediction.
 
 Further options (box_mask, normalisation, reduction, trim) are passed only to a function whose signature names
 them.
 """
 
 LOSSES: dict[str, Loss] = {
-    "affine_invariant": affine_invariant_loss,  # of relative disparity; the others are of metres
+    "affine_invariant": affine_invariant_loss,  # of relative disparity; the next three are of metres
     "silog": silog_loss,
     "silog_v2": silog_v2_loss,
     "log_gradient": log_gradient_loss,
+    "cross_entropy": cross_entropy_loss,  # these are of classes
+    "ohem": ohem_loss,
+    "dice": dice_loss,
 }
 
 
