@@ -161,7 +161,7 @@ def build_model(
     built_decoder = _build("decoder", DECODERS, wanted, **levels)
     named_head = {"name": "relative", **(head or {})}
     _require_decoder(named_head["name"], wanted["name"], built_decoder)
-    built_head = _build("head", HEADS, named_head, features=built_decoder.features)
+    built_head = _build("head", HEADS, named_head, **_given_to_head(named_head["name"], built_decoder))
     config = {
         "encoder": {"name": encoder["name"], **built_encoder.config},
         "decoder": {"name": wanted["name"], **built_decoder.config},
@@ -171,6 +171,12 @@ def build_model(
     model = DenseModel(built_encoder, built_decoder, built_head, config)
     model.trained_on = None if trained_on is None else TrainedOn.from_config(trained_on)
     return model
+
+
+def _given_to_head(head: str, decoder: nn.Module) -> dict[str, Any]:
+    """Returns what a head is built on: the decoder's width, and the strides of levels if it takes them."""
+    takes = inspect.signature(HEADS[head]).parameters if head in HEADS else ()
+    return {name: getattr(decoder, name) for name in ("features", "strides") if name in takes}
 
 
 def _require_decoder(head: str, name: str, decoder: nn.Module) -> None:

@@ -106,13 +106,18 @@ def huggingface_name(name: str) -> str:
     return f"mobilenet_v2.conv_stem.first_conv.{kind}.{last}"
 
 
+def is_google_trunk(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the names of transformers' MobileNetV2, whose weights are Google's."""
+    return "mobilenet_v2.conv_stem.first_conv.convolution.weight" in state
+
+
 def trunk_of(encoder: AtrousEncoder, state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Returns the weights of a trunk in such a folder by timm's names; those of any other file as they are.
 
     Raises:
         ValueError: they were trained with TensorFlow's padding, and the encoder pads in another way.
     """
-    if "mobilenet_v2.conv_stem.first_conv.convolution.weight" not in state:
+    if not is_google_trunk(state):
         return dict(state)
     if encoder.padding != "same":
         raise ValueError(
