@@ -70,8 +70,8 @@ def _load_timm(encoder: TimmEncoder | AtrousEncoder, path: Path) -> None:
         is_google, state = is_google_trunk(state), trunk_of(encoder, state, path)
         if not is_google and encoder.config["bn_eps"] != TIMM_EPS:
             log.warning(
-                "warning: %s was trained with bn_eps=%g, and model.encoder.bn_eps=%g changes its features: pass "
-                "model.encoder.bn_eps=%g model.encoder.padding=symmetric, and the mean and std of timm",
+                "warning: %s was trained with bn_eps=%g, and model.encoder.bn_eps=%g changes its features: "
+                "pass model.encoder.bn_eps=%g model.encoder.padding=symmetric, and the mean and std of timm",
                 path, TIMM_EPS, encoder.config["bn_eps"], TIMM_EPS,
             )  # fmt: skip
     found = {name: tensor for name, tensor in state.items() if name not in unused}

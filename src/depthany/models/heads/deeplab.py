@@ -1,8 +1,8 @@
 """DeepLab V3: classes from the last level, with global pooling and, where chosen, atrous convolutions.
 
-Source: Chen et al. 2017 (arXiv 1706.05587) 3.3. Two networks of that name exchange weights with this one: that
-of Google's TensorFlow code, whose MobileNetV2 has no atrous branch (Sandler et al. 2018, arXiv 1801.04381,
-table 7), and that of torchvision, whose parts are used for both.
+Source: Chen et al. 2017 (arXiv 1706.05587) 3.3. Two networks of that name exchange weights with this one:
+Google's TensorFlow code, whose MobileNetV2 has no atrous branch (Sandler et al. 2018, arXiv 1801.04381, table
+7), and torchvision, whose parts are used for both.
 """
 
 import math
