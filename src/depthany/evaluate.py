@@ -97,7 +97,7 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
     missing |= unfit
     if processes.is_main:
         if unfit:
-            print(f"not run, as they take metres and a predictor has none: {', '.join(unfit)}")
+            print(f"not run, as they score what a predictor does not predict: {', '.join(unfit)}")
         for one in chosen:
             for predictor in predictors:
                 for note in input_notes(one.protocol, predictor):

@@ -35,6 +35,7 @@ from depthany.training.checkpoints.resume import resume_latest
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
 from depthany.training.checks import check, check_processes, rooted
+from depthany.training.class_model import norm_notes
 from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
@@ -96,6 +97,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     prefetch, lines = plan_prefetch(dataset, sampler, settings.workers, processes)
     if val_sets:
         notes += check_sets(val_sets, alignment_of(state.model.quantity), processes=processes, **reading)
+    notes += norm_notes(settings, state.model, processes)
 
     with runs.locked(run_dir) if processes.is_main else nullcontext():
         saved = saved_settings(settings, sampler, dataset)
@@ -115,10 +117,11 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             sets=val_sets,
             amp=amp,
             processes=processes,
-            metrics=tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], state.stage.primary))),
+            metrics=metrics_of(state),
             say=tracker.say,
+            show=lambda title, picture: tracker.picture(title, picture, state.progress.step),
             **reading,
-            **input_of_validation(dataset),
+            **input_of_validation(dataset) | dict(state.stage.validation_input(settings.stage)),
         )
         try:
             with open_writer(settings, state, tracker, processes) as writer:
@@ -138,6 +141,12 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             tracker.close()
         if processes.is_main:
             finish(run_dir, model, training.about(), scores, saved, training.faults, tracker)
+
+
+def metrics_of(state: TrainingState) -> tuple[str, ...]:
+    """Returns the metrics of validation, that of the best checkpoint among them."""
+    task = "classes" if state.stage.predicts == "classes" else "depth"
+    return tuple(dict.fromkeys((*DEFAULT_METRICS[task], state.stage.primary)))
 
 
 def reading_of_validation(settings: TrainSettings) -> dict[str, Any]:
@@ -269,6 +278,8 @@ def finish(
         how = "fitted to 1/depth by scale and shift per image" if fitted else model.quantity.describe()
         weights = f"weights {about['weights']}, " if "weights" in about else ""
         tracker.table(f"validation: {weights}{how}", scores)
+        if model.quantity.kind == "classes":
+            tracker.classes(scores)
     for name, sets in scores.items():
         if dead := [each for each, values in sets.items() if is_dead(values)]:
             which = ", ".join(dead)

@@ -76,7 +76,10 @@ class Comparison:
         """Scores every predictor under one protocol."""
         asked = len(dataset) if self.limit is None else min(self.limit, len(dataset))
         indices = [k * len(dataset) // asked for k in range(asked)]
-        result = ProtocolResult(one.protocol, one.dataset, one.changed, len(dataset), asked)
+        names = tuple(dataset.classes.names) if one.protocol.task == "classes" else ()
+        result = ProtocolResult(
+            one.protocol, one.dataset, one.changed, len(dataset), asked, class_names=names
+        )
         for predictor in self.predictors:
             with bar_of_all(self.processes, f"{one.protocol.name}, {predictor.label}", asked) as advance:
                 result.scored[predictor.label] = self._score_one(predictor, one, dataset, indices, advance)

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthany.evaluation.after_alignment import WORDS, ScaleReport
+from depthany.evaluation.class_scores import ClassScore, class_table, confusion_of
 from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.run import Scored
 from depthany.evaluation.score import Row
 from depthany.metrics.bootstrap import LEVEL, RESAMPLES, SEED, Statistic, intervals
+from depthany.metrics.segmentation import ABSENT_RULE
 from depthany.metrics.table import METRICS, scores_of
 from depthany.system.files import write_atomically
 
@@ -30,6 +32,7 @@ class ProtocolResult:
         dataset: its settings, as plain values. changed: settings of the protocol that the user changed.
         images: how many the set has. asked: how many of them were to be scored.
         scored: by label of the predictor, in the order of the command.
+        class_names: of the set, if its labels are classes.
     """
 
     protocol: Protocol
@@ -38,6 +41,7 @@ class ProtocolResult:
     images: int
     asked: int
     scored: dict[str, Scored] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
     _cache: dict[Hashable, Any] = field(default_factory=dict)  # results of finished predictors
 
     def mean(self, label: str) -> dict[str, float]:
@@ -49,6 +53,15 @@ class ProtocolResult:
         """Returns `uncertainty` of a finished predictor, {} if it has no row."""
         rows = self.scored[label].rows
         return self._once(("intervals", label), lambda: uncertainty(rows, self.protocol) if rows else {})
+
+    def confusion(self, label: str) -> NDArray[np.int64]:
+        """Returns the confusion matrix [k k] of a finished predictor: rows true, columns predicted."""
+        rows, classes = self.scored[label].rows, len(self.class_names)
+        return self._once(("confusion", label), lambda: confusion_of(rows, classes))
+
+    def class_table(self, label: str) -> list[ClassScore]:
+        """Returns the scores of each class, [] where labels are no classes."""
+        return class_table(self.confusion(label), self.class_names) if self.class_names else []
 
     def scale_report(self, label: str) -> ScaleReport | None:
         """Returns how much of the error of metres is scale; None if nothing was aligned to tell."""
@@ -111,7 +124,9 @@ def statistic(rows: Sequence[Row], protocol: Protocol) -> Statistic:
     A metric that no image has is left out.
     """
     names = [name for name in protocol.metrics if any(name in row.scores for row in rows)]
-    pooled = [name for name in names if protocol.averaging == "pixel" or METRICS[name].over == "pairs"]
+    pooled = [
+        name for name in names if protocol.averaging == "pixel" or METRICS[name].over in ("pairs", "classes")
+    ]
     averaged = [name for name in names if name not in pooled]
     scores = np.array([[row.scores.get(name, np.nan) for name in averaged] for row in rows])  # [images k]
     defined = (~np.isnan(scores)).astype(np.float64)
@@ -245,6 +260,15 @@ def _scored_json(result: ProtocolResult, label: str) -> dict[str, Any]:
         "unreadable": scored.unreadable,
         "nothing_counted": scored.empty,
         "degenerate_truth": scored.degenerate,
+        **(_classes_json(result, label) if result.class_names else {}),
+    }
+
+
+def _classes_json(result: ProtocolResult, label: str) -> dict[str, Any]:
+    return {
+        "rule": f"mIoU: {ABSENT_RULE}",
+        "classes": [asdict(each) for each in result.class_table(label)],
+        "confusion": result.confusion(label).tolist(),
     }
 
 

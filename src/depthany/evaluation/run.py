@@ -17,10 +17,11 @@ from depthany.data.samples import Point, UnknownUnit
 from depthany.data.targets import Labels
 from depthany.evaluation import protocol as protocols
 from depthany.evaluation.blocks import cut_into_blocks
+from depthany.evaluation.class_scores import require_classes, score_classes
 from depthany.evaluation.predictors import MissingPrediction, ScoredPredictor, space_of
 from depthany.evaluation.score import Pixels, Row, score_pairs, score_together, select
 from depthany.inference.pipeline import Skipped, run_pipeline
-from depthany.inference.predictor import PreparedImage
+from depthany.inference.predictor import Predictor, PreparedImage
 from depthany.metrics.crops import INPUT_CROPS
 from depthany.models.infer import resize_map
 from depthany.system.distributed import ALONE, Processes
@@ -67,7 +68,7 @@ class EvaluationImage(PreparedImage):
     Attributes:
         index: of the image in its set.
         pixels: [h w 3] uint8 RGB as the predictor sees it.
-        labels: the true depth; None in an ordinal task.
+        labels: the true depth or classes; None in an ordinal task.
         scene: type of scene, in an ordinal task.
         pairs: (nearer, farther) points, in an ordinal task.
     """
@@ -144,6 +145,8 @@ def score_set(
             another quantity than the predictor's.
     """
     protocol.require_fits(space_of(predictor), predictor.label)
+    if protocol.task == "classes":
+        require_classes(predictor.quantity, dataset, predictor.label)
     predictor = predictor.for_protocol(protocol.name, protocol.model_input)
     names = {index: dataset.name(index) for index in (range(len(dataset)) if indices is None else indices)}
     groups = AlignmentGroups(names, protocol)
@@ -168,13 +171,14 @@ def score_blocks(
 ) -> RankResult:
     """Scores the images of blocks; no batch crosses the end of a block. See `score_set`."""
     result, space = RankResult(), space_of(predictor)
+    classes = len(predictor.quantity.class_names)
     block_of = {index: number for number, block in enumerate(blocks) for index in block}
 
     def predict(images: Sequence[EvaluationImage]) -> Iterator[NDArray[np.float32]]:
         return predict_at_truth(predictor, images, protocol)
 
     def finish(image: EvaluationImage, prediction: NDArray[np.float32]) -> None:
-        result.rows.extend(score_one(image, prediction, space, protocol, groups))
+        result.rows.extend(score_one(image, prediction, space, protocol, groups, classes))
         tick()
 
     def skip(skipped: Skipped[int]) -> None:
@@ -233,6 +237,8 @@ def read_one(
             raise UnreadableImage(str(error)) from None
         return Skipped(index, f"{name}: {error}", UNREADABLE)
     pixels, labels = sample.image, None
+    if protocol.task == "classes":
+        labels = sample.labels
     if protocol.task == "depth":
         pixels, labels = _cropped(name, pixels, sample.labels, protocol)
     try:
@@ -265,7 +271,13 @@ def _cropped(
 def predict_at_truth(
     predictor: ScoredPredictor, images: Sequence[EvaluationImage], protocol: protocols.Protocol
 ) -> Iterator[NDArray[np.float32]]:
-    """Yields the prediction [h w] of each image of a batch, at the size of its truth."""
+    """Yields the prediction [h w] of each image of a batch, at the size of its truth; of classes their
+    numbers.
+    """
+    if protocol.task == "classes":
+        assert isinstance(predictor, Predictor), "folders of predictions hold no classes"
+        yield from predictor.predict_resized(images)
+        return
     mode, align_corners = protocols.UPSAMPLES[protocol.upsample]
     for values, image in zip(predictor.predict(images), images, strict=True):
         yield resize_map(values, image.size, mode, align_corners).cpu().numpy()
@@ -277,17 +289,22 @@ def score_one(
     space: str,
     protocol: protocols.Protocol,
     groups: AlignmentGroups,
+    classes: int = 0,
 ) -> list[Row]:
     """Returns the row of an image, or those of its sequence if the image completes it.
 
     Args:
         prediction: [h w] at the size of the truth.
-        space: of the prediction, disparity or depth.
+        space: of the prediction, disparity, depth or classes.
+        classes: how many there are.
     """
     if image.labels is None:
         if not image.pairs:
             return []
         return [score_pairs(prediction, space, image.pairs, protocol, image.scene, image.index, image.name)]
+    if protocol.task == "classes":
+        row = score_classes(prediction, image.labels, classes, protocol.metrics, image.index, image.name)
+        return [] if row is None else [row]
     truth, mask = image.labels.disparity, image.labels.mask
     try:
         pixels = select(prediction, space, truth, mask, protocol, image.index, image.name)
