@@ -23,7 +23,6 @@ from depthany.data.identity import identity
 from depthany.data.left_out import require_some_used, summary
 from depthany.data.loading.loader import plan_prefetch, read_batches
 from depthany.data.sampler import MixedBatches
-from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import WEIGHTS_NAME, DenseModel, save_model
 from depthany.system.device import Compute, deterministic_algorithms, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
@@ -35,14 +34,14 @@ from depthany.training.checkpoints.resume import resume_latest
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
 from depthany.training.checks import check, check_processes, rooted
-from depthany.training.class_model import norm_notes
+from depthany.training.class_model import norm_notes, starting_line
 from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
 from depthany.training.stored_labels import label_once
 from depthany.training.tracking import NullTracker, Tracker
-from depthany.training.validation import alignment_of, evaluate, input_of_validation, is_dead
+from depthany.training.validation import alignment_of, evaluate, input_of_validation, is_dead, metrics_of
 from depthany.training.validation_check import check_sets
 
 
@@ -97,7 +96,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     prefetch, lines = plan_prefetch(dataset, sampler, settings.workers, processes)
     if val_sets:
         notes += check_sets(val_sets, alignment_of(state.model.quantity), processes=processes, **reading)
-    notes += norm_notes(settings, state.model, processes)
+    notes += [*starting_line(settings), *norm_notes(settings, state.model, processes)]
 
     with runs.locked(run_dir) if processes.is_main else nullcontext():
         saved = saved_settings(settings, sampler, dataset)
@@ -117,7 +116,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             sets=val_sets,
             amp=amp,
             processes=processes,
-            metrics=metrics_of(state),
+            metrics=metrics_of(state.stage),
             say=tracker.say,
             show=lambda title, picture: tracker.picture(title, picture, state.progress.step),
             **reading,
@@ -141,12 +140,6 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             tracker.close()
         if processes.is_main:
             finish(run_dir, model, training.about(), scores, saved, training.faults, tracker)
-
-
-def metrics_of(state: TrainingState) -> tuple[str, ...]:
-    """Returns the metrics of validation, that of the best checkpoint among them."""
-    task = "classes" if state.stage.predicts == "classes" else "depth"
-    return tuple(dict.fromkeys((*DEFAULT_METRICS[task], state.stage.primary)))
 
 
 def reading_of_validation(settings: TrainSettings) -> dict[str, Any]:

@@ -93,8 +93,8 @@ def read_class_list(path: Path) -> ClassList:
     rows = content.get("classes") if isinstance(content, Mapping) else None
     if not isinstance(rows, list) or not rows or not content.keys() <= {"classes", "ignore"}:
         raise ValueError(
-            f"{path}: expected `classes:` with a list such as [{{name: sky, rgb: [70, 130, 180]}}], and perhaps "
-            "`ignore:` with stored values"
+            f"{path}: expected `classes:` with a list such as [{{name: sky, rgb: [70, 130, 180]}}], "
+            "and perhaps `ignore:` with stored values"
         )
     try:
         entries = [_entry(row, number) for number, row in enumerate(rows)]
@@ -108,13 +108,13 @@ def read_class_list(path: Path) -> ClassList:
 
 
 def _entry(row: Any, number: int) -> tuple[str, Colour, tuple[int, ...]]:
-    given = {"name": row} if isinstance(row, str) else dict(row)
+    given: dict[str, Any] = {"name": row} if isinstance(row, str) else dict(row)
     if unknown := given.keys() - {"name", "rgb", "ids"}:
         raise ValueError(f"unknown key {sorted(unknown)[0]!r} of class {number}")
     r, g, b = given.get("rgb") or voc_colours(number + 1)[number]
     if not all(isinstance(part, int) and 0 <= part <= 255 for part in (r, g, b)):
         raise ValueError(f"rgb={[r, g, b]} of class {number} is not in 0..255")
-    return str(given["name"]), (r, g, b), tuple(int(value) for value in given.get("ids") or (number,))
+    return str(given["name"]), (int(r), int(g), int(b)), tuple(int(value) for value in given.get("ids") or (number,))
 
 
 def voc_colours(count: int) -> list[Colour]:
@@ -146,7 +146,7 @@ def same_classes(sets: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Colour
                 (f"{len(found.names)} classes", f"{len(other.names)} classes"),
             )
             raise ValueError(
-                f"{name} has other classes than {first} ({differs[1]!r} for {differs[0]!r}): sets that are used "
-                "together need the same classes in the same order; ids of a classes file can map theirs"
+                f"{name} has other classes than {first} ({differs[1]!r} for {differs[0]!r}): sets that "
+                "are used together need the same classes in the same order; ids of a classes file map theirs"
             )
     return found.names, found.colours

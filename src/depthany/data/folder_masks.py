@@ -10,6 +10,8 @@ from depthany.data.image_formats import image_suffixes
 from depthany.data.masks import MASK_SUFFIXES, PairedMasks
 from depthany.data.pairs import Pair
 
+DEFAULT_FILE = "classes.yaml"
+
 
 class FolderMasks(PairedMasks):
     """Image and mask files with equal stems in two folders below `root`, or in one.
@@ -18,14 +20,14 @@ class FolderMasks(PairedMasks):
         root: folder that holds both.
         images, masks: names of the two folders; `.` is `root` itself.
         classes_file: YAML file with the names of the classes, see `read_class_list`; relative to the current
-            folder, or else to `root`.
+            folder, or else to `root`. None = `classes.yaml` in `root`, if it is there.
         names: the names themselves, in the order of the stored numbers, in place of a file.
         image_suffix, mask_suffix: how the names of the files end, such as `_rgb.png` and `_mask.png`; what is
             before is the stem. None = any name.
         common: see `PairedMasks`.
 
     Raises:
-        ValueError: neither or both of `classes_file` and `names` are given, or see `PairedMasks`.
+        ValueError: none or both of `classes_file` and `names` are given, or see `PairedMasks`.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class FolderMasks(PairedMasks):
 
 
 def _classes(root: str, classes_file: str | None, names: Sequence[str] | None) -> ClassList:
+    if classes_file is None and names is None and (Path(root) / DEFAULT_FILE).is_file():
+        classes_file = DEFAULT_FILE
     if (classes_file is None) == (names is None):
         raise ValueError(
-            f"classes_file={classes_file} names={names}: say what the numbers in the masks are, by one of them: "
-            "classes_file=classes.yaml, or names=[background,cat]"
+            f"classes_file={classes_file} names={names}: say what the numbers in the masks are, by one of "
+            "them: classes_file=classes.yaml, or names=[background,cat]"
         )
     if names is not None:
         return ClassList.numbered([str(name) for name in names], where="names")

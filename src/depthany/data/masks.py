@@ -37,8 +37,8 @@ def read_mask(path: Path) -> NDArray[Any]:
         numbers = numbers[:, :, 0]
     if numbers.ndim != 2 or numbers.dtype.kind not in "uib":
         raise ValueError(
-            f"{path}: a mask holds the number of a class in each pixel, in one channel or as a palette, and this "
-            f"is a picture of mode {mode}: colours have no numbers; save the masks with a palette"
+            f"{path}: a mask holds the number of a class in each pixel, in one channel or as a palette, and "
+            f"this is a picture of mode {mode}: colours have no numbers; save the masks with a palette"
         )
     return numbers
 
@@ -62,8 +62,9 @@ def class_numbers(path: Path, stored: NDArray[Any], classes: ClassList, lookup: 
     if (unknown := numbers == UNKNOWN).any():
         value, pixels = int(plane[unknown].max()), int(unknown.sum())
         raise ValueError(
-            f"{path}: the value {value} belongs to no class ({pixels} such pixels or others); {classes.where} has "
-            f"{len(classes.names)} classes, stored as {_listed(classes)}, and {IGNORED} is ignored"
+            f"{path}: the value {value} belongs to no class ({pixels} such pixels); "
+            f"{classes.where} has {len(classes.names)} classes, stored as {_listed(classes)}; {IGNORED} is "
+            "ignored"
             f"{_hint(value, len(classes.names))}"
         )
     return numbers.astype(np.uint8)
@@ -80,8 +81,8 @@ def _hint(value: int, count: int) -> str:
     """Returns a likely reason for a value that belongs to no class."""
     if count == _CITYSCAPES_CLASSES and value in _RAW_IDS:
         return (
-            ": these look like the label ids of Cityscapes (*_labelIds.png), not its 19 train ids: read them "
-            "with dataset=cityscapes, labels=raw, or take *_labelTrainIds.png"
+            ": these look like the label ids of Cityscapes (*_labelIds.png), not its 19 train ids: read "
+            "them with dataset=cityscapes, labels=raw, or take *_labelTrainIds.png"
         )
     if count == _ADE20K_CLASSES and value == count:
         return ": the files of ADE20K count from 1, and 0 is everything else: read them with dataset=ade20k"

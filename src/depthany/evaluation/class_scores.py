@@ -1,7 +1,7 @@
 """Scores of predicted classes: the row of an image, and the table of the classes of a set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 
 from depthany.data.targets import Labels
 from depthany.evaluation.score import CountedPairs, Row
-from depthany.metrics.segmentation import TRUE, class_accuracy, class_iou, class_sums, confusion_matrix
+from depthany.metrics.segmentation import (
+    ABSENT_RULE,
+    TRUE,
+    class_accuracy,
+    class_iou,
+    class_sums,
+    confusion_matrix,
+)
 from depthany.metrics.table import image_sums, score_values
 from depthany.models.output import Quantity
 
@@ -95,6 +102,12 @@ def class_table(confusion: NDArray[np.int64], names: Sequence[str]) -> list[Clas
         )
         for name, iou, right, n in zip(names, *columns)
     ]
+
+
+def classes_json(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
+    """Returns what results.json says of the classes of a set: the rule of mIoU, their scores, the matrix."""
+    scores = [asdict(each) for each in class_table(confusion, names)]
+    return {"rule": f"mIoU: {ABSENT_RULE}", "classes": scores, "confusion": confusion.tolist()}
 
 
 def _few(names: Sequence[str]) -> str:

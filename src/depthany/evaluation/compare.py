@@ -8,9 +8,10 @@ from typing import Any
 from depthany.display.progress import bar_of_all
 from depthany.evaluation.console import print_results
 from depthany.evaluation.html import Report
+from depthany.evaluation.per_image import write_per_image
 from depthany.evaluation.predictors import ScoredPredictor
 from depthany.evaluation.protocol_files import Chosen
-from depthany.evaluation.results import ProtocolResult, write_per_image, write_results
+from depthany.evaluation.results import ProtocolResult, write_results
 from depthany.evaluation.run import Scored, UnreadableImage, score_set
 from depthany.system.distributed import ALONE, Processes
 

@@ -160,8 +160,8 @@ class Protocol:
         return quantity if self.space == "own" or self.align == "none" else self.space
 
     def require_fits(self, quantity: str, who: str) -> None:
-        """Raises a `ValueError` if a prediction without scale meets a protocol that does not align, or classes
-        one of depth.
+        """Raises a `ValueError` if a prediction without scale meets a protocol that does not align, or
+        classes one of depth.
         """
         if (quantity == "classes") != (self.task == "classes"):
             what = "classes" if quantity == "classes" else "depth or disparity"

@@ -4,10 +4,8 @@ Used by `python -m depthany.evaluate` and by the validation of a training run. T
 the number of threads or processes, or on their order; on the batch size by rounding alone.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +14,11 @@ from numpy.typing import NDArray
 from depthany.data.samples import Point, UnknownUnit
 from depthany.data.targets import Labels
 from depthany.evaluation import protocol as protocols
+from depthany.evaluation.alignment_groups import AlignmentGroups
 from depthany.evaluation.blocks import cut_into_blocks
 from depthany.evaluation.class_scores import require_classes, score_classes
 from depthany.evaluation.predictors import MissingPrediction, ScoredPredictor, space_of
-from depthany.evaluation.score import Pixels, Row, score_pairs, score_together, select
+from depthany.evaluation.score import Row, score_pairs, score_together, select
 from depthany.inference.pipeline import Skipped, run_pipeline
 from depthany.inference.predictor import Predictor, PreparedImage
 from depthany.metrics.crops import INPUT_CROPS
@@ -86,33 +85,6 @@ class RankResult:
 
     rows: list[Row] = field(default_factory=list)
     skipped: list[Skipped[int]] = field(default_factory=list)
-
-
-class AlignmentGroups:
-    """Collects the pixels of images that are fitted to their truth together; threads may call it.
-
-    Args:
-        names: by index, of all images that will be added or dropped.
-    """
-
-    def __init__(self, names: Mapping[int, str], protocol: protocols.Protocol) -> None:
-        self._names, self._is_per_sequence = names, protocol.align_per == "sequence"
-        self._open = Counter(self.key(index) for index in names)
-        self._waiting: dict[Hashable, list[Pixels]] = defaultdict(list)
-        self._lock = Lock()
-
-    def key(self, index: int) -> Hashable:
-        """Returns the group of an image: its sequence, which is its folder, or itself."""
-        return self._names[index].rpartition("/")[0] if self._is_per_sequence else index
-
-    def add(self, index: int, pixels: Pixels | None) -> list[Pixels]:
-        """Adds an image, or drops it (None); returns the group if it is now complete, else an empty list."""
-        with self._lock:
-            key = self.key(index)
-            if pixels is not None:
-                self._waiting[key].append(pixels)
-            self._open[key] -= 1
-            return [] if self._open[key] else self._waiting.pop(key, [])
 
 
 def score_set(
@@ -237,9 +209,7 @@ def read_one(
             raise UnreadableImage(str(error)) from None
         return Skipped(index, f"{name}: {error}", UNREADABLE)
     pixels, labels = sample.image, None
-    if protocol.task == "classes":
-        labels = sample.labels
-    if protocol.task == "depth":
+    if protocol.task != "ordinal":
         pixels, labels = _cropped(name, pixels, sample.labels, protocol)
     try:
         inputs = predictor.prepare(pixels, name)

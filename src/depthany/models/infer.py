@@ -24,8 +24,8 @@ def infer_batch(
     batch_size: int = 8,
     amp: torch.dtype | None = None,
 ) -> list[NDArray[np.float32]]:
-    """Predicts the map [h w] float32 of each image, in the order and at the sizes of the images; of a model of
-    classes the number of the most likely one, uint8.
+    """Predicts the map [h w] float32 of each image, in the order and at the sizes of the images; of a model
+    of classes the number of the most likely one, uint8.
 
     Args:
         images: uint8 RGB, [h w 3] each.

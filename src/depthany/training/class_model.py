@@ -53,8 +53,8 @@ def require_class_head(model: DenseModel, settings: TrainSettings, labeled: Sequ
     names, _ = same_classes(_named(settings, labeled))
     if model.quantity.class_names != names:
         raise ValueError(
-            f"the head of model.init={settings.model.init} has {len(model.quantity.class_names)} classes, and "
-            f"the labeled sets {len(names)}, or others: start a new head, model.init_parts=encoder+decoder"
+            f"the head of model.init={settings.model.init} has {len(model.quantity.class_names)} classes, "
+            f"and the labeled sets have {len(names)}, or others: start a new head, model.init_parts=encoder"
         )
 
 
@@ -65,8 +65,8 @@ def require_same_classes(settings: TrainSettings, sets: Mapping[str, Any]) -> No
     for name, images in sets.items():
         if getattr(images, "unit", "m") != "class":
             raise ValueError(
-                f"{name}: its labels are no classes, and stage={settings.stage.name} is scored on them: choose "
-                f"data=sample_classes or data=folder_classes, or leave it out: {name}.root=null"
+                f"{name}: its labels are no classes, and stage={settings.stage.name} is scored on them: "
+                f"choose data=sample_classes or data=folder_classes, or leave it out: {name}.root=null"
             )
     same_classes(sets)
 
@@ -89,10 +89,19 @@ def norm_notes(settings: TrainSettings, model: DenseModel, processes: Processes)
         )
     if trained and images < FEW_IMAGES and model.head.least_images > 1:
         return [
-            f"warning: BatchNorm's statistics are of {images} images at a time, and of fewer than {FEW_IMAGES} "
-            "they are poor: raise batch_size, or set stage.batch_norm=frozen"
+            f"warning: BatchNorm's statistics are of {images} images at a time, and of fewer than "
+            f"{FEW_IMAGES} they are poor: raise batch_size, or set stage.batch_norm=frozen"
         ]
     return []
+
+
+def starting_line(settings: TrainSettings) -> list[str]:
+    """Returns a line on where the encoder of a segmentation model starts from, if from no trained model."""
+    model = settings.model
+    if not learns_classes(settings) or model.init is not None:
+        return []
+    weights = (model.weights or "its published weights") if model.pretrained else "random weights"
+    return [f"the encoder starts from {weights}; model.init=outputs/student starts from a trained model"]
 
 
 def _named(settings: TrainSettings, labeled: Sequence[Any]) -> dict[str, Any]:

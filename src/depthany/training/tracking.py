@@ -27,7 +27,7 @@ from depthany.training.log_files import DEFAULT_LOGGERS, LogFiles
 from depthany.training.output_watch import OutputWatch, faults_of, without_empty_losses
 from depthany.training.quantiles import quantiles
 from depthany.training.stages.base import StageImages, StageOutput
-from depthany.training.validation import CONSTANT_PREDICTIONS, IMAGES, NEGATIVE_SCALES
+from depthany.training.validation import CONSTANT_PREDICTIONS, IMAGES, IOU, NEGATIVE_SCALES
 
 PICTURES_PER_KIND = 4
 
@@ -131,11 +131,9 @@ class Tracker:
         table = Table(Column("class", overflow="fold"), title="IoU of each class")
         for model, name in columns:
             table.add_column(name if len(rows) == 1 else f"{model}, {name}", justify="right", overflow="fold")
-        for key in dict.fromkeys(
-            key for found in columns.values() for key in found if key.startswith("iou/")
-        ):
+        for key in dict.fromkeys(key for found in columns.values() for key in found if key.startswith(IOU)):
             cells = [f"{found[key]:.4f}" if key in found else "absent" for found in columns.values()]
-            table.add_row(key.removeprefix("iou/"), *cells)
+            table.add_row(key.removeprefix(IOU), *cells)
         self.console.print(table)
         self.say(f"mIoU: {ABSENT_RULE}")
 

@@ -22,10 +22,12 @@ from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel
 from depthany.models.output import Quantity
 from depthany.system.distributed import ALONE, Processes
+from depthany.training.stages.base import Stage
 
 # Kind of the model's quantity -> quantity and alignment of the protocol.
 ALIGNED_AS = {"disparity": "least_squares", "depth_m": "none", "classes": "none"}
 NEGATIVE_SCALES, CONSTANT_PREDICTIONS, IMAGES = "negative_scales", "constant_predictions", "images"
+IOU = "iou/"  # before the name of a class
 DEGENERATE, UNREADABLE = "degenerate_truths", "unreadable"
 Scores = dict[str, float]  # of one set: its metrics by name, and the five counts above
 SKIP_HINT = "(data.unreadable=skip leaves such images out)"
@@ -99,6 +101,12 @@ def evaluate(
     finally:
         model.train(was_training)
     return processes.from_main(scores)  # equal to the last bit even where processors round differently
+
+
+def metrics_of(stage: Stage) -> tuple[str, ...]:
+    """Returns the metrics of the validation of a stage, that of the best checkpoint among them."""
+    task = "classes" if stage.predicts == "classes" else "depth"
+    return tuple(dict.fromkeys((*DEFAULT_METRICS[task], stage.primary)))
 
 
 def input_of_validation(dataset: TrainingSet) -> dict[str, Any]:
@@ -239,7 +247,7 @@ def _scores_of_classes(
         raise ValueError(f"{name}: none of {images} masks has a pixel that counts: leave it out of data.val")
     confusion = confusion_of(scored.rows, len(names))
     show(f"{name}: confusion | true classes down, predicted across", confusion_picture(confusion, names))
-    of_class = {f"iou/{each.name}": each.iou for each in class_table(confusion, names)}
+    of_class = {f"{IOU}{each.name}": each.iou for each in class_table(confusion, names)}
     return (
         summary(scored.rows, protocol)
         | {key: value for key, value in of_class.items() if value is not None}
