@@ -1,0 +1,49 @@
+"""How often classes occur in the masks of a set: the first look at data that is new."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthany.data.plausible import FILES
+
+
+def class_notes(sets: Mapping[str, Any], files: int = FILES) -> list[str]:
+    """Returns a line for each set of masks with the share of its classes in some files, and warnings.
+
+    Args:
+        sets: by name; those of other labels are left out.
+    """
+    lines = list[str]()
+    for name, dataset in sets.items():
+        if getattr(dataset, "unit", None) == "class":
+            counts, pixels, read = count_classes(dataset, files)
+            lines.append(_line(name, dataset.classes.names, counts, pixels, read, len(dataset)))
+    return lines
+
+
+def count_classes(dataset: Any, files: int = FILES) -> tuple[NDArray[np.int64], int, int]:
+    """Returns the pixels of each class [k] in some masks, evenly spaced, all their pixels, and how many masks
+    were read. A mask that cannot be read is left to whoever needs it.
+    """
+    counts, pixels, read = np.zeros(len(dataset.classes.names), np.int64), 0, 0
+    for k in range(min(files, len(dataset))):
+        try:
+            labels = dataset.labels(k * len(dataset) // min(files, len(dataset)))
+        except ValueError:
+            continue
+        counts += np.bincount(labels.values[labels.valid].astype(np.int64), minlength=len(counts))
+        pixels, read = pixels + labels.valid.size, read + 1
+    return counts, pixels, read
+
+
+def _line(
+    name: str, names: tuple[str, ...], counts: NDArray[np.int64], pixels: int, read: int, of: int
+) -> str:
+    order = np.argsort(-counts, kind="stable")
+    shares = [f"{names[i]} {counts[i] / max(pixels, 1):.1%}" for i in order[:20] if counts[i]]
+    absent = int((counts == 0).sum())
+    ignored = 1 - counts.sum() / max(pixels, 1)
+    rest = f", {absent} classes not seen" if absent else ""
+    return f"{name}: pixels of {read} of {of} masks: {', '.join(shares)}; ignored {ignored:.1%}{rest}"
