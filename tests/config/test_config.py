@@ -48,6 +48,8 @@ def test_checkout_uses_its_own_configs() -> None:
 
 def fits(experiment: str, stage: str) -> bool:
     """A recipe is for the stage that its name has, or for all."""
+    if experiment == "deeplab_voc":
+        return stage == "segmentation"
     return stage in experiment or not any(each in experiment for each in choices("stage"))
 
 

@@ -205,7 +205,7 @@ def test_weights_of_timm_and_google_start_the_trunk(tmp_path: Path) -> None:
     load_encoder_weights(google, tmp_path / "google")
     stem = theirs.mobilenet_v2.conv_stem.first_conv.convolution.weight
     assert torch.equal(google.timm_model.conv_stem.weight, stem)
-    with pytest.raises(ValueError, match="padding=symmetric .* model.encoder.padding=same"):
+    with pytest.raises(ValueError, match=r"padding=symmetric .* model\.encoder\.padding=same"):
         load_encoder_weights(trunk, tmp_path / "google")
 
 

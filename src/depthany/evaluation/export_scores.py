@@ -46,7 +46,8 @@ class OneSizePredictor(Predictor):
 
     def for_protocol(self, name: str, wanted: ModelInput) -> "OneSizePredictor":
         """Returns the predictor with the views of a protocol, at its own size."""
-        return replace(super().for_protocol(name, wanted), fixed_size=self.fixed_size)  # type: ignore[return-value]
+        given = super().for_protocol(name, wanted)
+        return replace(given, fixed_size=self.fixed_size, window=None, stride=None)  # type: ignore[return-value]
 
 
 def predictor_of(model: Any, size: tuple[int, int] | None, label: str) -> Predictor:

@@ -33,6 +33,7 @@ class ExportedModel(nn.Module):
             model.input_size,
         )
         self.compute = compute
+        self.__dict__["head"] = model.head  # tells how logits are enlarged; no part of this module
         self.place = nn.Parameter(torch.zeros(()), False)  # says where inputs go: to the CPU, in float32
 
     def forward(self, image: Tensor) -> Prediction:
