@@ -191,14 +191,14 @@ def notes(model: DenseModel, format_name: str, out: Path) -> list[str]:
 
 def _check_out(out: Path, format_name: str, overwrite: bool) -> None:
     """Raises ValueError if `out` exists and must not be replaced, or has the wrong suffix."""
-    suffix = FORMATS[format_name].suffix
+    suffix, files = FORMATS[format_name].suffix, FORMATS[format_name].files
     if suffix and out.suffix != suffix:
-        raise ValueError(f"out={out}: format={format_name} writes a file that ends in {suffix}")
-    if not out.exists() or (out.is_dir() and FORMATS[format_name].files and not any(out.iterdir())):
+        what = "folder" if files else "file"
+        raise ValueError(f"out={out}: format={format_name} writes a {what} that ends in {suffix}")
+    if not out.exists() or (out.is_dir() and files and not any(out.iterdir())):
         return
-    files = FORMATS[format_name].files
     if out.is_dir() != bool(files):
-        raise ValueError(f"out={out} is a {'folder' if suffix else 'file'}; pass another path")
+        raise ValueError(f"out={out} is a {'file' if files else 'folder'}; pass another path")
     if not overwrite:
         raise ValueError(f"out={out} exists; pass overwrite=true to replace it, or another path")
     if out.is_dir() and (foreign := sorted({path.name for path in out.iterdir()} - set(files))):

@@ -73,7 +73,10 @@ def logits_of(model: DenseModel, image: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "multiplier, output_stride",
-    [(0.35, 16), (0.35, 8), *(pytest.param(1.0, stride, marks=pytest.mark.slow) for stride in (8, 16))],
+    [
+        (0.35, 16),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((0.35, 8), (1.0, 16), (1.0, 8))),
+    ],
 )
 def test_logits_equal_those_of_transformers(multiplier: float, output_stride: int, tmp_path: Path) -> None:
     theirs = transformers_model(output_stride=output_stride, depth_multiplier=multiplier)
@@ -98,7 +101,7 @@ def test_parameters_are_as_many_as_published() -> None:
     assert sum(each.numel() for each in model.parameters()) == 2_113_557  # 2.11 M in table 7
 
 
-@pytest.mark.parametrize("multiplier", [0.35, 1.4])
+@pytest.mark.parametrize("multiplier", [0.35, pytest.param(1.4, marks=pytest.mark.slow)])
 def test_exported_folder_gives_transformers_our_logits(multiplier: float, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     theirs = transformers_model(output_stride=16, depth_multiplier=multiplier, tf_padding=False)
@@ -132,6 +135,7 @@ def test_folder_of_another_network_is_refused(tmp_path: Path) -> None:
         save_mobilenet_v2(deeplab(style="torchvision"), tmp_path)
 
 
+@pytest.mark.slow
 def test_torchvision_file_gives_equal_logits(tmp_path: Path) -> None:
     from torchvision.models.segmentation import deeplabv3_resnet50
 

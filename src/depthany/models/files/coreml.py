@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,8 +105,16 @@ def read_weights(path: Path) -> dict[str, NDArray]:
     with quiet():
         package = ct.models.MLModel(str(path), skip_model_load=True)
         whole = optimize.decompress_weights(package)
-        found = optimize.get_weights_metadata(whole, weight_threshold=1)
-    return {name: np.asarray(each.val) for name, each in found.items()}
+        # `get_weights_metadata` does this too, but fails where a constant is concatenated, as a CLS token
+        reader = optional("coremltools.converters.mil.frontend.milproto.load", "format=coreml", "coreml")
+        spec = whole.get_spec()
+        program = reader.load(spec, spec.specificationVersion, whole.weights_dir)
+    return {
+        operation.name: np.asarray(operation.val.val)
+        for function in program.functions.values()
+        for operation in function.operations
+        if operation.op_type == "const" and isinstance(operation.val.val, np.ndarray)
+    }
 
 
 @torch.no_grad()
@@ -137,9 +146,7 @@ def _plain(name: str) -> str:
 
 def _stem(name: str, own: dict[str, Any]) -> str:
     """Returns the name of a weight in a package without what coremltools puts around it."""
-    stem = name.removeprefix("p_").removeprefix("net_")
-    for end in ("_to_fp16", "_palettized", "_quantized", "_promoted"):
-        stem = stem.removesuffix(end)
+    stem = re.sub(r"(_to_fp16|_palettized|_promoted)+$", "", name.removeprefix("p_").removeprefix("net_"))
     return stem if stem in own else ""
 
 
