@@ -22,7 +22,7 @@ FILES = {  # image, mask
 
 def of_classes() -> list[str]:
     paths = sorted((config_dir() / "protocol").glob("*.yaml"))
-    return [path.stem for path in paths if OmegaConf.load(path).task == "classes"]
+    return [path.stem for path in paths if OmegaConf.load(path).get("task") == "classes"]
 
 
 @pytest.mark.parametrize("stem", of_classes())

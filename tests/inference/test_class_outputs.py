@@ -181,6 +181,7 @@ def test_erosion_keeps_the_sky_at_the_edge_of_the_image() -> None:
     assert mask.sum(1).tolist() == [6, 6, 6, 0, 0, 0]
 
 
+@pytest.mark.slow  # the import of transformers
 def test_huggingface_segmenter_finds_its_sky(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
