@@ -10,17 +10,22 @@ from depthany.data.plausible import FILES
 
 
 def class_notes(sets: Mapping[str, Any], files: int = FILES) -> list[str]:
-    """Returns a line for each set of masks with the share of its classes in some files, and warnings.
+    """Returns a line for each set of masks; see `shares_of_classes`."""
+    return [f"{name}: {line}" for name, line in shares_of_classes(sets, files)]
+
+
+def shares_of_classes(sets: Mapping[str, Any], files: int = FILES) -> list[tuple[str, str]]:
+    """Returns the name of each set of masks and a line with the share of its classes in some files.
 
     Args:
         sets: by name; those of other labels are left out.
     """
-    lines = list[str]()
+    found = list[tuple[str, str]]()
     for name, dataset in sets.items():
         if getattr(dataset, "unit", None) == "class":
             counts, pixels, read = count_classes(dataset, files)
-            lines.append(_line(name, dataset.classes.names, counts, pixels, read, len(dataset)))
-    return lines
+            found.append((name, _line(dataset.classes.names, counts, pixels, read, len(dataset))))
+    return found
 
 
 def count_classes(dataset: Any, files: int = FILES) -> tuple[NDArray[np.int64], int, int]:
@@ -38,12 +43,10 @@ def count_classes(dataset: Any, files: int = FILES) -> tuple[NDArray[np.int64], 
     return counts, pixels, read
 
 
-def _line(
-    name: str, names: tuple[str, ...], counts: NDArray[np.int64], pixels: int, read: int, of: int
-) -> str:
+def _line(names: tuple[str, ...], counts: NDArray[np.int64], pixels: int, read: int, of: int) -> str:
     order = np.argsort(-counts, kind="stable")
     shares = [f"{names[i]} {counts[i] / max(pixels, 1):.1%}" for i in order[:20] if counts[i]]
     absent = int((counts == 0).sum())
     ignored = 1 - counts.sum() / max(pixels, 1)
     rest = f", {absent} classes not seen" if absent else ""
-    return f"{name}: pixels of {read} of {of} masks: {', '.join(shares)}; ignored {ignored:.1%}{rest}"
+    return f"pixels of {read} of {of} masks: {', '.join(shares)}; ignored {ignored:.1%}{rest}"

@@ -96,10 +96,9 @@ def confusion_picture(confusion: NDArray[np.int64], names: Sequence[str]) -> NDA
         cv2.putText(cells, text, (j * side + 3, i * side + 17), 0, 0.36, shade, 1, cv2.LINE_AA)
     canvas = np.full((_MARGIN + k * side, _MARGIN + k * side, 3), 255, np.uint8)
     canvas[_MARGIN:, _MARGIN:] = cells
-    across = np.full((_MARGIN, k * side, 3), 255, np.uint8)  # the names of columns, turned afterwards
-    across = np.ascontiguousarray(across.transpose(1, 0, 2))
+    across = np.full((k * side, _MARGIN, 3), 255, np.uint8)  # the names of columns, turned afterwards
     for i, name in enumerate(names):
         cv2.putText(canvas, name[:20], (4, _MARGIN + i * side + 17), 0, _SCALE, (0, 0, 0), 1, cv2.LINE_AA)
         cv2.putText(across, name[:20], (4, (i + 1) * side - 9), 0, _SCALE, (0, 0, 0), 1, cv2.LINE_AA)
-    canvas[:_MARGIN, _MARGIN:] = np.rot90(across[::-1, ::-1], 1)[:, ::-1]
+    canvas[:_MARGIN, _MARGIN:] = np.rot90(across)
     return canvas

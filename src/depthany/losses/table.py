@@ -29,6 +29,22 @@ LOSSES: dict[str, Loss] = {
     "ohem": ohem_loss,
     "dice": dice_loss,
 }
+OF_CLASSES = ("cross_entropy", "ohem", "dice")  # the others, but for those of plug-ins, are of depth
+OF_DEPTH = ("affine_invariant", "silog", "silog_v2", "log_gradient")
+
+
+def require_terms_of(kind: str, terms: Mapping[str, float], who: str) -> None:
+    """Raises a ValueError if a loss is not of maps of this kind.
+
+    Args:
+        kind: of quantity that is learned. terms: see `require_terms`. who: the stage, for the message.
+    """
+    wrong = OF_DEPTH if kind == "classes" else OF_CLASSES
+    for name in terms:
+        if name in wrong:
+            others = [each for each in LOSSES if each not in wrong]
+            what = "depth" if kind == "classes" else "classes"
+            raise ValueError(f"stage.terms.{name} is a loss of {what}; {who} takes {', '.join(others)}")
 
 
 def require_terms(terms: Mapping[str, float]) -> None:

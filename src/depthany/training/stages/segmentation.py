@@ -74,9 +74,7 @@ class SegmentationStage(TermsStage):
     @classmethod
     def validation_input(cls, settings: SegmentationSettings) -> Mapping[str, Any]:
         """Returns size and windows of validation images."""
-        chosen = settings.validation
-        given = {"input_size": chosen.input_size, "window": chosen.window, "stride": chosen.stride}
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: value for name, value in vars(settings.validation).items() if value is not None}
 
     def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
         """Returns loss and log of a micro-batch; `generator` (on the CPU) decides what dropout drops."""
