@@ -15,7 +15,6 @@ from depthany.config.schema import CheckpointSettings
 from depthany.evaluation.protocol_files import choose
 from depthany.evaluation.small_files import Trial, evenly, write_small
 from depthany.inference.sources import find_sources
-from depthany.models.files.coreml import coremltools
 from depthany.models.files.exports import (
     DTYPES,
     FORMATS,
@@ -160,8 +159,8 @@ def check(cfg: DictConfig) -> DictConfig:
     missing = [name for name in ONNX_PACKAGES if not importlib.util.find_spec(name)]
     if cfg.format == "onnx" and missing:
         raise ValueError(f"format=onnx needs {', '.join(missing)}: pip install -e '.[onnx]'")
-    if cfg.format == "coreml":
-        coremltools()
+    if cfg.format == "coreml" and not importlib.util.find_spec("coremltools"):
+        raise ValueError("format=coreml needs coremltools: pip install -e '.[coreml]'")
     _check_out(Path(cfg.out), cfg.format, cfg.overwrite)
     return cfg
 

@@ -172,6 +172,16 @@ def test_rates_double_at_output_stride_eight() -> None:
         assert found == expected
 
 
+def test_weights_of_stride_sixteen_work_at_eight(tmp_path: Path) -> None:
+    path = save_model(deeplab(rates=[6]), tmp_path).with_name("config.json")
+    config = json.loads(path.read_text())
+    config["model"]["encoder"]["output_stride"] = 8
+    path.write_text(json.dumps(config))
+    finer = load_model(tmp_path)
+    assert logits_of(finer, picture(65, 65)).shape == (1, 21, 9, 9)
+    assert finer.head.branches[2][0].dilation == (12, 12)
+
+
 def test_pooling_comes_before_the_other_branches() -> None:
     assert isinstance(deeplab().head.branches[0][0], nn.AdaptiveAvgPool2d)
     assert isinstance(deeplab(style="torchvision").head.branches[-1][0], nn.AdaptiveAvgPool2d)

@@ -200,7 +200,6 @@ MISTAKES = {
 def test_mistake_in_settings_of_small_files(
     words: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("coremltools", reason="needs the extra coreml")
     monkeypatch.chdir(tmp_path)
     given = {"checkpoint": "none", "format": "onnx", "out": "x.onnx"} | dict(
         each.split("=") for each in words.split()

@@ -78,7 +78,7 @@ def _reader(images: Iterable[NDArray[np.float32]]) -> Any:
     """Returns onnxruntime's reader of calibration inputs."""
     from onnxruntime import quantization
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self.images: Iterator[NDArray[np.float32]] = iter(images)
 
