@@ -114,8 +114,11 @@ def _entry(row: Any, number: int) -> tuple[str, Colour, tuple[int, ...]]:
     r, g, b = given.get("rgb") or voc_colours(number + 1)[number]
     if not all(isinstance(part, int) and 0 <= part <= 255 for part in (r, g, b)):
         raise ValueError(f"rgb={[r, g, b]} of class {number} is not in 0..255")
-    ids = tuple(int(value) for value in given.get("ids") or (number,))
-    return str(given["name"]), (int(r), int(g), int(b)), ids
+    return (
+        str(given["name"]),
+        (int(r), int(g), int(b)),
+        tuple(int(value) for value in given.get("ids") or (number,)),
+    )
 
 
 def voc_colours(count: int) -> list[Colour]:

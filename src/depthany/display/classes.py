@@ -29,12 +29,12 @@ def palette(colours: Colours, count: int) -> NDArray[np.uint8]:
 
 
 def class_picture(
-    numbers: NDArray[np.uint8], table: NDArray[np.uint8], known: NDArray[np.bool_] | None = None
+    numbers: NDArray, table: NDArray[np.uint8], known: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
     """Returns class numbers [h w] in their colours, [h w 3] uint8 RGB.
 
     Args:
-        table: see `palette`. known: [h w] bool; other pixels become light gray.
+        numbers: [h w] uint8. table: see `palette`. known: [h w] bool; other pixels become light gray.
     """
     picture = table[numbers]
     if known is not None:
