@@ -16,6 +16,7 @@ from depthany.models.files.mobilenet_v2 import save_mobilenet_v2
 from depthany.models.files.weights import load_encoder_weights
 from depthany.models.heads.deeplab import DeepLabHead
 from depthany.models.model import DenseModel, build_model, save_model
+from depthany.training.stages.segmentation import keep_statistics
 
 CLASSES = [f"class {index}" for index in range(21)]
 
@@ -193,6 +194,8 @@ def test_one_image_in_training_is_refused() -> None:
     with pytest.raises(ValueError, match="this batch of training has 1: raise batch_size"):
         model(picture(65, 65))
     assert model(picture(65, 65, 2)).map.shape == (2, 21, 65, 65)
+    keep_statistics(model)
+    assert model(picture(65, 65)).map.shape == (1, 21, 65, 65)
     assert model.eval()(picture(65, 65)).map.shape == (1, 21, 65, 65)
 
 

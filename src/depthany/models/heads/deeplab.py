@@ -92,14 +92,16 @@ class DeepLabHead(ClassesHead):
         """Returns logits [b k p q] of the encoder's four levels [b c p q].
 
         Raises:
-            ValueError: one image in training mode, whose pooled features BatchNorm cannot normalise.
+            ValueError: one image in training mode, whose pooled features BatchNorm cannot normalise unless it
+                keeps its statistics.
         """
         level = pyramid[-1]
-        if self.training and len(level) < self.least_images:
+        pooling = next(branch for branch in self.branches if isinstance(branch, Pooling))
+        if pooling.norm.training and len(level) < self.least_images:
             raise ValueError(
                 f"the head deeplab normalises pooled features over the images of a batch, and this batch of "
                 f"training has {len(level)}: raise batch_size, or lower accumulate, to {self.least_images} "
-                "images or more per process"
+                "images or more per process, or set stage.batch_norm=frozen"
             )
         hidden = torch.cat([branch(level) for branch in self.branches], dim=1)  # [b width*n p q]
         hidden = self.refine(self.dropout(self.project(hidden)))
@@ -120,6 +122,11 @@ class Pooling(ASPPPooling):
     def __init__(self, channels: int, width: int, align_corners: bool) -> None:
         super().__init__(channels, width)
         self.align_corners = align_corners
+
+    @property
+    def norm(self) -> nn.Module:
+        """Its BatchNorm."""
+        return next(layer for layer in self if isinstance(layer, nn.BatchNorm2d))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns [b width p q] of a level [b c p q]."""
