@@ -4,7 +4,6 @@ Source: transformers 5.24, `models/mobilenet_v2`; on the hub google/deeplabv3_mo
 layers, same logits; `conv_1x1` (320 to 1280 channels) is in the file and without effect on them.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +15,12 @@ from torch import Tensor, nn
 
 from depthany.models.atrous_encoder import AtrousEncoder, is_mobilenet
 from depthany.models.files.found import Found
+from depthany.models.files.huggingface import PREPROCESSOR_NAME, write_json
 from depthany.models.heads.deeplab import DeepLabHead
 from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME, DenseModel
 from depthany.system.files import write_atomically
 
 MODEL_TYPE, ARCHITECTURE = "mobilenet_v2", "MobileNetV2ForSemanticSegmentation"
-PREPROCESSOR_NAME = "preprocessor_config.json"
 TIMM_OF_MULTIPLIER = {0.35: "035", 0.5: "050", 0.75: "075", 1.0: "100", 1.4: "140"}
 UNUSED = "mobilenet_v2.conv_1x1."
 UNUSED_CHANNELS = 1280  # more for a multiplier above 1
@@ -189,9 +188,8 @@ def save_mobilenet_v2(model: DenseModel, folder: str | Path) -> Path:
         "image_mean": list(model.preprocessing.mean),
         "image_std": list(model.preprocessing.std),
     }
-    for file, content in ((CONFIG_NAME, config), (PREPROCESSOR_NAME, preprocessor)):
-        text = json.dumps(content, indent=2) + "\n"
-        write_atomically(folder / file, lambda partial, text=text: partial.write_text(text))
+    write_json(folder / CONFIG_NAME, config)
+    write_json(folder / PREPROCESSOR_NAME, preprocessor)
     write_atomically(folder / WEIGHTS_NAME, lambda partial: save_file(state, partial, {"format": "pt"}))
     return folder
 

@@ -78,7 +78,9 @@ class DeepLabHead(ClassesHead):
         pooling = Pooling(channels, width, align_corners)
         convolutions: list[nn.Module] = [_conv_bn_relu(channels, width, 1)]
         convolutions += [ASPPConv(channels, width, max(1, round(rate * scale))) for rate in rates]
-        branches = [pooling, *convolutions] if style == "google" else [*convolutions, pooling]
+        branches: list[nn.Module] = (
+            [pooling, *convolutions] if style == "google" else [*convolutions, pooling]
+        )
         self.branches = nn.ModuleList(branches)
         self.project = _conv_bn_relu(width * len(branches), width, 1)
         self.dropout = nn.Dropout(dropout)
@@ -97,7 +99,7 @@ class DeepLabHead(ClassesHead):
         """
         level = pyramid[-1]
         pooling = next(branch for branch in self.branches if isinstance(branch, Pooling))
-        if pooling.norm.training and len(level) < self.least_images:
+        if pooling.uses_batch and len(level) < self.least_images:
             raise ValueError(
                 f"the head deeplab normalises pooled features over the images of a batch, and this batch of "
                 f"training has {len(level)}: raise batch_size, or lower accumulate, to {self.least_images} "
@@ -124,9 +126,9 @@ class Pooling(ASPPPooling):
         self.align_corners = align_corners
 
     @property
-    def norm(self) -> nn.Module:
-        """Its BatchNorm."""
-        return next(layer for layer in self if isinstance(layer, nn.BatchNorm2d))
+    def uses_batch(self) -> bool:
+        """Whether it normalises by the statistics of the batch."""
+        return any(layer.training for layer in self if isinstance(layer, nn.BatchNorm2d))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns [b width p q] of a level [b c p q]."""
