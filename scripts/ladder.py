@@ -11,10 +11,6 @@ earlier ladder, seed by seed.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +27,15 @@ from depthany import load_model
 from depthany.data.folder_depth import FolderDepth
 from depthany.metrics.table import METRICS
 from depthany.training.validation import evaluate
+from seeded_runs import (
+    command_line,
+    cost_of,
+    difference_cells,
+    heading_lines,
+    mean_cells,
+    parser_of_runs,
+    train,
+)
 
 NAIVE = [
     "perturb=none",
@@ -70,7 +75,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     train_all(args)
     table = score_all(args)
-    text = markdown(table, f"python scripts/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}")
+    text = markdown(table, command_line())
     if args.before:
         text += compared(table, args.before)
     (args.out / "ladder.md").write_text(text)
@@ -79,20 +84,8 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--out", type=Path, default=Path("outputs/ladder"), help="runs, table and plot go here"
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=1, help="runs at a time; threads=N sets the threads of a run"
-    )
-    parser.add_argument("--data", type=Path, default=Path("data/sample"), help="for scoring")
-    parser.add_argument("--test", action="store_true", help="score the test split, too")
+    parser = parser_of_runs(__doc__ or "", "outputs/ladder")
     parser.add_argument("--before", type=Path, metavar="JSON", help="ladder.json of an earlier ladder")
-    parser.add_argument("overrides", nargs="*", help="settings of all runs, e.g. threads=1 passes=5")
     return parser.parse_args()
 
 
@@ -103,48 +96,31 @@ def run_name(rung: str, seed: int) -> str:
 def train_all(args: argparse.Namespace) -> None:
     """Trains every rung for every seed, `args.jobs` at a time; a student begins when its teacher is done."""
     with ThreadPoolExecutor(args.jobs) as pool:
-        teachers = {seed: pool.submit(train, "teacher", seed, args) for seed in args.seeds}
+        teachers = {seed: pool.submit(train_rung, "teacher", seed, args) for seed in args.seeds}
 
         def train_student(rung: str, seed: int) -> None:
             teachers[seed].result()
-            train(rung, seed, args)
+            train_rung(rung, seed, args)
 
         students = [(rung, seed) for rung in reversed(RUNGS) if rung != "teacher" for seed in args.seeds]
         for run in [pool.submit(train_student, *student) for student in students]:
             run.result()
 
 
-def train(rung: str, seed: int, args: argparse.Namespace) -> None:
-    """Trains one rung in its own process, unless it is trained already."""
-    folder = args.out / run_name(rung, seed)
-    if (folder / "model.safetensors").exists():
-        return
-    command = [sys.executable, "-m", "depthany.train", f"run_dir={folder}", f"seed={seed}", "image_every=0"]
-    command += ["stage=teacher"] if rung == "teacher" else ["stage=student", *RUNGS[rung]]
+def train_rung(rung: str, seed: int, args: argparse.Namespace) -> None:
+    """Trains one rung, unless it is trained already."""
+    settings = [f"seed={seed}", "stage=teacher"]
     if rung != "teacher":
-        command.append(f"stage.teacher={args.out / run_name('teacher', seed)}")
-    command += args.overrides
-    print(" ".join(command[1:]), flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    with open(folder / "log.txt", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"{folder.name} failed: see {folder / 'log.txt'}; the same command continues")
-    cost = {"minutes": (time.perf_counter() - began) / 60, "memory_gb": usage.ru_maxrss * 1024 / 1e9}
-    (folder / "cost.json").write_text(json.dumps(cost) + "\n")
+        teacher = args.out / run_name("teacher", seed)
+        settings = [f"seed={seed}", "stage=student", *RUNGS[rung], f"stage.teacher={teacher}"]
+    train(args.out / run_name(rung, seed), [*settings, *args.overrides])
 
 
 def score_all(args: argparse.Namespace) -> Table:
     """Returns the scores of every model, computed in float32, and writes ladder.json."""
     domains = [name for name in DOMAINS if args.test or not name.endswith("test")]
     sets = {
-        f"{domain} {scenes}": FolderDepth(
-            str(args.data / DOMAINS[domain]), f"images/{scenes}", f"depth/{scenes}", 1000, **options
-        )
-        for domain in domains
-        for scenes, options in SCENES.items()
+        f"{domain} {scenes}": scene_set(args.data, domain, scenes) for domain in domains for scenes in SCENES
     }
     values = np.empty((len(RUNGS), len(args.seeds), len(domains), len(SCENES), len(SHOWN)))
     minutes, memory_gb = np.empty((2, *values.shape[:2]))
@@ -154,12 +130,17 @@ def score_all(args: argparse.Namespace) -> Table:
             scores = evaluate(load_model(folder), sets, INPUT_SIZE, metrics=SHOWN)
             flat = [scores[name][metric] for name in sets for metric in SHOWN]
             values[i, j] = np.reshape(flat, values.shape[2:])
-            cost = json.loads((folder / "cost.json").read_text())
-            minutes[i, j], memory_gb[i, j] = cost["minutes"], cost["memory_gb"]
+            minutes[i, j], memory_gb[i, j] = cost_of(folder)
     result = {"rungs": list(RUNGS), "seeds": args.seeds, "sets": list(sets), "metrics": SHOWN}
     result["values"] = values.reshape(*values.shape[:2], len(sets), len(SHOWN)).tolist()
     (args.out / "ladder.json").write_text(json.dumps(result, indent=2) + "\n")
     return Table(domains, args.seeds, values.mean(3), minutes, memory_gb)
+
+
+def scene_set(data: Path, domain: str, scenes: str) -> FolderDepth:
+    """Returns the held-out images of a domain and kind of scenes, with their depth."""
+    root = str(data / DOMAINS[domain])
+    return FolderDepth(root, f"images/{scenes}", f"depth/{scenes}", 1000, **SCENES[scenes])
 
 
 def headings() -> list[str]:
@@ -175,11 +156,9 @@ def column_names(table: Table) -> list[str]:
 def markdown(table: Table, command: str) -> str:
     """Returns tables of mean and standard deviation over seeds, and of the differences between rungs."""
     columns = [*column_names(table), "minutes", "GB"]
-    lines = [f"`{command}`", "", "| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = [f"`{command}`", "", *heading_lines(columns)]
     for i, rung in enumerate(RUNGS):
-        runs = table.values[i].reshape(len(table.seeds), -1)
-        spread = runs.std(0, ddof=1) if len(runs) > 1 else np.zeros(runs.shape[1])
-        cells = [f"{mean:.3f} ± {std:.3f}" for mean, std in zip(runs.mean(0), spread)]
+        cells = mean_cells(table.values[i].reshape(len(table.seeds), -1))
         cells += [f"{table.minutes[i].mean():.1f}", f"{table.memory_gb[i].max():.1f}"]
         lines.append(f"| {rung} | " + " | ".join(cells) + " |")
     text = "\n".join(lines) + f"\n\nMean ± standard deviation over seeds {table.seeds}.\n"
@@ -201,12 +180,9 @@ def differences(table: Table, what: str, rows: dict[str, NDArray[np.float64]]) -
     Args:
         rows: name of the row -> [seeds domains metrics].
     """
-    columns = column_names(table)
-    lines = ["", f"Difference to {what}:", "", "| | " + " | ".join(columns) + " |"]
-    lines.append("|---" * (len(columns) + 1) + "|")
+    lines = ["", f"Difference to {what}:", "", *heading_lines(column_names(table))]
     for name, values in rows.items():
-        flat = values.reshape(len(table.seeds), -1)
-        cells = [f"{d.mean():+.3f} ({d.min():+.3f} to {d.max():+.3f})" for d in flat.T]
+        cells = difference_cells(values.reshape(len(table.seeds), -1))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -73,19 +73,31 @@ def test_index_benchmark_runs(run: Callable[[str], str]) -> None:
     assert printed.count("resumed: the same bytes") == 2  # tars and folders
 
 
-def test_ladder_scores_finished_runs(
-    run: Callable[[str], str], teacher_run: Path, tiny_world: Any, tmp_path: Path, micro: str
-) -> None:
-    for rung in ("teacher", "naive_student", "perturbations", "feature_alignment"):
-        shutil.copytree(teacher_run, tmp_path / f"runs/{rung}_0")
-        (tmp_path / f"runs/{rung}_0/cost.json").write_text('{"minutes": 1.5, "memory_gb": 2.0}')
+@pytest.fixture
+def sample_like(tiny_world: Any, tmp_path: Path) -> Path:
+    """Returns a folder that is laid out as the sample's validation images are."""
     for folder in ("images", "depth"):
         for scenes in ("rooms", "streets"):
             for domain in ("labeled/val", "unlabeled/val"):
                 shutil.copytree(
                     tiny_world.root / "val" / folder, tmp_path / "data" / domain / folder / scenes
                 )
-    command = f"ladder --seeds 0 --out {tmp_path / 'runs'} --data {tmp_path / 'data'}"
+    return tmp_path / "data"
+
+
+def finished(run: Path, *folders: Path) -> None:
+    """Puts a trained run where a ladder looks for its own."""
+    for folder in folders:
+        shutil.copytree(run, folder)
+        (folder / "cost.json").write_text('{"minutes": 1.5, "memory_gb": 2.0}')
+
+
+def test_ladder_scores_finished_runs(
+    run: Callable[[str], str], teacher_run: Path, sample_like: Path, tmp_path: Path, micro: str
+) -> None:
+    rungs = ("teacher", "naive_student", "perturbations", "feature_alignment")
+    finished(teacher_run, *(tmp_path / f"runs/{rung}_0" for rung in rungs))
+    command = f"ladder --seeds 0 --out {tmp_path / 'runs'} --data {sample_like}"
     printed = run(command)
     assert (
         "| | labeled AbsRel | labeled delta1 | unlabeled AbsRel | unlabeled delta1 | minutes | GB |"
@@ -98,6 +110,23 @@ def test_ladder_scores_finished_runs(
     assert (tmp_path / "runs/ladder.png").stat().st_size > 0
 
 
+def test_metric_ladder_compares_starts(
+    run: Callable[[str], str], teacher_run: Path, sample_like: Path, tmp_path: Path, micro: str
+) -> None:
+    ladder, out = tmp_path / "ladder", tmp_path / "runs"
+    command = f"metric_ladder --seeds 0 --out {out} --ladder {ladder} --data {sample_like}"
+    with pytest.raises(SystemExit, match="teacher_0 has no trained model: run python scripts/ladder"):
+        run(command)
+    finished(teacher_run, ladder / "teacher_0", ladder / "feature_alignment_0")
+    names = [f"{scenes}_{head}" for scenes in ("rooms", "streets") for head in ("bins", "sigmoid")]
+    starts = ("bare_encoder", "teacher", "student")
+    finished(teacher_run, *(out / f"{name}_{start}_0" for name in names for start in starts))
+    printed = run(command)
+    assert printed.count("| streets, sigmoid, student |") == 2  # scores, and differences
+    assert printed.count("| +0.000 (+0.000 to +0.000) |") >= 8  # the same model from each start
+    assert (out / "metric_ladder.png").stat().st_size > 0
+
+
 def test_ladder_settings_are_known(
     start: Callable, tiny_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +134,11 @@ def test_ladder_settings_are_known(
     naive = importlib.import_module("ladder").NAIVE
     ended = start([*tiny_world.settings("student", tmp_path / "run", *naive), "--cfg", "job"])
     assert ended.code == 0, ended.err
+    _, bare = importlib.import_module("metric_ladder").STARTS["bare encoder"]
+    for scenes in ("rooms", "streets"):
+        words = ["stage=metric", f"experiment=sample_metric_{scenes}", "head=sigmoid", *bare, "--cfg", "job"]
+        ended = start(words)
+        assert ended.code == 0, ended.err
 
 
 def pretrain(world: Any, out: Path) -> str:
