@@ -144,7 +144,7 @@ def test_config_dir_and_plugins_train_on_own_set(
 
 def test_choices_of_config_dir_are_listed(start: Callable, project: Path, tmp_path: Path) -> None:
     ended = start([f"--config-dir={project / 'configs'}", "stage=teacher", "data=nothing"])
-    assert "unknown data 'nothing'; choose from depth_anything_metric" in ended.err
+    assert "unknown data 'nothing'; choose from ade20k, cityscapes, depth_anything_metric" in ended.err
     assert ", mine, " in ended.err
 
 
