@@ -26,6 +26,12 @@ MICRO = Size("vit_small_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (
 NURSERY = Nursery(repr(MICRO))
 LONGEST = ("faults", "distributed")  # rooms with the longest tests
 LABELED_SIZES = [(56, 42), (42, 56), (56, 42), (64, 48)]  # width, height
+LABELED_FOLDERS = (("labeled", "labeled"), ("val", "val"))  # kind of set, folder
+CLASSES = """classes:
+  - {name: dark, rgb: [20, 40, 60]}
+  - {name: middle, rgb: [120, 130, 140]}
+  - {name: sky, rgb: [70, 130, 180]}
+"""
 UNLABELED_SIZES = [(56, 42), (42, 56), (50, 70), (30, 40), (56, 42), (90, 60)]
 
 
@@ -49,18 +55,18 @@ class World:
     root: Path
 
     def settings(self, stage: str, run_dir: Path, *more: str) -> list[str]:
+        if stage == "segmentation":
+            more = (
+                *(f"data.{kind}.mine.root={self.root / folder}" for kind, folder in LABELED_FOLDERS),
+                *("model.init=null", "model.init_parts=all", *more),
+            )
         return [
             f"stage={stage}",
             "experiment=none",
             "model=vitt",
             "model.encoder.size=micro",
             "model.pretrained=false",
-            "data=folder",
-            f"data.labeled.mine.root={self.root / 'labeled'}",
-            "data.labeled.mine.depth_scale=1000",
-            f"data.unlabeled.mine.root={self.root / 'unlabeled'}",
-            f"data.val.mine.root={self.root / 'val'}",
-            "data.val.mine.depth_scale=1000",
+            *(["data=folder_classes"] if stage == "segmentation" else self._depth()),
             f"run_dir={run_dir}",
             "steps=6",
             "batch_size=6",
@@ -76,6 +82,16 @@ class World:
             "eval_every=3",
             "save_every=2",
             *more,
+        ]
+
+    def _depth(self) -> list[str]:
+        return [
+            "data=folder",
+            f"data.labeled.mine.root={self.root / 'labeled'}",
+            "data.labeled.mine.depth_scale=1000",
+            f"data.unlabeled.mine.root={self.root / 'unlabeled'}",
+            f"data.val.mine.root={self.root / 'val'}",
+            "data.val.mine.depth_scale=1000",
         ]
 
     def labeling(self, teacher: Path, out: Path, shard_size: int, *more: str) -> list[str]:
@@ -159,7 +175,9 @@ def write_image(path: Path, width: int, height: int, seed: int) -> None:
 
 
 def write_pair(root: Path, stem: str, width: int, height: int, seed: int) -> None:
-    """An image and its depth in mm: 1 to 6 m, growing with the image's red; the top rows without value."""
+    """An image, its depth in mm (1 to 6 m, growing with the image's red) and its classes (thirds of red); the
+    top rows without value.
+    """
     write_image(root / "images" / f"{stem}.png", width, height, seed)
     red = np.asarray(Image.open(root / "images" / f"{stem}.png"))[:, :, 0]
     depth_mm = (1000 + 5000 * (red / 255.0)).astype(np.uint16)
@@ -167,6 +185,12 @@ def write_pair(root: Path, stem: str, width: int, height: int, seed: int) -> Non
     path = root / "depth" / f"{stem}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(depth_mm).save(path)
+    numbers = (red // 86).astype(np.uint8)  # 0, 1, 2
+    numbers[:3] = 255
+    mask = root / "masks" / f"{stem}.png"
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(numbers).save(mask)
+    (root / "classes.yaml").write_text(CLASSES)
 
 
 def write_world(root: Path) -> World:
@@ -258,6 +282,16 @@ def teacher_run(tiny_world: World, tmp_path_factory: pytest.TempPathFactory) -> 
     run_dir = tmp_path_factory.mktemp("runs") / "teacher"
     ended = start_here(tiny_world.settings("teacher", run_dir, "image_every=3"))
     assert ended.code == 0, ended.err
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def class_run(tiny_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished segmentation run of 6 steps, with what it printed in `out.txt` beside it."""
+    run_dir = tmp_path_factory.mktemp("runs") / "classes"
+    ended = start_here(tiny_world.settings("segmentation", run_dir, "image_every=3"))
+    assert ended.code == 0, ended.err
+    (run_dir.parent / "out.txt").write_text(ended.out)
     return run_dir
 
 

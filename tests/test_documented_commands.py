@@ -25,7 +25,7 @@ from depthany.evaluation.protocol_files import Chosen, choose
 from depthany.losses.table import LOSSES
 from depthany.models.dinov2 import SIZES
 from depthany.models.files.official import save_official
-from depthany.models.model import depth_anything, save_model
+from depthany.models.model import build_model, depth_anything, save_model
 from depthany.system import plugins
 from documented import ROOT, Command, documented_commands
 
@@ -99,7 +99,10 @@ def place(small_sizes: None, tiny_world: Any, tmp_path_factory: pytest.TempPathF
     metric = depth_anything("vitt", max_depth_m=10.0, input_size=28)
     relative = ("teacher", "student", "my_teacher", "my_student", "v1_vitl_teacher")
     relative += ("v2_teacher", "v2_student")
-    for name, model in {**dict.fromkeys(relative, sample), "metric": metric}.items():
+    classes = {"name": "classes_linear", "class_names": ["dark", "middle", "sky"]}
+    encoder, levels = {"name": "dinov2", "size": "vitt"}, {"name": "levels"}
+    others = {"metric": metric, "segmentation": build_model(encoder, levels, classes, 28)}
+    for name, model in {**dict.fromkeys(relative, sample), **others}.items():
         save_model(model, place / "outputs" / name)
         (place / "outputs" / name / "settings.yaml").write_text("run_dir: outputs\nstage: {}\n")
     official = depth_anything("vits", input_size=28).eval()
@@ -222,6 +225,7 @@ def stop_at_first_step(monkeypatch: pytest.MonkeyPatch, command: Command) -> Non
         "index": ["depthany.index.instantiate"],
         "app": ["depthany.app.start"],
         "export": [],
+        "sky": ["depthany.sky.find_sources"],
     }
     for name in first_steps[str(command.entry)]:
         monkeypatch.setattr(name, stop)

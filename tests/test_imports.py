@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "depthany"
-COMMANDS = {"train", "evaluate", "predict", "pseudo_label", "check_data", "index", "export", "app"}
+COMMANDS = {"train", "evaluate", "predict", "pseudo_label", "check_data", "index", "export", "app", "sky"}
 BELOW = {  # room -> the rooms that it may import, besides itself
     "system": set(),
     "losses": set(),

@@ -24,10 +24,11 @@ from depthany.data.samples import UnknownUnit
 from depthany.evaluation.compare import Comparison
 from depthany.evaluation.html import REPORT_FILE
 from depthany.evaluation.open_predictors import open_predictors
+from depthany.evaluation.per_image import PER_IMAGE_FILE
 from depthany.evaluation.predictors import QUANTITIES, ScoredPredictor, space_of
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.protocol_files import Chosen, choose, leave_out_unfit
-from depthany.evaluation.results import PER_IMAGE_FILE, RESULTS_FILE
+from depthany.evaluation.results import RESULTS_FILE
 from depthany.inference.predictor import Predictor
 from depthany.models.files.model_source import ModelSource
 from depthany.system.device import Compute, prepare_compute
@@ -98,7 +99,7 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
     missing |= unfit
     if processes.is_main:
         if unfit:
-            print(f"not run, as they take metres and a predictor has none: {', '.join(unfit)}")
+            print(f"not run, as they score what a predictor does not predict: {', '.join(unfit)}")
         for one in chosen:
             for predictor in predictors:
                 for note in input_notes(one.protocol, predictor):

@@ -45,7 +45,7 @@ class PredictSettings(CheckpointSettings, BatchSettings):
     images: str = setting()
     out: str = setting(filled=True)
     overwrite: bool = setting()
-    save: Any = setting(choices=FORMATS, words=True)
+    save: Any = setting(None, choices=FORMATS, words=True)
     colormap: str = setting(choices=COLOUR_MAPS)
     video_scale: str = setting(choices=VIDEO_SCALES)
     png16_per_metre: float = setting(above=0)
@@ -71,14 +71,16 @@ def run(cfg: DictConfig) -> int:
     """Predicts everything that `cfg.images` names; returns the exit code."""
     cfg = check_settings(cfg, PredictSettings)
     checkpoint = ModelSource.of("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth)
-    out, save = Path(cfg.out), formats(cfg)
+    out = Path(cfg.out)
     counts = PredictionCounts()
     sources = find_sources(cfg.images, out, counts.passed_over)
-    check_videos(sources, save)
+    check_videos(sources, () if cfg.save is None else tuple(split_words("save", cfg.save)))
     require_writable(out)
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
     model = load_ready_model(checkpoint, compute).model
     predictor, settings = build_predictor(cfg, model), build_settings(cfg, model)
+    save = formats(cfg, settings)
+    refuse_videos_of_classes(sources, settings)
     check_formats(save, settings)
     print(describe(cfg, predictor, len(sources), compute) + units_of(save, settings), flush=True)
     try:
@@ -99,7 +101,7 @@ def run_photos(
     counts: PredictionCounts,
 ) -> None:
     """Predicts the photos whose results do not exist yet."""
-    endings = {name: FORMATS[name][0] for name in formats(cfg)}
+    endings = {name: FORMATS[name][0] for name in formats(cfg, settings)}
     jobs = [PhotoJob(each.path, each.targets(endings, Path(cfg.out), cfg.overwrite)) for each in sources]
     wanted = [job for job in jobs if job.targets]
     counts.existing += [job.path for job in jobs if not job.targets]
@@ -116,7 +118,7 @@ def run_video(
     counts: PredictionCounts,
 ) -> None:
     """Predicts a video, unless its results exist."""
-    endings = {name: VIDEO_ENDINGS[name] for name in formats(cfg)}
+    endings = {name: VIDEO_ENDINGS[name] for name in formats(cfg, settings)}
     targets = source.targets(endings, Path(cfg.out), cfg.overwrite)
     if not targets:
         counts.existing.append(source.path)
@@ -147,9 +149,21 @@ def run_video(
         counts.done.append(source.path)
 
 
-def formats(cfg: DictConfig) -> tuple[str, ...]:
-    """Returns the file formats to write, without repetitions."""
+def formats(cfg: DictConfig, settings: OutputSettings) -> tuple[str, ...]:
+    """Returns the file formats to write, each once: by default pictures, of classes overlays too."""
+    if cfg.save is None:
+        return ("color", "overlay") if settings.is_of_classes else ("color",)
     return tuple(dict.fromkeys(split_words("save", cfg.save)))
+
+
+def refuse_videos_of_classes(sources: Sequence[Source], settings: OutputSettings) -> None:
+    """Raises ValueError if there is a video and the model predicts classes."""
+    videos = [source.path for source in sources if source.is_video]
+    if videos and settings.is_of_classes:
+        raise ValueError(
+            f"{videos[0]} is a video, and the model predicts {settings.quantity.describe()}: classes are "
+            "predicted of photos alone; take the frames out first, such as by ffmpeg"
+        )
 
 
 def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
@@ -183,7 +197,8 @@ def describe(cfg: DictConfig, predictor: Predictor, count: int, compute: Compute
     trained_on = "" if model.trained_on is None else f", from {model.trained_on.describe()}"
     return (
         f"{model.encoder.label} ({model.quantity.describe()}{trained_on}) at {predictor.describe_size()} "
-        f"on {files}, {compute.describe()}, colours of {cfg.colormap}"
+        f"on {files}, {compute.describe()}"
+        + ("" if model.quantity.kind == "classes" else f", colours of {cfg.colormap}")
     )
 
 

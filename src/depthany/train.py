@@ -34,13 +34,14 @@ from depthany.training.checkpoints.resume import resume_latest
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
 from depthany.training.checks import check, check_processes, rooted
+from depthany.training.class_model import norm_notes, starting_line
 from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
 from depthany.training.stored_labels import label_once
 from depthany.training.tracking import NullTracker, Tracker
-from depthany.training.validation import alignment_of, evaluate, input_of_validation, is_dead, scored_metrics
+from depthany.training.validation import alignment_of, evaluate, input_of_validation, is_dead, metrics_of
 from depthany.training.validation_check import check_sets
 
 
@@ -95,6 +96,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     prefetch, lines = plan_prefetch(dataset, sampler, settings.workers, processes)
     if val_sets:
         notes += check_sets(val_sets, alignment_of(state.model.quantity), processes=processes, **reading)
+    notes += [*starting_line(settings), *norm_notes(settings, state.model, processes)]
 
     with runs.locked(run_dir) if processes.is_main else nullcontext():
         saved = saved_settings(settings, sampler, dataset)
@@ -114,10 +116,11 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             sets=val_sets,
             amp=amp,
             processes=processes,
-            metrics=scored_metrics(state.stage.primary, settings.eval_metrics),
+            metrics=metrics_of(state.stage, settings.eval_metrics),
             say=tracker.say,
+            show=lambda title, picture: tracker.picture(title, picture, state.progress.step),
             **reading,
-            **input_of_validation(dataset),
+            **input_of_validation(dataset) | dict(state.stage.validation_input(settings.stage)),
         )
         try:
             with open_writer(settings, state, tracker, processes) as writer:
@@ -268,6 +271,8 @@ def finish(
         how = "fitted to 1/depth by scale and shift per image" if fitted else model.quantity.describe()
         weights = f"weights {about['weights']}, " if "weights" in about else ""
         tracker.table(f"validation: {weights}{how}", scores)
+        if model.quantity.kind == "classes":
+            tracker.classes(scores)
     for name, sets in scores.items():
         if dead := [each for each, values in sets.items() if is_dead(values)]:
             which = ", ".join(dead)

@@ -1,4 +1,4 @@
-"""What the eight commands share: settings that are read, one help template, plug-ins, further configs."""
+"""What the nine commands share: settings that are read, one help template, plug-ins, further configs."""
 
 import re
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import pytest
 from depthany.app import AppSettings
 from depthany.check_data import CheckDataSettings
 from depthany.config.entry import config_dir
+from depthany.data.class_crops import ClassCrops
 from depthany.data.perturb import Perturb
 from depthany.data.views import Views
 from depthany.evaluate import EvaluateSettings
@@ -17,10 +18,12 @@ from depthany.export import ExportSettings
 from depthany.index import IndexSettings
 from depthany.predict import PredictSettings
 from depthany.pseudo_label import PseudoLabelSettings
+from depthany.sky import SkyCommandSettings
 from depthany.system.plugins import load_plugins
 from depthany.system.rules import rules
 from depthany.training.optim import LrFactors
 from depthany.training.settings import LossSettings, TrainSettings
+from depthany.training.stages.segmentation import WindowSettings
 from depthany.training.stages.student import ImageWeights
 from depthany.training.stages.table import STAGES
 
@@ -34,6 +37,7 @@ SETTINGS: dict[str, type] = {
     "export": ExportSettings,
     "check_data": CheckDataSettings,
     "index": IndexSettings,
+    "sky": SkyCommandSettings,
 }
 each_command = pytest.mark.parametrize("command", SETTINGS)
 
@@ -60,7 +64,7 @@ TRAINING_FILES = [
     f"training/{name}.py"
     for name in (
         *("build", "checks", "draw_order", "early_stopping", "ema", "loop", "optim"),
-        *("stages/student", "stages/base", "stages/metric"),
+        *("stages/student", "stages/base", "stages/metric", "stages/segmentation"),
     )
 ]
 
@@ -79,7 +83,8 @@ def test_every_setting_of_training_groups_is_read() -> None:
     code += "".join(path.read_text() for path in config_dir().rglob("*.yaml"))  # such as ${data.index_dir}
     passed_whole = leaves(Perturb) | leaves(LossSettings)  # as keyword arguments
     passed_whole |= leaves(ImageWeights) | leaves(LrFactors)  # by vars()
-    passed_whole |= leaves(Views)  # to the data set
+    passed_whole |= leaves(Views) | leaves(ClassCrops)  # to the data set
+    passed_whole |= leaves(WindowSettings)  # by vars()
     passed_whole |= {"encoder", "decoder", "head"}  # to `build_model`
     names = (
         leaves(TrainSettings).union(*(leaves(stage.Settings) for stage in STAGES.values()))
@@ -139,7 +144,7 @@ def test_config_dir_and_plugins_train_on_own_set(
 
 def test_choices_of_config_dir_are_listed(start: Callable, project: Path, tmp_path: Path) -> None:
     ended = start([f"--config-dir={project / 'configs'}", "stage=teacher", "data=nothing"])
-    assert "unknown data 'nothing'; choose from depth_anything_metric" in ended.err
+    assert "unknown data 'nothing'; choose from ade20k, cityscapes, depth_anything_metric" in ended.err
     assert ", mine, " in ended.err
 
 

@@ -22,7 +22,7 @@ from depthany.check_data import CheckDataSettings
 from depthany.config.entry import config_dir, flat
 from depthany.evaluate import EvaluateSettings
 from depthany.evaluation.protocol import Protocol
-from depthany.losses.table import LOSSES
+from depthany.losses.table import LOSSES, OF_CLASSES, OF_DEPTH
 from depthany.models.heads.metric_bins import BIN_CENTERS
 from depthany.models.model import depth_anything, save_model
 from depthany.predict import PredictSettings
@@ -37,9 +37,10 @@ NOT_RUN = {  # key, or (key, value) -> why not
     ("precision", "fp16"): "needs CUDA: tests/gpu",
     ("loggers", "['wandb']"): "an extra: tests/training/test_loggers.py",
     ("loggers", "['mlflow']"): "an extra: tests/training/test_loggers.py",
+    ("save", "overlay"): "of classes: tests/inference/test_class_outputs.py",
     "override.crop": "for the sizes of NYU and KITTI: tests/metrics, tests/data/benchmarks",
     "override.input_crop": "for the size of KITTI: tests/data/benchmarks",
-    "override.task": "ordinal needs DA-2K's points: tests/data/benchmarks",
+    "override.task": "ordinal needs DA-2K's points, classes masks: tests/data/benchmarks, tests/evaluation",
 }
 # `export` (three formats, two types) is run by tests/models/test_export.py; `app` and `index` have no choice
 # of their own.
@@ -122,7 +123,8 @@ def test_every_choice_of_training_is_run(
         fixed |= {"model__freeze": "none", "data__val__mine__root": None}
     base = composed("train", *words)
     values = booleans(base) | choices(TrainSettings) | choices(STAGES[stage].Settings, "stage.")
-    values |= {"stage.terms": tuple({name: 1.0} for name in LOSSES)}
+    wrong = OF_DEPTH if STAGES[stage].predicts == "classes" else OF_CLASSES
+    values |= {"stage.terms": tuple({name: 1.0} for name in LOSSES if name not in wrong)}
     if stage == "metric":
         values |= {"model.head.bin_centers": BIN_CENTERS}
     with torch.compiler.set_stance("force_eager"):  # compile=true wraps the model, and takes no minutes
@@ -193,7 +195,7 @@ def test_every_choice_of_check_data_is_run(
 
 
 def test_exceptions_name_settings_that_exist() -> None:
-    known = choices(TrainSettings) | choices(Protocol, "override.")
+    known = choices(TrainSettings) | choices(Protocol, "override.") | choices(PredictSettings)
     for key in NOT_RUN:
         name, value = key if isinstance(key, tuple) else (key, str(known[key][0]))
         assert value in map(str, known[name])

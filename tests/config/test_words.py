@@ -11,7 +11,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from depthany import app, check_data, evaluate, export, index, predict, pseudo_label, train
+from depthany import app, check_data, evaluate, export, index, predict, pseudo_label, sky, train
 from depthany.config.entry import config_dir, run_entry
 from depthany.config.paths import expand_home, is_path, split_paths
 from depthany.config.words import FLAGS, hydra_words, parsed
@@ -75,10 +75,11 @@ PATHS: dict[str, tuple[list[str], list[str]]] = {  # by command: its paths, and 
     "index": (["data.unlabeled_root", "data.index_dir"], ["data=depth_anything_v1"]),
     "export": (["checkpoint", "out"], []),
     "app": (["checkpoint"], []),
+    "sky": (["checkpoint", "images", "out"], []),
 }
 COMMANDS: dict[str, Any] = {
     each.__name__.rpartition(".")[2]: each
-    for each in (app, check_data, evaluate, export, index, predict, pseudo_label, train)
+    for each in (app, check_data, evaluate, export, index, predict, pseudo_label, sky, train)
 }
 
 

@@ -14,9 +14,10 @@ from depthany.data.targets import Labels
 from depthany.evaluation.console import print_results
 from depthany.evaluation.fit_problems import FitProblems
 from depthany.evaluation.html import Report, best_median_worst
+from depthany.evaluation.per_image import write_per_image
 from depthany.evaluation.predictors import QUANTITIES, FolderPredictor
 from depthany.evaluation.protocol import Protocol
-from depthany.evaluation.results import ProtocolResult, statistic, summary, write_per_image, write_results
+from depthany.evaluation.results import ProtocolResult, statistic, summary, write_results
 from depthany.evaluation.run import score_set
 from depthany.evaluation.score import Row
 from depthany.metrics.align import METHODS, Fit

@@ -270,7 +270,7 @@ MISTAKES = {
     "images=???": "these settings need a value: images=...",
     "imagez=a": "unknown setting 'imagez'; did you mean images?",
     "+foo=1": "unknown setting 'foo'",
-    "save=color,jpg": "unknown save 'jpg'; choose from color, side, png16, npy, exr, pfm, ply, glb",
+    "save=color,jpg": "unknown save 'jpg'; choose from color, side, overlay, png16, npy, exr, pfm, ply, glb",
     "save=[]": "save=[]: expected one or more values",
     "save=3": "unknown save '3'",
     "save=ply": "near_m=1 far_m=20",

@@ -376,7 +376,7 @@ def test_overwrite_never_replaces_a_foreign_folder(checkpoints: Path, tmp_path: 
 
 MISTAKES = {
     "checkpoint=no/such": "no/such",
-    "format=tflite": "unknown format 'tflite'; choose from onnx, torchscript, huggingface, official",
+    "format=tflite": "unknown format 'tflite'; choose from onnx, coreml, torchscript, huggingface, official",
     "dtype=int8": "unknown dtype 'int8'; choose from float32, float16",
     "out=model.bin": "format=onnx writes a file that ends in .onnx",
     "out=a_file.txt/model.onnx": "cannot write a_file.txt/model.onnx",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from depthany.checking.inspect import BROKEN_ARCHIVE, ERRORS, FEW_VALID, GRAY, NO_PARTNER, Finding, Problem
+from depthany.data.class_counts import shares_of_classes
 from depthany.data.counts import count_warning, passed_over_line
 from depthany.data.histogram import DepthHistogram, PackedHistogram
 from depthany.data.plausible import SeenLabels, doubts
@@ -161,6 +162,8 @@ class SetSummary:
         lines = self.seen.notes()
         if self.unit == "disparity":
             lines.append("relative labels: larger must be nearer; contact_*.jpg shows it")
+        if self.unit == "class":
+            lines += [line for _, line in shares_of_classes({self.root: self.dataset})]
         return lines
 
     def warning_count(self) -> int:

@@ -16,7 +16,7 @@ from depthany.config.sweep_plan import plan_sweep
 from depthany.config.sweep_table import clear_records
 from depthany.config.words import HELP, MULTIRUN, PRINTING, has_flag, hydra_words, quoted, split_flags
 from depthany.system.distributed import should_report
-from depthany.system.files import bundled
+from depthany.system.files import bundled, if_exists
 from depthany.system.signals import Terminated
 
 __all__ = ["config_dir", "flat", "plain", "run_entry"]
@@ -42,6 +42,7 @@ OmegaConf.register_new_resolver("below", _below, replace=True)
 OmegaConf.register_new_resolver("of_stage", _of_stage, replace=True)
 # A path of the configuration, not of the user
 OmegaConf.register_new_resolver("bundled", bundled, replace=True)
+OmegaConf.register_new_resolver("if_exists", if_exists, replace=True)
 
 
 def run_entry(

@@ -10,7 +10,7 @@ from depthany.system.rules import split_words
 
 # By the dotted key. Settings of the user's own data sets are recognised by their last word.
 PATHS = re.compile(
-    r"(.+\.)?(run_dir|out|root|images|depth|checkpoint|protocols|teacher|verify|inspect|init|pseudo_labels)"
+    r"(.+\.)?(run_dir|out|root|images|depth|masks|checkpoint|protocols|teacher|verify|inspect|init|pseudo_labels)"
     r"|(.+\.)?\w+_(root|dir|file|path|folder|csv|masks)"
     r"|roots\.\w+"
     r"|(model|stage\.feature_alignment)\.weights"

@@ -98,7 +98,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         require_choice("data.decode", decode, ("exact", "reduced"))
         require_choice("target", target, TARGETS)
         self.crop_hw = height, width = crop_shape(crop_size)
-        is_reduced = decode == "reduced" and not (options.views and options.views.needs_whole_files)
+        is_reduced = decode == "reduced" and not options.needs_whole_files
         self._min_hw = (math.ceil(height / 1.05), math.ceil(width / 1.05)) if is_reduced else None
         self.labeled, self.unlabeled, self.min_side = list(labeled), list(unlabeled), min_side
         self.convert_images, self.unreadable, self.target = convert_images, unreadable, target
@@ -177,16 +177,17 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             stored = data_set.stored_image(index)
             upright = getattr(data_set, "upright", True)
             photo = self._decode(stored, image_name, upright)
-        with _unusable(lambda: "unreadable depth"):
+        what = getattr(data_set, "label_word", "depth")
+        with _unusable(lambda: f"unreadable {what}"):
             self.on_read(FileKind.LABELS, draw.index)
             labels = data_set.labels(index)
         with _unusable(lambda: "sizes differ"):
             photo_hw, labels_hw = (photo.height, photo.width), labels.valid.shape
-            require_aligned(image_name, stored, photo_hw, label_name, labels_hw, upright)
+            require_aligned(image_name, stored, photo_hw, label_name, labels_hw, upright, what)
         if TARGETS[self.target].is_relative and is_flat(labels):
             text = "its depth is the same everywhere, or known at too few pixels, which teaches nothing"
             raise Flat(f"{label_name}: {text} about relative depth")
-        region = self.options.draw(part, photo.height, photo.width, self.crop_hw, draw.seed)
+        region = self.options.draw(part, photo.height, photo.width, self.crop_hw, draw.seed, labels)
         target, mask = labeled_target(self.target, labels, region, data_set, photo.width, self.options)
         return LabeledCrop(_chw(region.of_image(photo)), target, mask, self.options.domain_of(part))
 

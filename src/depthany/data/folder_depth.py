@@ -1,7 +1,7 @@
 """A user's own pairs: image and depth, or relative disparity, as files with equal stems."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,15 +95,12 @@ class FolderDepth(PairedDepth):
         folders = self.root / self.images, self.root / self.depth
         nested = folders[0] in (folders[1], *folders[1].parents) or folders[1] in folders[0].parents
         passed_over = None if nested else self.passed_over  # the one list holds files of the other
-        images = _files(folders[0], image_suffixes(), self.image_suffix, passed_over)
-        depths = _files(folders[1], DEPTH_SUFFIXES, self.depth_suffix, passed_over)
+        images = files_by_stem(folders[0], image_suffixes(), self.image_suffix, passed_over)
+        depths = files_by_stem(folders[1], DEPTH_SUFFIXES, self.depth_suffix, passed_over)
         if self.depth_suffix and not self.image_suffix:  # in one folder the depth files are images, too
             taken = set(depths.values())
             images = {stem: path for stem, path in images.items() if path not in taken}
-        unpaired = [f"{self.images}/{stem}{self.image_suffix}" for stem in images if stem not in depths]
-        unpaired += [f"{self.depth}/{stem}{self.depth_suffix}" for stem in depths if stem not in images]
-        pairs = [Pair(stem, images[stem], depths[stem]) for stem in images if stem in depths]
-        return pairs, sorted(unpaired)
+        return paired(images, depths, (self.images, self.image_suffix), (self.depth, self.depth_suffix))
 
     def decode(self, pair: Pair) -> Decoded:
         stored = read_stored(pair.depth, self.keys)
@@ -192,7 +189,7 @@ def gray(path: Path, stored: NDArray[Any]) -> NDArray[Any]:
     return one_channel(path, stored)
 
 
-def _files(
+def files_by_stem(
     folder: Path, suffixes: tuple[str, ...], ending: str, passed_over: Counter[str] | None
 ) -> dict[str, Path]:
     """Returns the files below a folder by stem, which ends before `ending`; see `list_files`."""
@@ -205,6 +202,24 @@ def _files(
         stem_ending = ending
         found = list_files(folder, tuple(ending.lower() + suffix for suffix in suffixes), passed_over)
     return {stem[: len(stem) - len(stem_ending)]: path for stem, path in found.items()}
+
+
+def paired(
+    images: Mapping[str, Path],
+    labels: Mapping[str, Path],
+    image_names: tuple[str, str],
+    label_names: tuple[str, str],
+) -> tuple[list[Pair], list[str]]:
+    """Returns pairs of files with equal stems, and the files without partner.
+
+    Args:
+        images, labels: by stem, see `files_by_stem`.
+        image_names, label_names: folder and ending of their names, for the list of those without partner.
+    """
+    alone = [(image_names, stem) for stem in images if stem not in labels]
+    alone += [(label_names, stem) for stem in labels if stem not in images]
+    pairs = [Pair(stem, images[stem], labels[stem]) for stem in images if stem in labels]
+    return pairs, sorted(f"{folder}/{stem}{ending}" for (folder, ending), stem in alone)
 
 
 def _image_hw(path: Path, upright: bool) -> tuple[int, int]:

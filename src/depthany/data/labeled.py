@@ -78,6 +78,7 @@ class PairedDepth(ABC):
 
     default_range_m = (1e-3, 80.0)
     unit: Unit = "m"  # of the values that `decode` returns
+    label_word = "depth"  # what the labels are, for messages
     scale_is_known = True  # False: "metres" are units of a reconstruction, of any size
 
     def __init__(
@@ -123,7 +124,7 @@ class PairedDepth(ABC):
                 f"the first: {', '.join(self.unpaired[:10])}; allow_incomplete=true leaves them out"
             )
         if not self.pairs:
-            raise ValueError(f"{root}: no pair of image and depth found; {self.expectation()}")
+            raise ValueError(f"{root}: no pair of image and {self.label_word} found; {self.expectation()}")
 
     @abstractmethod
     def find(self) -> tuple[Sequence[Pair], list[str]]:
@@ -260,7 +261,8 @@ class PairedDepth(ABC):
         if isinstance(image, bytes):
             image = decode_image(image, str(pair.image), convert_images, self.upright)
         labels, sizes = self.labels(index), (image.shape[:2], str(pair.depth))
-        orientation.require_aligned(str(pair.image), stored, *sizes, labels.valid.shape, self.upright)
+        shape, what = labels.valid.shape, self.label_word
+        orientation.require_aligned(str(pair.image), stored, *sizes, shape, self.upright, what)
         return LabeledSample(self.name(index), image, labels)
 
 

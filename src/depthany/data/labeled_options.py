@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from depthany.data.class_crops import ClassCrops, PaddedCrop
 from depthany.data.targets import Labels, make_target, within_m
 from depthany.data.transforms import Crop, draw_crop
 from depthany.data.views import View, Views
+
+Taken = Crop | View | PaddedCrop  # what is taken of an image
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class LabeledOptions:
     near_m, far_m: the target `depth_m` is known strictly between them, and within the range of its set.
     focal_px: focal length, in pixels of what the network sees, of the camera to which `depth_m` is scaled;
         None = depth stays as it is. Each set then has the attribute `focal`.
+    crops: how an image with classes is cropped, in place of `views`.
     """
 
     views: Views | None = None
@@ -49,14 +53,24 @@ class LabeledOptions:
     near_m: float = 0.0
     far_m: float = math.inf
     focal_px: float | None = None
+    crops: ClassCrops | None = None
+
+    @property
+    def needs_whole_files(self) -> bool:
+        """Whether images must be decoded at their full size."""
+        return self.crops is not None or (self.views is not None and self.views.needs_whole_files)
 
     @property
     def keeps_label_size(self) -> bool:
         """Whether labels have their own size, not that of the image that the network sees."""
         return self.views is not None and self.views.view == "whole"
 
-    def draw(self, part: int, height: int, width: int, crop_hw: tuple[int, int], seed: int) -> Crop | View:
-        """Returns what is taken of an image of labeled set `part`; see `Views.draw`."""
+    def draw(
+        self, part: int, height: int, width: int, crop_hw: tuple[int, int], seed: int, labels: Labels
+    ) -> Taken:
+        """Returns what is taken of an image of labeled set `part`; see `Views.draw` and `ClassCrops.draw`."""
+        if self.crops is not None:
+            return self.crops.draw(height, width, crop_hw, seed, labels)
         if self.views is None:
             return draw_crop(height, width, crop_hw, seed)
         return self.views.draw(self.sets[part], height, width, crop_hw, seed)
@@ -82,7 +96,7 @@ PLAIN = LabeledOptions()
 def labeled_target(
     name: str,
     labels: Labels,
-    region: Crop | View,
+    region: Taken,
     data_set: Any,
     width: int,
     options: LabeledOptions,
@@ -100,6 +114,7 @@ def labeled_target(
     near_m, far_m = max(options.near_m, data_set.min_depth), min(options.far_m, data_set.max_depth)
     target, mask = within_m(target, mask, near_m, far_m)
     if options.focal_px is not None:
+        assert not isinstance(region, PaddedCrop), "it is for classes"
         seen_px = focal_seen_px(data_set, width, region)
         target *= np.float32(options.focal_px / seen_px)
     return target, mask

@@ -25,6 +25,7 @@ def require_aligned(
     labels: str,
     labels_hw: tuple[int, ...],
     upright: bool,
+    what: str = "depth",
 ) -> None:
     """Raises ValueError, which names both files, if image and labels differ in height or width.
 
@@ -35,9 +36,10 @@ def require_aligned(
         stored: content of the image file, or anything else if the set holds pixels.
         image_hw, labels_hw: height and width.
         upright: whether the image was turned by its EXIF orientation.
+        what: the labels are, for the message.
     """
     try:
-        require_same_size(image, image_hw, labels, labels_hw)
+        require_same_size(image, image_hw, labels, labels_hw, what)
     except ValueError as error:
         hint = size_hint(orientation_of(stored), image_hw, labels_hw, upright)
         raise ValueError(f"{error}{hint}") from None

@@ -46,6 +46,8 @@ class LabeledSet(Protocol):
     unit: of the labels.
     min_depth, max_depth: metres; predictions are clamped to this range when they are scored.
 
+    A set of classes (unit "class") has the attribute `classes`, a `data.class_list.ClassList`.
+
     A set whose labels belong to the images as they are stored, without their EXIF orientation, has an
     attribute `upright` that is False.
     """

@@ -8,9 +8,10 @@ from typing import Any
 from depthany.display.progress import bar_of_all
 from depthany.evaluation.console import print_results
 from depthany.evaluation.html import Report
+from depthany.evaluation.per_image import write_per_image
 from depthany.evaluation.predictors import ScoredPredictor
 from depthany.evaluation.protocol_files import Chosen
-from depthany.evaluation.results import ProtocolResult, write_per_image, write_results
+from depthany.evaluation.results import ProtocolResult, write_results
 from depthany.evaluation.run import Scored, UnreadableImage, score_set
 from depthany.system.distributed import ALONE, Processes
 
@@ -78,7 +79,10 @@ class Comparison:
         """Scores every predictor under one protocol."""
         asked = len(dataset) if self.limit is None else min(self.limit, len(dataset))
         indices = [k * len(dataset) // asked for k in range(asked)]
-        result = ProtocolResult(one.protocol, one.dataset, one.changed, len(dataset), asked)
+        names = tuple(dataset.classes.names) if one.protocol.task == "classes" else ()
+        result = ProtocolResult(
+            one.protocol, one.dataset, one.changed, len(dataset), asked, class_names=names
+        )
         for predictor in self.predictors:
             with bar_of_all(self.processes, f"{one.protocol.name}, {predictor.label}", asked) as advance:
                 result.scored[predictor.label] = self._score_one(predictor, one, dataset, indices, advance)

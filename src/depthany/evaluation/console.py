@@ -9,6 +9,7 @@ from rich.table import Table
 from depthany.evaluation.after_alignment import WORDS
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import Difference, ProtocolResult
+from depthany.metrics.segmentation import ABSENT_RULE
 from depthany.metrics.table import DEFAULT_METRICS, METRICS, brief
 
 MIN_WIDTH = 120  # of the output to a file or a pipe, which has no width of its own
@@ -27,6 +28,9 @@ def print_results(results: Sequence[ProtocolResult]) -> None:
             if differences := _differences(chosen, names[:DIFFERENCES]):
                 console.print(differences)
     for result in results:
+        if result.class_names:
+            console.print(_classes(result))
+    for result in results:
         console.print(describe(result), markup=False, highlight=False)
         for label in result.scored:
             warnings = [f"warning: {line}" for line in result.fit_problems(label).warnings()]
@@ -41,6 +45,10 @@ def describe(result: ProtocolResult) -> str:
     changed = f"; changed: {', '.join(result.changed)}" if result.changed else ""
     if protocol.task == "ordinal":
         return f"{protocol.name}: pairs in the right order, of all pairs{changed}"
+    if protocol.task == "classes":
+        windows = "" if protocol.window is None else f", windows of {protocol.window} pixels"
+        found = len(result.class_names)
+        return f"{protocol.name}: {found} classes{windows}; mIoU: {ABSENT_RULE}{changed}"
     near, far = protocol.prediction_range_m
     fit = "in metres, not fitted"
     if protocol.align != "none":
@@ -52,6 +60,20 @@ def describe(result: ProtocolResult) -> str:
         f"{protocol.name}: {fit}, {cut}{_input(protocol)}, {near:g} to {far:g} m, "
         f"mean over {protocol.averaging}s{changed}; {len(protocol.sources)} sources in results.json"
     )
+
+
+def _classes(result: ProtocolResult) -> Table:
+    """Returns a table with a line per class: its share of the pixels, and its IoU by checkpoint."""
+    tables = {label: result.class_table(label) for label, scored in result.scored.items() if scored.rows}
+    table = Table(title=f"{result.protocol.name}: IoU of each class")
+    table.add_column("class", overflow="fold")
+    for heading in ("pixels", *tables):
+        table.add_column(escape(heading), justify="right", overflow="fold")
+    for number, name in enumerate(result.class_names):
+        scores = [found[number] for found in tables.values()]
+        cells = ["absent" if each.iou is None else f"{each.iou:.4f}" for each in scores]
+        table.add_row(escape(name), f"{scores[0].share:.1%}", *cells)
+    return table
 
 
 def _input(protocol: Protocol) -> str:

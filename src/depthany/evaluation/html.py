@@ -6,12 +6,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from depthany.display.classes import confusion_picture
 from depthany.evaluation.after_alignment import WORDS
 from depthany.evaluation.predictors import ScoredPredictor
 from depthany.evaluation.results import ProtocolResult
 from depthany.evaluation.run import ScoredSet
 from depthany.evaluation.score import Row
 from depthany.evaluation.tiles import Tile, tiles_of
+from depthany.metrics.segmentation import ABSENT_RULE
 from depthany.metrics.table import METRICS, brief
 from depthany.system.files import write_atomically
 
@@ -53,6 +55,7 @@ class Report:
             *_warnings(result),
             _scores(result),
             _differences(result),
+            *_classes(result),
             *_notes(result),
             _settings(result),
         ]
@@ -85,8 +88,8 @@ class Report:
         )
         whole = "" if about["complete"] else '<p class="note">Interrupted: not all protocols were run.</p>'
         page = (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation of depth</title>'
-            f"<style>{_STYLE}</style></head><body><h1>Evaluation of depth</h1>{whole}{missing}"
+            '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>'
+            f"<style>{_STYLE}</style></head><body><h1>Evaluation</h1>{whole}{missing}"
             f"{''.join(self._sections)}<h2>What was run</h2><details><summary>command, versions, checkpoints"
             f"</summary><pre>{command}</pre></details></body></html>\n"
         )
@@ -179,6 +182,25 @@ def _differences(result: ProtocolResult) -> str:
         cells = [_with_interval(values.get(name), ends.get(name), "+.4f") for name in names]
         lines.append(_cells([escape(label), str(difference.images), *cells]))
     return f"<table>{''.join(lines)}</table>"
+
+
+def _classes(result: ProtocolResult) -> list[str]:
+    """Returns the scores of each class, and the confusion matrix of each checkpoint."""
+    if not result.class_names:
+        return []
+    found = {label: result.class_table(label) for label, scored in result.scored.items() if scored.rows}
+    lines = [_cells(["class", "pixels", *(f"IoU, {escape(label)}" for label in found)], "th")]
+    for number, name in enumerate(result.class_names):
+        scores = [table[number] for table in found.values()]
+        cells = ["absent" if each.iou is None else f"{each.iou:.4f}" for each in scores]
+        lines.append(_cells([escape(name), f"{scores[0].share:.1%}", *cells]))
+    parts = [f"<table>{''.join(lines)}</table><small>mIoU: {escape(ABSENT_RULE)}.</small>"]
+    for label in found:
+        picture = Tile(confusion_picture(result.confusion(label), result.class_names), "")
+        caption = f"{escape(label)}: true classes down, predicted across; percent of the true class's pixels"
+        image = f'<img style="max-width: 100%" src="{picture.data_uri(width=1200)}" alt="confusion matrix">'
+        parts.append(f"<h3>confusion matrix</h3><div>{image}</div><figcaption>{caption}</figcaption>")
+    return parts
 
 
 def _warnings(result: ProtocolResult) -> list[str]:

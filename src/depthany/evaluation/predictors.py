@@ -17,6 +17,7 @@ from depthany.inference.predictor import PreparedImage
 from depthany.models.output import Quantity
 from depthany.system.packages import reason
 
+CLASSES = "classes"  # what a model of classes predicts, in the place of a space
 QUANTITIES = {"disparity": Quantity("disparity"), "depth": Quantity("depth_m")}  # by the user's word
 
 
@@ -47,17 +48,10 @@ class ScoredPredictor(Protocol):
 
 
 def space_of(predictor: ScoredPredictor) -> str:
-    """Returns the space of a predictor's maps: "disparity" or "depth".
-
-    Raises:
-        ValueError: the predictor predicts neither.
-    """
-    for space, quantity in QUANTITIES.items():
-        if predictor.quantity.kind == quantity.kind:
-            return space
-    raise ValueError(
-        f"{predictor.label} predicts {predictor.quantity.describe()}: protocols score disparity and depth"
-    )
+    """Returns the space of a predictor's maps: "disparity", "depth" or "classes"."""
+    if predictor.quantity.kind == CLASSES:
+        return CLASSES
+    return next(space for space, each in QUANTITIES.items() if predictor.quantity.kind == each.kind)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ class Protocol:
     Args:
         name: unique; results and folders of predictions are named after it.
         count: number of images that the set must have; None accepts any number.
-        task: depth, or ordinal (pairs of points).
+        task: depth, ordinal (pairs of points), or classes (segmentation). Of the choices below, classes have
+            input_size, eval_size, window, flip and metrics; they are scored by one confusion matrix of the
+            whole set, at the size of the masks, to which logits are enlarged as the model's head does it.
         space: where a prediction is fitted to the truth: disparity, depth, or own (that of the prediction).
         align: how it is fitted; none takes metres as they are.
         align_per: one fit per image, or per sequence (images whose names share a folder).
@@ -41,6 +43,8 @@ class Protocol:
         keep_aspect: False stretches the image to eval_size; True keeps its aspect at about that size.
         resize_first: height and width to which the image is resized before eval_size.
         flip: the prediction is the mean with that of the mirrored image.
+        window: classes: side in pixels of a window that slides over the model's input; None = as a whole.
+        stride: pixels between windows; None = two thirds of a window.
         upsample: how the prediction is resized to the truth.
         averaging: image (mean over images of their scores) or pixel (one score of all pixels together).
         metrics: names in `metrics.table.METRICS`, in the order of tables; the first one decides which images
@@ -71,6 +75,8 @@ class Protocol:
     keep_aspect: bool = True
     resize_first: tuple[int, int] | None = setting(None, length=2, least=1)
     flip: bool = False
+    window: int | None = setting(None, least=1)
+    stride: int | None = setting(None, least=1)
     upsample: str = setting("bilinear_corners", choices=UPSAMPLES)
     averaging: str = setting("image", choices=("image", "pixel"))
     metrics: tuple[str, ...] = ()
@@ -113,6 +119,10 @@ class Protocol:
         if self.eval_size is None and (self.resize_first is not None or not self.keep_aspect):
             given = "keep_aspect=false" if not self.keep_aspect else f"resize_first={self.resize_first}"
             raise ValueError(f"{given} needs eval_size=[height, width]")
+        if self.window is not None and self.task != "classes":
+            raise ValueError(f"window={self.window} is for task=classes: maps of depth have no common scale")
+        if self.stride is not None and (self.window is None or self.stride > self.window):
+            raise ValueError(f"stride={self.stride} window={self.window}: expected stride <= window")
 
     def _check_metrics(self) -> None:
         require_metrics(self.metrics, self.task, f"protocol {self.name}")
@@ -138,7 +148,8 @@ class Protocol:
         fixed = None
         if self.eval_size is not None:
             fixed = FixedSize(self.eval_size, self.keep_aspect, self.resize_first)
-        return ModelInput(self.input_size, fixed, self.flip, self.not_finite == "clip")
+        clips = self.not_finite == "clip"
+        return ModelInput(self.input_size, fixed, self.flip, clips, self.window, self.stride)
 
     def source_of(self, key: str) -> str:
         """Returns where a choice comes from, "" if the protocol does not say."""
@@ -149,7 +160,15 @@ class Protocol:
         return quantity if self.space == "own" or self.align == "none" else self.space
 
     def require_fits(self, quantity: str, who: str) -> None:
-        """Raises a `ValueError` if a prediction without scale meets a protocol that does not align."""
+        """Raises a `ValueError` if a prediction without scale meets a protocol that does not align, or
+        classes one of depth.
+        """
+        if (quantity == "classes") != (self.task == "classes"):
+            what = "classes" if quantity == "classes" else "depth or disparity"
+            scored = "classes" if self.task == "classes" else "depth"
+            raise ValueError(
+                f"{who} predicts {what}, and protocol {self.name} scores {scored}: choose another protocol"
+            )
         if self.task == "depth" and self.align == "none" and quantity != "depth":
             raise ValueError(
                 f"{who} predicts disparity of unknown scale and shift, and align=none of protocol "

@@ -46,6 +46,11 @@ class Chosen:
             raise
         if self.protocol.task == "depth":
             require_metres(dataset, f"protocol {self.protocol.name}")
+        if self.protocol.task == "classes" and getattr(dataset, "unit", "m") != "class":
+            raise ValueError(
+                f"protocol {self.protocol.name}: its labels are no classes: name a reader of masks, such as "
+                "dataset: {_target_: depthany.data.folder_masks.FolderMasks, root: ..., classes_file: ...}"
+            )
         if self.protocol.count is not None and len(dataset) != self.protocol.count:
             raise ValueError(
                 f"protocol {self.protocol.name} has {self.protocol.count} images, and "

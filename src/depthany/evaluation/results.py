@@ -1,6 +1,5 @@
 """Results of an evaluation: means with their intervals, differences, and the files."""
 
-import csv
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthany.evaluation.after_alignment import WORDS, ScaleReport
+from depthany.evaluation.class_scores import ClassScore, class_table, classes_json, confusion_of
 from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.run import Scored
@@ -20,7 +20,7 @@ from depthany.metrics.table import METRICS, scores_of
 from depthany.system.files import write_atomically
 
 UNDEFINED = {"boundary_f1": "their truth has holes"}  # why an image lacks a metric, where it is known
-RESULTS_FILE, PER_IMAGE_FILE = "results.json", "per_image.csv"
+RESULTS_FILE = "results.json"
 
 
 @dataclass
@@ -31,6 +31,7 @@ class ProtocolResult:
         dataset: its settings, as plain values. changed: settings of the protocol that the user changed.
         images: how many the set has. asked: how many of them were to be scored.
         scored: by label of the predictor, in the order of the command.
+        class_names: of the set, if its labels are classes.
     """
 
     protocol: Protocol
@@ -39,6 +40,7 @@ class ProtocolResult:
     images: int
     asked: int
     scored: dict[str, Scored] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
     _cache: dict[Hashable, Any] = field(default_factory=dict)  # results of finished predictors
 
     def mean(self, label: str) -> dict[str, float]:
@@ -50,6 +52,15 @@ class ProtocolResult:
         """Returns `uncertainty` of a finished predictor, {} if it has no row."""
         rows = self.scored[label].rows
         return self._once(("intervals", label), lambda: uncertainty(rows, self.protocol) if rows else {})
+
+    def confusion(self, label: str) -> NDArray[np.int64]:
+        """Returns the confusion matrix [k k] of a finished predictor: rows true, columns predicted."""
+        rows, classes = self.scored[label].rows, len(self.class_names)
+        return self._once(("confusion", label), lambda: confusion_of(rows, classes))
+
+    def class_table(self, label: str) -> list[ClassScore]:
+        """Returns the scores of each class, [] where labels are no classes."""
+        return class_table(self.confusion(label), self.class_names) if self.class_names else []
 
     def scale_report(self, label: str) -> ScaleReport | None:
         """Returns how much of the error of metres is scale; None if nothing was aligned to tell."""
@@ -112,7 +123,8 @@ def statistic(rows: Sequence[Row], protocol: Protocol) -> Statistic:
     A metric that no image has is left out.
     """
     names = [name for name in protocol.metrics if any(name in row.scores for row in rows)]
-    pooled = [name for name in names if protocol.averaging == "pixel" or METRICS[name].over == "pairs"]
+    is_pooled = protocol.averaging == "pixel"
+    pooled = [name for name in names if is_pooled or METRICS[name].over in ("pairs", "classes")]
     averaged = [name for name in names if name not in pooled]
     scores = np.array([[row.scores.get(name, np.nan) for name in averaged] for row in rows])  # [images k]
     defined = (~np.isnan(scores)).astype(np.float64)
@@ -246,6 +258,7 @@ def _scored_json(result: ProtocolResult, label: str) -> dict[str, Any]:
         "unreadable": scored.unreadable,
         "nothing_counted": scored.empty,
         "degenerate_truth": scored.degenerate,
+        **(classes_json(result.confusion(label), result.class_names) if result.class_names else {}),
     }
 
 
@@ -259,38 +272,3 @@ def write_results(out: Path, about: Mapping[str, Any], results: Sequence[Protoco
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_atomically(out / RESULTS_FILE, lambda path: path.write_text(text))
-
-
-def write_per_image(out: Path, results: Sequence[ProtocolResult]) -> None:
-    """Writes per_image.csv: one line per protocol, checkpoint and image, in full precision."""
-    rows = [
-        (result.protocol.name, label, row)
-        for result in results
-        for label, scored in result.scored.items()
-        for row in scored.rows
-    ]
-    names = list(dict.fromkeys(name for result in results for name in result.protocol.metrics))
-    fixed = ["protocol", "checkpoint", "image", "scene", "pixels", "scale", "shift", "constant"]
-    aligned = [f"{name}_after_{method}" for name in names for method in WORDS]
-    has_aligned = any(row.aligned for _, _, row in rows)
-    aligned = ["median_scale", *aligned] if has_aligned else []
-
-    def fill(path: Path) -> None:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fixed + names + aligned, restval="")
-            writer.writeheader()
-            for protocol_name, label, row in rows:
-                writer.writerow(
-                    {"protocol": protocol_name, "checkpoint": label, "image": row.name, "scene": row.scene}
-                    | ({} if row.scene else {"pixels": row.pixels, "constant": int(row.is_constant)})
-                    | ({} if row.fitted is None else {"scale": row.fitted.scale, "shift": row.fitted.shift})
-                    | row.scores
-                    | _aligned_cells(row)
-                )
-
-    write_atomically(out / PER_IMAGE_FILE, fill)
-
-
-def _aligned_cells(row: Row) -> dict[str, float]:
-    cells = {f"{k}_after_{method}": v for method, each in row.aligned.items() for k, v in each.scores.items()}
-    return cells | ({"median_scale": row.aligned["median"].fitted.scale} if "median" in row.aligned else {})

@@ -4,10 +4,8 @@ Used by `python -m depthany.evaluate` and by the validation of a training run. T
 the number of threads or processes, or on their order; on the batch size by rounding alone.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +14,13 @@ from numpy.typing import NDArray
 from depthany.data.samples import Point, UnknownUnit
 from depthany.data.targets import Labels
 from depthany.evaluation import protocol as protocols
+from depthany.evaluation.alignment_groups import AlignmentGroups
 from depthany.evaluation.blocks import cut_into_blocks
+from depthany.evaluation.class_scores import require_classes, score_classes
 from depthany.evaluation.predictors import MissingPrediction, ScoredPredictor, space_of
-from depthany.evaluation.score import Pixels, Row, score_pairs, score_together, select
+from depthany.evaluation.score import Row, score_pairs, score_together, select
 from depthany.inference.pipeline import Skipped, run_pipeline
-from depthany.inference.predictor import PreparedImage
+from depthany.inference.predictor import Predictor, PreparedImage
 from depthany.metrics.crops import INPUT_CROPS
 from depthany.models.infer import resize_map
 from depthany.system.distributed import ALONE, Processes
@@ -67,7 +67,7 @@ class EvaluationImage(PreparedImage):
     Attributes:
         index: of the image in its set.
         pixels: [h w 3] uint8 RGB as the predictor sees it.
-        labels: the true depth; None in an ordinal task.
+        labels: the true depth or classes; None in an ordinal task.
         scene: type of scene, in an ordinal task.
         pairs: (nearer, farther) points, in an ordinal task.
     """
@@ -85,33 +85,6 @@ class RankResult:
 
     rows: list[Row] = field(default_factory=list)
     skipped: list[Skipped[int]] = field(default_factory=list)
-
-
-class AlignmentGroups:
-    """Collects the pixels of images that are fitted to their truth together; threads may call it.
-
-    Args:
-        names: by index, of all images that will be added or dropped.
-    """
-
-    def __init__(self, names: Mapping[int, str], protocol: protocols.Protocol) -> None:
-        self._names, self._is_per_sequence = names, protocol.align_per == "sequence"
-        self._open = Counter(self.key(index) for index in names)
-        self._waiting: dict[Hashable, list[Pixels]] = defaultdict(list)
-        self._lock = Lock()
-
-    def key(self, index: int) -> Hashable:
-        """Returns the group of an image: its sequence, which is its folder, or itself."""
-        return self._names[index].rpartition("/")[0] if self._is_per_sequence else index
-
-    def add(self, index: int, pixels: Pixels | None) -> list[Pixels]:
-        """Adds an image, or drops it (None); returns the group if it is now complete, else an empty list."""
-        with self._lock:
-            key = self.key(index)
-            if pixels is not None:
-                self._waiting[key].append(pixels)
-            self._open[key] -= 1
-            return [] if self._open[key] else self._waiting.pop(key, [])
 
 
 def score_set(
@@ -144,6 +117,8 @@ def score_set(
             another quantity than the predictor's.
     """
     protocol.require_fits(space_of(predictor), predictor.label)
+    if protocol.task == "classes":
+        require_classes(predictor.quantity, dataset, predictor.label)
     predictor = predictor.for_protocol(protocol.name, protocol.model_input)
     names = {index: dataset.name(index) for index in (range(len(dataset)) if indices is None else indices)}
     groups = AlignmentGroups(names, protocol)
@@ -168,13 +143,14 @@ def score_blocks(
 ) -> RankResult:
     """Scores the images of blocks; no batch crosses the end of a block. See `score_set`."""
     result, space = RankResult(), space_of(predictor)
+    classes = len(predictor.quantity.class_names)
     block_of = {index: number for number, block in enumerate(blocks) for index in block}
 
     def predict(images: Sequence[EvaluationImage]) -> Iterator[NDArray[np.float32]]:
         return predict_at_truth(predictor, images, protocol)
 
     def finish(image: EvaluationImage, prediction: NDArray[np.float32]) -> None:
-        result.rows.extend(score_one(image, prediction, space, protocol, groups))
+        result.rows.extend(score_one(image, prediction, space, protocol, groups, classes))
         tick()
 
     def skip(skipped: Skipped[int]) -> None:
@@ -233,7 +209,7 @@ def read_one(
             raise UnreadableImage(str(error)) from None
         return Skipped(index, f"{name}: {error}", UNREADABLE)
     pixels, labels = sample.image, None
-    if protocol.task == "depth":
+    if protocol.task != "ordinal":
         pixels, labels = _cropped(name, pixels, sample.labels, protocol)
     try:
         inputs = predictor.prepare(pixels, name)
@@ -265,7 +241,13 @@ def _cropped(
 def predict_at_truth(
     predictor: ScoredPredictor, images: Sequence[EvaluationImage], protocol: protocols.Protocol
 ) -> Iterator[NDArray[np.float32]]:
-    """Yields the prediction [h w] of each image of a batch, at the size of its truth."""
+    """Yields the prediction [h w] of each image of a batch, at the size of its truth; of classes their
+    numbers.
+    """
+    if protocol.task == "classes":
+        assert isinstance(predictor, Predictor), "folders of predictions hold no classes"
+        yield from predictor.predict_resized(images)
+        return
     mode, align_corners = protocols.UPSAMPLES[protocol.upsample]
     for values, image in zip(predictor.predict(images), images, strict=True):
         yield resize_map(values, image.size, mode, align_corners).cpu().numpy()
@@ -277,17 +259,22 @@ def score_one(
     space: str,
     protocol: protocols.Protocol,
     groups: AlignmentGroups,
+    classes: int = 0,
 ) -> list[Row]:
     """Returns the row of an image, or those of its sequence if the image completes it.
 
     Args:
         prediction: [h w] at the size of the truth.
-        space: of the prediction, disparity or depth.
+        space: of the prediction, disparity, depth or classes.
+        classes: how many there are.
     """
     if image.labels is None:
         if not image.pairs:
             return []
         return [score_pairs(prediction, space, image.pairs, protocol, image.scene, image.index, image.name)]
+    if protocol.task == "classes":
+        row = score_classes(prediction, image.labels, classes, protocol.metrics, image.index, image.name)
+        return [] if row is None else [row]
     truth, mask = image.labels.disparity, image.labels.mask
     try:
         pixels = select(prediction, space, truth, mask, protocol, image.index, image.name)

@@ -37,6 +37,23 @@ class Pixels:
 
 
 @dataclass(frozen=True)
+class CountedPairs:
+    """The confusion matrix [k k] of an image, without its zeros: most pairs of classes never occur.
+
+    places: [m] places in the flat matrix. pixels: [m] their counts.
+    """
+
+    places: NDArray[np.int64]
+    pixels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, confusion: NDArray[np.int64]) -> "CountedPairs":
+        """Returns the pairs of classes that occur."""
+        places = np.flatnonzero(confusion)
+        return cls(places, confusion.ravel()[places])
+
+
+@dataclass(frozen=True)
 class Row:
     """The scores of one image.
 
@@ -52,6 +69,7 @@ class Row:
         scene: kind of scene (ordinal).
         replaced: pixels that counted and whose prediction was NaN or infinite.
         aligned: where metres are not fitted, the scores after an alignment, by its method.
+        confusion: of classes.
     """
 
     index: int
@@ -65,6 +83,7 @@ class Row:
     scene: str = ""
     replaced: int = 0
     aligned: dict[str, AlignedScore] = field(default_factory=dict)
+    confusion: CountedPairs | None = None
 
     @property
     def is_negative(self) -> bool:

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from depthany.data.targets import Labels
+from depthany.display.classes import class_picture, errors_picture, overlay, palette
 from depthany.display.pictures import colour
 from depthany.evaluation.edge_zooms import edge_windows, enlarged
 from depthany.evaluation.predictors import ScoredPredictor, space_of
@@ -34,9 +36,9 @@ class Tile:
     caption: str
     column: int | None = None
 
-    def data_uri(self) -> str:
-        """Returns the picture as a JPEG in a data: address."""
-        shrink = min(1.0, WIDTH / self.picture.shape[1])
+    def data_uri(self, width: int = WIDTH) -> str:
+        """Returns the picture as a JPEG in a data: address, `width` pixels wide at most."""
+        shrink = min(1.0, width / self.picture.shape[1])
         size = max(1, round(self.picture.shape[1] * shrink)), max(1, round(self.picture.shape[0] * shrink))
         small = cv2.resize(self.picture, size, interpolation=cv2.INTER_AREA)
         done, stored = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
@@ -70,7 +72,9 @@ def tiles_of(
         image = read_one(set_up, dataset, protocol, index, convert_images=True)
         assert isinstance(image, EvaluationImage), "it was read when it was scored"
         (prediction,) = predict_at_truth(set_up, [image], protocol)
-        if image.labels is None:
+        if image.labels is not None and protocol.task == "classes":
+            shown += _of_classes(image, image.labels, prediction, predictor, not shown)
+        elif image.labels is None:
             shown += _of_pairs(image, prediction, predictor, not shown)
         else:
             depth_m = aligned_depth_m(prediction, space_of(predictor), rows[predictor.label].fitted, protocol)
@@ -127,6 +131,20 @@ def _of_depth(
     wrong = colour(_thick(error, counted), 0, WORST_ERROR, _grown(counted), "inferno")
     tiles.append(Tile(wrong, f"{label}, error: black 0 to yellow {100 * WORST_ERROR:.0f} % and more"))
     return tiles
+
+
+def _of_classes(
+    image: EvaluationImage, labels: Labels, numbers: NDArray, predictor: ScoredPredictor, first: bool
+) -> list[Tile]:
+    quantity = predictor.quantity
+    table = palette(quantity.class_colours, len(quantity.class_names))
+    target, pixels = np.where(labels.valid, labels.values, 0).astype(np.uint8), image.pixels
+    truth = class_picture(target, table, labels.valid)
+    tiles = [Tile(pixels, "input"), Tile(overlay(pixels, truth), "truth")] if first else []
+    predicted = overlay(pixels, class_picture(numbers, table))
+    tiles.append(Tile(predicted, predictor.label, column=3))
+    wrong = errors_picture(target, numbers, labels.valid)
+    return [*tiles, Tile(wrong, f"{predictor.label}, red where it is wrong")]
 
 
 def _is_sparse(counted: NDArray[np.bool_]) -> bool:

@@ -76,9 +76,12 @@ class ModelInput:
         fixed: one size for every image; None: see `input_size`.
         flip: average over the mirrored image, too.
         allow_not_finite: hand out maps in metres with NaN or infinity, which the score replaces and counts.
+        window, stride: of logits of classes, see `Predictor`.
     """
 
     input_size: int | None = None
     fixed: FixedSize | None = None
     flip: bool = False
     allow_not_finite: bool = False
+    window: int | None = None
+    stride: int | None = None

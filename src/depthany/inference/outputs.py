@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from depthany.display.classes import class_picture, overlay, palette
 from depthany.display.pictures import COLOUR_MAPS, colour, steps
 from depthany.inference.points import depth_between, focal_px_of, points_m
 from depthany.models.output import Quantity
@@ -25,16 +26,13 @@ class OutputSettings:
     """What the values of a prediction are, and how they are shown.
 
     Args:
-        quantity: disparity, with a scale and shift of no meaning, or depth in metres.
+        quantity: disparity, with a scale and shift of no meaning, depth in metres, or classes.
         colour_map: a name in `depthany.display.pictures.COLOUR_MAPS`.
         range_m: (nearest, farthest) of point clouds, in metres. The ends of a disparity are put there; points
             of a metric model beyond are left out.
         focal_px: focal length in pixels; None: it follows from `fov_deg`, the horizontal field of view.
         per_metre: stored value of one metre in 16-bit files.
         stored_span: smallest and largest disparity of 16-bit files; None: those of each map.
-
-    Raises:
-        ValueError: the quantity is neither disparity nor depth.
     """
 
     quantity: Quantity
@@ -45,11 +43,15 @@ class OutputSettings:
     per_metre: float = MILLIMETRES
     stored_span: tuple[float, float] | None = None
 
-    def __post_init__(self) -> None:
-        if self.quantity.kind not in ("disparity", "depth_m"):
-            raise ValueError(
-                f"the model predicts {self.quantity.describe()}: expected disparity or depth in metres"
-            )
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether the values are class numbers."""
+        return self.quantity.kind == "classes"
+
+    @property
+    def palette(self) -> NDArray[np.uint8]:
+        """The colours [256 3] uint8 RGB of class numbers."""
+        return palette(self.quantity.class_colours, len(self.quantity.class_names))
 
     def nearness(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns the values [h w] with the sign that makes larger nearer."""
@@ -94,12 +96,15 @@ class OutputSettings:
 def picture(
     values: NDArray[np.float32], settings: OutputSettings, span: tuple[float, float] | None = None
 ) -> NDArray:
-    """Returns a picture [h w 3] uint8 RGB: the first colour of the map is farthest, the last one nearest.
+    """Returns a picture [h w 3] uint8 RGB: the first colour of the map is farthest, the last one nearest;
+    classes have their own colours.
 
     Args:
         values: [h w] a prediction.
         span: smallest and largest nearness of the colour map; None: those of this prediction.
     """
+    if settings.is_of_classes:
+        return class_picture(values, settings.palette)
     nearness = settings.nearness(values)
     low, high = span or (float(nearness.min()), float(nearness.max()))
     return colour(nearness, low, high, colour_map=settings.colour_map)
@@ -113,8 +118,15 @@ def side_by_side(image: NDArray[np.uint8], coloured: NDArray[np.uint8]) -> NDArr
 def write_color(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
     """Writes `values` [h w] as an 8-bit PNG whose palette is the colour map, named in its text "colormap".
 
+    Classes are written as their numbers, with their colours as palette and their names in the text "classes".
+
     A palette has the same colours as RGB, in half the bytes and a quarter of the time. The image is not used.
     """
+    if settings.is_of_classes:
+        numbers = Image.fromarray(values)  # [h w] uint8
+        numbers.putpalette(settings.palette.tobytes())
+        _save_png(path, numbers, {"classes": ", ".join(settings.quantity.class_names)})
+        return
     nearness = settings.nearness(values)
     pixels = Image.fromarray(steps(nearness, float(nearness.min()), float(nearness.max())))
     pixels.putpalette(COLOUR_MAPS[settings.colour_map].tobytes())
@@ -125,7 +137,13 @@ def write_side(path: Path, image: NDArray | None, values: NDArray, settings: Out
     """Writes an 8-bit RGB PNG of twice the width: image [h w 3] uint8, and `values` [h w] in colours."""
     assert image is not None
     pixels = Image.fromarray(side_by_side(image, picture(values, settings)))
-    _save_png(path, pixels, _map_text(settings, values))
+    _save_png(path, pixels, {} if settings.is_of_classes else _map_text(settings, values))
+
+
+def write_overlay(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
+    """Writes an 8-bit RGB PNG of the photo under the colours of its classes."""
+    assert image is not None
+    _save_png(path, Image.fromarray(overlay(image, picture(values, settings))), {})
 
 
 def write_png16(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
@@ -142,7 +160,7 @@ def write_png16(path: Path, image: NDArray | None, values: NDArray, settings: Ou
 
 
 def write_npy(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes `values` [h w] float32 as predicted; the image is not used."""
+    """Writes `values` [h w] as predicted, float32, or uint8 class numbers; the image is not used."""
     with open(path, "wb") as file:  # np.save would add a suffix to a name
         np.save(file, values)
 
@@ -190,6 +208,7 @@ Writer = Callable[..., None]  # (path, image [h w 3] or None, values [h w], sett
 FORMATS: dict[str, tuple[str, Writer]] = {  # format -> end of the file's name, and its writer
     "color": ("_color.png", write_color),
     "side": ("_side.png", write_side),
+    "overlay": ("_overlay.png", write_overlay),
     "png16": ("_16bit.png", write_png16),
     "npy": (".npy", write_npy),
     "exr": (".exr", write_exr),
@@ -198,7 +217,8 @@ FORMATS: dict[str, tuple[str, Writer]] = {  # format -> end of the file's name, 
     "glb": (".glb", write_glb),
 }
 CLOUDS = ("ply", "glb")
-WITH_IMAGE = ("side", *CLOUDS)
+WITH_IMAGE = ("side", "overlay", *CLOUDS)
+OF_CLASSES = ("color", "overlay", "side", "npy")  # formats of class numbers
 _PACKAGES = {"exr": "OpenEXR", "ply": "trimesh", "glb": "trimesh"}
 
 
@@ -206,9 +226,18 @@ def check_formats(save: Sequence[str], settings: OutputSettings) -> None:
     """Checks the formats before anything is predicted.
 
     Raises:
-        ValueError: a format is unknown, its package is missing, or a point cloud lacks its range.
+        ValueError: a format is unknown, its package is missing, it is not for this quantity, or a point cloud
+            lacks its range.
     """
     for name in save:
+        if name in FORMATS and (name not in OF_CLASSES if settings.is_of_classes else name == "overlay"):
+            formats = (
+                OF_CLASSES if settings.is_of_classes else [each for each in FORMATS if each != "overlay"]
+            )
+            raise ValueError(
+                f"save={name}: the model predicts {settings.quantity.describe()}; choose from "
+                f"{', '.join(formats)}"
+            )
         if name not in FORMATS:
             raise ValueError(f"unknown format save={name}; choose from {', '.join(FORMATS)}")
         if name in _PACKAGES:

@@ -15,10 +15,11 @@ from PIL import Image
 
 from depthany.data.image_formats import MissingDecoder, image_suffixes, open_image
 from depthany.data.images import decode_image, read_bytes
+from depthany.display.classes import overlay
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.inference.constant_maps import constant_maps
-from depthany.inference.outputs import OutputSettings, picture, write_ply, write_png16
-from depthany.inference.readout import SLIDER_ID, metres_html
+from depthany.inference.outputs import OutputSettings, picture, write_color, write_ply, write_png16
+from depthany.inference.readout import SLIDER_ID, classes_html, metres_html
 from depthany.metrics.constant import is_constant
 from depthany.models.model import DenseModel
 
@@ -36,6 +37,8 @@ KEPT_FOLDERS = 8  # latest downloads; gradio serves copies of its own
 HELP = {
     "disparity": "Red, bright or white is near. The numbers are **disparity of unknown scale and shift**: "
     "they say what is nearer, not how many metres away it is.",
+    "classes": "Every colour is one of **{quantity}**. The PNG holds their numbers, with the colours as its "
+    "palette.",
     "depth_m": "Red, bright or white is near. The numbers are **{quantity}**, in the 16-bit PNG millimetres.",
 }
 ASSUMED = (
@@ -85,9 +88,10 @@ class Page:
         except ValueError as error:
             return [None, None, "", _no_download(), _no_download(), _problem(error, path)]
         prediction = PredictedPhoto(image, values, Path(path).stem)
-        png = self._folder() / f"{prediction.name}_16bit.png"
         settings = OutputSettings(self.quantity)
-        write_png16(png, image, values, settings)
+        ending, write_png = ("classes", write_color) if settings.is_of_classes else ("16bit", write_png16)
+        png = self._folder() / f"{prediction.name}_{ending}.png"
+        write_png(png, image, values, settings)
         return [
             prediction,
             *self.recolour(prediction, colour_map),
@@ -97,7 +101,10 @@ class Page:
         ]
 
     def recolour(self, prediction: PredictedPhoto | None, colour_map: str) -> list[Any]:
-        """Returns slider and metres, for the page."""
+        """Returns slider and metres, or the list of classes, for the page."""
+        if prediction is not None and self.quantity.kind == "classes":
+            shares = classes_html(prediction.values, OutputSettings(self.quantity))
+            return [self.show(prediction, colour_map), shares]
         has_metres = prediction is not None and self.quantity.is_metric
         metres = metres_html(prediction.values, colour_map) if prediction and has_metres else ""
         return [self.show(prediction, colour_map), metres]
@@ -107,6 +114,8 @@ class Page:
         if prediction is None:
             return None
         coloured = picture(prediction.values, OutputSettings(self.quantity, colour_map))
+        if self.quantity.kind == "classes":
+            coloured = overlay(prediction.image, coloured)
         return _for_screen(prediction.image), _for_screen(coloured)
 
     def cloud(
@@ -169,15 +178,18 @@ class Page:
 def build(page: Page, input_size_at_first: int) -> gr.Blocks:
     """Lays out the page and connects its controls."""
     is_metric, multiple = page.quantity.is_metric, page.model.preprocessing.multiple
+    of_classes = page.quantity.kind == "classes"
+    shown = "classes" if of_classes else "depth"
     with gr.Blocks(
         analytics_enabled=False, title="depthany", fill_width=True, delete_cache=(600, 3600)
     ) as blocks:
         prediction = gr.State(None, time_to_live=3600)
-        gr.Markdown(f"# depthany\nThe depth of a photo, by {page.model.encoder.label}.")
+        gr.Markdown(f"# depthany\nThe {shown} of a photo, by {page.model.encoder.label}.")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 photo = gr.File(label="Photo", file_types=list(image_suffixes()), height=140)
-                colour_map = gr.Dropdown(list(COLOUR_MAPS), value="spectral_r", label="Colour map")
+                maps = {"value": "spectral_r", "label": "Colour map", "visible": not of_classes}
+                colour_map = gr.Dropdown(list(COLOUR_MAPS), **maps)
                 input_size = gr.Slider(
                     *_sizes(input_size_at_first, multiple),
                     value=input_size_at_first,
@@ -185,19 +197,19 @@ def build(page: Page, input_size_at_first: int) -> gr.Blocks:
                     label="Input size (pixels)",
                     info="Shorter side as the model sees it. Larger is finer and slower.",
                 )
-                png = gr.DownloadButton("16-bit PNG", interactive=False)
-                near, far, fov, make, ply = _cloud_controls(is_metric)
+                png = gr.DownloadButton("Palette PNG" if of_classes else "16-bit PNG", interactive=False)
+                near, far, fov, make, ply = _cloud_controls(is_metric, visible=not of_classes)
             with gr.Column(scale=3):
                 message = gr.Markdown("", elem_id="message")
                 slider = gr.ImageSlider(
-                    label="Photo | depth",
+                    label=f"Photo | {shown}",
                     type="numpy",
                     interactive=False,
                     format="jpeg",
                     max_height=640,
                     elem_id=SLIDER_ID,
                 )
-                metres = gr.HTML("", visible=is_metric)
+                metres = gr.HTML("", visible=is_metric or of_classes)
                 gr.Markdown(HELP[page.quantity.kind].format(quantity=page.quantity.describe()))
         gr.on(
             [photo.change, input_size.release],
@@ -210,9 +222,11 @@ def build(page: Page, input_size_at_first: int) -> gr.Blocks:
     return blocks
 
 
-def _cloud_controls(is_metric: bool) -> tuple[gr.Number, gr.Number, gr.Number, gr.Button, gr.DownloadButton]:
+def _cloud_controls(
+    is_metric: bool, visible: bool
+) -> tuple[gr.Number, gr.Number, gr.Number, gr.Button, gr.DownloadButton]:
     """Adds the controls: nearest, farthest, field of view, the button that makes the cloud, its download."""
-    with gr.Accordion("Point cloud", open=False):
+    with gr.Accordion("Point cloud", open=False, visible=visible):
         gr.Markdown(ASSUMED_VIEW if is_metric else ASSUMED)
         with gr.Row():
             near = gr.Number(1, label="Nearest (m), assumed", visible=not is_metric, min_width=90)
@@ -237,6 +251,8 @@ def _no_download() -> Any:
 
 def _warnings(prediction: PredictedPhoto, settings: OutputSettings) -> str:
     """Returns what is wrong with a prediction, "" if nothing is."""
+    if settings.is_of_classes:  # a photo of one class is no fault
+        return ""
     lines = [constant_maps([prediction.name], 1)] if is_constant(prediction.values) else []
     if beyond := settings.beyond_16bit(prediction.values):
         lines.append(f"{beyond} pixels are beyond {settings.largest_16bit_m:g} m, the end of the 16-bit PNG.")

@@ -72,7 +72,8 @@ def predict_photos(
 
     def finish(photo: PreparedPhoto, values: NDArray[np.float32]) -> None:
         write(photo.job.targets, photo.pixels, values, settings)
-        counts.add_map(photo.job.path.name, values)
+        if not settings.is_of_classes:  # a photo of one class is no fault
+            counts.add_map(photo.job.path.name, values)
         if "png16" in photo.job.targets:
             counts.add_png16(photo.job.path.name, values, settings)
         counts.done.append(photo.job.path)

@@ -5,6 +5,7 @@ Prediction of files, pseudo-labeling, evaluation and validation all use `Predict
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from depthany.inference.model_input import FixedSize, ModelInput
 from depthany.metrics.align import align_least_squares
-from depthany.models.infer import forward_maps, resize_map
+from depthany.models.infer import class_map, forward_maps, resize_map
 from depthany.models.model import DenseModel
 from depthany.models.output import Quantity
 
@@ -56,6 +57,9 @@ class Predictor:
             its map: less of the rim that zero padding leaves (docs/exports.md). The released code has none.
         fixed_size: of the input, in place of `input_size` and `scales`; None: there is none.
         allow_not_finite: return metres that are NaN or infinite, instead of raising.
+        window: side in pixels of a window that slides over the input of a model of classes, rounded up to a
+            multiple of its patch; logits are averaged where windows overlap. None: the input as a whole.
+        stride: pixels between windows; None: two thirds of a window.
 
     Raises:
         ValueError: `input_size` times a scale is too small for the model or for the margin, or too large for
@@ -71,6 +75,8 @@ class Predictor:
     margin: int = 0
     fixed_size: FixedSize | None = None
     allow_not_finite: bool = False
+    window: int | None = None
+    stride: int | None = None
 
     def __post_init__(self) -> None:
         for size in self._sizes():
@@ -94,6 +100,8 @@ class Predictor:
             fixed_size=wanted.fixed,
             flip=self.flip or wanted.flip,
             allow_not_finite=wanted.allow_not_finite and self.quantity.is_metric,
+            window=self.window if wanted.window is None else wanted.window,
+            stride=self.stride if wanted.stride is None else wanted.stride,
         )
 
     def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]:
@@ -118,7 +126,8 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, images: Sequence[PreparedImage]) -> Tensor:
-        """Returns the maps [b h w] float32 of images of equal shapes, on the device of the model.
+        """Returns the maps [b h w] float32 of images of equal shapes, on the device of the model; of a model
+        of classes logits [b k h w].
 
         Raises:
             ValueError: memory is not enough, or a map is not finite (see `allow_not_finite`).
@@ -138,7 +147,10 @@ class Predictor:
                 f"memory is not enough for {len(images)} images of {h} x {w} pixels at once: lower "
                 "batch_size or input_size"
             ) from None
-        maps = average(views, align=self.quantity.kind == "disparity")
+        if self.quantity.kind == "classes":
+            maps = average_classes(views, self.align_corners)
+        else:
+            maps = average(views, align=self.quantity.kind == "disparity")
         if self.allow_not_finite:
             return maps
         is_finite = torch.isfinite(maps).flatten(1).all(1)  # [b]
@@ -150,9 +162,23 @@ class Predictor:
         return maps
 
     def predict_resized(self, images: Sequence[PreparedImage]) -> Iterator[NDArray[np.float32]]:
-        """Yields the map [height width] float32 of each image, at the image's own size. See `predict`."""
+        """Yields the map [height width] float32 of each image, at the image's own size; of a model of classes
+        their numbers, uint8. See `predict`.
+        """
         for values, image in zip(self.predict(images), images, strict=True):
-            yield resize_map(values, image.size).cpu().numpy()
+            if self.quantity.kind == "classes":
+                yield self.class_numbers(values, image.size)
+            else:
+                yield resize_map(values, image.size).cpu().numpy()
+
+    def class_numbers(self, logits: Tensor, size: tuple[int, int]) -> NDArray[Any]:
+        """Returns the most likely class [height width] uint8 of logits [k h w], enlarged before."""
+        return class_map(logits, size, self.align_corners).cpu().numpy()
+
+    @property
+    def align_corners(self) -> bool:
+        """How logits of classes are enlarged; see `models.heads.classes.ClassesHead`."""
+        return bool(getattr(self.model.head, "align_corners", True))
 
     @property
     def _margin_px(self) -> int:
@@ -167,6 +193,26 @@ class Predictor:
         sides = " and ".join(map(str, dict.fromkeys(used)))
         return f"input_size={self.input_size} (shorter side {sides}: multiples of {preprocessing.multiple})"
 
+    def _maps(self, batch: Tensor) -> Tensor:
+        """Maps [b h w], or logits [b k h w] of windows that overlap, of normalised inputs [b 3 h w]."""
+        if self.window is None or self.quantity.kind != "classes":
+            return forward_maps(self.model, batch, self.amp)
+        window = self.model.preprocessing.shorter_side(self.window)
+        stride = self.stride or max(1, window * 2 // 3)
+        h, w = batch.shape[-2:]
+        sides = min(window, h), min(window, w)
+        total, covered = None, batch.new_zeros(h, w)
+        for top in window_starts(h, sides[0], stride):
+            for left in window_starts(w, sides[1], stride):
+                box = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
+                logits = forward_maps(self.model, batch[box], self.amp)  # [b k h w]
+                if total is None:
+                    total = logits.new_zeros(*logits.shape[:2], h, w)
+                total[box] += logits
+                covered[box] += 1
+        assert total is not None
+        return total / covered.to(total.device)
+
     def _sizes(self) -> list[int]:
         return [round(self.input_size * scale) for scale in self.scales]
 
@@ -174,9 +220,27 @@ class Predictor:
         """Maps [b h w] float32 of inputs [b 3 h w]."""
         if batch.dtype == torch.uint8:
             batch = self.model.preprocessing.normalise(batch.to(next(self.model.parameters()).device))
-        maps = forward_maps(self.model, batch, self.amp)
+        maps = self._maps(batch)
         m, (h, w) = self._margin_px, maps.shape[-2:]
         return maps[..., m : h - m, m : w - m]
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Returns where windows begin that cover `length` pixels; the last one ends at the edge."""
+    return [*range(0, max(length - window, 0), stride), max(length - window, 0)]
+
+
+def average_classes(views: Sequence[Tensor], align_corners: bool) -> Tensor:
+    """Returns the logarithm [b k h w] of the mean probability over views, at the size of the largest one.
+
+    Args:
+        views: logits [b k h w]; h and w may differ. A single view is returned as it is.
+    """
+    if len(views) == 1:
+        return views[0]
+    largest = max((view.shape[-2:] for view in views), key=lambda shape: shape[0] * shape[1])
+    resized = [F.interpolate(view, largest, mode="bilinear", align_corners=align_corners) for view in views]
+    return torch.stack([view.softmax(1) for view in resized]).mean(0).clamp(min=1e-12).log()
 
 
 def average(views: Sequence[Tensor], align: bool) -> Tensor:

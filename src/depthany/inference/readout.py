@@ -1,12 +1,14 @@
 """What the page of `depthany.app` shows of metres: a colour bar, and the depth under the pointer."""
 
 import base64
+from html import escape
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from depthany.display.pictures import COLOUR_MAPS
+from depthany.inference.outputs import OutputSettings
 
 DATA_ID, READOUT_ID, SLIDER_ID = "depth-data", "depth-readout", "depth-slider"  # ids of HTML elements
 DATA_PIXELS = 1000  # longer side of the map that the browser gets to read metres from
@@ -76,3 +78,21 @@ SCRIPT = (
     .replace("READOUT_ID", READOUT_ID)
     .replace("SLIDER_ID", SLIDER_ID)
 )
+
+
+def classes_html(numbers: NDArray[np.uint8], settings: OutputSettings) -> str:
+    """Returns the classes of a photo with their colours and shares, the largest first.
+
+    Args:
+        numbers: [h w] class numbers.
+        settings: with the names of the classes.
+    """
+    names = settings.quantity.class_names
+    counts = np.bincount(numbers.ravel(), minlength=len(names))
+    lines = list[str]()
+    for place in np.argsort(-counts, kind="stable"):
+        if counts[place]:
+            r, g, b = settings.palette[place]
+            box = f'<span style="background: rgb({r},{g},{b}); padding: 0 .7em">&nbsp;</span>'
+            lines.append(f"{box} {escape(names[place])} {counts[place] / numbers.size:.1%}")
+    return "<p>" + " &ensp; ".join(lines) + "</p>"

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from depthany.losses.affine_invariant import affine_invariant_loss
+from depthany.losses.classes import cross_entropy_loss, dice_loss, ohem_loss
 from depthany.losses.difference import Difference, normalised_difference
 from depthany.losses.gradient import gradient_loss
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
 from depthany.losses.silog import log_gradient_loss, silog_loss, silog_v2_loss
 
 Loss = Callable[..., Tensor]
-"""`(prediction [b h w], target [b h w], mask [b h w] bool, *, mean_over_ranks, ...) -> loss []`.
+"""`(prediction [b h w], target [b h w], mask [b h w] bool, *, mean_over_ranks, ...) -> loss []`. Losses of
+classes take logits [b k h w] as prediction.
 
 Further options (box_mask, trim and those of `training.settings.LossSettings`) are passed only to a function
 whose signature names them.
@@ -23,11 +25,30 @@ whose signature names them.
 
 LOSSES: dict[str, Loss] = {
     "affine_invariant": affine_invariant_loss,  # of relative disparity
-    "gradient": gradient_loss,  # of relative disparity; the others are of metres
+    "gradient": gradient_loss,  # of relative disparity; the next three are of metres
     "silog": silog_loss,
     "silog_v2": silog_v2_loss,
     "log_gradient": log_gradient_loss,
+    "cross_entropy": cross_entropy_loss,  # these are of classes
+    "ohem": ohem_loss,
+    "dice": dice_loss,
 }
+OF_CLASSES = ("cross_entropy", "ohem", "dice")  # the others, but for those of plug-ins, are of depth
+OF_DEPTH = ("affine_invariant", "gradient", "silog", "silog_v2", "log_gradient")
+
+
+def require_terms_of(kind: str, terms: Mapping[str, float], who: str) -> None:
+    """Raises a ValueError if a loss is not of maps of this kind.
+
+    Args:
+        kind: of quantity that is learned. terms: see `require_terms`. who: the stage, for the message.
+    """
+    wrong = OF_DEPTH if kind == "classes" else OF_CLASSES
+    for name in terms:
+        if name in wrong:
+            others = [each for each in LOSSES if each not in wrong]
+            what = "depth" if kind == "classes" else "classes"
+            raise ValueError(f"stage.terms.{name} is a loss of {what}; {who} takes {', '.join(others)}")
 
 
 _OF_DIFFERENCE = (affine_invariant_loss, gradient_loss)  # they take one that is computed for both

@@ -21,10 +21,11 @@ from depthany.metrics.boundary import RECALL_THRESHOLDS, boundary_sums, edge_rec
 from depthany.metrics.depth import depth_sums, pixel_mean
 from depthany.metrics.ordinal import pair_sums
 from depthany.metrics.pieces import float64_pieces
+from depthany.metrics.segmentation import class_sums, mean_class_accuracy, mean_iou, pixel_accuracy
 
 Better = Literal["lower", "higher"]
-Over = Literal["pixels", "maps", "pairs"]
-Task = Literal["depth", "ordinal"]
+Over = Literal["pixels", "maps", "pairs", "classes"]
+Task = Literal["depth", "ordinal", "classes"]
 Sums = dict[str, NDArray[np.float64]]  # of one image, by metric
 
 
@@ -49,6 +50,7 @@ class Metric:
                 to the range of the protocol; `depth_m` means nothing where `known` is False. None if the
                 metric is not defined for this image.
             pairs: (nearness [h w], pairs of points (row, column), the nearer one first).
+            classes: (confusion matrix [k k] of true and predicted classes,).
         score: the final formula, from sums [... *s] to scores [...]. Sums have leading axes when many
             resamples are scored at once, so index from the end: sums[..., 1] / sums[..., 0], the default.
         over: what the numbers are added over.
@@ -107,12 +109,20 @@ METRICS: dict[str, Metric] = {
         for i, ratio in enumerate(RECALL_THRESHOLDS)
     },
     "accuracy": Metric("accuracy", "higher", pair_sums, over="pairs", task="ordinal"),
+    "miou": Metric("mIoU", "higher", class_sums, mean_iou, over="classes", task="classes"),
+    "pixel_accuracy": Metric(
+        "pixel acc.", "higher", class_sums, pixel_accuracy, over="classes", task="classes"
+    ),
+    "class_accuracy": Metric(
+        "class acc.", "higher", class_sums, mean_class_accuracy, over="classes", task="classes"
+    ),
 }
 
 # What a protocol scores that lists no metrics, by task. The first one decides best and worst images.
 DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
     "depth": ("abs_rel", "delta1", "delta2", "delta3", "sq_rel", "rmse", "rmse_log", "log10", "silog"),
     "ordinal": ("accuracy",),
+    "classes": ("miou", "pixel_accuracy", "class_accuracy"),
 }
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from depthany.models.preprocess import Preprocessing, check_image
 
 Size = tuple[int, int]  # height, width
+CLASSES_AT_ONCE = 16
 
 
 def infer_batch(
@@ -23,7 +24,8 @@ def infer_batch(
     batch_size: int = 8,
     amp: torch.dtype | None = None,
 ) -> list[NDArray[np.float32]]:
-    """Predicts the map [h w] float32 of each image, in the order and at the sizes of the images.
+    """Predicts the map [h w] float32 of each image, in the order and at the sizes of the images; of a model
+    of classes the number of the most likely one, uint8.
 
     Args:
         images: uint8 RGB, [h w 3] each.
@@ -59,7 +61,11 @@ def infer_prepared(
         sizes: (height, width) of each original image.
         amp: dtype of autocast, or None.
     """
-    maps = forward_maps(model, inputs, amp)  # [b h w]
+    maps = forward_maps(model, inputs, amp)  # [b h w], or logits [b k h w]
+    if maps.ndim == 4:
+        corners = bool(getattr(getattr(model, "head", None), "align_corners", False))
+        pairs = zip(maps, sizes, strict=True)
+        return [class_map(logits, size, corners).cpu().numpy() for logits, size in pairs]
     return [resize_map(single, size).cpu().numpy() for single, size in zip(maps, sizes, strict=True)]
 
 
@@ -84,6 +90,26 @@ def resize_map(
     if tuple(values.shape) == tuple(size):
         return values
     return F.interpolate(values[None, None], size, mode=mode, align_corners=align_corners)[0, 0]
+
+
+def class_map(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
+    """Returns the most likely class [height width] uint8 of logits [k h w], enlarged bilinearly before.
+
+    Classes are enlarged in groups, so that memory does not grow with their number.
+
+    Args:
+        align_corners: as the head enlarges its logits.
+    """
+    best = logits.new_full(size, -torch.inf)
+    numbers = torch.zeros(size, dtype=torch.uint8, device=logits.device)
+    for first in range(0, len(logits), CLASSES_AT_ONCE):
+        some = logits[None, first : first + CLASSES_AT_ONCE]
+        enlarged = F.interpolate(some, size, mode="bilinear", align_corners=align_corners)[0]  # [c h w]
+        most, place = enlarged.max(0)
+        is_better = most > best
+        best = torch.where(is_better, most, best)
+        numbers = torch.where(is_better, (place + first).to(torch.uint8), numbers)
+    return numbers
 
 
 def _equal_inputs(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from depthany.models.encoder import Encoder, patch_tokens
 from depthany.models.heads.head import Head
 from depthany.models.infer import infer_batch
+from depthany.models.levels import Levels
 from depthany.models.output import Prediction, Quantity
 from depthany.models.preprocess import Preprocessing
 from depthany.models.tables import DECODERS, ENCODERS, HEADS
@@ -159,7 +160,8 @@ def build_model(
     levels = {"widths": built_encoder.widths, "strides": built_encoder.strides}
     built_decoder = _build("decoder", DECODERS, wanted, **levels)
     named_head = {"name": "relative", **(head or {})}
-    built_head = _build("head", HEADS, named_head, features=built_decoder.features)
+    _require_decoder(named_head["name"], wanted["name"], built_decoder)
+    built_head = _build("head", HEADS, named_head, **_given_to_head(named_head["name"], built_decoder))
     config = {
         "encoder": {"name": encoder["name"], **built_encoder.config},
         "decoder": {"name": wanted["name"], **built_decoder.config},
@@ -169,6 +171,20 @@ def build_model(
     model = DenseModel(built_encoder, built_decoder, built_head, config)
     model.trained_on = None if trained_on is None else TrainedOn.from_config(trained_on)
     return model
+
+
+def _given_to_head(head: str, decoder: nn.Module) -> dict[str, Any]:
+    """Returns what a head is built on: the decoder's width, and the strides of levels if it takes them."""
+    takes = inspect.signature(HEADS[head]).parameters if head in HEADS else ()
+    return {name: getattr(decoder, name) for name in ("features", "strides") if name in takes}
+
+
+def _require_decoder(head: str, name: str, decoder: nn.Module) -> None:
+    """Raises a ValueError if a head is put on a decoder whose output it does not take."""
+    takes_levels, gives_levels = getattr(HEADS.get(head), "takes_levels", False), isinstance(decoder, Levels)
+    if takes_levels != gives_levels:
+        other = "levels" if takes_levels else "dpt"
+        raise ValueError(f"head {head} does not go with decoder {name}: choose model.decoder.name={other}")
 
 
 def depth_anything(

@@ -20,6 +20,7 @@ class Quantity:
             "classes" (logits).
         max_depth_m: upper end in metres of a bounded metric head; None if the depth is unbounded.
         class_names: names of the classes, in the order of the channels.
+        class_colours: RGB in 0..255 of each class, for pictures; () = none are given.
         trained_to_m: largest depth in metres that an unbounded metric head was trained on; no limit of its
             maps. None if it is not known, and for bounded heads.
 
@@ -31,6 +32,7 @@ class Quantity:
     max_depth_m: float | None = None
     class_names: tuple[str, ...] = ()
     trained_to_m: float | None = None
+    class_colours: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -42,6 +44,11 @@ class Quantity:
                     raise ValueError(f"{name}={metres} belongs to depth_m, not to {self.kind}")
         if bool(self.class_names) != (self.kind == "classes"):
             raise ValueError(f"class_names={self.class_names}: expected names if and only if kind is classes")
+        if self.class_colours and len(self.class_colours) != len(self.class_names):
+            raise ValueError(
+                f"{len(self.class_colours)} class_colours of {len(self.class_names)} classes: expected one "
+                "for each, or none"
+            )
 
     @property
     def larger_is_nearer(self) -> bool:
@@ -77,13 +84,15 @@ class Quantity:
 
     def to_config(self) -> dict[str, Any]:
         """Returns plain values for a checkpoint."""
-        return {**asdict(self), "class_names": list(self.class_names)}
+        lists = {"class_names": list(self.class_names), "class_colours": [*map(list, self.class_colours)]}
+        return {**asdict(self), **lists}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Quantity":
         """Returns the quantity that `to_config` described."""
         names, trained_to_m = tuple(config.get("class_names", ())), config.get("trained_to_m")
-        return cls(config["kind"], config.get("max_depth_m"), names, trained_to_m)
+        colours = tuple((int(r), int(g), int(b)) for r, g, b in config.get("class_colours", ()))
+        return cls(config["kind"], config.get("max_depth_m"), names, trained_to_m, colours)
 
 
 class Prediction(NamedTuple):

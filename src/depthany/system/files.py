@@ -25,6 +25,11 @@ def bundled(path: str) -> str:
     return str(checkout / path)
 
 
+def if_exists(path: str) -> str | None:
+    """Returns the path if there is such a file or folder, else None: a default that may be missing."""
+    return path if Path(path).exists() else None
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a file beside `path`, flushes it to the disk and renames it.
 

@@ -9,6 +9,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from depthany.data.class_counts import class_notes
 from depthany.data.counts import set_notes
 from depthany.data.dataset import TrainingSet
 from depthany.data.plausible import label_notes
@@ -23,6 +24,12 @@ from depthany.models.model import DenseModel
 from depthany.system.distributed import Processes
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checks import no_teacher, per_micro_batch, rooted
+from depthany.training.class_model import (
+    learns_classes,
+    require_class_head,
+    require_same_classes,
+    with_class_head,
+)
 from depthany.training.draw_order import build_order, weight_notes
 from depthany.training.ema import WeightAverage
 from depthany.training.loop import LoopSettings
@@ -75,10 +82,12 @@ def build_state(
         labeled: the labeled sets, of which a metric model takes its range.
     """
     settings, chosen = with_metric_head(settings, labeled), STAGES[settings.stage.name]
+    settings = with_class_head(settings, labeled)
     torch.manual_seed(settings.seed + chosen.seed_offset)
     model = build_model(settings.model, min(crop_shape(settings.crop_size)))
     _require_quantity(model, settings)
     require_trained_head(model, settings, labeled)
+    require_class_head(model, settings, labeled)
     model.trained_on = trained_on(settings, labeled)
     model.encoder.activation_checkpointing = settings.activation_checkpointing
     context = StageContext(model, teacher, settings.perturb, asdict(settings.loss), processes.mean)
@@ -173,8 +182,9 @@ def dataset_notes(
             not the camera that it needs.
     """
     of_validation = {f"data.val.{name}": images for name, images in (val_sets or {}).items()}
-    for name, images in of_validation.items():
-        require_metres(images, name)
+    if not learns_classes(settings):
+        for name, images in of_validation.items():
+            require_metres(images, name)
     require_cameras(settings, of_validation)
     kinds: tuple[tuple[str, Sequence[Sized]], ...] = (
         ("labeled", dataset.labeled),
@@ -186,11 +196,13 @@ def dataset_notes(
         for name, images in zip(rooted(getattr(settings.data, kind)), members)
     }
     labeled = {name: images for name, images in sets.items() if name.startswith("data.labeled.")}
+    require_same_classes(settings, labeled | of_validation)
     warnings, notes = label_notes(labeled | of_validation, labeled.keys() if learns_metres(settings) else ())
     of_sets = set_notes(sets | of_validation)  # warnings first
     first = sum(line.startswith("warning: ") for line in of_sets)
     warnings = [*of_sets[:first], *(f"warning: {line}" for line in warnings)]
-    return [*warnings, *weight_notes(settings, dataset), *of_sets[first:], *notes]
+    counted = class_notes(labeled)
+    return [*warnings, *weight_notes(settings, dataset), *of_sets[first:], *notes, *counted]
 
 
 def build_training_set(settings: TrainSettings, teacher: DenseModel | None = None) -> TrainingSet:

@@ -9,13 +9,14 @@ from omegaconf import DictConfig
 
 from depthany.config.checker import check_settings, settings_object
 from depthany.data.weighted import named_weights
+from depthany.losses.table import require_terms_of
 from depthany.metrics.table import METRICS, require_metrics
 from depthany.models.files.model_source import ModelSource
 from depthany.system.distributed import Processes
 from depthany.training.loggers.table import LOGGERS
 from depthany.training.parallel import uses_fsdp
 from depthany.training.settings import ONCE, ONLINE, TrainSettings
-from depthany.training.stages.base import Stage
+from depthany.training.stages.base import Stage, TermsSettings
 from depthany.training.stages.table import STAGES
 
 
@@ -40,11 +41,13 @@ def check(cfg: DictConfig) -> TrainSettings:
     for kind, count in zip(("labeled", "unlabeled"), per_micro_batch(settings)):
         _require_a_root(settings, kind, count)
         set_weights(settings, kind)
+    if isinstance(settings.stage, TermsSettings):
+        require_terms_of(stage.predicts, settings.stage.terms, f"stage={settings.stage.name}")
     _require_teacher(settings, stage)
     _require_init(settings)
     _require_validations(settings)
     if settings.eval_metrics:
-        require_metrics(settings.eval_metrics, "depth", "eval_metrics")
+        require_metrics(settings.eval_metrics, "classes" if stage.predicts == "classes" else "depth", "eval_metrics")
     for name in settings.loggers:
         LOGGERS[name].require()
     weights = settings.model.weights

@@ -117,7 +117,7 @@ def faults_of(means: Mapping[str, float], is_relative: bool = True) -> dict[str,
     Args:
         is_relative: see `OutputWatch`.
     """
-    teaches = "a depth that varies" if is_relative else "a known depth in range"
+    teaches = "a depth that varies" if is_relative else "known labels in range"
     faults = dict[str, str]()
     zeros, constant = means.get("zero_outputs", 0.0), means.get("output/constant", 0.0)
     if zeros > MOST_ZEROS:

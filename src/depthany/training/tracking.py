@@ -16,8 +16,10 @@ from rich.table import Column, Table
 from torch import Tensor
 
 from depthany.data.batch import Batch
+from depthany.display.classes import class_row, palette
 from depthany.display.pictures import at_size, comparison_row
 from depthany.display.progress import columns, minutes
+from depthany.metrics.segmentation import ABSENT_RULE
 from depthany.metrics.table import METRICS, brief
 from depthany.system.distributed import ALONE, Processes
 from depthany.training.alignment_watch import EVERYWHERE, IDLE, KEPT, AlignmentWatch
@@ -25,7 +27,7 @@ from depthany.training.log_files import DEFAULT_LOGGERS, LogFiles
 from depthany.training.output_watch import OutputWatch, faults_of, without_empty_losses
 from depthany.training.quantiles import quantiles
 from depthany.training.stages.base import StageImages, StageOutput
-from depthany.training.validation import CONSTANT_PREDICTIONS, IMAGES, NEGATIVE_SCALES
+from depthany.training.validation import CONSTANT_PREDICTIONS, IMAGES, IOU, NEGATIVE_SCALES
 
 PICTURES_PER_KIND = 4
 
@@ -97,6 +99,10 @@ class Tracker:
                 title = f"{kind}: {columns} | prediction | error"
                 self._files.picture(title, _sheet(shown, perturbed), step)
 
+    def picture(self, title: str, picture: np.ndarray, step: int) -> None:
+        """Writes a picture [h w 3] uint8 RGB to all loggers."""
+        self._files.picture(title, picture, step)
+
     def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
         """Prints the scores rows[model][set][metric], one row for each model and set."""
         of_first_model = next(iter(rows.values()))
@@ -104,8 +110,9 @@ class Tracker:
         metrics = brief(name for name in names if name in METRICS)
         # On a narrow console a long name goes on in the next line: cut off, two sets would look the same.
         table = Table(Column("set", overflow="fold"), Column("model", overflow="fold"), title=title)
-        counts = {"negative scales": NEGATIVE_SCALES}
-        if any(scores[CONSTANT_PREDICTIONS] for sets in rows.values() for scores in sets.values()):
+        has_scales = any(NEGATIVE_SCALES in scores for scores in of_first_model.values())  # classes have none
+        counts = {"negative scales": NEGATIVE_SCALES} if has_scales else {}
+        if any(scores.get(CONSTANT_PREDICTIONS) for sets in rows.values() for scores in sets.values()):
             counts["constant"] = CONSTANT_PREDICTIONS
         for heading in (*(METRICS[name].heading for name in metrics), *counts):
             table.add_column(heading, justify="right")
@@ -119,6 +126,18 @@ class Tracker:
                 table.add_row(name if model == next(iter(rows)) else "", model, *cells)
             table.add_section()
         self.console.print(table)
+
+    def classes(self, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+        """Prints the IoU of each class, a column for each model and set, and the rule of mIoU."""
+        columns = {(model, name): found for model, sets in rows.items() for name, found in sets.items()}
+        table = Table(Column("class", overflow="fold"), title="IoU of each class")
+        for model, name in columns:
+            table.add_column(name if len(rows) == 1 else f"{model}, {name}", justify="right", overflow="fold")
+        for key in dict.fromkeys(key for found in columns.values() for key in found if key.startswith(IOU)):
+            cells = [f"{found[key]:.4f}" if key in found else "absent" for found in columns.values()]
+            table.add_row(key.removeprefix(IOU), *cells)
+        self.console.print(table)
+        self.say(f"mIoU: {ABSENT_RULE}")
 
     def close(self) -> None:
         """Stops the bar and closes the log files."""
@@ -135,6 +154,7 @@ class NullTracker:
     def say(self, text: str) -> None: ...
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
     def pictures(self, step: int, images: Mapping[str, StageImages]) -> None: ...
+    def picture(self, title: str, picture: np.ndarray, step: int) -> None: ...
     def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None: ...
     def close(self) -> None: ...
 
@@ -269,6 +289,11 @@ def _sheet(shown: StageImages, perturbed: bool) -> np.ndarray:
     for i in range(min(PICTURES_PER_KIND, len(shown.clean))):
         images = [shown.clean[i], shown.seen[i]] if perturbed else [shown.clean[i]]
         hwc = [image.permute(1, 2, 0).cpu().numpy() for image in images]
+        if shown.kind == "classes":
+            logits = shown.prediction[i]  # [k h w]
+            numbers = (each.cpu().numpy() for each in (shown.target[i], logits.argmax(0), shown.mask[i]))
+            rows.append(class_row(hwc, *numbers, palette(shown.colours, len(logits))))
+            continue
         maps = (shown.target[i].float(), shown.prediction[i].float(), shown.mask[i])
         target, prediction, mask = (at_size(each.cpu().numpy(), hwc[0].shape[:2]) for each in maps)
         rows.append(comparison_row(hwc, target, prediction, mask, in_metres=shown.kind == "depth_m"))

@@ -4,11 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from depthany.data.dataset import TrainingSet
 from depthany.data.left_out import require_few
 from depthany.data.samples import LabeledSet
+from depthany.display.classes import confusion_picture
+from depthany.evaluation.class_scores import class_table, confusion_of
 from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary
@@ -18,10 +22,12 @@ from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel
 from depthany.models.output import Quantity
 from depthany.system.distributed import ALONE, Processes
+from depthany.training.stages.base import Stage
 
 # Kind of the model's quantity -> quantity and alignment of the protocol.
-ALIGNED_AS = {"disparity": "least_squares", "depth_m": "none"}
+ALIGNED_AS = {"disparity": "least_squares", "depth_m": "none", "classes": "none"}
 NEGATIVE_SCALES, CONSTANT_PREDICTIONS, IMAGES = "negative_scales", "constant_predictions", "images"
+IOU = "iou/"  # before the name of a class
 DEGENERATE, UNREADABLE = "degenerate_truths", "unreadable"
 Scores = dict[str, float]  # of one set: its metrics by name, and the five counts above
 SKIP_HINT = "(data.unreadable=skip leaves such images out)"
@@ -41,6 +47,9 @@ def evaluate(
     say: Callable[[str], object] = lambda line: None,
     canonical_focal: float | None = None,
     eval_size: tuple[int, int] | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    show: Callable[[str, NDArray[np.uint8]], object] = lambda title, picture: None,
 ) -> dict[str, Scores]:
     """Returns the scores of a model on each set, means over its images.
 
@@ -61,17 +70,20 @@ def evaluate(
         canonical_focal: see `CanonicalPredictor`; None = predictions are metres of any camera.
         eval_size: height and width to which images are stretched, in place of `input_size`; None = their
             aspect is kept.
+        window, stride: of a model of classes, see `Predictor`.
+        show: takes the confusion matrix of each set as a picture, after its title.
 
     Returns:
         By set: the metrics, and the numbers of images that counted (`images`), have a negative scale
         (`negative_scales`) or a constant prediction (`constant_predictions`), or were left out, as their
-        truth says nothing (`degenerate_truths`) or as they cannot be read (`unreadable`).
+        truth says nothing (`degenerate_truths`) or as they cannot be read (`unreadable`). Of classes: the
+        metrics, the IoU of each class that is not absent (`iou/<name>`), `images` and `unreadable`.
 
     Raises:
         ValueError: an image cannot be read, or too many; no valid depth in a set; a model without depth.
     """
     was_training, align = model.training, alignment_of(model.quantity)
-    predictor = Predictor(model.eval(), input_size, amp=amp)
+    predictor = Predictor(model.eval(), input_size, amp=amp, window=window, stride=stride)
     scores: dict[str, Scores] = {}
     try:
         for name, dataset in sets.items():
@@ -81,6 +93,7 @@ def evaluate(
                 protocol_of(name, dataset, align, metrics, eval_size),
                 max_unreadable_share,
                 say,
+                show,
                 batch_size=batch_size,
                 convert_images=convert_images,
                 processes=processes,
@@ -90,9 +103,10 @@ def evaluate(
     return processes.from_main(scores)  # equal to the last bit even where processors round differently
 
 
-def scored_metrics(primary: str, more: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the metrics of a validation, each once: the usual ones, `primary`, and `more`."""
-    return tuple(dict.fromkeys((*DEFAULT_METRICS["depth"], primary, *more)))
+def metrics_of(stage: Stage, more: Sequence[str] = ()) -> tuple[str, ...]:
+    """Returns the names of the metrics of a validation, each once: the usual ones, the stage's own, and `more`."""
+    task = "classes" if stage.predicts == "classes" else "depth"
+    return tuple(dict.fromkeys((*DEFAULT_METRICS[task], stage.primary, *more)))
 
 
 def input_of_validation(dataset: TrainingSet) -> dict[str, Any]:
@@ -114,6 +128,7 @@ def _score(
     protocol: Protocol,
     max_unreadable_share: float | None,
     say: Callable[[str], object],
+    show: Callable[[str, NDArray[np.uint8]], object],
     **options: Any,
 ) -> Scores:
     """Returns the scores of one set; `options` are those of `score_set`."""
@@ -122,6 +137,11 @@ def _score(
         scored = score_set(predictor, dataset, protocol, skip_unreadable=skip, **options)
     except UnreadableImage as error:
         raise ValueError(f"{protocol.name}: {error} {SKIP_HINT}") from None
+    if protocol.task == "classes":
+        names = tuple(dataset.classes.names)  # type: ignore[attr-defined]
+        return _scores_of_classes(
+            scored, protocol, len(dataset), max_unreadable_share or 0.0, say, show, names
+        )
     return _scores_of(scored, protocol, len(dataset), max_unreadable_share or 0.0, say)
 
 
@@ -173,6 +193,8 @@ def protocol_of(
 
     A set of unknown scale has no metres; predictions are clipped to the range of the set.
     """
+    if dataset.unit == "class":
+        return Protocol(name, task="classes", align="none", eval_size=eval_size, metrics=tuple(metrics))
     return Protocol(
         name,
         align=align,
@@ -189,9 +211,7 @@ def _scores_of(
     scored: Scored, protocol: Protocol, images: int, max_share: float, say: Callable[[str], object]
 ) -> Scores:
     name, unreadable, degenerate = protocol.name, scored.unreadable, scored.degenerate
-    if unreadable:
-        require_few(len(unreadable), images, max_share, f"{name} (validation)", first_lines(unreadable))
-        say(f"warning: {name}: {len(unreadable)} of {images} images left out: {first_lines(unreadable)}")
+    _report_unreadable(name, unreadable, images, max_share, say)
     if degenerate:
         say(
             f"warning: {name}: {len(degenerate)} of {images} images left out, as their truth is constant or "
@@ -209,6 +229,39 @@ def _scores_of(
         UNREADABLE: len(unreadable),
         IMAGES: problems.images,
     }
+
+
+def _scores_of_classes(
+    scored: Scored,
+    protocol: Protocol,
+    images: int,
+    max_share: float,
+    say: Callable[[str], object],
+    show: Callable[[str, NDArray[np.uint8]], object],
+    names: Sequence[str],
+) -> Scores:
+    """Returns the scores of a set of masks: the metrics, and the IoU of each class."""
+    name, unreadable = protocol.name, scored.unreadable
+    _report_unreadable(name, unreadable, images, max_share, say)
+    if not scored.rows:
+        raise ValueError(f"{name}: none of {images} masks has a pixel that counts: leave it out of data.val")
+    confusion = confusion_of(scored.rows, len(names))
+    show(f"{name}: confusion | true classes down, predicted across", confusion_picture(confusion, names))
+    of_class = {f"{IOU}{each.name}": each.iou for each in class_table(confusion, names)}
+    return (
+        summary(scored.rows, protocol)
+        | {key: value for key, value in of_class.items() if value is not None}
+        | {UNREADABLE: len(unreadable), IMAGES: len(scored.rows)}
+    )
+
+
+def _report_unreadable(
+    name: str, unreadable: Sequence[str], images: int, max_share: float, say: Callable[[str], object]
+) -> None:
+    """Says which images were left out; raises ValueError if they are too many."""
+    if unreadable:
+        require_few(len(unreadable), images, max_share, f"{name} (validation)", first_lines(unreadable))
+        say(f"warning: {name}: {len(unreadable)} of {images} images left out: {first_lines(unreadable)}")
 
 
 def is_dead(scores: Scores) -> bool:

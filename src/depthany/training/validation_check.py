@@ -76,7 +76,8 @@ def _check(
     max_unreadable_share: float | None,
     longest_s: float,
 ) -> list[str]:
-    protocol, images = protocol_of(name, dataset, align, ("abs_rel",)), len(dataset)
+    metrics = ("miou",) if dataset.unit == "class" else ("abs_rel",)
+    protocol, images = protocol_of(name, dataset, align, metrics), len(dataset)
     found, lines, key = _read(dataset, protocol, convert_images, longest_s), list[str](), f"data.val.{name}"
     if bad := found.unreadable:
         of_read = f"{len(bad)} of {found.read} images that were read"
@@ -105,6 +106,8 @@ def _read(dataset: LabeledSet, protocol: Protocol, convert_images: bool, longest
             raise
         except ValueError as error:
             return str(error)
+        if protocol.task == "classes":
+            return bool(labels.valid.any())
         counted = counted_pixels(labels.disparity, labels.mask, protocol)
         return bool(counted.any()) and not is_degenerate(protocol.align, labels.disparity[counted])
 

@@ -127,8 +127,8 @@ def save_huggingface(model: DenseModel, folder: str | Path) -> Path:
     swiglu = has_swiglu(encoder.spec)
     state = {huggingface_name(name, swiglu): tensor for name, tensor in plain_state(model).items()}
     state = split_qkv(state) | unused_weights(HF_UNUSED, encoder)
-    _write_json(folder / CONFIG_NAME, _huggingface_config(model, encoder))
-    _write_json(folder / PREPROCESSOR_NAME, _preprocessor_config(model))
+    write_json(folder / CONFIG_NAME, _huggingface_config(model, encoder))
+    write_json(folder / PREPROCESSOR_NAME, _preprocessor_config(model))
     _write_exact_processor(folder / EXACT, _preprocessor_config(model))
     write_atomically(folder / WEIGHTS_NAME, lambda partial: save_file(state, partial, {"format": "pt"}))
     return folder
@@ -141,12 +141,13 @@ def _write_exact_processor(folder: Path, config: Mapping[str, Any]) -> None:
     """
     source = Path(__file__).with_name(PROCESSOR_SOURCE)
     auto_map = {"AutoImageProcessor": f"{source.stem}.DepthanyImageProcessor"}
-    _write_json(folder / PREPROCESSOR_NAME, {**config, "auto_map": auto_map})
+    write_json(folder / PREPROCESSOR_NAME, {**config, "auto_map": auto_map})
     text = source.read_text(encoding="utf-8")
     write_atomically(folder / source.name, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file, which appears whole or not at all."""
     text = json.dumps(content, indent=2) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text))
 

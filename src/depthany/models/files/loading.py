@@ -16,6 +16,8 @@ from depthany.models.dinov2 import SIZES
 from depthany.models.files.found import Found, UnknownGeneration
 from depthany.models.files.huggingface import PREPROCESSOR_NAME, arguments_from_huggingface
 from depthany.models.files.locate import locate
+from depthany.models.files.mobilenet_v2 import MODEL_TYPE as MOBILENET_V2
+from depthany.models.files.mobilenet_v2 import is_mobilenet_v2, read_mobilenet_v2
 from depthany.models.files.names import (
     HF_UNUSED,
     OFFICIAL_UNUSED,
@@ -27,6 +29,7 @@ from depthany.models.files.names import (
 )
 from depthany.models.files.official_bins import has_bins, read_bins
 from depthany.models.files.released import size_of_width
+from depthany.models.files.torchvision_deeplab import is_torchvision_deeplab, read_torchvision_deeplab
 from depthany.models.files.weights import listed, load_strictly, read_tensors, unwrap, weights_file
 from depthany.models.model import (
     CONFIG_NAME,
@@ -70,7 +73,8 @@ def load_model(
         source: a run directory of ours, its `model.safetensors`, or a training checkpoint `.pt`, of which
             averaged weights are taken where it has them; an official Depth Anything V1 or V2 `.pth`, relative
             or metric; a metric `.pt` of V1, with bins; a Hugging Face folder of
-            `DepthAnythingForDepthEstimation`, or its id on the hub ("organisation/name").
+            `DepthAnythingForDepthEstimation` or `MobileNetV2ForSemanticSegmentation`, or its id on the hub
+            ("organisation/name"); a file of torchvision's `deeplabv3_resnet50` or `deeplabv3_resnet101`.
         taps: "v1" or "v2", for an official file whose name does not say its generation.
         max_depth_m: metres, for an official metric file whose name does not say them. Relative and metric
             files look alike inside; a warning is logged if the model's maps are constant.
@@ -139,6 +143,10 @@ def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
         return read_bins(path, state, taps, max_depth_m)
     if all(any(name.startswith(part) for name in state) for part in ("pretrained.", "depth_head.")):
         return _official(path, state, taps, max_depth_m)
+    if is_torchvision_deeplab(state):
+        return read_torchvision_deeplab(path, state)
+    if config_path.is_file() and is_mobilenet_v2(config := _read_json(config_path)):
+        return read_mobilenet_v2(path, config, _preprocessor_of(path), state)
     if _is_huggingface(config_path):
         return _huggingface(path, state)
     if path.suffix == ".safetensors":
@@ -194,16 +202,19 @@ def _official(path: Path, state: Mapping[str, Tensor], taps: str | None, max_dep
 
 
 def _huggingface(path: Path, state: Mapping[str, Tensor]) -> Found:
-    preprocessor = path.with_name(PREPROCESSOR_NAME)
     config_path = path.with_name(CONFIG_NAME)
-    arguments = arguments_from_huggingface(
-        _read_json(config_path), _read_json(preprocessor) if preprocessor.is_file() else {}, str(config_path)
-    )
+    arguments = arguments_from_huggingface(_read_json(config_path), _preprocessor_of(path), str(config_path))
     used = {name: tensor for name, tensor in state.items() if name not in HF_UNUSED}
     swiglu = has_swiglu(SIZES[arguments["size"]])
     return Found(
         path, depth_anything_config(**arguments), join_qkv(used), partial(huggingface_name, swiglu=swiglu)
     )
+
+
+def _preprocessor_of(path: Path) -> dict[str, Any]:
+    """Returns the settings of the preprocessor beside the weights in a folder, {} if there are none."""
+    preprocessor = path.with_name(PREPROCESSOR_NAME)
+    return _read_json(preprocessor) if preprocessor.is_file() else {}
 
 
 def _finished(folder: Path) -> Path:
@@ -222,7 +233,7 @@ def _finished(folder: Path) -> Path:
 
 
 def _is_huggingface(config_path: Path) -> bool:
-    return _model_type(config_path) == "depth_anything"
+    return _model_type(config_path) in ("depth_anything", MOBILENET_V2)
 
 
 def _model_type(config_path: Path) -> str | None:

@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from depthany.models.atrous_encoder import AtrousEncoder, pad_symmetrically
 from depthany.models.dinov2 import Dinov2
 from depthany.models.fast import cast_weights
+from depthany.models.files.folding import fold_batch_norm
 from depthany.models.model import DenseModel
 from depthany.models.strided import PatchProduct
 
+FOLDING_SIDE = 64  # pixels of the image that shows which layer follows which
 OPSET = 18  # that the exporter writes; others are converted from it
 CUBIC = -0.75  # the free parameter of torch's bicubic kernel
 SIZE_RULE = (
@@ -33,6 +36,8 @@ OFFSET = {"official": 0.1, "size": 0.0}  # added to the number of patches, see `
 class GraphModel(nn.Module):
     """A copy of the model whose position embeddings are computed in the graph; input and output are float32.
 
+    A dilated CNN has its BatchNorm in its convolutions, and no padding that depends on the size where it can.
+
     Args:
         dtype: of weights and activations.
         size: (height, width) of the only input size, with constant position embeddings; None: any.
@@ -43,7 +48,12 @@ class GraphModel(nn.Module):
     ) -> None:
         super().__init__()
         self.dtype = dtype
-        self.model = cast_weights(copy.deepcopy(model), dtype).eval().requires_grad_(False)
+        own = copy.deepcopy(model).float().eval().requires_grad_(False)
+        if isinstance(own.encoder, AtrousEncoder):
+            fold_batch_norm(own, torch.zeros(1, 3, FOLDING_SIDE, FOLDING_SIDE))
+            if size is not None and own.encoder.is_symmetric_at(size):
+                pad_symmetrically(own.encoder)
+        self.model = cast_weights(own, dtype)
         encoder = self.model.encoder
         if not isinstance(encoder, Dinov2):
             return
@@ -178,6 +188,8 @@ def description(
         batch: the only number of images; None: any.
     """
     preprocessing, quantity = model.preprocessing, model.quantity
+    is_classes = quantity.kind == "classes"
+    classes = {key: value for key, value in quantity.to_config().items() if key.startswith("class_")}
     return {
         "trained_on": None,
         **model.config,
@@ -194,7 +206,8 @@ def description(
         "channels": "RGB in 0..1",
         "mean": preprocessing.mean,
         "std": preprocessing.std,
-        "resize_output": {"kernel": "bilinear", "align_corners": True},
+        "resize_output": {"kernel": "bilinear", "align_corners": getattr(model.head, "align_corners", True)},
+        **(classes if is_classes else {}),
     }
 
 

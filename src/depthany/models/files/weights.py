@@ -15,13 +15,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from depthany.models.atrous_encoder import AtrousEncoder
 from depthany.models.dinov2 import SIZES, Dinov2, resize_pos_embed, size_of
 from depthany.models.encoder import Encoder
 from depthany.models.files.hub import hub_file
+from depthany.models.files.mobilenet_v2 import is_google_trunk, trunk_of
 from depthany.models.files.names import MASK_TOKENS, dinov2_name, hf_dinov2_name, join_qkv, version_1_name
 from depthany.models.timm_encoder import TimmEncoder
 
 log = logging.getLogger(__name__)
+TIMM_EPS = 1e-5  # of BatchNorm in timm's and torchvision's CNNs
 LISTED = 10  # names of mismatched keys in an error message
 WRAPPERS = ("state_dict", "model", "teacher")  # entries under which training codes keep the weights
 OFFICIAL_FILES = {name: f"dinov2_{name}14_pretrain.pth" for name in ("vits", "vitb", "vitl", "vitg")}
@@ -37,10 +40,11 @@ def load_encoder_weights(encoder: Encoder, path: str | Path | None) -> set[str]:
         of a whole depth model.
 
     Args:
-        encoder: a `Dinov2` or a `TimmEncoder`.
+        encoder: a `Dinov2`, a `TimmEncoder` or an `AtrousEncoder`.
         path: for a `Dinov2` an official DINOv2 `.pth`, the same with timm's names (`.pth` or `.safetensors`),
-            a Hugging Face `Dinov2Model` folder or its file; for a `TimmEncoder` a file with timm's names or
-            its folder. float16 or float32. None: from the hub's local cache, else downloaded.
+            a Hugging Face `Dinov2Model` folder or its file; for the others a file with timm's names or its
+            folder, for a MobileNetV2 also one of transformers. float16 or float32. None: from the hub's local
+            cache, else downloaded.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -48,7 +52,7 @@ def load_encoder_weights(encoder: Encoder, path: str | Path | None) -> set[str]:
         ValueError: the file is damaged, of another size or architecture, or holds NaN; or no rule is known
             for the encoder.
     """
-    if isinstance(encoder, TimmEncoder):
+    if isinstance(encoder, TimmEncoder | AtrousEncoder):
         _load_timm(encoder, _from_hub(encoder.label) if path is None else weights_file(Path(path)))
         return set()
     if isinstance(encoder, Dinov2):
@@ -56,12 +60,21 @@ def load_encoder_weights(encoder: Encoder, path: str | Path | None) -> set[str]:
     raise ValueError(f"no pre-trained weights are known for {encoder.label}: pass model.pretrained=false")
 
 
-def _load_timm(encoder: TimmEncoder, path: Path) -> None:
+def _load_timm(encoder: TimmEncoder | AtrousEncoder, path: Path) -> None:
     """Loads a state dict of the whole timm model; skips by name what the encoder leaves out of the model."""
     unused, own = encoder.unused_names(), encoder.timm_model.state_dict()
     # Old files have no counters of BatchNorm's batches, and no layer of timm uses them.
     counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
-    found = {name: tensor for name, tensor in unwrap(read_tensors(path)).items() if name not in unused}
+    state = unwrap(read_tensors(path))
+    if isinstance(encoder, AtrousEncoder):
+        is_google, state = is_google_trunk(state), trunk_of(encoder, state, path)
+        if not is_google and encoder.config["bn_eps"] != TIMM_EPS:
+            log.warning(
+                "warning: %s was trained with bn_eps=%g, and model.encoder.bn_eps=%g changes its features: "
+                "pass model.encoder.bn_eps=%g model.encoder.padding=symmetric, and the mean and std of timm",
+                path, TIMM_EPS, encoder.config["bn_eps"], TIMM_EPS,
+            )  # fmt: skip
+    found = {name: tensor for name, tensor in state.items() if name not in unused}
     try:
         load_strictly(encoder.timm_model, counters | found, f"{path} ({encoder.label})")
     except ValueError as error:

@@ -23,11 +23,16 @@ class Head(nn.Module):
         config: constructor arguments but for `features`, as plain values.
         quantity: what the map holds.
         borrows: name of another head -> names of those of its layers that this head can start from.
+        takes_levels: whether it works on the encoder's levels, which the decoder `levels` hands on, and not
+            on a pyramid.
+        least_images: images that a batch of training must have, for BatchNorm after a global pooling.
     """
 
     config: dict[str, Any]
     quantity: Quantity
     borrows: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    takes_levels: ClassVar[bool] = False
+    least_images: ClassVar[int] = 1
 
     def forward(self, pyramid: Pyramid, size: tuple[int, int]) -> Prediction:
         """Returns a map of `size` (h, w) without features."""

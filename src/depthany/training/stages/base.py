@@ -73,7 +73,8 @@ class StageImages:
     clean, seen: [b 3 h w] uint8, before and after perturbation.
     target, prediction: [b h w], in the unit of the stage's target.
     mask: [b h w] bool, True where the target is known.
-    kind: of quantity that target and prediction are.
+    kind: of quantity that target and prediction are. The prediction of classes is logits [b k h w].
+    colours: RGB of each class.
 
     Maps of another size than the images are resized to them in pictures.
     """
@@ -84,6 +85,7 @@ class StageImages:
     mask: Tensor
     prediction: Tensor
     kind: Kind = "disparity"
+    colours: Sequence[tuple[int, int, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,11 @@ class Stage(nn.Module):
             sets: names of the labeled sets that have a root, in their order.
         """
         return PLAIN
+
+    @classmethod
+    def validation_input(cls, settings: Any) -> Mapping[str, Any]:
+        """Returns arguments of `training.validation.evaluate` on how images of validation are seen."""
+        return {}
 
     @classmethod
     def build(cls, settings: Any, context: StageContext) -> "Stage":

@@ -2,6 +2,7 @@
 
 from depthany.training.stages.base import Stage
 from depthany.training.stages.metric import MetricStage
+from depthany.training.stages.segmentation import SegmentationStage
 from depthany.training.stages.student import StudentStage
 from depthany.training.stages.teacher import TeacherStage
 
@@ -9,4 +10,5 @@ STAGES: dict[str, type[Stage]] = {
     "teacher": TeacherStage,
     "student": StudentStage,
     "metric": MetricStage,
+    "segmentation": SegmentationStage,
 }

@@ -1,0 +1,203 @@
+"""Predictions of classes: windows, palette PNGs, overlays, what is refused, and masks of the sky."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from depthany import sky
+from depthany.data.folder_depth import FolderDepth
+from depthany.inference.outputs import OutputSettings, check_formats
+from depthany.inference.predictor import Predictor, PreparedImage, average_classes, window_starts
+from depthany.inference.segmenters import class_probability, require_class
+from depthany.inference.sky_masks import SkySettings
+from depthany.models.model import build_model, save_model
+from depthany.models.output import Quantity
+
+NAMES = ["dark", "middle", "sky"]
+
+
+@pytest.fixture
+def classes(micro: str) -> Any:
+    """A model of three classes with random weights, whose logits vary."""
+    torch.manual_seed(0)
+    head = {
+        "name": "classes_linear",
+        "class_names": NAMES,
+        "class_colours": [[9, 9, 9], [1, 2, 3], [7, 8, 9]],
+    }
+    model = build_model({"name": "dinov2", "size": micro}, {"name": "levels"}, head, 28).eval()
+    torch.nn.init.normal_(model.head.conv.weight)  # type: ignore[union-attr, arg-type]
+    return model
+
+
+@pytest.fixture
+def folder(classes: Any, tmp_path: Path) -> Path:
+    save_model(classes, tmp_path / "classes")
+    return tmp_path / "classes"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    draw = np.random.default_rng(0)
+    for name in ("a", "day/b"):
+        path = tmp_path / "set/images" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (35, 50, 3), dtype=np.uint8)).save(path)
+        depth = tmp_path / "set/depth" / f"{name}.npy"
+        depth.parent.mkdir(parents=True, exist_ok=True)
+        np.save(depth, np.full((35, 50), 5.0, np.float32))
+    return tmp_path / "set/images"
+
+
+def prepared(predictor: Predictor, hw: tuple[int, int]) -> PreparedImage:
+    image = np.random.default_rng(1).integers(0, 256, (*hw, 3), dtype=np.uint8)
+    return PreparedImage("a", predictor.prepare(image, "a"), hw)
+
+
+def test_window_that_covers_the_image_changes_nothing(classes: Any) -> None:
+    whole, windows = Predictor(classes, 28), Predictor(classes, 28, window=70, stride=14)
+    image = prepared(whole, (40, 60))
+    assert torch.equal(whole.predict([image]), windows.predict([image]))
+
+
+def test_windows_are_averaged_where_they_overlap(classes: Any) -> None:
+    predictor = Predictor(classes, 28, window=28, stride=14)
+    image = prepared(predictor, (28, 42))
+    logits, pixels = predictor.predict([image]), image.inputs[0][None]  # [1 3 28 42]
+    with torch.inference_mode():
+        left, right = classes(pixels[..., :28]).map, classes(pixels[..., 14:]).map
+    torch.testing.assert_close(logits[..., :14], left[..., :14])
+    torch.testing.assert_close(logits[..., 14:28], (left[..., 14:] + right[..., :14]) / 2)
+
+
+def test_last_window_ends_at_the_edge() -> None:
+    assert window_starts(100, 40, 30) == [0, 30, 60]
+    assert window_starts(101, 40, 30) == [0, 30, 60, 61]
+    assert window_starts(30, 40, 30) == [0]
+
+
+def test_views_are_averaged_as_probabilities() -> None:
+    views = [torch.tensor([4.0, 0.0]).view(1, 2, 1, 1), torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)]
+    mean = average_classes(views, False).softmax(1)
+    torch.testing.assert_close(mean, (views[0].softmax(1) + views[1].softmax(1)) / 2)
+
+
+def test_palette_png_and_overlay_are_written(
+    predict: Any, folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    ended = predict(f"checkpoint={folder}", f"images={photos}")
+    assert ended.code == 0, ended.err
+    with Image.open(tmp_path / "out/day/b_color.png") as file:
+        assert (file.mode, file.size, file.text["classes"]) == ("P", (50, 35), "dark, middle, sky")
+        assert np.asarray(file).max() < 3
+        assert file.getpalette()[:9] == [9, 9, 9, 1, 2, 3, 7, 8, 9]
+    with Image.open(tmp_path / "out/a_overlay.png") as file:
+        assert (file.mode, file.size) == ("RGB", (50, 35))
+    assert "constant" not in ended.err
+
+
+def test_formats_and_videos_of_depth_are_refused(
+    predict: Any, folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    ended = predict(f"checkpoint={folder}", f"images={photos}", "save=png16")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "save=png16: the model predicts 3 classes; choose from color, overlay, side, npy" in ended.err
+    (tmp_path / "a.mp4").touch()
+    ended = predict(f"checkpoint={folder}", f"images={tmp_path / 'a.mp4'}")
+    assert "a.mp4 is a video, and the model predicts 3 classes" in ended.err
+    with pytest.raises(ValueError, match=r"save=overlay: the model predicts disparity"):
+        check_formats(["overlay"], OutputSettings(Quantity("disparity")))
+
+
+def run_sky(monkeypatch: pytest.MonkeyPatch, capsys: Any, *words: str) -> tuple[int, str, str]:
+    own = ["device=cpu", "threads=1"]
+    monkeypatch.setattr(sys, "argv", ["sky", *words, *own])
+    with pytest.raises(SystemExit) as end:
+        sky.main()
+    said = capsys.readouterr()
+    return int(end.value.code or 0), said.out, said.err
+
+
+def test_sky_masks_are_written_noted_and_read(
+    folder: Path, photos: Path, classes: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    out = photos.parent / "sky"
+    words = [f"checkpoint={folder}", f"images={photos}", f"out={out}", "threshold=0.34"]
+    code, said, err = run_sky(monkeypatch, capsys, *words, "limit=1")
+    assert code == 0, err
+    assert "1 masks written" in said
+    (out / "a.png").write_bytes(kept := (out / "a.png").read_bytes())
+    code, said, _ = run_sky(monkeypatch, capsys, *words)
+    assert "1 masks written" in said
+    assert "1 there already" in said
+    assert (out / "a.png").read_bytes() == kept
+    with Image.open(out / "day/b.png") as file:
+        mask = np.asarray(file)
+        assert file.mode == "1"
+    image = np.asarray(Image.open(photos / "day/b.png"))
+    prepared_image = PreparedImage("b", Predictor(classes, 28).prepare(image, "b"), (35, 50))
+    logits = Predictor(classes, 28).predict([prepared_image])[0]
+    enlarged = torch.nn.functional.interpolate(logits[None], (35, 50), mode="bilinear", align_corners=False)[
+        0
+    ]
+    expected = (enlarged.softmax(0)[2] >= 0.34).numpy()
+    assert 0 < expected.mean() < 1
+    assert (mask == expected).mean() > 0.999
+    note = json.loads((out / "sky.json").read_text())["settings"]
+    assert (note["threshold"], note["sky_class"], note["model"]) == (0.34, "sky", str(folder))
+    assert note["revision"].startswith("sha256:")
+    assert (out / "contact.jpg").is_file()
+    code, _, err = run_sky(monkeypatch, capsys, *words[:3], "threshold=0.6")
+    assert code == 2
+    assert "holds masks with threshold=0.34, not 0.6" in err
+    labels = FolderDepth(str(photos.parent), sky_masks="sky").labels(1)
+    assert (labels.sky == expected).mean() > 0.999
+    assert (labels.disparity[labels.sky] == 0).all(), "infinitely far"
+    assert labels.mask.all()
+
+
+def test_label_set_without_sky_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no class 'sky' among its 2 classes .cat, dog.: pass a model"):
+        require_class(["cat", "dog"], "sky", "checkpoint=x")
+
+
+def test_probability_is_the_softmax_of_enlarged_logits() -> None:
+    logits = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0)) * 20
+    whole = torch.nn.functional.interpolate(logits[None], (9, 8), mode="bilinear", align_corners=False)[0]
+    found = class_probability(logits, 2, (9, 8), False)
+    np.testing.assert_allclose(found, whole.softmax(0)[2].numpy(), atol=1e-6)
+
+
+def test_erosion_keeps_the_sky_at_the_edge_of_the_image() -> None:
+    probability = np.zeros((6, 6), np.float32)
+    probability[:4] = 1
+    mask = SkySettings("m", "r", "sky", 0.5, erode=1).mask(probability)
+    assert mask.sum(1).tolist() == [6, 6, 6, 0, 0, 0]
+
+
+@pytest.mark.slow  # the import of transformers
+def test_huggingface_segmenter_finds_its_sky(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"depths": [1] * 4, "hidden_sizes": [8] * 4, "decoder_hidden_size": 8}
+    sizes |= {"num_attention_heads": [1] * 4, "mlp_ratios": [1] * 4}
+    names = {0: "wall", 1: "sky"}
+    config = transformers.SegformerConfig(id2label=names, label2id={"wall": 0, "sky": 1}, **sizes)
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "hf")
+    processor = transformers.SegformerImageProcessor(size={"height": 64, "width": 64})
+    processor.save_pretrained(tmp_path / "hf")
+    out = tmp_path / "masks"
+    words = [f"checkpoint={tmp_path / 'hf'}", f"images={photos}", f"out={out}"]
+    code, _, err = run_sky(monkeypatch, capsys, *words)
+    assert code == 0, err
+    with Image.open(out / "a.png") as file:
+        assert (file.mode, file.size) == ("1", (50, 35))
+    assert json.loads((out / "sky.json").read_text())["settings"]["sky_class"] == "sky"
