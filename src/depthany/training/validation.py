@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from depthany.data.dataset import TrainingSet
 from depthany.data.left_out import require_few
 from depthany.data.samples import LabeledSet
-from depthany.display.classes import confusion_picture
+from depthany.display.class_pictures import confusion_picture
 from depthany.evaluation.class_scores import class_table, confusion_of
 from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
