@@ -193,7 +193,7 @@ def protocol_of(
 
     A set of unknown scale has no metres; predictions are clipped to the range of the set.
     """
-    if dataset.unit == "class":
+    if getattr(dataset, "unit", "m") == "class":
         return Protocol(name, task="classes", align="none", eval_size=eval_size, metrics=tuple(metrics))
     return Protocol(
         name,
