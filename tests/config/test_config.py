@@ -286,7 +286,7 @@ def test_help_shows_groups_settings_and_commands(start_elsewhere, tmp_path: Path
     assert ended.code == 0
     for part in (
         "stage: metric, segmentation, student, teacher",
-        "head: bins, bins_nk, sigmoid",
+        "head: bins, bins_nk, dpt, linear, sigmoid",
         "model: timm, vitb, vitg, vitl, vits, vitt",
         "stage=student",
         "crop_size: ",
