@@ -116,12 +116,14 @@ def place(small_sizes: None, tiny_world: Any, tmp_path_factory: pytest.TempPathF
     for folder in ("mine/val", "HELD_OUT", "roots/garden"):
         shutil.copytree(world / "val", place / folder)
     for split in ("labeled/train", "labeled/val", "unlabeled/val", "unlabeled/test"):
-        for part in ("images/rooms", "images/streets", "depth/rooms", "depth/streets"):
+        parts = [f"{kind}/{part}" for kind in ("images", "depth", "masks") for part in ("rooms", "streets")]
+        for part in parts:
             shutil.copytree(world / "val" / part.split("/")[0], place / "data/sample" / split / part)
         images = sorted((place / "data/sample" / split / "images").rglob("*.png"))
         pair = {"point1": [1, 1], "point2": [2, 2], "closer_point": "point1"}
         pairs = {path.relative_to(place / "data/sample" / split).as_posix(): [pair] for path in images}
         (place / "data/sample" / split / "annotations.json").write_text(json.dumps(pairs))
+    shutil.copy(world / "labeled/classes.yaml", place / "data/sample/classes.yaml")
     write_nyu_mat(place / "roots/nyu")
     write_kitti(place / "roots/kitti")
     (place / "predictions").mkdir()

@@ -284,7 +284,7 @@ def test_missing_stage_lists_the_stages(start, tmp_path: Path) -> None:
     _assert_one_line(
         start([f"run_dir={tmp_path / 'run'}"]),
         tmp_path / "run",
-        "choose a stage: stage=metric|student|teacher",
+        "choose a stage: stage=metric|segmentation|student|teacher",
     )
 
 
@@ -329,8 +329,8 @@ def test_help_shows_groups_settings_and_commands(start_elsewhere, tmp_path: Path
     ended = start_elsewhere(["--help"], cwd=tmp_path)
     assert ended.code == 0
     for part in (
-        "stage: metric, student, teacher",
-        "head: bins, bins_nk, sigmoid",
+        "stage: metric, segmentation, student, teacher",
+        "head: bins, bins_nk, dpt, linear, sigmoid",
         "model: timm, vitb, vitg, vitl, vits, vitt",
         "stage=student",
         "crop_size: ",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from depthany.losses.affine_invariant import affine_invariant_loss
-from depthany.losses.classes import cross_entropy_loss, dice_loss, ohem_loss
+from depthany.losses.class_losses import cross_entropy_loss, dice_loss, ohem_loss
 from depthany.losses.difference import Difference, normalised_difference
 from depthany.losses.gradient import gradient_loss
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
