@@ -181,8 +181,3 @@ def test_missing_package_is_named_with_its_install_command(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=rf"needs the package {package}: pip install {package}"):
         check_formats([name], METRES)
-
-
-def test_a_map_of_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match="the model predicts 2 classes: expected disparity or depth"):
-        OutputSettings(Quantity("classes", class_names=("sky", "road")))

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from depthany.losses.affine_invariant import affine_invariant_loss
-from depthany.losses.classes import cross_entropy_loss, dice_loss, ohem_loss
+from depthany.losses.class_losses import cross_entropy_loss, dice_loss, ohem_loss
 from depthany.losses.table import require_terms_of
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0]]).log_softmax(0)[None, :, None]  # [1 2 1 2], two pixels

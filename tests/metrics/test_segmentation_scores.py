@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from depthany.metrics.segmentation import (
+from depthany.metrics.confusion import (
     class_iou,
     class_sums,
     confusion_matrix,

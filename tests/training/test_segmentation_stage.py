@@ -107,7 +107,7 @@ def test_segmentation_model_as_teacher_is_refused(start, tiny_world: Any, class_
 
 
 REFUSED = {
-    "stage.terms={silog:1}": "stage.terms.silog is a loss of depth",
+    "+stage.terms.silog=1": "stage.terms.silog is a loss of depth",
     "model.head.class_names=[a,b,c]": "are not the classes of the labeled sets, dark, middle, sky",
 }
 

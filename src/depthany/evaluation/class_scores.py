@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from depthany.data.targets import Labels
 from depthany.evaluation.score import CountedPairs, Row
-from depthany.metrics.segmentation import (
+from depthany.metrics.confusion import (
     ABSENT_RULE,
     TRUE,
     class_accuracy,
@@ -39,7 +39,7 @@ def require_classes(quantity: Quantity, dataset: Any, who: str) -> None:
 
 
 def score_classes(
-    predicted: NDArray[np.uint8],
+    predicted: NDArray[Any],
     labels: Labels,
     classes: int,
     metrics: Sequence[str],
@@ -49,7 +49,7 @@ def score_classes(
     """Returns the scores of an image; None if no pixel has a label.
 
     Args:
-        predicted: [h w] class numbers at the size of the labels.
+        predicted: [h w] uint8 class numbers at the size of the labels.
         labels: of unit "class".
         classes: how many there are.
         metrics: names of metrics over classes.

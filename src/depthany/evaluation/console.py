@@ -9,7 +9,7 @@ from rich.table import Table
 from depthany.evaluation.after_alignment import WORDS
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import Difference, ProtocolResult
-from depthany.metrics.segmentation import ABSENT_RULE
+from depthany.metrics.confusion import ABSENT_RULE
 from depthany.metrics.table import DEFAULT_METRICS, METRICS, brief
 
 MIN_WIDTH = 120  # of the output to a file or a pipe, which has no width of its own

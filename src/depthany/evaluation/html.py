@@ -6,14 +6,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from depthany.display.classes import confusion_picture
+from depthany.display.class_pictures import confusion_picture
 from depthany.evaluation.after_alignment import WORDS
 from depthany.evaluation.predictors import ScoredPredictor
 from depthany.evaluation.results import ProtocolResult
 from depthany.evaluation.run import ScoredSet
 from depthany.evaluation.score import Row
 from depthany.evaluation.tiles import Tile, tiles_of
-from depthany.metrics.segmentation import ABSENT_RULE
+from depthany.metrics.confusion import ABSENT_RULE
 from depthany.metrics.table import METRICS, brief
 from depthany.system.files import write_atomically
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthany.data.targets import Labels
-from depthany.display.classes import class_picture, errors_picture, overlay, palette
+from depthany.display.class_pictures import class_picture, errors_picture, overlay, palette
 from depthany.display.pictures import colour
 from depthany.evaluation.predictors import ScoredPredictor, space_of
 from depthany.evaluation.protocol import Protocol

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from depthany.display.classes import class_picture, overlay, palette
+from depthany.display.class_pictures import class_picture, overlay, palette
 from depthany.display.pictures import COLOUR_MAPS, colour, steps
 from depthany.inference.points import depth_between, focal_px_of, points_m
 from depthany.models.output import Quantity

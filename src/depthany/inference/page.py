@@ -15,7 +15,7 @@ from PIL import Image
 
 from depthany.data.image_formats import MissingDecoder, image_suffixes, open_image
 from depthany.data.images import decode_image, read_bytes
-from depthany.display.classes import overlay
+from depthany.display.class_pictures import overlay
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.inference.constant_maps import constant_maps
 from depthany.inference.outputs import OutputSettings, picture, write_color, write_ply, write_png16
@@ -188,8 +188,9 @@ def build(page: Page, input_size_at_first: int) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 photo = gr.File(label="Photo", file_types=list(image_suffixes()), height=140)
-                maps = {"value": "spectral_r", "label": "Colour map", "visible": not of_classes}
-                colour_map = gr.Dropdown(list(COLOUR_MAPS), **maps)
+                colour_map = gr.Dropdown(
+                    list(COLOUR_MAPS), value="spectral_r", label="Colour map", visible=not of_classes
+                )
                 input_size = gr.Slider(
                     *_sizes(input_size_at_first, multiple),
                     value=input_size_at_first,

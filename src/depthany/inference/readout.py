@@ -80,11 +80,11 @@ SCRIPT = (
 )
 
 
-def classes_html(numbers: NDArray[np.uint8], settings: OutputSettings) -> str:
+def classes_html(numbers: NDArray, settings: OutputSettings) -> str:
     """Returns the classes of a photo with their colours and shares, the largest first.
 
     Args:
-        numbers: [h w] class numbers.
+        numbers: [h w] uint8 class numbers.
         settings: with the names of the classes.
     """
     names = settings.quantity.class_names

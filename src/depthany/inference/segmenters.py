@@ -27,9 +27,10 @@ class Segmenter(Protocol):
         names: of its classes. revision: what identifies its weights.
     """
 
-    names: tuple[str, ...]
-    revision: str
-
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def revision(self) -> str: ...
     def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]: ...
     def probabilities(self, images: Sequence[PreparedImage], number: int) -> Iterator[NDArray[np.float32]]:
         """Yields [h w] float32 of each image, at its own size: the probability of class `number`."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depthany.data.images import read_image
-from depthany.display.classes import overlay
+from depthany.display.class_pictures import overlay
 from depthany.display.progress import Bar
 from depthany.inference.pipeline import Skipped, run_pipeline
 from depthany.inference.predictor import PreparedImage

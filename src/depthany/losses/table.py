@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from depthany.losses.affine_invariant import affine_invariant_loss
-from depthany.losses.classes import cross_entropy_loss, dice_loss, ohem_loss
+from depthany.losses.class_losses import cross_entropy_loss, dice_loss, ohem_loss
 from depthany.losses.reduce import MeanOverRanks, on_one_rank
 from depthany.losses.silog import log_gradient_loss, silog_loss, silog_v2_loss
 

@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from depthany.metrics import depth
 from depthany.metrics.boundary import boundary_sums
+from depthany.metrics.confusion import class_sums, mean_class_accuracy, mean_iou, pixel_accuracy
 from depthany.metrics.depth import depth_sums, pixel_mean
 from depthany.metrics.ordinal import pair_sums
 from depthany.metrics.pieces import float64_pieces
-from depthany.metrics.segmentation import class_sums, mean_class_accuracy, mean_iou, pixel_accuracy
 
 Better = Literal["lower", "higher"]
 Over = Literal["pixels", "maps", "pairs", "classes"]

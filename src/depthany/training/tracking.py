@@ -16,10 +16,10 @@ from rich.table import Column, Table
 from torch import Tensor
 
 from depthany.data.batch import Batch
-from depthany.display.classes import class_row, palette
+from depthany.display.class_pictures import class_row, palette
 from depthany.display.pictures import at_size, comparison_row
 from depthany.display.progress import columns, minutes
-from depthany.metrics.segmentation import ABSENT_RULE
+from depthany.metrics.confusion import ABSENT_RULE
 from depthany.metrics.table import METRICS, brief
 from depthany.system.distributed import ALONE, Processes
 from depthany.training.alignment_watch import EVERYWHERE, IDLE, KEPT, AlignmentWatch
@@ -154,6 +154,7 @@ class NullTracker:
     def pictures(self, step: int, images: Mapping[str, StageImages]) -> None: ...
     def picture(self, title: str, picture: np.ndarray, step: int) -> None: ...
     def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None: ...
+    def classes(self, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -289,8 +290,9 @@ def _sheet(shown: StageImages, perturbed: bool) -> np.ndarray:
         hwc = [image.permute(1, 2, 0).cpu().numpy() for image in images]
         if shown.kind == "classes":
             logits = shown.prediction[i]  # [k h w]
-            numbers = (each.cpu().numpy() for each in (shown.target[i], logits.argmax(0), shown.mask[i]))
-            rows.append(class_row(hwc, *numbers, palette(shown.colours, len(logits))))
+            planes = (shown.target[i], logits.argmax(0), shown.mask[i])
+            target, predicted, known = (each.cpu().numpy() for each in planes)
+            rows.append(class_row(hwc, target, predicted, known, palette(shown.colours, len(logits))))
             continue
         maps = (shown.target[i].float(), shown.prediction[i].float(), shown.mask[i])
         target, prediction, mask = (at_size(each.cpu().numpy(), hwc[0].shape[:2]) for each in maps)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from depthany.data.dataset import TrainingSet
 from depthany.data.left_out import require_few
 from depthany.data.samples import LabeledSet
-from depthany.display.classes import confusion_picture
+from depthany.display.class_pictures import confusion_picture
 from depthany.evaluation.class_scores import class_table, confusion_of
 from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
@@ -193,7 +193,7 @@ def protocol_of(
 
     A set of unknown scale has no metres; predictions are clipped to the range of the set.
     """
-    if dataset.unit == "class":
+    if getattr(dataset, "unit", "m") == "class":
         return Protocol(name, task="classes", align="none", eval_size=eval_size, metrics=tuple(metrics))
     return Protocol(
         name,

@@ -76,7 +76,7 @@ def _check(
     max_unreadable_share: float | None,
     longest_s: float,
 ) -> list[str]:
-    metrics = ("miou",) if dataset.unit == "class" else ("abs_rel",)
+    metrics = ("miou",) if getattr(dataset, "unit", "m") == "class" else ("abs_rel",)
     protocol, images = protocol_of(name, dataset, align, metrics), len(dataset)
     found, lines, key = _read(dataset, protocol, convert_images, longest_s), list[str](), f"data.val.{name}"
     if bad := found.unreadable:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from depthany.data.batch import Batch
 from depthany.data.class_crops import ClassCrops
 from depthany.data.labeled_options import LabeledOptions
-from depthany.losses.classes import OHEM_LEAST, OHEM_THRESHOLD
+from depthany.losses.class_losses import OHEM_LEAST, OHEM_THRESHOLD
 from depthany.losses.reduce import MeanOverRanks, one_if_zero
 from depthany.models.model import DenseModel
 from depthany.system.rules import setting
