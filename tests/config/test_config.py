@@ -287,9 +287,9 @@ def test_help_shows_groups_settings_and_commands(start_elsewhere, tmp_path: Path
     ended = start_elsewhere(["--help"], cwd=tmp_path)
     assert ended.code == 0
     for part in (
-        "stage: metric, student, teacher",
-        "head: bins, bins_nk, sigmoid",
-        "model: timm, vitb, vitg, vitl, vits, vitt",
+        "stage: metric, segmentation, student, teacher",
+        "head: bins, bins_nk, deeplab, dpt, linear, sigmoid",
+        "model: mobilenetv2, resnet50, timm, vitb, vitg, vitl, vits, vitt",
         "stage=student",
         "crop_size: ",
     ):
