@@ -194,9 +194,9 @@ TEACHER_MISTAKES = {
     "data.labeled.mine.depth_scal=3": "did you mean data.labeled.mine.depth_scale?",
     "+foo=1": "unknown setting 'foo'; --help lists all",
     "model.encoder.siz=vits": "unknown setting 'model.encoder.siz'; did you mean model.encoder.size?",
-    "model=vitx": "unknown model 'vitx'; choose from timm, vitb, vitg, vitl, vits, vitt",
+    "model=vitx": "unknown model 'vitx'; choose from mobilenetv2, resnet50, timm, vitb, vitg, vitl",
     "stage=pupil": "unknown stage 'pupil'; choose from metric, segmentation, student, teacher",
-    "experiment=v9": "unknown experiment 'v9'; choose from none, sample",
+    "experiment=v9": "unknown experiment 'v9'; choose from deeplab_voc, none, sample",
     "optimizer.lr=fast": "optimizer.lr: Value 'fast'",
     "steps=1.5": "steps: Value '1.5'",
     "steps=0": "the run has no step",
@@ -330,8 +330,8 @@ def test_help_shows_groups_settings_and_commands(start_elsewhere, tmp_path: Path
     assert ended.code == 0
     for part in (
         "stage: metric, segmentation, student, teacher",
-        "head: bins, bins_nk, dpt, linear, sigmoid",
-        "model: timm, vitb, vitg, vitl, vits, vitt",
+        "head: bins, bins_nk, deeplab, dpt, linear, sigmoid",
+        "model: mobilenetv2, resnet50, timm, vitb, vitg, vitl, vits, vitt",
         "stage=student",
         "crop_size: ",
     ):
