@@ -15,7 +15,17 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md"))
-OF_TESTS = ("fast", "predict", "sets", "lmdb", "heic", "onnx", "coreml", "app", "submitit")  # extras that tests need
+OF_TESTS = (
+    "fast",
+    "predict",
+    "sets",
+    "lmdb",
+    "heic",
+    "onnx",
+    "coreml",
+    "app",
+    "submitit",
+)  # extras that tests need
 
 
 @pytest.fixture(scope="module")

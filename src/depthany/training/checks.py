@@ -47,7 +47,9 @@ def check(cfg: DictConfig) -> TrainSettings:
     _require_init(settings)
     _require_validations(settings)
     if settings.eval_metrics:
-        require_metrics(settings.eval_metrics, "classes" if stage.predicts == "classes" else "depth", "eval_metrics")
+        require_metrics(
+            settings.eval_metrics, "classes" if stage.predicts == "classes" else "depth", "eval_metrics"
+        )
     for name in settings.loggers:
         LOGGERS[name].require()
     weights = settings.model.weights
