@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from depthany.system.distributed import ALONE, Processes
 from depthany.training.alignment_watch import AlignmentWatch
 from depthany.training.checkpoints.state import Progress
+from depthany.training.meter import Meter, log_scalars
 from depthany.training.quantiles import quantiles
 from depthany.training.stages.base import StageOutput
-from depthany.training.tracking import Meter, Tracker, log_scalars
+from depthany.training.tracking import Tracker
 
 ZERO_TO_TEN = torch.tensor([[3.0, 1.0, 2.0, 0.0], [10.0, 9.0, 8.0, 7.0], [4.0, 6.0, 5.0, 0.0]])
 

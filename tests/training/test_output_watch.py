@@ -14,9 +14,9 @@ from depthany.losses.affine_invariant import affine_invariant_loss
 from depthany.models.heads.relative import RelativeHead
 from depthany.system.distributed import Processes
 from depthany.training.loop import mean_score
+from depthany.training.meter import Meter
 from depthany.training.output_watch import OutputWatch, faults_of, says_something, without_empty_losses
 from depthany.training.stages.base import StageImages, StageOutput
-from depthany.training.tracking import Meter
 
 RAMP = torch.linspace(0, 1, 12).reshape(1, 3, 4)
 HEALTHY = {"output/min": 0.0, "output/max": 9.0, "output/constant": 0.0, "counted/labeled": 1.0}

@@ -13,8 +13,9 @@ from torch import nn
 from depthany.data.batch import Batch
 from depthany.display.pictures import at_size, colour, comparison_row
 from depthany.metrics.table import DEFAULT_METRICS
+from depthany.training.meter import Meter, log_scalars
 from depthany.training.stages.base import StageOutput
-from depthany.training.tracking import Meter, Tracker, log_scalars
+from depthany.training.tracking import Tracker
 
 COMMON = {
     "loss/total",

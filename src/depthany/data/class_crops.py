@@ -94,7 +94,7 @@ class PaddedCrop:
         return padded
 
     def of_map(self, values: NDArray) -> NDArray:
-        """Returns the crop of a map [h w] of any type by nearest neighbour; 0 or False in the padding."""
+        """Returns the crop of `values` [h w] of any type by nearest neighbour; 0 or False in the padding."""
         seen = self.crop.of_map(values)
         if seen.shape == self.padded_hw:
             return seen

@@ -44,7 +44,7 @@ def read_mask(path: Path) -> NDArray[Any]:
 
 
 def class_numbers(path: Path, stored: NDArray[Any], classes: ClassList, lookup: NDArray) -> NDArray[np.uint8]:
-    """Returns [h w] class numbers, 255 = to ignore, of what a mask file stores.
+    """Returns [h w] class numbers, 255 = to ignore, of `stored`, the array in a mask file.
 
     Args:
         path: of the file, for messages.

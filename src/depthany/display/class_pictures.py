@@ -45,7 +45,7 @@ def class_picture(
 def overlay(
     image: NDArray[np.uint8], picture: NDArray[np.uint8], share: float = OVERLAY
 ) -> NDArray[np.uint8]:
-    """Returns a photo [h w 3] under the colours of its classes [h w 3]."""
+    """Returns image [h w 3] uint8 RGB under `picture` [h w 3], the colours of its classes."""
     return cv2.addWeighted(image, 1 - share, picture, share, 0).astype(np.uint8)
 
 
@@ -71,7 +71,7 @@ def class_row(
 
 
 def errors_picture(target: NDArray, predicted: NDArray, known: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Returns [h w 3] uint8 RGB: red where a known class [h w] is not the predicted one."""
+    """Returns [h w 3] uint8 RGB: red where the target [h w] is known and is not what is predicted [h w]."""
     picture = np.full((*target.shape, 3), _RIGHT, np.uint8)
     picture[(target != predicted) & known] = _WRONG
     return picture

@@ -93,7 +93,7 @@ class ClassScore:
 
 
 def class_table(confusion: NDArray[np.int64], names: Sequence[str]) -> list[ClassScore]:
-    """Returns the scores of each class, in the order of their numbers."""
+    """Returns the scores of each class from the confusion matrix [k k], in the order of their numbers."""
     sums = class_sums(confusion)  # [3 k]
     columns = (class_iou(sums), class_accuracy(sums), sums[TRUE] / max(sums[TRUE].sum(), 1.0))
     return [
@@ -105,7 +105,7 @@ def class_table(confusion: NDArray[np.int64], names: Sequence[str]) -> list[Clas
 
 
 def classes_json(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
-    """Returns what results.json says of the classes of a set: the rule of mIoU, their scores, the matrix."""
+    """Returns what results.json says of classes: rule of mIoU, their scores, confusion matrix [k k]."""
     scores = [asdict(each) for each in class_table(confusion, names)]
     return {"rule": f"mIoU: {ABSENT_RULE}", "classes": scores, "confusion": confusion.tolist()}
 

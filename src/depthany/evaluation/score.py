@@ -48,7 +48,7 @@ class CountedPairs:
 
     @classmethod
     def of(cls, confusion: NDArray[np.int64]) -> "CountedPairs":
-        """Returns the pairs of classes that occur."""
+        """Returns the pairs of classes that occur in a confusion matrix [k k]."""
         places = np.flatnonzero(confusion)
         return cls(places, confusion.ravel()[places])
 

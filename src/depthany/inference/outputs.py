@@ -141,7 +141,7 @@ def write_side(path: Path, image: NDArray | None, values: NDArray, settings: Out
 
 
 def write_overlay(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes an 8-bit RGB PNG of the photo under the colours of its classes."""
+    """Writes an 8-bit RGB PNG of image [h w 3] under the colours of the classes `values` [h w]."""
     assert image is not None
     _save_png(path, Image.fromarray(overlay(image, picture(values, settings))), {})
 

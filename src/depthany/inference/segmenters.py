@@ -31,7 +31,10 @@ class Segmenter(Protocol):
     def names(self) -> tuple[str, ...]: ...
     @property
     def revision(self) -> str: ...
-    def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]: ...
+    def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]:
+        """Returns what the model sees of image [h w 3] uint8 RGB."""
+        ...
+
     def probabilities(self, images: Sequence[PreparedImage], number: int) -> Iterator[NDArray[np.float32]]:
         """Yields [h w] float32 of each image, at its own size: the probability of class `number`."""
 
@@ -68,7 +71,7 @@ class OwnSegmenter:
         return self.predictor.quantity.class_names
 
     def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]:
-        """Returns the inputs of a `PreparedImage`."""
+        """Returns the inputs of a `PreparedImage` from image [h w 3] uint8 RGB."""
         return self.predictor.prepare(image, name)
 
     def probabilities(self, images: Sequence[PreparedImage], number: int) -> Iterator[NDArray[np.float32]]:
@@ -93,7 +96,7 @@ class HuggingFaceSegmenter:
         return tuple(id2label[number] for number in sorted(id2label))
 
     def prepare(self, image: NDArray[np.uint8], name: str) -> tuple[Tensor, ...]:
-        """Returns the inputs of a `PreparedImage`, as the processor makes them."""
+        """Returns the inputs of a `PreparedImage` as the processor makes them of image [h w 3] uint8 RGB."""
         return (self.processor(images=image, return_tensors="pt")["pixel_values"][0],)
 
     @torch.inference_mode()

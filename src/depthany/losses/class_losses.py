@@ -87,7 +87,11 @@ def dice_loss(
 
 
 def per_pixel(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Returns the cross-entropy [b h w] float32 of each pixel, 0 off the mask."""
+    """Returns the cross-entropy [b h w] float32 of each pixel, 0 off the mask; see `cross_entropy_loss`.
+
+    Args:
+        prediction: [b k h w] logits. target: [b h w] int64. mask: [b h w] bool.
+    """
     require_shapes(prediction, target, mask)
     ignored = -100
     return F.cross_entropy(
@@ -111,7 +115,7 @@ def hard_pixels(pixel_losses: Tensor, mask: Tensor, threshold: float, least: int
 
 
 def require_shapes(prediction: Tensor, target: Tensor, mask: Tensor) -> None:
-    """Raises a ValueError unless these are logits [b k h w], class numbers [b h w] and a mask [b h w]."""
+    """Raises a ValueError unless prediction is logits [b k h w], target int64 and mask bool [b h w]."""
     fits = prediction.ndim == 4 and prediction.shape[:1] + prediction.shape[2:] == target.shape == mask.shape
     if not fits or mask.dtype != torch.bool or target.dtype != torch.int64:
         found = ", ".join(f"{tuple(each.shape)} {each.dtype}" for each in (prediction, target, mask))

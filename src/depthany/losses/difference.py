@@ -100,7 +100,7 @@ def _mixed(
 
 
 def error_of(values: Tensor, normalisation: str) -> Tensor:
-    """Returns the error [b n] of a difference, `values` [b n]: its half square after least squares, else its size."""
+    """Returns the error [b n] of differences `values` [b n]: half squares after least squares, else sizes."""
     return values.square() / 2 if normalisation == "least_squares" else values.abs()
 
 

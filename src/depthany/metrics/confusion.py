@@ -35,7 +35,7 @@ def confusion_matrix(labels: NDArray, predicted: NDArray, classes: int) -> NDArr
 
 
 def class_sums(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns [3 k]: pixels of each class that are right, that are of it in truth, and that are predicted.
+    """Returns [3 k] of a confusion matrix [k k]: pixels of each class that are right, in truth, predicted.
 
     Sums of several images add, as their matrices do.
     """
@@ -49,7 +49,7 @@ def class_iou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def class_accuracy(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the share of each class's pixels that is right [... k]; NaN for a class without pixels."""
+    """Returns which share of each class's pixels is right [... k] from sums [... 3 k]; NaN without pixels."""
     return _ratio(sums[..., CORRECT, :], sums[..., TRUE, :])
 
 
@@ -59,7 +59,7 @@ def mean_iou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def mean_class_accuracy(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the mean over the classes in truth of `class_accuracy` [...]."""
+    """Returns the mean over the classes in truth of `class_accuracy` [...], from sums [... 3 k]."""
     return _mean(class_accuracy(sums))
 
 

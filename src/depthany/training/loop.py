@@ -19,6 +19,7 @@ from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter
 from depthany.training.early_stopping import EarlyStoppingSettings, has_run_out, note_score
 from depthany.training.loggers.logger import SCORES
+from depthany.training.meter import Meter, log_scalars
 from depthany.training.optim import ScheduleSettings, lr_factor, momentum_of, set_learning_rate
 from depthany.training.parallel import (
     StageAndModel,
@@ -28,7 +29,7 @@ from depthany.training.parallel import (
     wrap_ddp,
 )
 from depthany.training.stages.base import StageOutput, trained_parameters
-from depthany.training.tracking import Meter, NullTracker, Tracker, log_scalars
+from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import Scores, is_dead
 
 SetScores = dict[str, Scores]  # set -> metric -> value

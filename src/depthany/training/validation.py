@@ -104,7 +104,7 @@ def evaluate(
 
 
 def metrics_of(stage: Stage, more: Sequence[str] = ()) -> tuple[str, ...]:
-    """Returns the names of the metrics of a validation, each once: the usual ones, the stage's own, and `more`."""
+    """Returns the metrics of a validation, each once: the usual ones, the stage's own, and `more`."""
     task = "classes" if stage.predicts == "classes" else "depth"
     return tuple(dict.fromkeys((*DEFAULT_METRICS[task], stage.primary, *more)))
 

@@ -37,5 +37,5 @@ class ExportedModel(nn.Module):
         self.place = nn.Parameter(torch.zeros(()), False)  # says where inputs go: to the CPU, in float32
 
     def forward(self, image: Tensor) -> Prediction:
-        """Returns maps [b h w], or [b k h w] class logits, of normalised images [b 3 h w]."""
+        """Returns maps [b h w], or [b k h w] class logits, of image [b 3 h w], which is normalised."""
         return Prediction(torch.cat([torch.from_numpy(self.compute(each[None])) for each in image]))

@@ -73,6 +73,7 @@ def read_mobilenet_v2(
         path: of the weights.
         config: content of `config.json`.
         preprocessor: content of `preprocessor_config.json`, empty where there is none.
+        state: tensors by their names in `transformers`.
 
     Raises:
         ValueError: it has no segmentation head, or an architecture that Google's DeepLab does not have.
@@ -111,7 +112,7 @@ def is_google_trunk(state: Mapping[str, Tensor]) -> bool:
 
 
 def trunk_of(encoder: AtrousEncoder, state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Returns the weights of a trunk in such a folder by timm's names; those of any other file as they are.
+    """Returns the trunk's weights in `state` by timm's names; those of any other file as they are.
 
     Raises:
         ValueError: they were trained with TensorFlow's padding, and the encoder pads in another way.

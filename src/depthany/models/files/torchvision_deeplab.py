@@ -21,7 +21,7 @@ def is_torchvision_deeplab(state: Mapping[str, Tensor]) -> bool:
 
 
 def read_torchvision_deeplab(path: Path, state: Mapping[str, Tensor]) -> Found:
-    """Returns what a file of torchvision's DeepLab V3 holds; its auxiliary classifier is left out.
+    """Returns what `state`, a file of torchvision's DeepLab V3, holds, without its auxiliary classifier.
 
     Raises:
         ValueError: the backbone is none of the ResNets.

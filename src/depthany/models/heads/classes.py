@@ -106,7 +106,7 @@ class LinearClassesHead(ClassesHead):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def logits(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """Returns logits [b k p q] of the encoder's four levels [b c p q]."""
+        """Returns logits [b k p q] of `pyramid`, the encoder's four levels [b c p q]."""
         tokens = torch.cat(list(pyramid[-self.levels :]), dim=1)  # [b c p q]
         hidden = self.norm(self.dropout(tokens))
         with torch.autocast(hidden.device.type, enabled=False):

@@ -91,7 +91,7 @@ class DeepLabHead(ClassesHead):
                 module.momentum = bn_momentum
 
     def logits(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """Returns logits [b k p q] of the encoder's four levels [b c p q].
+        """Returns logits [b k p q] of `pyramid`, the encoder's four levels [b c p q].
 
         Raises:
             ValueError: one image in training mode, whose pooled features BatchNorm cannot normalise unless it
@@ -131,7 +131,7 @@ class Pooling(ASPPPooling):
         return any(layer.training for layer in self if isinstance(layer, nn.BatchNorm2d))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns [b width p q] of a level [b c p q]."""
+        """Returns [b width p q] of x, a level [b c p q]."""
         pooled = x
         for layer in self:
             pooled = layer(pooled)  # [b width 1 1] from the first one on
