@@ -6,7 +6,7 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -20,13 +20,11 @@ from depthany.config.entry import run_entry
 from depthany.data.batch import Batch
 from depthany.data.dataset import TrainingSet
 from depthany.data.identity import identity
-from depthany.data.left_out import require_some_used, summary
+from depthany.data.left_out import require_some_used
 from depthany.data.loading.loader import plan_prefetch, read_batches
 from depthany.data.sampler import MixedBatches
-from depthany.models.model import WEIGHTS_NAME, DenseModel, save_model
 from depthany.system.device import Compute, deterministic_algorithms, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
-from depthany.system.files import write_atomically
 from depthany.training import build
 from depthany.training import run_dir as runs
 from depthany.training.changes import COUNTS, FREE, NAMES, Changes, continued, defaults_of, listed
@@ -35,13 +33,15 @@ from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
 from depthany.training.checks import check, check_processes, rooted
 from depthany.training.class_model import norm_notes, starting_line
-from depthany.training.loop import LoopSettings, Run, SetScores, train
+from depthany.training.examples import EXAMPLES_PER_SET, Examples
+from depthany.training.finish import finish
+from depthany.training.loop import LoopSettings, Run, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
 from depthany.training.stored_labels import label_once
 from depthany.training.tracking import NullTracker, Tracker
-from depthany.training.validation import alignment_of, evaluate, input_of_validation, is_dead, metrics_of
+from depthany.training.validation import alignment_of, evaluate, input_of_validation, metrics_of
 from depthany.training.validation_check import check_sets
 
 
@@ -111,6 +111,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             tracker.say(line)
         batches = open_batches(settings, dataset, sampler, prefetch, device, processes)
         compiled = torch.compile(state.model) if settings.compile else None
+        pictures = Examples(lambda title, sheet: tracker.picture(title, sheet, state.progress.step))
         score = partial(
             evaluate,
             sets=val_sets,
@@ -118,7 +119,8 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             processes=processes,
             metrics=metrics_of(state.stage, settings.eval_metrics),
             say=tracker.say,
-            show=lambda title, picture: tracker.picture(title, picture, state.progress.step),
+            show=pictures.show,
+            examples=EXAMPLES_PER_SET if settings.image_every else 0,
             **reading,
             **input_of_validation(dataset) | dict(state.stage.validation_input(settings.stage)),
         )
@@ -133,13 +135,16 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             processes.on_main(partial(require_some_used, run_dir / runs.UNREADABLE_FILE, read))
             scores = {settings.stage.name: training.scores()}
             if teacher is not None:
-                of_teacher = partial(score, say=lambda line: tracker.say(f"{line} (the teacher's scores)"))
+                of_teacher = partial(
+                    score, say=lambda line: tracker.say(f"{line} (the teacher's scores)"), examples=0
+                )
                 scores["teacher"] = of_teacher(unsharded(teacher).to(device))
             model = training.result()
         finally:
             tracker.close()
         if processes.is_main:
-            finish(run_dir, model, training.about(), scores, saved, training.faults, tracker)
+            command, faults = state.stage.next_command(run_dir), training.faults
+            finish(run_dir, model, training.about(), scores, saved, faults, tracker, pictures, command)
 
 
 def reading_of_validation(settings: TrainSettings) -> dict[str, Any]:
@@ -240,49 +245,6 @@ def open_writer(
     if not processes.is_main:
         return NullWriter()
     return CheckpointWriter(folder, keep, if_fails, tracker.say, step)
-
-
-def finish(
-    run_dir: Path,
-    model: DenseModel,
-    about: dict[str, Any],
-    scores: dict[str, SetScores],
-    saved: dict[str, Any],
-    faults: Sequence[str],
-    tracker: Tracker | NullTracker,
-) -> None:
-    """Writes results and model, the model last since it marks the run as finished, and prints the table.
-
-    Args:
-        faults: lines on what was wrong as training ended.
-    """
-    # config.json would no longer describe the model of a shorter run
-    (run_dir / WEIGHTS_NAME).unlink(missing_ok=True)
-    results = json.dumps({**about, "scores": scores}, indent=2) + "\n"
-    try:
-        write_atomically(run_dir / runs.RESULTS_FILE, lambda path: path.write_text(results))
-        save_model(model, run_dir, extra={"training": {**about, "settings": saved}})
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; the run is not finished: make room, and the same command goes on"
-        ) from error
-    if next(iter(scores.values())):
-        fitted = model.quantity.kind == "disparity"
-        how = "fitted to 1/depth by scale and shift per image" if fitted else model.quantity.describe()
-        weights = f"weights {about['weights']}, " if "weights" in about else ""
-        tracker.table(f"validation: {weights}{how}", scores)
-        if model.quantity.kind == "classes":
-            tracker.classes(scores)
-    for name, sets in scores.items():
-        if dead := [each for each, values in sets.items() if is_dead(values)]:
-            which = ", ".join(dead)
-            tracker.say(f"warning: dead model: {name} predicts a constant for every image of {which}")
-    for fault in faults:
-        tracker.say(f"warning: as training ended: {fault}")
-    if line := summary(run_dir / runs.UNREADABLE_FILE):
-        tracker.say(line)
-    curves = f"    curves and pictures: {tracker.how_to_look}" if tracker.how_to_look else ""
-    tracker.say(f"model: {run_dir / 'model.safetensors'}{curves}")
 
 
 def primary_scores(cfg: DictConfig) -> dict[str, float]:

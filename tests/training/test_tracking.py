@@ -30,6 +30,7 @@ COMMON = {
     "speed/images_per_second",
     "speed/share_waiting_for_data",
     "memory_gb",
+    "speed/share_waiting_for_cpu",
     *(f"val/mine/{name}" for name in (*DEFAULT_METRICS["depth"], "negative_scales", "constant_predictions")),
     *(f"val/mine/{name}" for name in ("degenerate_truths", "unreadable")),
 }
@@ -72,7 +73,7 @@ def test_pictures_show_each_kind_of_image(student_run: Path) -> None:
         "labeled: image | target | prediction | error": 4,
         "unlabeled: image | perturbed view | pseudo-label | prediction | error": 5,
     }
-    assert set(board.Tags()["images"]) == columns.keys()
+    assert set(board.Tags()["images"]) == columns.keys() | {"examples/mine"}
     for (tag, tiles), rows in zip(columns.items(), (2, 4)):  # 2 labeled and 4 unlabeled images to a batch
         pictures = board.Images(tag)
         assert [picture.step for picture in pictures] == [3, 6]

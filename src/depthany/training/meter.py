@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from depthany.data.batch import Batch
+from depthany.system.cpu_wait import CpuWait
 from depthany.system.distributed import ALONE, Processes
 from depthany.training.alignment_watch import EVERYWHERE, IDLE, KEPT, AlignmentWatch
 from depthany.training.output_watch import OutputWatch, faults_of, without_empty_losses
 from depthany.training.quantiles import quantiles
 from depthany.training.stages.base import StageOutput
 from depthany.training.tracking import NullTracker, Tracker
+
+WAITING_FOR_CPU = "speed/share_waiting_for_cpu"
+BUSY_FROM = 0.25  # share of waiting that is worth a line
 
 
 class Meter:
@@ -43,6 +47,7 @@ class Meter:
         self.is_relative = is_relative
         self._alignment = alignment if alignment is not None else AlignmentWatch()
         self._warned_once = set[str]()
+        self._cpu, self._is_told_of_busy = CpuWait(), False
         self.faults: dict[str, str] = {}
         self.restart()
 
@@ -95,6 +100,8 @@ class Meter:
             "speed/images_per_second": self.images / seconds,
             "speed/share_waiting_for_data": self.waited / seconds,
         }
+        if (waits := self._cpu.share()) is not None:
+            speed[WAITING_FOR_CPU] = waits
         if self.steps:
             speed["clipped_steps"] = float(self.clipped) / self.steps
         outputs = self._outputs.read() | quantiles(self._newest, self._processes)
@@ -103,6 +110,14 @@ class Meter:
         sums = self._processes.mean(torch.stack([value.float() for value in self.sums.values()])).tolist()
         means = {name: value / self.weights[name] for name, value in zip(self.sums, sums)}
         return without_empty_losses(means | outputs) | speed
+
+    def busy_line(self, means: Mapping[str, float]) -> str | None:
+        """Returns a line, once, if other programs have much of the CPU that this process could use."""
+        waits = means.get(WAITING_FOR_CPU, 0.0)
+        if self._is_told_of_busy or waits < BUSY_FROM:
+            return None
+        self._is_told_of_busy = True
+        return f"the machine is busy: in {waits:.0%} of its time this process waits for a CPU"
 
     def new_faults(self, means: Mapping[str, float]) -> list[str]:
         """Returns a line for each fault that begins with this interval, and sets `faults`.
@@ -130,6 +145,8 @@ def log_scalars(
     memory = {"gradient_norm": float(gradient_norm), "memory_gb": peak_memory_gb(device)}
     tracker.scalars(step, {**means, **rates, **memory})
     tracker.progress(step, means.get("loss/total", math.nan), means["speed/images_per_second"])
+    if busy := meter.busy_line(means):
+        tracker.say(f"at step {step}: {busy}")
     for line in meter.new_faults(means):
         tracker.say(f"warning: at step {step}: {line}")
     meter.restart()

@@ -22,7 +22,8 @@ from depthany.training.settings import ONCE
 
 LOCK_TIMEOUT_S = 8.0  # loader processes of a killed run keep its lock until they notice
 SETTINGS_FILE, RESULTS_FILE, UNREADABLE_FILE = "settings.yaml", "results.json", "unreadable.txt"
-_WRITTEN = (WEIGHTS_NAME, CONFIG_NAME, RESULTS_FILE, UNREADABLE_FILE)
+EXAMPLES_FILE = "examples.png"
+_WRITTEN = (WEIGHTS_NAME, CONFIG_NAME, RESULTS_FILE, UNREADABLE_FILE, EXAMPLES_FILE)
 
 
 class FinishedRun(ValueError):

@@ -1,5 +1,6 @@
 """What a run reports: console progress, and the log files."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from depthany.training.stages.base import StageImages
 from depthany.training.validation import CONSTANT_PREDICTIONS, IMAGES, IOU, NEGATIVE_SCALES
 
 PICTURES_PER_KIND = 4
+FILE_COLUMNS = 110  # of tables in a file or pipe
 
 
 class Tracker:
@@ -46,6 +48,8 @@ class Tracker:
     ) -> None:
         self.total_steps = total_steps
         self.console = Console()
+        if not self.console.is_terminal and "COLUMNS" not in os.environ:
+            self.console = Console(width=FILE_COLUMNS)
         self._files = LogFiles(run_dir, start_step, settings, goes_on, self.say, loggers, validated_step)
         self.how_to_look = self._files.how_to_look()
         self._progress = Progress(

@@ -13,6 +13,7 @@ from depthany.data.left_out import require_few
 from depthany.data.samples import LabeledSet
 from depthany.display.class_pictures import confusion_picture
 from depthany.evaluation.class_scores import class_table, confusion_of
+from depthany.evaluation.examples import examples_of
 from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary
@@ -26,6 +27,7 @@ from depthany.training.stages.base import Stage
 
 # Kind of the model's quantity -> quantity and alignment of the protocol.
 ALIGNED_AS = {"disparity": "least_squares", "depth_m": "none", "classes": "none"}
+EXAMPLES = "examples/"  # titles of pictures of images begin so
 NEGATIVE_SCALES, CONSTANT_PREDICTIONS, IMAGES = "negative_scales", "constant_predictions", "images"
 IOU = "iou/"  # before the name of a class
 DEGENERATE, UNREADABLE = "degenerate_truths", "unreadable"
@@ -50,6 +52,7 @@ def evaluate(
     window: int | None = None,
     stride: int | None = None,
     show: Callable[[str, NDArray[np.uint8]], object] = lambda title, picture: None,
+    examples: int = 0,
 ) -> dict[str, Scores]:
     """Returns the scores of a model on each set, means over its images.
 
@@ -71,7 +74,8 @@ def evaluate(
         eval_size: height and width to which images are stretched, in place of `input_size`; None = their
             aspect is kept.
         window, stride: of a model of classes, see `Predictor`.
-        show: takes the confusion matrix of each set as a picture, after its title.
+        show: takes pictures of each set, after their title: the confusion matrix, and examples.
+        examples: how many images of each set are shown, always the same ones.
 
     Returns:
         By set: the metrics, and the numbers of images that counted (`images`), have a negative scale
@@ -94,6 +98,7 @@ def evaluate(
                 max_unreadable_share,
                 say,
                 show,
+                examples if processes.is_main else 0,
                 batch_size=batch_size,
                 convert_images=convert_images,
                 processes=processes,
@@ -129,6 +134,7 @@ def _score(
     max_unreadable_share: float | None,
     say: Callable[[str], object],
     show: Callable[[str, NDArray[np.uint8]], object],
+    examples: int,
     **options: Any,
 ) -> Scores:
     """Returns the scores of one set; `options` are those of `score_set`."""
@@ -137,6 +143,8 @@ def _score(
         scored = score_set(predictor, dataset, protocol, skip_unreadable=skip, **options)
     except UnreadableImage as error:
         raise ValueError(f"{protocol.name}: {error} {SKIP_HINT}") from None
+    if examples and scored.rows:
+        show(f"{EXAMPLES}{protocol.name}", examples_of(scored.rows, examples, predictor, dataset, protocol))
     if protocol.task == "classes":
         names = tuple(dataset.classes.names)  # type: ignore[attr-defined]
         return _scores_of_classes(

@@ -1,7 +1,9 @@
 """The contract of a stage: what it needs, what it trains, and how a batch becomes a loss."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -149,6 +151,11 @@ class Stage(nn.Module):
     def validation_input(cls, settings: Any) -> Mapping[str, Any]:
         """Returns arguments of `training.validation.evaluate` on how images of validation are seen."""
         return {}
+
+    @classmethod
+    def next_command(cls, run_dir: Path) -> str:
+        """Returns what a user does next with the model in `run_dir`; "..." stands for further settings."""
+        return f"python -m depthany.predict checkpoint={shlex.quote(str(run_dir))} images=FOLDER"
 
     @classmethod
     def build(cls, settings: Any, context: StageContext) -> "Stage":

@@ -1,6 +1,8 @@
 """Stage 1: the teacher learns from labeled images alone."""
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -28,6 +30,13 @@ class TeacherStage(TermsStage):
 
     Settings = TeacherSettings
     needs = Needs(labeled=True)
+
+    @classmethod
+    def next_command(cls, run_dir: Path) -> str:
+        """Returns the command that trains its student."""
+        of_default = run_dir == Path("outputs/teacher")  # which the student takes without a word
+        teacher = "" if of_default else f" stage.teacher={shlex.quote(str(run_dir))} ..."
+        return f"python -m depthany.train stage=student{teacher}"
 
     def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
         """Returns loss and log of a micro-batch; nothing is drawn from `generator`."""

@@ -1,0 +1,47 @@
+"""What a run shows of itself: examples, the next command, and a busy machine."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from depthany.evaluation.examples import GAP, WIDTH
+from depthany.system import cpu_wait
+from depthany.training.meter import Meter
+from depthany.training.stages.student import StudentStage
+from depthany.training.stages.teacher import TeacherStage
+
+
+def test_run_ends_with_a_picture_of_examples(teacher_run: Path) -> None:
+    width, height = Image.open(teacher_run / "examples.png").size
+    assert width == 4 * (WIDTH + GAP)  # input, truth, prediction, error
+    assert height > 2 * WIDTH / 2  # of two images
+
+
+def test_log_shows_the_same_examples_at_every_validation(teacher_run: Path) -> None:
+    events = EventAccumulator(str(teacher_run), size_guidance={"images": 0}).Reload()
+    assert [each.step for each in events.Images("examples/mine")] == [3, 6]
+
+
+def test_next_command_follows_the_stage() -> None:
+    assert TeacherStage.next_command(Path("outputs/teacher")) == "python -m depthany.train stage=student"
+    assert TeacherStage.next_command(Path("my runs/a")).endswith("stage.teacher='my runs/a' ...")
+    assert "depthany.predict checkpoint=outputs/student" in StudentStage.next_command(Path("outputs/student"))
+
+
+def test_share_of_waiting_counts_since_last_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_wait, "SCHEDULER", tmp_path / "schedstat")
+    assert cpu_wait.CpuWait().share() is None  # another system
+    (tmp_path / "schedstat").write_text("1000 500 1\n")
+    wait = cpu_wait.CpuWait()
+    assert wait.share() is None
+    (tmp_path / "schedstat").write_text("1300 600 4\n")
+    assert wait.share() == pytest.approx(100 / 400)
+
+
+def test_busy_machine_is_named_once() -> None:
+    meter = Meter()
+    assert meter.busy_line({"speed/share_waiting_for_cpu": 0.1}) is None
+    assert "50%" in str(meter.busy_line({"speed/share_waiting_for_cpu": 0.5}))
+    assert meter.busy_line({"speed/share_waiting_for_cpu": 0.5}) is None
