@@ -16,6 +16,7 @@ from depthany.models.model import DenseModel
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.loop import draw_generator, require_finite, update
 from depthany.training.optim import LrFactors, OptimizerSettings, build_optimizer
+from depthany.training.stages import base as base_stage
 from depthany.training.stages import student as student_stage
 from depthany.training.stages import teacher as teacher_stage
 from depthany.training.stages.base import Stage, StageContext
@@ -32,8 +33,7 @@ STUDENT = student_stage.StudentSettings(
     feature_alignment=student_stage.FeatureAlignmentSettings(0.15, "kept", "perturbed"),
 )
 LOSSES = (
-    (teacher_stage, "weighted_terms"),
-    (student_stage, "weighted_terms"),
+    (base_stage, "weighted_terms"),
     (student_stage, "feature_alignment_loss"),
 )
 

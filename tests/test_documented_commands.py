@@ -159,7 +159,7 @@ def write_clip(path: Path) -> None:
         container.mux(stream.encode(None))
 
 
-TRACED = ("onnx", "torchscript")  # formats that take seconds
+TRACED = ("onnx", "torchscript", "coreml")  # formats that take seconds
 
 
 class Reached(Exception):

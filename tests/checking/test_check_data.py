@@ -301,7 +301,7 @@ MISTAKES = {
     "min_valid_share=2": "min_valid_share=2.0: expected 0 to 1",
     "limit=few": "limit: Value 'few'",
     "limmit=3": "unknown setting 'limmit'; did you mean limit?",
-    "data=nothing": "unknown data 'nothing'; choose from depth_anything_metric, depth_anything_v1",
+    "data=nothing": "unknown data 'nothing'; choose from ade20k, cityscapes, depth_anything_metric",
     "data.labeled.mine._target_=depthany.data.labeled.Folder": "Error locating target",
     "+data.labeled.more=5": "data.labeled.more: expected a data set with a _target_",
     "+data.labeled.more.root=a": "data.labeled.more: expected a data set with a _target_",
@@ -339,7 +339,7 @@ def test_help_shows_settings_and_imports_no_models(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     for part in (
-        "data: depth_anything_metric, depth_anything_v1",
+        "data: ade20k, cityscapes, depth_anything_metric",
         "min_valid_share: 0.01",
         "Exit code: 0",
         "data=depth_anything_v1",

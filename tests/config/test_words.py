@@ -224,7 +224,7 @@ def test_flags_may_stand_between_settings() -> None:
     assert hydra_words(words) == ["--config-dir", "x", "-m", "--info", "defaults", "stage=teacher", "seed=1"]
 
 
-NO_PATHS = {"depth_scale", "min_depth", "max_depth", "resize_depth"}
+NO_PATHS = {"depth_scale", "min_depth", "max_depth", "resize_depth", "mask_suffix"}
 
 
 def test_path_arguments_of_sets_are_known_as_paths() -> None:

@@ -106,4 +106,7 @@ def test_resume_without_the_plugin_names_it(
     words.remove("plugins=[halved_depth]")
     ended = start_elsewhere(words, before(project))
     assert ended.code == 2
-    assert ended.err == "error: unknown stage.name 'halved'; choose from teacher, student, metric\n"
+    assert (
+        ended.err
+        == "error: unknown stage.name 'halved'; choose from teacher, student, metric, segmentation\n"
+    )

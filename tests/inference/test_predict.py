@@ -320,6 +320,10 @@ def test_an_empty_folder_is_an_error(predict, tmp_path: Path) -> None:
 def test_help_shows_commands_and_settings_and_loads_nothing(nursery, tmp_path: Path) -> None:
     done = nursery.start("predict", ["--help"], "import depthany.predict", tmp_path).result()
     assert (done.code, done.err) == (0, "")
-    for part in ("python -m depthany.predict checkpoint=", "video_scale: auto", "color side png16 npy exr"):
+    for part in (
+        "python -m depthany.predict checkpoint=",
+        "video_scale: auto",
+        "color side overlay png16 npy exr",
+    ):
         assert part in done.out
     assert not list(tmp_path.iterdir())

@@ -102,7 +102,7 @@ def test_no_known_pixel_is_counted_and_teaches_nothing() -> None:
     watch.add(output.images)
     means = watch.read()
     assert means["counted/labeled"] == 0
-    assert "0% of the labeled crops have a known depth in range" in faults_of(means, False)["counted/labeled"]
+    assert "0% of the labeled crops have known labels in range" in faults_of(means, False)["counted/labeled"]
 
 
 def test_batch_without_images_has_a_zero_gradient() -> None:

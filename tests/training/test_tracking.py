@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from torch import nn
 
 from depthany.data.batch import Batch
@@ -36,6 +37,12 @@ COMMON = {
 }
 OF_STUDENT = {"loss/unlabeled", "counted/unlabeled", "loss/feature", "feature_tokens_kept"}
 OF_STUDENT |= {f"feature_distance/{quantile}" for quantile in ("p10", "p50", "p90", "max")}
+
+
+@pytest.fixture(autouse=True)
+def counted_from_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads the files of one second by name, and the number in it says .10 before .9."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 def events(run_dir: Path) -> EventAccumulator:
