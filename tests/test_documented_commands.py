@@ -52,6 +52,7 @@ ONLY_ACCEPTED = {
     "outputs/pseudo_labels": "needs a store; run by tests/inference/test_pseudo_label.py",
     "docs/plugin_example": "run by tests/test_plugin_example.py",
     "format=onnx": "run by tests/models/test_export.py",
+    "format=coreml": "run by tests/models/test_small_exports.py",
 }
 
 
