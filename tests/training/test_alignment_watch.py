@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from depthany.system import cpu_wait
 from depthany.system.distributed import ALONE, Processes
 from depthany.training.alignment_watch import AlignmentWatch
 from depthany.training.checkpoints.state import Progress
@@ -90,7 +91,8 @@ class Log:
 
 
 @pytest.fixture
-def log(tmp_path: Path):
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cpu_wait, "SCHEDULER", tmp_path / "none")  # no line about a busy machine
     opened: list[Log] = []
 
     def open_log(total_steps: int = 1000, every: int = 10, progress: Progress | None = None) -> Log:

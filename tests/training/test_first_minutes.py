@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from depthany.evaluation.examples import GAP, WIDTH
+from depthany.evaluation.example_sheet import GAP, WIDTH
 from depthany.system import cpu_wait
 from depthany.training.meter import Meter
 from depthany.training.stages.student import StudentStage

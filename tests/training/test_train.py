@@ -59,6 +59,7 @@ def test_run_writes_model_results_curves_and_checkpoints(request: pytest.Fixture
         "results.json",
         "metrics.jsonl",
         "settings.yaml",
+        "examples.png",
         ".lock",
         "checkpoints/step_00000004.pt",
         "checkpoints/step_00000006.pt",

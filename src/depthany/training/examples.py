@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from depthany.evaluation.examples import stacked
+from depthany.evaluation.example_sheet import stacked
 from depthany.system.files import write_atomically
 from depthany.training.run_dir import EXAMPLES_FILE
 from depthany.training.validation import EXAMPLES

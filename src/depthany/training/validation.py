@@ -13,7 +13,7 @@ from depthany.data.left_out import require_few
 from depthany.data.samples import LabeledSet
 from depthany.display.class_pictures import confusion_picture
 from depthany.evaluation.class_scores import class_table, confusion_of
-from depthany.evaluation.examples import examples_of
+from depthany.evaluation.example_sheet import examples_of
 from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary
