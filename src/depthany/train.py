@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from depthany.config.entry import run_entry
@@ -33,7 +35,7 @@ from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
 from depthany.training.checks import check, check_processes, rooted
 from depthany.training.class_model import norm_notes, starting_line
-from depthany.training.examples import EXAMPLES_PER_SET, Examples
+from depthany.training.examples import Examples
 from depthany.training.finish import finish
 from depthany.training.loop import LoopSettings, Run, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
@@ -111,7 +113,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             tracker.say(line)
         batches = open_batches(settings, dataset, sampler, prefetch, device, processes)
         compiled = torch.compile(state.model) if settings.compile else None
-        pictures = Examples(lambda title, sheet: tracker.picture(title, sheet, state.progress.step))
+        pictures = open_pictures(settings, tracker, state)
         score = partial(
             evaluate,
             sets=val_sets,
@@ -119,8 +121,6 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
             processes=processes,
             metrics=metrics_of(state.stage, settings.eval_metrics),
             say=tracker.say,
-            show=pictures.show,
-            examples=EXAMPLES_PER_SET if settings.image_every else 0,
             **reading,
             **input_of_validation(dataset) | dict(state.stage.validation_input(settings.stage)),
         )
@@ -129,15 +129,14 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
                 if changes.validation:
                     writer.save(state)  # without the old best score, which a second start must not take up
                     writer.save_progress(state.progress)
-                training = Run(state, batches, score, loop, tracker, writer, device, amp, compiled, processes)
+                shown = partial(score, pictures=pictures)
+                training = Run(state, batches, shown, loop, tracker, writer, device, amp, compiled, processes)
                 train(training)
             read = sampler.drawn_before(state.progress.step * settings.accumulate)
             processes.on_main(partial(require_some_used, run_dir / runs.UNREADABLE_FILE, read))
             scores = {settings.stage.name: training.scores()}
             if teacher is not None:
-                of_teacher = partial(
-                    score, say=lambda line: tracker.say(f"{line} (the teacher's scores)"), examples=0
-                )
+                of_teacher = partial(score, say=lambda line: tracker.say(f"{line} (the teacher's scores)"))
                 scores["teacher"] = of_teacher(unsharded(teacher).to(device))
             model = training.result()
         finally:
@@ -145,6 +144,15 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         if processes.is_main:
             command, faults = state.stage.next_command(run_dir), training.faults
             finish(run_dir, model, training.about(), scores, saved, faults, tracker, pictures, command)
+
+
+def open_pictures(settings: TrainSettings, tracker: Tracker | NullTracker, state: TrainingState) -> Examples:
+    """Returns what draws the validations of a run; `image_every=0` leaves out the examples."""
+
+    def log(title: str, sheet: NDArray[np.uint8]) -> None:
+        tracker.picture(title, sheet, state.progress.step)
+
+    return Examples(log) if settings.image_every else Examples(log, per_set=0)
 
 
 def reading_of_validation(settings: TrainSettings) -> dict[str, Any]:

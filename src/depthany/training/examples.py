@@ -2,35 +2,54 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from depthany.evaluation.example_sheet import stacked
+from depthany.display.class_pictures import confusion_picture
+from depthany.evaluation.class_scores import confusion_of
+from depthany.evaluation.example_sheet import examples_of, stacked
+from depthany.evaluation.predictors import ScoredPredictor
+from depthany.evaluation.protocol import Protocol
+from depthany.evaluation.run import Scored
 from depthany.system.files import write_atomically
-from depthany.training.run_dir import EXAMPLES_FILE
-from depthany.training.validation import EXAMPLES
-
-EXAMPLES_PER_SET = 2
 
 
 class Examples:
-    """Passes the pictures of a validation on to the log, and keeps the newest examples of each set."""
+    """Draws images of each validation set and the confusion matrix of classes, and keeps the newest images.
 
-    def __init__(self, log: Callable[[str, NDArray[np.uint8]], object]) -> None:
-        self._log, self._newest = log, dict[str, NDArray[np.uint8]]()
+    Args:
+        log: takes a title and a picture [h w 3] uint8 RGB.
+        per_set: images of each set, always the same ones; 0 = none.
+    """
 
-    def show(self, title: str, picture: NDArray[np.uint8]) -> None:
-        """Takes a picture [h w 3] uint8 RGB."""
-        if title.startswith(EXAMPLES):
-            self._newest[title] = picture
-        self._log(title, picture)
+    def __init__(self, log: Callable[[str, NDArray[np.uint8]], object], per_set: int = 2) -> None:
+        self._log, self._per_set = log, per_set
+        self._newest = dict[str, NDArray[np.uint8]]()
 
-    def write(self, run_dir: Path) -> Path | None:
-        """Writes the newest examples of all sets as one PNG, and returns its path; None if there are none."""
+    def draw(self, scored: Scored, predictor: ScoredPredictor, dataset: Any, protocol: Protocol) -> None:
+        """Draws the pictures of a set that was scored, if any of its images counted."""
+        if not scored.rows:
+            return
+        if self._per_set:
+            sheet = examples_of(scored.rows, self._per_set, predictor, dataset, protocol)
+            self._newest[protocol.name] = sheet
+            self._log(f"examples/{protocol.name}", sheet)
+        if protocol.task == "classes":
+            names = tuple(dataset.classes.names)
+            title = f"{protocol.name}: confusion | true classes down, predicted across"
+            self._log(title, confusion_picture(confusion_of(scored.rows, len(names)), names))
+
+    def write(self, path: Path) -> Path | None:
+        """Writes the newest examples of all sets as one PNG, and returns its path.
+
+        Without any it returns None, and deletes a file of an earlier, shorter run.
+        """
         if not self._newest:
+            path.unlink(missing_ok=True)
             return None
-        sheet, path = stacked(list(self._newest.values())), run_dir / EXAMPLES_FILE
+        sheet = stacked(list(self._newest.values()))
         write_atomically(path, lambda partial: Image.fromarray(sheet).save(partial, format="PNG"))
         return path

@@ -36,7 +36,7 @@ def finish(
     (run_dir / WEIGHTS_NAME).unlink(missing_ok=True)
     results = json.dumps({**about, "scores": scores}, indent=2) + "\n"
     try:
-        shown = pictures.write(run_dir)
+        shown = pictures.write(run_dir / runs.EXAMPLES_FILE)
         write_atomically(run_dir / runs.RESULTS_FILE, lambda path: path.write_text(results))
         save_model(model, run_dir, extra={"training": {**about, "settings": saved}})
     except ValueError as error:

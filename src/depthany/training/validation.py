@@ -4,16 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from depthany.data.dataset import TrainingSet
 from depthany.data.left_out import require_few
 from depthany.data.samples import LabeledSet
-from depthany.display.class_pictures import confusion_picture
 from depthany.evaluation.class_scores import class_table, confusion_of
-from depthany.evaluation.example_sheet import examples_of
 from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary
@@ -23,11 +19,11 @@ from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel
 from depthany.models.output import Quantity
 from depthany.system.distributed import ALONE, Processes
+from depthany.training.examples import Examples
 from depthany.training.stages.base import Stage
 
 # Kind of the model's quantity -> quantity and alignment of the protocol.
 ALIGNED_AS = {"disparity": "least_squares", "depth_m": "none", "classes": "none"}
-EXAMPLES = "examples/"  # titles of pictures of images begin so
 NEGATIVE_SCALES, CONSTANT_PREDICTIONS, IMAGES = "negative_scales", "constant_predictions", "images"
 IOU = "iou/"  # before the name of a class
 DEGENERATE, UNREADABLE = "degenerate_truths", "unreadable"
@@ -51,8 +47,7 @@ def evaluate(
     eval_size: tuple[int, int] | None = None,
     window: int | None = None,
     stride: int | None = None,
-    show: Callable[[str, NDArray[np.uint8]], object] = lambda title, picture: None,
-    examples: int = 0,
+    pictures: Examples | None = None,
 ) -> dict[str, Scores]:
     """Returns the scores of a model on each set, means over its images.
 
@@ -74,8 +69,7 @@ def evaluate(
         eval_size: height and width to which images are stretched, in place of `input_size`; None = their
             aspect is kept.
         window, stride: of a model of classes, see `Predictor`.
-        show: takes pictures of each set, after their title: the confusion matrix, and examples.
-        examples: how many images of each set are shown, always the same ones.
+        pictures: draws each set; None = no pictures.
 
     Returns:
         By set: the metrics, and the numbers of images that counted (`images`), have a negative scale
@@ -97,8 +91,7 @@ def evaluate(
                 protocol_of(name, dataset, align, metrics, eval_size),
                 max_unreadable_share,
                 say,
-                show,
-                examples if processes.is_main else 0,
+                pictures if processes.is_main else None,
                 batch_size=batch_size,
                 convert_images=convert_images,
                 processes=processes,
@@ -133,8 +126,7 @@ def _score(
     protocol: Protocol,
     max_unreadable_share: float | None,
     say: Callable[[str], object],
-    show: Callable[[str, NDArray[np.uint8]], object],
-    examples: int,
+    pictures: Examples | None,
     **options: Any,
 ) -> Scores:
     """Returns the scores of one set; `options` are those of `score_set`."""
@@ -143,13 +135,11 @@ def _score(
         scored = score_set(predictor, dataset, protocol, skip_unreadable=skip, **options)
     except UnreadableImage as error:
         raise ValueError(f"{protocol.name}: {error} {SKIP_HINT}") from None
-    if examples and scored.rows:
-        show(f"{EXAMPLES}{protocol.name}", examples_of(scored.rows, examples, predictor, dataset, protocol))
+    if pictures is not None:
+        pictures.draw(scored, predictor, dataset, protocol)
     if protocol.task == "classes":
         names = tuple(dataset.classes.names)  # type: ignore[attr-defined]
-        return _scores_of_classes(
-            scored, protocol, len(dataset), max_unreadable_share or 0.0, say, show, names
-        )
+        return _scores_of_classes(scored, protocol, len(dataset), max_unreadable_share or 0.0, say, names)
     return _scores_of(scored, protocol, len(dataset), max_unreadable_share or 0.0, say)
 
 
@@ -245,7 +235,6 @@ def _scores_of_classes(
     images: int,
     max_share: float,
     say: Callable[[str], object],
-    show: Callable[[str, NDArray[np.uint8]], object],
     names: Sequence[str],
 ) -> Scores:
     """Returns the scores of a set of masks: the metrics, and the IoU of each class."""
@@ -254,7 +243,6 @@ def _scores_of_classes(
     if not scored.rows:
         raise ValueError(f"{name}: none of {images} masks has a pixel that counts: leave it out of data.val")
     confusion = confusion_of(scored.rows, len(names))
-    show(f"{name}: confusion | true classes down, predicted across", confusion_picture(confusion, names))
     of_class = {f"{IOU}{each.name}": each.iou for each in class_table(confusion, names)}
     return (
         summary(scored.rows, protocol)
