@@ -23,6 +23,8 @@ import torch
 torch.set_num_threads(1)
 sys.path.append(sys.argv[1])
 import depthany.evaluate, depthany.pseudo_label, depthany.train, ranks, torch.utils.tensorboard
+import depthany.commands.evaluate_command, depthany.commands.pseudo_label_command
+import depthany.commands.train_command
 from depthany.models.dinov2 import SIZES, Size
 children, pending = set(), b""
 while True:

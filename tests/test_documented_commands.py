@@ -46,7 +46,7 @@ ONLY_ACCEPTED = {
     "v1_": "a recipe of the paper, on its data",
     "depth_anything_v1": "the data of the paper",
     "/data/": "the data of others",
-    "protocol=all": "the data of others",
+    "protocols=all": "the data of others",
     "depthany.app": "serves until Ctrl-C",
     "pseudo_labels=outputs/pseudo_labels": "needs a store; run by tests/inference/test_pseudo_label.py",
     "outputs/pseudo_labels": "needs a store; run by tests/inference/test_pseudo_label.py",
@@ -191,7 +191,7 @@ def start(
     monkeypatch.syspath_prepend(str(ROOT / "docs/plugin_example"))
     monkeypatch.setattr(plugins, "_loaded", [])
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-    monkeypatch.setattr("depthany.evaluate.choose", without_counts)
+    monkeypatch.setattr("depthany.commands.evaluate_command.choose", without_counts)
 
     def start_entry(command: Command, *more: str) -> tuple[int | None, str]:
         module = importlib.import_module(f"depthany.{command.entry}")
@@ -218,17 +218,21 @@ def stop_at_first_step(monkeypatch: pytest.MonkeyPatch, command: Command) -> Non
         monkeypatch.setattr(f"depthany.{command.entry}.run", stop)  # composed, and not checked
         return
     first_steps = {
-        "train": ["depthany.train.prepare_compute"],
-        "predict": ["depthany.predict.run_photos", "depthany.predict.run_video"],
+        "train": ["depthany.commands.train_command.prepare_compute"],
+        "predict": [
+            "depthany.commands.predict_command.run_photos",
+            "depthany.commands.predict_command.run_video",
+        ],
         "evaluate": ["depthany.evaluation.compare.Comparison.run"],
         "pseudo_label": [
-            f"depthany.pseudo_label.{name}" for name in ("label", "verify_store", "draw_labels")
+            f"depthany.commands.pseudo_label_command.{name}"
+            for name in ("label", "verify_store", "draw_labels")
         ],
-        "check_data": ["depthany.check_data.announce"],
-        "index": ["depthany.index.instantiate"],
-        "app": ["depthany.app.start"],
+        "check_data": ["depthany.commands.check_data_command.announce"],
+        "index": ["depthany.commands.index_command.instantiate"],
+        "app": ["depthany.commands.app_command.start"],
         "export": [],
-        "sky": ["depthany.sky.find_sources"],
+        "sky": ["depthany.commands.sky_command.find_sources"],
     }
     for name in first_steps[str(command.entry)]:
         monkeypatch.setattr(name, stop)

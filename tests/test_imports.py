@@ -22,6 +22,7 @@ BELOW = {  # room -> the rooms that it may import, besides itself
         *("evaluation", "inference", "models", "data", "losses", "metrics", "display", "system", "config")
     },
 }
+BELOW["commands"] = {*BELOW}
 SEE_THE_CONFIGURATION = {
     "training/build",
     "training/checks",
@@ -49,20 +50,31 @@ def module_of(path: Path) -> str:
 def test_package_holds_commands_and_rooms() -> None:
     found = {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert found == {"__init__", *COMMANDS, *BELOW}
+    assert {path.stem for path in (PACKAGE / "commands").glob("*_command.py")} == {
+        f"{name}_command" for name in COMMANDS
+    }
 
 
 @pytest.mark.parametrize("room", BELOW)
 def test_room_imports_only_rooms_below(room: str) -> None:
     for path in sorted((PACKAGE / room).rglob("*.py")):
-        rooms = {name.split(".")[1] for name in imported(path)}
+        rooms = {name.split(".")[1] for name in imported(path) if "." in name}  # not the package itself
         assert rooms <= BELOW[room] | {room}, module_of(path)
+
+
+def test_entries_import_commands_when_work_begins() -> None:
+    for name in COMMANDS:
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+        at_once = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+        assert at_once == ["omegaconf", "depthany.config.entry"], name
+        assert imported(PACKAGE / f"{name}.py") == {at_once[1], f"depthany.commands.{name}_command"}
 
 
 def test_only_build_and_commands_see_the_configuration() -> None:
     seeing = {
         module_of(path)
         for path in PACKAGE.rglob("*.py")
-        if path.parent.name != "config"
+        if path.parent.name not in ("config", "commands")
         and any(word in path.read_text() for word in ("DictConfig", "import hydra", "from hydra"))
     }
     assert seeing <= SEE_THE_CONFIGURATION | COMMANDS

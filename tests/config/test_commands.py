@@ -1,4 +1,4 @@
-"""What the nine commands share: settings that are read, one help template, plug-ins, further configs."""
+"""What the nine commands share: settings that are read, plug-ins, further configs."""
 
 import re
 from collections.abc import Callable
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from depthany.app import AppSettings
-from depthany.check_data import CheckDataSettings
+from depthany.commands.app_command import AppSettings
+from depthany.commands.check_data_command import CheckDataSettings
+from depthany.commands.evaluate_command import EvaluateSettings
+from depthany.commands.export_command import ExportSettings
+from depthany.commands.index_command import IndexSettings
+from depthany.commands.predict_command import PredictSettings
+from depthany.commands.pseudo_label_command import PseudoLabelSettings
+from depthany.commands.sky_command import SkyCommandSettings
 from depthany.config.entry import config_dir
 from depthany.data.class_crops import ClassCrops
 from depthany.data.perturb import Perturb
 from depthany.data.views import Views
-from depthany.evaluate import EvaluateSettings
-from depthany.export import ExportSettings
-from depthany.index import IndexSettings
-from depthany.predict import PredictSettings
-from depthany.pseudo_label import PseudoLabelSettings
-from depthany.sky import SkyCommandSettings
 from depthany.system.plugins import load_plugins
 from depthany.system.rules import rules
 from depthany.training.optim import LrFactors
@@ -44,7 +44,7 @@ each_command = pytest.mark.parametrize("command", SETTINGS)
 
 @each_command
 def test_every_setting_of_a_command_is_read(command: str) -> None:
-    code = (SOURCE / f"{command}.py").read_text() + (SOURCE / "config/sweep.py").read_text()
+    code = (SOURCE / f"commands/{command}_command.py").read_text() + (SOURCE / "config/sweep.py").read_text()
     if command == "train":
         code += "".join((SOURCE / f"training/{name}.py").read_text() for name in ("build", "checks"))
     for each in fields(SETTINGS[command]):
@@ -79,7 +79,7 @@ def leaves(settings: type) -> set[str]:
 
 
 def test_every_setting_of_training_groups_is_read() -> None:
-    code = "".join((SOURCE / name).read_text() for name in ("train.py", *TRAINING_FILES))
+    code = "".join((SOURCE / name).read_text() for name in ("commands/train_command.py", *TRAINING_FILES))
     code += "".join(path.read_text() for path in config_dir().rglob("*.yaml"))  # such as ${data.index_dir}
     passed_whole = leaves(Perturb) | leaves(LossSettings)  # as keyword arguments
     passed_whole |= leaves(ImageWeights) | leaves(LrFactors)  # by vars()
@@ -105,8 +105,8 @@ def test_yaml_and_dataclass_have_the_same_settings(command: str) -> None:
     assert names == (written | groups) - {"defaults", "hydra"}
 
 
-def test_help_template_and_hydra_folders_stand_once() -> None:
-    for word in ("$CONFIG", "output_subdir", "job_logging"):
+def test_hydra_folders_stand_once() -> None:
+    for word in ("output_subdir", "job_logging"):
         holders = [path.name for path in config_dir().rglob("*.yaml") if word in path.read_text()]
         assert holders == ["command.yaml"], word
 

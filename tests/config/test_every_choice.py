@@ -18,15 +18,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from depthany import check_data, evaluate, predict, pseudo_label, train
-from depthany.check_data import CheckDataSettings
+from depthany.commands.check_data_command import CheckDataSettings
+from depthany.commands.evaluate_command import EvaluateSettings
+from depthany.commands.predict_command import PredictSettings
+from depthany.commands.pseudo_label_command import PseudoLabelSettings
 from depthany.config.entry import config_dir, flat
-from depthany.evaluate import EvaluateSettings
 from depthany.evaluation.protocol import Protocol
 from depthany.losses.table import LOSSES, OF_CLASSES, OF_DEPTH
 from depthany.models.heads.metric_bins import BIN_CENTERS
 from depthany.models.model import depth_anything, save_model
-from depthany.predict import PredictSettings
-from depthany.pseudo_label import PseudoLabelSettings
 from depthany.system.rules import rules
 from depthany.training.settings import TrainSettings
 from depthany.training.stages.table import STAGES

@@ -415,5 +415,5 @@ def test_help_shows_how_to_begin_and_every_setting(capsys, monkeypatch: pytest.M
         run_entry("evaluate", run, several=SEVERAL, aliases=ALIASES)
     assert not ended.value.code
     told = capsys.readouterr().out
-    assert "checkpoint=outputs/student protocol='sample_*'" in told
+    assert "checkpoint=outputs/student protocols='sample_*'" in told
     assert all(f"{name}:" in told for name in ("checkpoint", "protocols", "quantity", "limit", "align_per"))

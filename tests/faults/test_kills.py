@@ -27,7 +27,7 @@ from depthany.data.pseudo_labels.verify import verify_shards
 PHASES = """
 import os, time
 import depthany.training.loop as loop
-import depthany.train as train
+import depthany.commands.train_command as train
 def note(phase, step):
     now[:] = phase, step
     os.pwrite(handle, f"{{phase}} {{step}}".ljust(99).encode(), 0)
@@ -166,7 +166,7 @@ def test_training_killed_at_random_reaches_same_bits(
 
 END = """
 import os, signal
-import depthany.train as train
+import depthany.commands.train_command as train
 {where}
 """
 LAST_WRITES = {

@@ -34,7 +34,7 @@ AT_STEP = """
     optimizers.register_optimizer_step_pre_hook(count)
 """
 IN_FUNCTION = """
-    import depthany.train as train
+    import depthany.commands.train_command as train
     def wrapped(*arguments, function=train.{name}, **more):
         begin()
         return function(*arguments, **more)

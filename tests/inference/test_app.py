@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from depthany import load_model
-from depthany.app import check, run, start
+from depthany.app import run
+from depthany.commands.app_command import check, start
 from depthany.config.entry import run_entry
 from depthany.models.model import depth_anything, save_model
 

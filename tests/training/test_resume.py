@@ -156,7 +156,7 @@ def test_failing_validation_costs_no_step(
 
     settings = arguments(tiny_world, "teacher", tmp_path / "run", teacher_run)
     with monkeypatch.context() as patch:
-        patch.setattr("depthany.train.evaluate", fails)
+        patch.setattr("depthany.commands.train_command.evaluate", fails)
         ended = start(settings)
     assert (ended.code, ended.err) == (2, "error: mine: the disk is gone\n")
     ended = start(settings)

@@ -11,12 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from depthany.config.errors import OF_THE_USER, exit_code_of, one_line
 from depthany.config.groups import config_dir
+from depthany.config.help_page import help_page
 from depthany.config.sweep import Command, Run, Scores, run_job
 from depthany.config.sweep_plan import plan_sweep
 from depthany.config.sweep_table import clear_records
 from depthany.config.words import HELP, MULTIRUN, PRINTING, has_flag, hydra_words, quoted, split_flags
-from depthany.system.distributed import should_report
 from depthany.system.files import bundled, if_exists
+from depthany.system.launch import is_alone
 from depthany.system.signals import Terminated
 
 __all__ = ["config_dir", "flat", "plain", "run_entry"]
@@ -68,7 +69,8 @@ def run_entry(
         help_with: overrides that `--help` adds where the user chooses nothing of their group. Without them it
             has no settings to show.
         several: settings of one or several texts, `a,b`, which are taken literally; see `hydra_words`.
-        aliases: other names of settings, for names that Hydra would take for one of its groups.
+        aliases: folders of configs/ that are no groups of Hydra, and the setting that names their files. On
+            the command line the name of the folder means the setting, too.
         output, scores: of a sweep; see `Command`.
         sweeps: whether the command can run several times, one after another.
 
@@ -79,7 +81,7 @@ def run_entry(
     try:
         sys.argv[1:] = hydra_words(sys.argv[1:], several, aliases)
         if has_flag(sys.argv, PRINTING):
-            return _print_settings(config_name, help_with)
+            return _print_settings(config_name, help_with, aliases or {})
         if not has_flag(sys.argv, MULTIRUN):
             return _run_once(config_name, job)
         if not sweeps:
@@ -91,7 +93,7 @@ def run_entry(
     except OF_THE_USER as error:
         if os.environ.get("DEPTHANY_TRACEBACK") == "1":
             raise
-        if should_report(error):
+        if is_alone() or _should_report(error):
             print(f"error: {one_line(error, config_name)}", file=sys.stderr)
         return exit_code_of(error)
     except KeyboardInterrupt as stop:  # the training loop handles its signals itself
@@ -102,12 +104,22 @@ def run_entry(
         return 143 if is_term else 130
 
 
-def _print_settings(config_name: str, help_with: tuple[str, ...]) -> int:
-    """Lets Hydra print the help or the configuration; returns exit code 0."""
+def _should_report(error: Exception) -> bool:
+    """Whether this process of several prints its error; see `distributed.should_report`."""
+    from depthany.system.distributed import should_report  # imports torch
+
+    return should_report(error)
+
+
+def _print_settings(config_name: str, help_with: tuple[str, ...], folders: Mapping[str, str]) -> int:
+    """Prints the help, or lets Hydra print the configuration; returns exit code 0."""
     if has_flag(sys.argv, HELP):
-        given = {word.partition("=")[0] for word in sys.argv}
-        sys.argv += [word for word in help_with if word.partition("=")[0] not in given]
-    _start(config_name, lambda _: None)
+        given = split_flags(sys.argv[1:])[1]
+        chosen = {word.partition("=")[0] for word in given}
+        added = [word for word in help_with if word.partition("=")[0] not in chosen]
+        print(help_page(config_name, [*given, *added], folders))
+    else:
+        _start(config_name, lambda _: None)
     return 0
 
 

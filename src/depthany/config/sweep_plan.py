@@ -23,7 +23,7 @@ from depthany.config.groups import config_dir, search_path
 from depthany.config.paths import with_home
 from depthany.config.sweep import TEACHER, Command, Job, Sweep
 from depthany.config.words import plain_key
-from depthany.system.distributed import launched_processes
+from depthany.system.launch import launched_ranks
 
 LONGEST_SUFFIX = 120  # characters; a file name has 255 bytes at most
 
@@ -55,7 +55,7 @@ def plan_sweep(command: Command, words: Sequence[str]) -> Sweep:
             the sweep cannot be started in this way.
         HydraException: a job cannot be composed.
     """
-    if launched_processes().size > 1:
+    if launched_ranks()[1] > 1:
         raise ValueError(
             "-m starts one run after another, each on one process: leave out torchrun, or start it once for "
             "each run"

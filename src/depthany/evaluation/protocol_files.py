@@ -107,7 +107,7 @@ def choose(
     for key, value in given.items():
         if not any(_is_folder(one.dataset) and one.dataset.get(key) == value for one in chosen.values()):
             raise ValueError(
-                f"folder.{key}={value}: no chosen protocol leaves it open; it is for protocol=folder and "
+                f"folder.{key}={value}: no chosen protocol leaves it open; it is for protocols=folder and "
                 "files of your own"
             )
     if not chosen:
@@ -147,7 +147,7 @@ def leave_out_unfit(
 def _sources(word: str) -> list[str]:
     if word.endswith((".yaml", ".yml")):
         if not Path(word).is_file():
-            raise ValueError(f"protocol={word}: no such file (looked from {Path.cwd()})")
+            raise ValueError(f"protocols={word}: no such file (looked from {Path.cwd()})")
         return [word]
     names = protocol_names()
     found = fnmatch.filter(names, "*" if word == "all" else word)

@@ -20,9 +20,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from depthany.system.launch import REMEDY, launched_ranks
+
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # longest wait for another process; longer than a validation or a save
-_REMEDY = "unset WORLD_SIZE to train in one process, or start with torchrun"
 _PATIENCE_S = 20.0  # after which a process says whom it waits for
 _SILENCE_S = 8.0  # time in which process 0 starts, reports and ends; torchrun then ends the others at once
 
@@ -161,19 +162,8 @@ def launched_processes() -> Processes:
     Raises:
         ValueError: some of the variables are missing, or do not go together.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    given = {name: os.environ[name] for name in names if os.environ.get(name)}
-    if given.get("WORLD_SIZE", "1") == "1":
-        return ALONE
-    if missing := [name for name in names if name not in given]:
-        raise ValueError(f"WORLD_SIZE={given['WORLD_SIZE']} is set without {', '.join(missing)}: {_REMEDY}")
-    shown = " ".join(f"{name}={given[name]}" for name in names)
-    if not all(given[name].isdecimal() for name in names if name != "MASTER_ADDR"):
-        raise ValueError(f"{shown}: expected whole numbers: {_REMEDY}")
-    rank, size, local_rank = (int(given[name]) for name in names[:3])
-    if not (rank < size and local_rank < size and int(given["MASTER_PORT"]) < 1 << 16):
-        raise ValueError(f"{shown}: expected ranks below WORLD_SIZE and a port: {_REMEDY}")
-    return Processes(rank, size, local_rank)
+    rank, size, local_rank = launched_ranks()
+    return Processes(rank, size, local_rank) if size > 1 else ALONE
 
 
 @contextmanager
@@ -213,7 +203,7 @@ def _says_whom_it_waits_for(processes: Processes) -> Iterator[None]:
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     line = (
         f"process {processes.rank} waits for the others of WORLD_SIZE={processes.size} at {address}, for up "
-        f"to {TIMEOUT}; if there are none: {_REMEDY}"
+        f"to {TIMEOUT}; if there are none: {REMEDY}"
     )
     timer = threading.Timer(_PATIENCE_S, print, (line,), {"file": sys.stderr, "flush": True})
     timer.daemon = True

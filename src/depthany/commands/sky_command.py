@@ -1,0 +1,113 @@
+"""The command `sky`: writes masks of the sky for labeled sets."""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+import depthany
+from depthany.config.checker import check_settings
+from depthany.config.schema import BatchSettings, CheckpointSettings
+from depthany.data.image_formats import describe_passed_over
+from depthany.display.progress import Bar
+from depthany.inference.segmenters import open_segmenter, require_class
+from depthany.inference.sky_masks import (
+    SkyCounts,
+    SkyJob,
+    SkySettings,
+    draw_contact_sheet,
+    make_masks,
+    require_same_note,
+    write_note,
+)
+from depthany.inference.sources import Source, find_sources
+from depthany.models.files.model_source import ModelSource
+from depthany.system.device import prepare_compute
+from depthany.system.files import require_writable
+from depthany.system.rules import setting
+
+MASK = "mask"
+
+
+@dataclass
+class SkyCommandSettings(CheckpointSettings, BatchSettings):
+    """configs/sky.yaml."""
+
+    images: str = setting()
+    out: str = setting(filled=True)
+    overwrite: bool = setting()
+    sky_class: str = setting(filled=True)
+    threshold: float = setting(above=0, below=1)
+    erode: int = setting(least=0)
+    input_size: int | None = setting(None, least=1)
+    limit: int | None = setting(None, least=1)
+
+
+def run(cfg: DictConfig) -> int:
+    """Writes a mask for each image that has none yet; returns the exit code."""
+    cfg = check_settings(cfg, SkyCommandSettings)
+    out, passed_over = Path(cfg.out), Counter[str]()
+    sources = chosen(find_sources(cfg.images, out, passed_over), cfg.limit)
+    require_writable(out)
+    compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
+    source = ModelSource.of("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth)
+    segmenter = open_segmenter(source, compute, cfg.input_size)
+    number = require_class(segmenter.names, cfg.sky_class, str(source))
+    settings = SkySettings(
+        source.source, segmenter.revision, segmenter.names[number], cfg.threshold, cfg.erode
+    )
+    if not cfg.overwrite:
+        require_same_note(out, settings)
+    jobs = [SkyJob(each.path, out / f"{each.name}.png") for each in sources]
+    wanted = [job for job in jobs if cfg.overwrite or not job.target.exists()]
+    about = {"depthany": depthany.__version__, "images": str(cfg.images), "input_size": cfg.input_size}
+    write_note(out, settings, about)
+    print(
+        f"{settings.sky_class} of {source} at {cfg.threshold:g} on {len(wanted)} of {len(jobs)} images, "
+        f"{compute.describe()}",
+        flush=True,
+    )
+    counts = SkyCounts()
+    if wanted:
+        with Bar("images", len(wanted)) as bar:
+            counts = make_masks(wanted, segmenter, number, settings, cfg.batch_size, cfg.workers, bar)
+    return report(out, jobs, wanted, counts, passed_over)
+
+
+def chosen(sources: list[Source], limit: int | None) -> list[Source]:
+    """Returns the images, or so many of them, evenly spaced.
+
+    Raises:
+        ValueError: there is no image but videos.
+    """
+    images = [source for source in sources if not source.is_video]
+    if not images:
+        raise ValueError(f"{sources[0].path} is a video: masks of the sky are made of images")
+    wanted = len(images) if limit is None else min(limit, len(images))
+    return [images[k * len(images) // wanted] for k in range(wanted)]
+
+
+def report(
+    out: Path, jobs: list[SkyJob], wanted: list[SkyJob], counts: SkyCounts, passed_over: Counter[str]
+) -> int:
+    """Draws the contact sheet and prints what was done; returns the exit code."""
+    done = [job for job in jobs if job.target.exists()]
+    parts = [f"{len(counts.shares)} masks written"]
+    if counts.shares:
+        some = sum(share > 0 for share in counts.shares)
+        parts[0] += f", {some} with sky ({np.mean(counts.shares):.1%} of all pixels)"
+    if len(jobs) > len(wanted):
+        parts.append(f"{len(jobs) - len(wanted)} there already (overwrite=true makes them anew)")
+    if counts.unreadable:
+        parts.append(f"{len(counts.unreadable)} unreadable")
+    if passed_over:
+        parts.append(describe_passed_over(passed_over))
+    print(f"{out}: {', '.join(parts)}", flush=True)
+    if done:
+        print(f"look at {draw_contact_sheet(out, done)}; a labeled set reads the masks with sky_masks={out}")
+    for line in counts.unreadable:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if counts.unreadable else 0
