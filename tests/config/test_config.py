@@ -1,5 +1,6 @@
 """Training settings: every choice composes, and a mistake ends in one line before anything is written."""
 
+import importlib
 import re
 import signal
 from pathlib import Path
@@ -22,9 +23,9 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-def compose(*overrides: str) -> DictConfig:
+def compose(*overrides: str, command: str = "train") -> DictConfig:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose("train", list(overrides))
+        return hydra.compose(command, list(overrides))
 
 
 def with_paths(tmp_path: Path, *overrides: str) -> DictConfig:
@@ -80,9 +81,9 @@ def test_bundled_files_are_found_from_anywhere(tmp_path: Path, monkeypatch: pyte
     sample = compose("stage=teacher").data
     assert sample.labeled.sample.root == str(ROOT / "data/sample/labeled/train")
     with pytest.raises(
-        ValueError, match=rf"no file at model.weights=data/sample/e \(looked from {tmp_path}; "
+        ValueError, match=rf"no file at model.weights={tmp_path}/e \(looked from {tmp_path}\): pass the path"
     ):
-        checks.check(compose(*words, "model.weights=data/sample/e"))
+        checks.check(compose(*words, f"model.weights={tmp_path}/e"))
 
 
 def test_bundled_files_keep_their_path_in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +94,20 @@ def test_bundled_files_keep_their_path_in_checkout(monkeypatch: pytest.MonkeyPat
 def test_package_without_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files, "checkout_dir", lambda: None)
-    with pytest.raises(ValueError, match="the sample is in depthany's repository, a package alone lacks it"):
-        checks.check(compose("stage=teacher", "data=folder", "data.labeled.mine.root=mine"))
+    get_it = "an installed package does not hold the sample: clone depthany's repository"
+    lacks = f"there is no data/sample in {tmp_path}: {get_it}"
+    for stage in choices("stage"):  # before a missing teacher or encoder
+        with pytest.raises(ValueError, match=f"^{lacks}.* data=folder"):
+            checks.check(compose(f"stage={stage}"))
+    own = ("stage=teacher", "data=folder", "data.labeled.mine.root=mine")
+    with pytest.raises(ValueError, match=f"the encoder of the sample, which is not here.*{get_it}"):
+        checks.check(compose(*own))
+    checks.check(compose(*own, "experiment=none"))
+    of_evaluate = ["checkpoint=x", "protocols=all"]
+    for entry, words in {"check_data": [], "pseudo_label": [], "evaluate": of_evaluate}.items():
+        run = importlib.import_module(f"depthany.{entry}").run
+        with pytest.raises(ValueError, match=lacks):
+            run(compose(f"out={tmp_path / 'out'}", *words, command=entry))
 
 
 def test_kind_that_is_not_drawn_needs_no_root(tmp_path: Path) -> None:

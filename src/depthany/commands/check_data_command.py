@@ -21,6 +21,7 @@ from depthany.data.mixture import DataSettings
 from depthany.system.files import require_own_results, require_writable
 from depthany.system.processes import cores
 from depthany.system.rules import setting
+from depthany.system.sample import require_sample
 
 GROUPS = ("labeled", "val", "unlabeled")
 
@@ -91,6 +92,10 @@ def check(cfg: DictConfig) -> DictConfig:
                 raise ValueError(
                     f"data.{group}.{name}: expected a data set with a _target_, as in configs/dataset"
                 )
+    require_sample(
+        (entry.get("root") for entry in entries(cfg.data).values()),
+        "your own images need no sample: data=folder data.labeled.mine.root=FOLDER",
+    )
     if not entries(cfg.data):
         wanted = " ".join(f"data.{group}.{name}.root=..." for group in GROUPS for name in cfg.data[group])
         raise ValueError(f"no set has a root: give one of {wanted or 'another data=...'}")

@@ -21,6 +21,7 @@ from depthany.system.device import Compute, prepare_compute
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import require_writable
 from depthany.system.rules import setting
+from depthany.system.sample import require_sample
 from depthany.training import build
 
 
@@ -63,6 +64,10 @@ def label(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
     out = Path(cfg.out)
     if processes.is_main:
         require_writable(out)
+    require_sample(
+        (entry.get("root") for entry in cfg.data.unlabeled.values()),
+        "your own images need no sample: data=folder data.unlabeled.mine.root=FOLDER",
+    )
     source = ModelSource.of("teacher", cfg.teacher, cfg.taps, cfg.max_depth)
     teacher = load_ready_model(source, compute, hash_weights=True)
     teacher.model.quantity.require("disparity", str(source), "pass a relative model")

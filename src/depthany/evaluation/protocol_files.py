@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from depthany.config.entry import config_dir, plain
 from depthany.data.targets import require_metres
 from depthany.evaluation.protocol import Protocol
+from depthany.system.sample import lacks_sample, no_sample
 
 FOLDER_SET = "depthany.data.folder_depth.FolderDepth"  # the reader where a protocol names none
 _FOLDER_SETS = (FOLDER_SET, "depthany.data.labeled.FolderDepth")  # and its name up to version 0.1
@@ -111,7 +112,9 @@ def choose(
                 "files of your own"
             )
     if not chosen:
-        raise ValueError(f"no protocol has its data: {'; '.join(map(': '.join, missing.items()))}")
+        reasons = dict.fromkeys(missing.values())  # the same one once, such as that there is no sample
+        names = {why: ", ".join(name for name in missing if missing[name] == why) for why in reasons}
+        raise ValueError(f"no protocol has its data: {'; '.join(f'{names[why]}: {why}' for why in reasons)}")
     return list(chosen.values()), missing
 
 
@@ -234,7 +237,7 @@ def _why_missing(one: Chosen, source: str, roots: DictConfig) -> str | None:
         key = _root_key(source)
         return f"its data is not there: pass {key}=/path/of/it" if key else "its dataset names no root"
     if str(root) not in {str(value) for value in roots.values()} and not Path(root).is_dir():
-        return f"{root}: no such folder (looked from {Path.cwd()})"
+        return no_sample() if lacks_sample(root) else f"{root}: no such folder (looked from {Path.cwd()})"
     return None
 
 

@@ -13,6 +13,7 @@ from depthany.losses.table import require_terms_of
 from depthany.metrics.table import METRICS, require_metrics
 from depthany.models.files.model_source import ModelSource
 from depthany.system.distributed import Processes
+from depthany.system.sample import HOW_TO_GET, lacks_sample, require_sample
 from depthany.training.loggers.table import LOGGERS
 from depthany.training.parallel import uses_fsdp
 from depthany.training.settings import ONCE, ONLINE, TrainSettings
@@ -38,6 +39,7 @@ def check(cfg: DictConfig) -> TrainSettings:
     _refuse_settings_of_others(cfg.stage, stage)
     _leave_out_undrawn(cfg, stage)
     settings = settings_object(check_settings(cfg, TrainSettings, stage=stage.Settings), TrainSettings)
+    _require_sample(settings)
     for kind, count in zip(("labeled", "unlabeled"), per_micro_batch(settings)):
         _require_a_root(settings, kind, count)
         set_weights(settings, kind)
@@ -52,16 +54,36 @@ def check(cfg: DictConfig) -> TrainSettings:
         )
     for name in settings.loggers:
         LOGGERS[name].require()
+    _require_weights(settings)
+    return settings
+
+
+def _require_sample(settings: TrainSettings) -> None:
+    """Raises a ValueError that says how to get the sample, if the run reads it and it is not there."""
+    kinds = (settings.data.labeled, settings.data.unlabeled, settings.data.val)
+    roots = [entry.get("root") for entries in kinds for entry in entries.values()]
+    own = "data=folder_classes" if settings.stage.name == "segmentation" else "data=folder"
+    require_sample(
+        roots, f"your own images need no sample: {own} data.labeled.mine.root=FOLDER experiment=none"
+    )
+
+
+def _require_weights(settings: TrainSettings) -> None:
+    """Raises a ValueError if the encoder's weights are not there."""
     weights = settings.model.weights
     is_read = settings.model.pretrained and settings.model.init is None
-    if is_read and weights is not None and not Path(weights).exists():
-        bundled = "; the sample is in depthany's repository, a package alone lacks it"
+    if not is_read or weights is None or Path(weights).exists():
+        return
+    if lacks_sample(weights):
         raise ValueError(
-            f"no file at model.weights={weights} (looked from {Path.cwd()}"
-            f"{bundled if weights.startswith('data/sample/') else ''}): pass the path of the encoder's "
-            "weights, or model.pretrained=false to start from random ones"
+            "experiment=sample, the default, starts from the encoder of the sample, which is not here: pass "
+            "experiment=none (the paper's recipe, with DINOv2), another experiment or "
+            f"model.pretrained=false; or get the sample: {HOW_TO_GET}"
         )
-    return settings
+    raise ValueError(
+        f"no file at model.weights={weights} (looked from {Path.cwd()}): pass the path of the encoder's "
+        "weights, or model.pretrained=false to start from random ones"
+    )
 
 
 def _leave_out_undrawn(cfg: DictConfig, stage: type[Stage]) -> None:
