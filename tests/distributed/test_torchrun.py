@@ -86,7 +86,9 @@ def errors(err: str) -> list[str]:
 def test_two_ranks_take_the_steps_of_one(alone: Path, two: Path) -> None:
     assert_same_curves(two, alone, rel=1e-4)
     assert_same_weights(two, alone, largest=1e-6)
-    assert any(0 < line.get("feature_tokens_kept", 0) < 1 for line in logged(alone))  # a mean over the kept
+    assert any(
+        0 < line.get("feature_alignment/tokens_kept", 0) < 1 for line in logged(alone)
+    )  # a mean over the kept
 
 
 @pytest.mark.slow

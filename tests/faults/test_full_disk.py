@@ -121,7 +121,7 @@ def missing(run_dir: Path, whole: Path) -> tuple[int, int]:
 def drawn(run_dir: Path) -> list[tuple[str, int]]:
     """One curve of each kind of line that TensorBoard shows, and the steps of its points."""
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
-    names = {"gradient_norm", "val/mine/abs_rel"} & set(events.Tags()["scalars"])
+    names = {"optimizer/gradient_norm", "val/mine/abs_rel"} & set(events.Tags()["scalars"])
     return [(name, event.step) for name in sorted(names) for event in events.Scalars(name)]
 
 

@@ -41,7 +41,10 @@ def output(kept: float | None, distance: float = 0.0) -> StageOutput:
         return StageOutput(torch.tensor(1.0), {}, {})
     tokens = torch.full((2, 3), distance)
     return StageOutput(
-        torch.tensor(1.0), {"feature_tokens_kept": torch.tensor(kept)}, {}, {"feature_distance": tokens}
+        torch.tensor(1.0),
+        {"feature_alignment/tokens_kept": torch.tensor(kept)},
+        {},
+        {"feature_alignment/distance": tokens},
     )
 
 
@@ -49,7 +52,7 @@ def test_quantiles_are_of_newest_micro_batch_with_tokens() -> None:
     meter = Meter()
     for each in (output(0.0, 0.25), output(0.0, 0.5), output(None)):
         meter.add(each, images=3, micro_batches=1)
-    assert meter.means()["feature_distance/p50"] == 0.5
+    assert meter.means()["feature_alignment/distance/p50"] == 0.5
     meter.restart()
     meter.add(output(None), images=3, micro_batches=1)
     assert not any("feature" in name for name in meter.means())
@@ -63,7 +66,7 @@ def test_quantiles_wait_for_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(torch, "sort", refuse)
         meter.add(output(0.0, 0.5), images=3, micro_batches=1)
-    assert meter.means()["feature_distance/max"] == 0.5
+    assert meter.means()["feature_alignment/distance/max"] == 0.5
 
 
 class Log:

@@ -101,8 +101,11 @@ def test_no_known_pixel_is_counted_and_teaches_nothing() -> None:
     watch = OutputWatch(is_relative=False)
     watch.add(output.images)
     means = watch.read()
-    assert means["counted/labeled"] == 0
-    assert "0% of the labeled crops have known labels in range" in faults_of(means, False)["counted/labeled"]
+    assert means["output/counted_labeled"] == 0
+    assert (
+        "0% of the labeled crops have known labels in range"
+        in faults_of(means, False)["output/counted_labeled"]
+    )
 
 
 def test_batch_without_images_has_a_zero_gradient() -> None:
@@ -332,9 +335,9 @@ def test_run_says_its_depth_and_saves_its_range(whole: Path) -> None:
     assert model.config["head"]["domains"] == {"mine": 7, "other": 5}
     assert model.trained_on.sets == ("mine", "other")
     line = logged(whole)[0]
-    assert line["clipped_steps"] == 1
+    assert line["optimizer/clipped_steps"] == 1
     assert {"loss/labeled", "loss/labeled/domain", "train/delta1"} < line.keys()
-    assert "zero_outputs" not in line
+    assert "output/zeros" not in line
     assert "val/mine/abs_rel" in logged(whole)[-1]
 
 

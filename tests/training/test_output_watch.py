@@ -19,7 +19,7 @@ from depthany.training.output_watch import OutputWatch, faults_of, says_somethin
 from depthany.training.stages.base import StageImages, StageOutput
 
 RAMP = torch.linspace(0, 1, 12).reshape(1, 3, 4)
-HEALTHY = {"output/min": 0.0, "output/max": 9.0, "output/constant": 0.0, "counted/labeled": 1.0}
+HEALTHY = {"output/min": 0.0, "output/max": 9.0, "output/constant": 0.0, "output/counted_labeled": 1.0}
 
 
 def shown(prediction: Tensor, target: Tensor = RAMP, mask: Tensor | None = None) -> StageImages:
@@ -38,7 +38,7 @@ def test_range_spread_and_counts_by_hand() -> None:
         "output/max": 5.0,
         "output/spread": (1 + 4 + 0 + 1) / 4,
         "output/constant": 1 / 4,
-        "counted/labeled": 3 / 4,
+        "output/counted_labeled": 3 / 4,
     }
     watch.restart()
     assert watch.read() == {}
@@ -80,12 +80,12 @@ def test_images_that_count_are_those_of_the_loss(pixels: int, counts: bool) -> N
         ({}, None),
         ({"output/constant": 0.4}, None),
         ({"output/constant": 0.6}, "constant"),
-        ({"output/constant": 1.0, "zero_outputs": 1.0}, "zeros"),
+        ({"output/constant": 1.0, "output/zeros": 1.0}, "zeros"),
         ({"output/max": 2e35}, "exploded"),
         ({"output/min": -2e6}, "exploded"),
         ({"output/max": float("nan")}, "exploded"),
         ({"output/max": 1e5}, None),
-        ({"counted/labeled": 0.4}, "counted/labeled"),
+        ({"output/counted_labeled": 0.4}, "output/counted_labeled"),
     ],
 )
 def test_faults(change: dict[str, float], fault: str | None) -> None:
@@ -99,9 +99,9 @@ def test_loss_of_no_image_is_not_reported_as_0() -> None:
     meter.add(StageOutput(loss, {"loss/labeled": loss}, {"labeled": flat}), images=1, micro_batches=1)
     means = meter.means()
     assert not any(name.startswith("loss/") for name in means)
-    assert means["counted/labeled"] == 0
+    assert means["output/counted_labeled"] == 0
     of_two_kinds = {"loss/total": 1.0, "loss/labeled": 0.0, "loss/unlabeled": 2.0, "loss/unlabeled/a": 1.0}
-    counted = {"counted/labeled": 0.0, "counted/unlabeled": 0.5}
+    counted = {"output/counted_labeled": 0.0, "output/counted_unlabeled": 0.5}
     assert without_empty_losses(of_two_kinds | counted).keys() == {
         *("loss/total", "loss/unlabeled", "loss/unlabeled/a"),
         *counted,

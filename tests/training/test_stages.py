@@ -137,8 +137,10 @@ def test_student_loss_is_weighted_sum_of_terms(center: str) -> None:
         torch.testing.assert_close(output.scalars[name].detach(), value, rtol=1e-4, atol=1e-5)
         assert value > 0
     torch.testing.assert_close(output.loss.detach(), sum(by_hand.values()) / 3, rtol=1e-4, atol=1e-5)
-    assert output.scalars["feature_tokens_kept"] == kept > 0
-    torch.testing.assert_close(output.distributions["feature_distance"], distance, rtol=1e-4, atol=1e-5)
+    assert output.scalars["feature_alignment/tokens_kept"] == kept > 0
+    torch.testing.assert_close(
+        output.distributions["feature_alignment/distance"], distance, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["labeled", "unlabeled", "feature"])
@@ -280,9 +282,9 @@ def test_batch_without_one_kind_has_finite_gradient(labeled: int, unlabeled: int
     assert all(torch.isfinite(part) for part in output.scalars.values())
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert ("loss/labeled" in output.scalars) == (labeled > 0), "a 0 would pull the mean in the log down"
-    for name in ("loss/unlabeled", "loss/feature", "feature_tokens_kept"):
+    for name in ("loss/unlabeled", "loss/feature", "feature_alignment/tokens_kept"):
         assert (name in output.scalars) == (unlabeled > 0)
-    assert ("feature_distance" in output.distributions) == (unlabeled > 0)
+    assert ("feature_alignment/distance" in output.distributions) == (unlabeled > 0)
 
 
 def test_missing_kind_adds_exactly_0() -> None:

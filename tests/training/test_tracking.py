@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer import event_file_writer
 from torch import nn
 
@@ -21,22 +22,22 @@ from depthany.training.tracking import Tracker
 COMMON = {
     "loss/total",
     "loss/labeled",
-    "zero_outputs",
+    "output/zeros",
     *(f"output/{name}" for name in ("min", "max", "spread", "constant")),
-    "counted/labeled",
+    "output/counted_labeled",
     "learning_rate/encoder",
     "learning_rate/decoder",
     "learning_rate/head",
-    "gradient_norm",
+    "optimizer/gradient_norm",
     "speed/images_per_second",
     "speed/share_waiting_for_data",
-    "memory_gb",
+    "speed/memory_gb",
     "speed/share_waiting_for_cpu",
     *(f"val/mine/{name}" for name in (*DEFAULT_METRICS["depth"], "negative_scales", "constant_predictions")),
     *(f"val/mine/{name}" for name in ("degenerate_truths", "unreadable")),
 }
-OF_STUDENT = {"loss/unlabeled", "counted/unlabeled", "loss/feature", "feature_tokens_kept"}
-OF_STUDENT |= {f"feature_distance/{quantile}" for quantile in ("p10", "p50", "p90", "max")}
+OF_STUDENT = {"loss/unlabeled", "output/counted_unlabeled", "loss/feature", "feature_alignment/tokens_kept"}
+OF_STUDENT |= {f"feature_alignment/distance/{quantile}" for quantile in ("p10", "p50", "p90", "max")}
 
 
 @pytest.fixture(autouse=True)
@@ -74,19 +75,28 @@ def test_tensorboard_shows_the_settings(student_run: Path) -> None:
     assert "frozen_input: perturbed" in text
 
 
+def test_tensorboard_compares_runs_by_hyperparameters(student_run: Path) -> None:
+    board = events(student_run)
+    data = {tag: of.plugin_data.content for tag, of in board.summary_metadata.items()}
+    begun = HParamsPluginData.FromString(data["_hparams_/session_start_info"]).session_start_info.hparams
+    assert begun["batch_size"].number_value == 6 and begun["optimizer.lr"].number_value == 1e-3
+    assert begun["stage.name"].string_value == "student" and "run_dir" not in begun
+    of_scores = HParamsPluginData.FromString(data["_hparams_/experiment"]).experiment.metric_infos
+    assert "val/mine/abs_rel" in {info.name.tag for info in of_scores} <= set(board.Tags()["scalars"])
+    assert len(list(student_run.rglob("events.out.*"))) == 1, "no folder beside that of the run"
+
+
 def test_pictures_show_each_kind_of_image(student_run: Path) -> None:
     board = events(student_run)
-    columns = {
-        "labeled: image | target | prediction | error": 4,
-        "unlabeled: image | perturbed view | pseudo-label | prediction | error": 5,
-    }
+    columns = {"crops/labeled": 4, "crops/unlabeled": 5}
     assert set(board.Tags()["images"]) == columns.keys() | {"examples/mine"}
     for (tag, tiles), rows in zip(columns.items(), (2, 4)):  # 2 labeled and 4 unlabeled images to a batch
         pictures = board.Images(tag)
         assert [picture.step for picture in pictures] == [3, 6]
         shown = cv2.imdecode(np.frombuffer(pictures[-1].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
-        assert shown.shape == (rows * 28, tiles * 28, 3)
-        for tile in np.split(shown, tiles, axis=1):
+        line = (shown.shape[0] - rows * 28) // 2  # of words, above and below
+        assert line > 0 and (shown[:line] < 100).any() and (shown[-line:] < 100).any()
+        for tile in np.split(shown[line:-line, : tiles * 28], tiles, axis=1):
             assert tile.std() > 1, "no column is a blank"
 
 
@@ -103,7 +113,7 @@ def test_logged_learning_rates_are_those_used(teacher_run: Path) -> None:
 
 
 def output(loss: float, zero_outputs: float = 0.0) -> StageOutput:
-    return StageOutput(torch.tensor(loss), {"zero_outputs": torch.tensor(zero_outputs)}, {})
+    return StageOutput(torch.tensor(loss), {"output/zeros": torch.tensor(zero_outputs)}, {})
 
 
 def test_meter_averages_since_the_last_line() -> None:
@@ -125,7 +135,7 @@ def test_mean_ignores_micro_batches_without_the_scalar() -> None:
     meter.add(StageOutput(torch.tensor(8.0), {}, {}), images=2, micro_batches=1)
     means = meter.means()
     assert means["loss/total"] == 6.0  # (2 / 2 + 8) / 1.5
-    assert means["zero_outputs"] == 0.5
+    assert means["output/zeros"] == 0.5
 
 
 def test_step_without_image_has_no_loss(tmp_path: Path, capsys) -> None:
@@ -209,7 +219,7 @@ def test_run_without_checkpoint_leaves_no_curves(tmp_path: Path) -> None:
 def test_near_is_bright_and_invalid_is_gray() -> None:
     values = np.array([[0.0, 0.5, 1.0, 0.7]])
     mask = np.array([[True, True, True, False]])
-    shades = colour(values, 0.0, 1.0, mask)
+    shades = colour(values, 0.0, 1.0, mask, "inferno")
     brightness = shades.astype(float).sum(2)[0]
     assert brightness[0] < brightness[1] < brightness[2]
     assert shades[0, 3].tolist() == [128, 128, 128]
@@ -224,7 +234,7 @@ def test_prediction_is_shown_fitted_to_target() -> None:
     row = comparison_row([image], target, 5 * target - 3, mask)
     _, shown, predicted, error = np.split(row, 4, axis=1)
     assert np.abs(shown[mask].astype(int) - predicted[mask]).max() <= 2
-    assert error[mask].max() <= colour(np.zeros((1, 1)), 0, 1).max() + 2
+    assert error[mask].max() <= colour(np.zeros((1, 1)), 0, 1, colour_map="inferno").max() + 2
 
 
 def test_target_without_valid_pixel_is_shown() -> None:
@@ -243,7 +253,9 @@ def test_metres_are_coloured_from_far_to_near() -> None:
     assert (shown[0, 0] == near).all() and (shown[1, 0] == far).all()
     assert (shown[1, 1] == 128).all(), "unknown"
     assert (predicted[1] == far).all(), "farther than the farthest"
-    assert (error[mask] == colour(np.array([[0.25]]), 0, 0.5)[0, 0]).all(), "25 % of 50 %"
+    assert (error[mask] == colour(np.array([[0.25]]), 0, 0.5, colour_map="inferno")[0, 0]).all(), (
+        "25 % of 50 %"
+    )
     assert at_size(mask, (4, 4)).tolist() == np.kron(mask, np.ones((2, 2), bool)).tolist()
 
 
@@ -252,8 +264,8 @@ def test_share_of_clipped_steps_is_logged() -> None:
     for norm in (0.05, 0.2, 3.0, 0.1):
         meter.add(output(1.0), images=4, micro_batches=1)
         meter.add_step(torch.tensor(norm), 0.1)
-    assert meter.means()["clipped_steps"] == 0.5
+    assert meter.means()["optimizer/clipped_steps"] == 0.5
     meter.restart()
     meter.add(output(1.0), images=4, micro_batches=1)
     meter.add_step(torch.tensor(5.0), None)
-    assert "clipped_steps" not in meter.means()
+    assert "optimizer/clipped_steps" not in meter.means()

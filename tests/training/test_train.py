@@ -121,7 +121,7 @@ class NotesSeeds(Stage):
 
     def forward(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StageOutput:
         self.seeds.append(generator.initial_seed())
-        return StageOutput(0 * model.head.conv3.bias.sum(), {"zero_outputs": torch.tensor(0.0)}, {})
+        return StageOutput(0 * model.head.conv3.bias.sum(), {"output/zeros": torch.tensor(0.0)}, {})
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
@@ -314,7 +314,10 @@ def test_accumulation_equals_large_batch(start, tiny_world, tmp_path: Path) -> N
     for k in (1, 3):  # per image, since a mean over pixels weighs the micro-batches by their valid pixels
         more = (f"accumulate={k}", "loss.reduction=image", "steps=3", "schedule.warmup_steps=0")
         assert start(tiny_world.settings("teacher", tmp_path / f"{k}", *more)).code == 0
-    for name in ("loss/total", "gradient_norm"):  # of the loss alone Adam would not notice another scale
+    for name in (
+        "loss/total",
+        "optimizer/gradient_norm",
+    ):  # of the loss alone Adam would not notice another scale
         at_once, in_parts = (metrics(tmp_path / f"{k}", name) for k in (1, 3))
         assert in_parts == pytest.approx(at_once, rel=2e-3)
 

@@ -32,7 +32,7 @@ from depthany.training.checks import check, check_processes, rooted
 from depthany.training.class_model import norm_notes, starting_line
 from depthany.training.examples import Examples
 from depthany.training.finish import finish
-from depthany.training.loop import LoopSettings, Run, train
+from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
@@ -104,16 +104,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         batches = open_batches(settings, dataset, sampler, prefetch, device, processes)
         compiled = torch.compile(state.model) if settings.compile else None
         pictures = open_pictures(settings, tracker, state)
-        score = partial(
-            evaluate,
-            sets=val_sets,
-            amp=amp,
-            processes=processes,
-            metrics=metrics_of(state.stage, settings.eval_metrics),
-            say=tracker.say,
-            **reading,
-            **input_of_validation(dataset) | dict(state.stage.validation_input(settings.stage)),
-        )
+        score = open_scoring(settings, state, dataset, val_sets, amp, tracker, processes)
         try:
             with open_writer(settings, state, tracker, processes) as writer:
                 if changes.validation:
@@ -129,11 +120,34 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
                 of_teacher = partial(score, say=lambda line: tracker.say(f"{line} (the teacher's scores)"))
                 scores["teacher"] = of_teacher(unsharded(teacher).to(device))
             model = training.result()
+            tracker.summary(saved, scores[settings.stage.name])
         finally:
             tracker.close()
         if processes.is_main:
             command, faults = state.stage.next_command(run_dir), training.faults
             finish(run_dir, model, training.about(), scores, saved, faults, tracker, pictures, command)
+
+
+def open_scoring(
+    settings: TrainSettings,
+    state: TrainingState,
+    dataset: TrainingSet,
+    val_sets: dict[str, Any],
+    amp: torch.dtype | None,
+    tracker: Tracker | NullTracker,
+    processes: Processes,
+) -> partial[SetScores]:
+    """Returns what scores a model on the validation sets."""
+    return partial(
+        evaluate,
+        sets=val_sets,
+        amp=amp,
+        processes=processes,
+        metrics=metrics_of(state.stage, settings.eval_metrics),
+        say=tracker.say,
+        **reading_of_validation(settings),
+        **input_of_validation(dataset) | dict(state.stage.validation_input(settings.stage)),
+    )
 
 
 def open_pictures(settings: TrainSettings, tracker: Tracker | NullTracker, state: TrainingState) -> Examples:

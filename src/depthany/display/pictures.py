@@ -34,7 +34,7 @@ COLOUR_MAPS = {  # [256 3] uint8 RGB, from far to near
 
 
 def colour(
-    values: NDArray, low: float, high: float, mask: NDArray | None = None, colour_map: str = "inferno"
+    values: NDArray, low: float, high: float, mask: NDArray | None = None, colour_map: str = "spectral_r"
 ) -> NDArray[np.uint8]:
     """Returns a map in colours, [h w 3] uint8 RGB.
 
@@ -66,9 +66,9 @@ def comparison_row(
     """Returns images, target, prediction and error side by side, [h w·(k + 3) 3] uint8 RGB.
 
     Disparities are first normalised by median and mean absolute deviation, as in the loss. Target and
-    prediction are coloured from the target's smallest to its largest value, the error from 0 over the same
-    span. Metres are shown as they are, in the same colours from far to near; their error is the relative one,
-    from 0 to 50 %.
+    prediction are coloured from the target's smallest to its largest value (near is red), the error from 0
+    over the same span (black to yellow). Metres are shown as they are, in the same colours from far to near;
+    their error is the relative one, from 0 to 50 %.
 
     Args:
         images: k arrays [h w 3] uint8 RGB.
@@ -86,7 +86,7 @@ def comparison_row(
     tiles = [
         colour(target, low, high, mask),
         colour(prediction, low, high),
-        colour(error, 0.0, largest if in_metres else high - low, mask),
+        colour(error, 0.0, largest if in_metres else high - low, mask, "inferno"),
     ]
     return np.concatenate([*images, *tiles], axis=1)
 

@@ -5,7 +5,7 @@ No loss shows it: if all tokens are within the margin, the loss is 0, as it is f
 
 from collections.abc import Mapping
 
-KEPT, DISTANCE = "feature_tokens_kept", "feature_distance"  # names in the log
+KEPT, DISTANCE = "feature_alignment/tokens_kept", "feature_alignment/distance"  # names in the log
 FEW, MANY = 0.01, 0.99  # share of tokens kept below and above which the margin decides nothing
 IDLE, EVERYWHERE = "alignment_idle", "alignment_everywhere"  # the two states
 # A student starts as a copy of the frozen encoder, so the share starts at 0 and says nothing at first. 300

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from depthany.display.captions import with_captions
 from depthany.display.class_pictures import confusion_picture
 from depthany.evaluation.class_scores import confusion_of
 from depthany.evaluation.example_sheet import examples_of, stacked
@@ -15,6 +16,8 @@ from depthany.evaluation.predictors import ScoredPredictor
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.run import Scored
 from depthany.system.files import write_atomically
+
+CONFUSION_LEGEND = "true classes down, predicted across; numbers: % of the true class"
 
 
 class Examples:
@@ -39,8 +42,9 @@ class Examples:
             self._log(f"examples/{protocol.name}", sheet)
         if protocol.task == "classes":
             names = tuple(dataset.classes.names)
-            title = f"{protocol.name}: confusion | true classes down, predicted across"
-            self._log(title, confusion_picture(confusion_of(scored.rows, len(names)), names))
+            matrix = confusion_picture(confusion_of(scored.rows, len(names)), names)
+            captioned = with_captions(matrix, ["confusion of pixels"], CONFUSION_LEGEND)
+            self._log(f"confusion/{protocol.name}", captioned)
 
     def write(self, path: Path) -> Path | None:
         """Writes the newest examples of all sets as one PNG, and returns its path.

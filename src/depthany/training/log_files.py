@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from depthany.system.files import why
-from depthany.training.loggers.logger import Logger, LogPlace
+from depthany.training.loggers.logger import Logger, LogPlace, Setting
 from depthany.training.loggers.table import LOGGERS
 
 DEFAULT_LOGGERS = ("jsonl", "tensorboard")
@@ -56,6 +56,11 @@ class LogFiles:
         """Writes a picture, `sheet` [h w 3] uint8 RGB, to those that show pictures."""
         for logger in self._loggers:
             self._try(logger, partial(logger.picture, title, sheet, step))
+
+    def summary(self, settings: Mapping[str, Setting], scores: Mapping[str, float]) -> None:
+        """Writes a few settings and the final scores, which compare runs, to those that show them."""
+        for logger in self._loggers:
+            self._try(logger, partial(logger.summary, settings, scores))
 
     def how_to_look(self) -> str:
         """Returns how the user can look at the log; "" if that needs no words."""

@@ -103,7 +103,7 @@ class Meter:
         if (waits := self._cpu.share()) is not None:
             speed[WAITING_FOR_CPU] = waits
         if self.steps:
-            speed["clipped_steps"] = float(self.clipped) / self.steps
+            speed["optimizer/clipped_steps"] = float(self.clipped) / self.steps
         outputs = self._outputs.read() | quantiles(self._newest, self._processes)
         if not self.sums:
             return outputs | speed
@@ -142,7 +142,10 @@ def log_scalars(
     """Writes the scalars since the last line and gradient_norm [], shows progress, warns of new faults."""
     means = meter.means()
     rates = {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
-    memory = {"gradient_norm": float(gradient_norm), "memory_gb": peak_memory_gb(device)}
+    memory = {
+        "optimizer/gradient_norm": float(gradient_norm),
+        "speed/memory_gb": peak_memory_gb(device),
+    }
     tracker.scalars(step, {**means, **rates, **memory})
     tracker.progress(step, means.get("loss/total", math.nan), means["speed/images_per_second"])
     if busy := meter.busy_line(means):

@@ -19,6 +19,7 @@ MOST_CONSTANT = 0.5  # share of images; a healthy model has none, even on a blan
 LARGEST = 1e6  # known models of relative depth stay below some 1e4, those of metres below 1e3
 MOST_ZEROS = 0.9  # share of pixels
 FEWEST_COUNTED = 0.5  # share of images; below it a batch is less than half as large as it seems
+COUNTED = "output/counted_"  # of a kind of image, in the log
 _CALMER = "lower optimizer.lr, raise schedule.warmup_steps, or set optimizer.clip_norm"
 
 
@@ -79,7 +80,7 @@ class OutputWatch:
             "output/max": max(high for _, high in ranges),
             "output/spread": spread / images,
             "output/constant": constant / images,
-            **{f"counted/{kind}": float(all_[2] / all_[3]) for kind, all_ in sorted(totals.items())},
+            **{f"{COUNTED}{kind}": float(all_[2] / all_[3]) for kind, all_ in sorted(totals.items())},
         }
 
 
@@ -100,7 +101,7 @@ def says_something(target: Tensor, mask: Tensor, is_relative: bool) -> Tensor:
 
 def without_empty_losses(means: Mapping[str, float]) -> dict[str, float]:
     """Returns the scalars without losses of which no image counted: their 0 would look perfect."""
-    counted = {name.removeprefix("counted/"): v for name, v in means.items() if name.startswith("counted/")}
+    counted = {name.removeprefix(COUNTED): share for name, share in means.items() if name.startswith(COUNTED)}
     empty = {f"loss/{kind}" for kind, share in counted.items() if share == 0}
     if counted and not any(counted.values()):
         empty.add("loss/total")
@@ -119,7 +120,7 @@ def faults_of(means: Mapping[str, float], is_relative: bool = True) -> dict[str,
     """
     teaches = "a depth that varies" if is_relative else "known labels in range"
     faults = dict[str, str]()
-    zeros, constant = means.get("zero_outputs", 0.0), means.get("output/constant", 0.0)
+    zeros, constant = means.get("output/zeros", 0.0), means.get("output/constant", 0.0)
     if zeros > MOST_ZEROS:
         faults["zeros"] = (
             f"dead output ReLU: {zeros:.0%} of the predicted pixels are exactly 0 and pass no gradient; "
@@ -135,7 +136,7 @@ def faults_of(means: Mapping[str, float], is_relative: bool = True) -> dict[str,
             f"exploding output: the predicted values reach from {low:.3g} to {high:.3g}; {_CALMER}"
         )
     for name, share in means.items():
-        kind = name.removeprefix("counted/")
+        kind = name.removeprefix(COUNTED)
         if kind != name and share < FEWEST_COUNTED:
             faults[name] = (
                 f"{share:.0%} of the {kind} crops have {teaches}; the others do not count in the "

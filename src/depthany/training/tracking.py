@@ -4,22 +4,36 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from depthany.config.entry import flat
+from depthany.display.captions import with_captions
 from depthany.display.class_pictures import class_row, palette
 from depthany.display.pictures import at_size, comparison_row
 from depthany.display.progress import columns, minutes
 from depthany.metrics.confusion import ABSENT_RULE
 from depthany.metrics.table import METRICS, brief
 from depthany.training.log_files import DEFAULT_LOGGERS, LogFiles
+from depthany.training.loggers.logger import SCORES
 from depthany.training.stages.base import StageImages
 from depthany.training.validation import CONSTANT_PREDICTIONS, IMAGES, IOU, NEGATIVE_SCALES
 
 PICTURES_PER_KIND = 4
+_COLOURS = "red near, blue far, gray unknown"
+LEGENDS = {  # of the crops, by what is learned
+    "disparity": f"{_COLOURS}; error: black 0 to yellow, the range of the target",
+    "depth_m": f"{_COLOURS}; error: black 0 to yellow 50 % of the depth",
+    "classes": "light gray: no class; error: red",
+}
+COMPARED = (  # settings in the summary of a run, and those that begin so
+    *("stage.", "model.encoder.", "model.head.name", "crop_size", "batch_size", "epochs", "passes", "steps"),
+    *("optimizer.", "schedule.name", "schedule.warmup_steps", "ema.decay", "loss.", "perturb.", "seed"),
+)
 FILE_COLUMNS = 110  # of tables in a file or pipe
 
 
@@ -87,14 +101,27 @@ class Tracker:
         """Writes rows of image, view, target, prediction and error for each kind of image."""
         for kind, shown in images.items():
             if len(shown.clean):
-                perturbed = shown.seen is not shown.clean
-                columns = "image | perturbed view | pseudo-label" if perturbed else "image | target"
-                title = f"{kind}: {columns} | prediction | error"
-                self._files.picture(title, _sheet(shown, perturbed), step)
+                self._files.picture(f"crops/{kind}", _sheet(shown), step)
 
     def picture(self, title: str, picture: np.ndarray, step: int) -> None:
         """Writes a picture [h w 3] uint8 RGB to all loggers."""
         self._files.picture(title, picture, step)
+
+    def summary(self, settings: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Writes what compares this run with others: settings in `COMPARED`, and its scores[set][metric]."""
+        known = {key: value for key, value in flat(settings).items() if key.startswith(COMPARED)}
+        shown = {
+            key: value if isinstance(value, bool | int | float) else str(value)
+            for key, value in known.items()
+            if value is not None
+        }
+        final = {
+            f"{SCORES}{name}/{metric}": value
+            for name, found in scores.items()
+            for metric, value in found.items()
+            if metric in METRICS
+        }
+        self._files.summary(shown, final)
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
         """Prints the scores rows[model][set][metric], one row for each model and set."""
@@ -150,13 +177,16 @@ class NullTracker:
     def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
         """Leaves the picture, `sheet` [h w 3] uint8 RGB, to rank 0."""
 
+    def summary(self, settings: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]) -> None: ...
     def table(self, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None: ...
     def classes(self, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None: ...
     def close(self) -> None: ...
 
 
-def _sheet(shown: StageImages, perturbed: bool) -> np.ndarray:
-    """Returns the rows of up to PICTURES_PER_KIND images as one picture [H W 3] uint8 RGB."""
+def _sheet(shown: StageImages) -> np.ndarray:
+    """Returns the rows of up to PICTURES_PER_KIND images as one picture [H W 3] uint8 RGB, with captions."""
+    perturbed = shown.seen is not shown.clean
+    columns = ("image", "perturbed view", "pseudo-label") if perturbed else ("image", "target")
     rows = []
     for i in range(min(PICTURES_PER_KIND, len(shown.clean))):
         images = [shown.clean[i], shown.seen[i]] if perturbed else [shown.clean[i]]
@@ -170,4 +200,5 @@ def _sheet(shown: StageImages, perturbed: bool) -> np.ndarray:
         maps = (shown.target[i].float(), shown.prediction[i].float(), shown.mask[i])
         target, prediction, mask = (at_size(each.cpu().numpy(), hwc[0].shape[:2]) for each in maps)
         rows.append(comparison_row(hwc, target, prediction, mask, in_metres=shown.kind == "depth_m"))
-    return np.concatenate(rows)
+    legend = LEGENDS.get(shown.kind, LEGENDS["disparity"])
+    return with_captions(np.concatenate(rows), (*columns, "prediction", "error"), legend)

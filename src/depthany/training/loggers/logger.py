@@ -9,6 +9,7 @@ import numpy as np
 
 from depthany.system.files import write_atomically
 
+Setting = str | float | bool
 SCORES = "val/"  # the names of scores begin so
 
 
@@ -67,6 +68,9 @@ class Logger:
 
     def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
         """Writes a picture, `sheet` [h w 3] uint8 RGB; a logger of numbers alone leaves it out."""
+
+    def summary(self, settings: Mapping[str, Setting], scores: Mapping[str, float]) -> None:
+        """Writes what compares finished runs: a few settings, and final scores by their names in the log."""
 
     def recover(self) -> None:
         """Makes ready for the next write after one that failed."""

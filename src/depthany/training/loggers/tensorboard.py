@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from depthany.training.loggers.logger import Logger, LogPlace
+from depthany.training.loggers.logger import Logger, LogPlace, Setting
 
 EVENTS = "events.out.tfevents.*"
 
@@ -41,6 +41,15 @@ class TensorBoardLogger(Logger):
         """Writes a picture, `sheet` [h w 3] uint8 RGB."""
         events = self._opened()
         events.add_image(title, sheet, step, dataformats="HWC")
+        events.flush()
+
+    def summary(self, settings: Mapping[str, Setting], scores: Mapping[str, float]) -> None:
+        """Fills the tab HPARAMS, which reads the scores from their curves, in the file of the run itself."""
+        from torch.utils.tensorboard.summary import hparams
+
+        events = self._opened()
+        for part in hparams(dict(settings), dict(scores)):
+            events.file_writer.add_summary(part)
         events.flush()
 
     def recover(self) -> None:

@@ -182,15 +182,15 @@ class StudentStage(TermsStage):
         )
         any_labeled, any_unlabeled = (count > 0 for count in batch.all_counts)
         zeros = zero_fraction(disparity[: len(batch)], self.mean_over_ranks)
-        scalars = {"zero_outputs": zeros} if any_labeled or any_unlabeled else {}
+        scalars = {"output/zeros": zeros} if any_labeled or any_unlabeled else {}
         distributions = dict[str, Tensor]()
         if self.frozen_encoder is not None:
             # of unlabeled images only: on labeled ones it gains nothing (paper, section 7)
             aligned = self._align(tokens[count : count + u], clean, seen)
             losses["feature"] = aligned.loss
             if any_unlabeled:
-                scalars["feature_tokens_kept"] = aligned.kept
-                distributions["feature_distance"] = aligned.distance
+                scalars["feature_alignment/tokens_kept"] = aligned.kept
+                distributions["feature_alignment/distance"] = aligned.distance
         for name, loss in losses.items():
             if any_labeled if name == "labeled" else any_unlabeled:
                 scalars |= {f"loss/{name}": loss, **term_scalars(name, values.get(name, {}))}

@@ -47,6 +47,6 @@ class TeacherStage(TermsStage):
         images = StageImages(
             batch.labeled_image, batch.labeled_image, batch.target, batch.mask, prediction.detach()
         )
-        scalars = {"loss/labeled": loss, "zero_outputs": zero_fraction(prediction, self.mean_over_ranks)}
+        scalars = {"loss/labeled": loss, "output/zeros": zero_fraction(prediction, self.mean_over_ranks)}
         scalars |= term_scalars("labeled", values)
         return StageOutput(loss, scalars if batch.all_counts[0] else {}, {"labeled": images})

@@ -1,0 +1,65 @@
+"""Words in pictures: a legend of a colour map below a picture, and captions above columns."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+NARROWEST = 200  # pixels of a picture that has room for a legend
+_SMALLEST, _LARGEST, _SHARE = 11, 40, 1 / 45  # pixels of letters, by the width of the picture
+_INK, _PAPER = 20, 255  # gray values
+
+
+def legend_steps(width: int, far: str, near: str, table: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """Returns a legend as steps of its colour map, [height width] uint8: `far`, all colours, `near`.
+
+    Letters and paper have the darkest and the brightest colour of the map, so that a picture with the map as
+    its palette can hold them.
+
+    Args:
+        width: of the picture in pixels; below NARROWEST there is no room, and None is returned.
+        far, near: words at the first and at the last colour.
+        table: colour map [256 3] uint8 RGB.
+    """
+    if width < NARROWEST:
+        return None
+    font = ImageFont.load_default(int(np.clip(width * _SHARE, _SMALLEST, _LARGEST)))
+    left, right = (round(font.getlength(text)) for text in (far, near))
+    gap = round(font.size / 2)
+    height = round(1.8 * font.size)
+    image = Image.new("L", (width, height), _PAPER)
+    draw = ImageDraw.Draw(image)
+    for text, x in ((far, gap), (near, width - gap - right)):
+        draw.text((x, height / 2), text, fill=0, font=font, anchor="lm")
+    brightness = table.astype(int).sum(1)
+    shown = np.where(np.asarray(image) < 128, brightness.argmin(), brightness.argmax()).astype(np.uint8)
+    start, end = 2 * gap + left, width - 2 * gap - right
+    if end - start >= gap:
+        edge = height // 5
+        shown[edge : height - edge, start:end] = np.linspace(0, 255, end - start).round()
+    return shown
+
+
+def with_captions(picture: NDArray[np.uint8], columns: Sequence[str], legend: str) -> NDArray[np.uint8]:
+    """Returns a picture [h w 3] uint8 RGB with a caption above each of its equal columns, and a line below.
+
+    It is widened to the words where they are longer.
+    """
+    font = ImageFont.load_default(_SMALLEST)
+    line = round(1.5 * _SMALLEST)
+    width = max(picture.shape[1], round(font.getlength(legend)) + 6)
+    sheet = Image.new("RGB", (width, picture.shape[0] + 2 * line), (_PAPER,) * 3)
+    sheet.paste(Image.fromarray(picture), (0, line))
+    draw, step = ImageDraw.Draw(sheet), picture.shape[1] / len(columns)
+    for k, name in enumerate(columns):
+        draw.text((k * step + 3, 1), _fitting(name, step - 4, font), fill=(_INK,) * 3, font=font)
+    draw.text((3, line + picture.shape[0] + 1), legend, fill=(_INK,) * 3, font=font)
+    return np.asarray(sheet)
+
+
+def _fitting(text: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Returns as much of a text as has room in a width in pixels."""
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text
