@@ -195,6 +195,14 @@ def test_sheets_show_good_pairs_and_masks(check, tmp_path: Path) -> None:
     assert (rows.min(2) > 250).mean() > 0.2, "white where there is depth"
 
 
+def test_sheet_leaves_out_masks_without_a_hole(check, tmp_path: Path) -> None:
+    for name in "abcd":
+        write(tmp_path / "mine", name, whole())
+    sheet = Image.open(check("sheet_images=4").folder / "contact_labeled_mine.jpg")
+    of_cell = 180 + 18 + 6  # a tile and its caption
+    assert (sheet.height - 2 * 18 - 6) // of_cell == 2, "three images of two tiles in a row"
+
+
 def test_passed_over_files_are_counted_and_named(
     check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

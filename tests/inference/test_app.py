@@ -17,6 +17,7 @@ from depthany import load_model
 from depthany.app import run
 from depthany.commands.app_command import check, start
 from depthany.config.entry import run_entry
+from depthany.inference.demonstration import note_on_sample_model, size_advice
 from depthany.models.model import depth_anything, save_model
 
 pytest.importorskip("gradio", reason="needs the extra app")
@@ -244,6 +245,35 @@ def test_metres_are_read_under_the_pointer(browser, checkpoints: Path, tmp_path:
         tab.screenshot(path=tmp_path / "page.png")
         tab.close()
         page.close(verbose=False)
+
+
+def test_unusable_size_keeps_the_picture(checkpoints: Path, tmp_path: Path) -> None:
+    from depthany.inference.page import Page
+
+    page = Page(load_model(checkpoints / "relative"), 4)
+    write_photo(tmp_path / "photo.png")
+    assert page.predict(str(tmp_path / "photo.png"), 56, "gray")[5] == ""
+    for size, words in ((None, "no number"), (3, "3"), (1000, "1000")):
+        *kept, message = page.predict(str(tmp_path / "photo.png"), size, "gray")
+        assert message.startswith(f"**Input size, {words}:** expected 56 to 112 pixels")
+        assert kept == [{"__type__": "update"}] * 5, "nothing else changes"
+    assert page.example is not None and page.read(page.example).shape[2] == 3
+
+
+def test_advice_on_size_follows_from_training(checkpoints: Path) -> None:
+    model = load_model(checkpoints / "relative")
+    assert size_advice(model) == "This model was trained at 56 pixels; other sizes are mostly worse."
+    model.input_size = 518
+    assert size_advice(model) == "Larger is finer and slower."
+
+
+def test_only_the_samples_model_gets_a_note(checkpoints: Path) -> None:
+    photo, own = "holiday/a.jpg", "data/sample/unlabeled/test/images/rooms/00000.jpg"
+    model = load_model(checkpoints / "relative")
+    assert note_on_sample_model(model, [photo]) is None
+    model.config["encoder"]["size"] = "vitt"
+    assert "checkpoint=depth_anything_v2_vits.pth" in str(note_on_sample_model(model, [own, photo]))
+    assert note_on_sample_model(model, [own]) is None
 
 
 def test_large_photo_is_shown_smaller(checkpoints: Path, monkeypatch) -> None:

@@ -12,7 +12,7 @@ from media import pixels
 from PIL import Image
 
 from depthany.display.pictures import COLOUR_MAPS
-from depthany.inference.outputs import FORMATS, OutputSettings, check_formats, write
+from depthany.inference.outputs import FORMATS, OutputSettings, check_formats, legend_of, write
 from depthany.inference.prediction_counts import PredictionCounts
 from depthany.models.output import Quantity
 
@@ -57,6 +57,27 @@ def test_side_has_image_left_and_colours_right(tmp_path: Path) -> None:
     assert np.array_equal(side[:, :7], IMAGE)
     (tmp_path / f"ü 1{FORMATS['side'][0]}").unlink()
     assert np.array_equal(side[:, 7:], np.asarray(Image.open(written(tmp_path, "color")).convert("RGB")))
+
+
+def test_legend_has_near_far_and_unit(tmp_path: Path) -> None:
+    values = np.linspace(1, 9, 120 * 240, dtype=np.float32).reshape(120, 240)
+    image = pixels(120, 240)
+    texts = dict[str, bytes]()
+    for unit, quantity in (("metres", Quantity("depth_m", 20.0)), ("none", Quantity("disparity"))):
+        paths = {name: tmp_path / f"{unit}_{name}.png" for name in ("color", "side")}
+        write(paths, image, values, OutputSettings(quantity, legend=True))
+        color, side = (Image.open(path) for path in paths.values())
+        rows = color.height - 120
+        assert rows > 10 and color.width == 240 and side.size == (480, 120 + rows)
+        assert color.text["legend"].startswith(f"the last {rows} rows")
+        write(paths, image, values, OutputSettings(quantity))
+        plain = np.asarray(Image.open(paths["color"]))
+        assert np.array_equal(np.asarray(color)[:120], plain), "pixels of the photo keep their places"
+        bar = np.asarray(color)[120 + rows // 2].astype(int)
+        assert {*range(60)} & {*bar} and (np.diff(bar[100:130]) >= 0).all(), "from far to near"
+        texts[unit] = np.asarray(color)[120:].tobytes()
+    assert texts["metres"] != texts["none"]
+    assert legend_of(VALUES, OutputSettings(Quantity("disparity"), legend=True)) is None, "no room"
 
 
 def test_png16_restores_disparity_by_scale_and_offset(tmp_path: Path) -> None:
@@ -133,28 +154,31 @@ def test_ply_has_a_coloured_point_per_pixel(tmp_path: Path) -> None:
     points = np.frombuffer(body, [(name, kinds[kind]) for kind, name in names])
     nearest = points[VALUES.argmax()]
     row, column = divmod(int(VALUES.argmax()), 7)
-    assert nearest["z"] == pytest.approx(2.0)
+    assert nearest["z"] == pytest.approx(-2.0)
     assert nearest["x"] == pytest.approx(
         (column + 0.5 - 3.5) / 3.5 * 2.0
     )  # focal length 3.5 px for 90 degrees
-    assert nearest["y"] == pytest.approx((row + 0.5 - 2.5) / 3.5 * 2.0)
+    assert nearest["y"] == pytest.approx(-(row + 0.5 - 2.5) / 3.5 * 2.0)
     assert [nearest[name] for name in ("red", "green", "blue")] == IMAGE[row, column].tolist()
 
 
-def test_glb_has_y_up_and_z_backward(tmp_path: Path) -> None:
+def test_clouds_have_y_up_and_z_backward(tmp_path: Path) -> None:
     path = written(tmp_path, "glb")
     assert path.read_bytes()[:4] == b"glTF"
     (cloud,) = trimesh.load(path, process=False).geometry.values()
     write({"ply": tmp_path / "a.ply"}, IMAGE, VALUES, DISPARITY)
     other = trimesh.load(tmp_path / "a.ply", process=False)
-    assert np.allclose(cloud.vertices * [1, -1, -1], other.vertices)
+    assert np.allclose(cloud.vertices, other.vertices), "upright in viewers of both"
     assert np.array_equal(cloud.colors[:, :3], IMAGE.reshape(-1, 3))
+    top, bottom = cloud.vertices[:7], cloud.vertices[-7:]  # first and last row of the photo
+    assert (top[:, 1] > 0).all() and (bottom[:, 1] < 0).all() and (cloud.vertices[:, 2] < 0).all()
+    assert (cloud.vertices[::7, 0] < 0).all(), "left is left"
 
 
 def test_metric_cloud_leaves_out_points_beyond_its_range(tmp_path: Path) -> None:
     depth_m = np.float32([[0.5, 1, 2, 3, 4, 5, 6]] * 5)
     path = written(tmp_path, "ply", OutputSettings(Quantity("depth_m", 20.0), range_m=(1.0, 4.0)), depth_m)
-    assert sorted(set(trimesh.load(path).vertices[:, 2])) == [1, 2, 3, 4]
+    assert sorted(set(-trimesh.load(path).vertices[:, 2])) == [1, 2, 3, 4]
 
 
 def test_focal_px_overrides_the_field_of_view(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from depthany.data.pseudo_labels.store import PseudoLabels
 from depthany.data.sampler import Draw
 from depthany.data.transforms import draw_crop
 from depthany.data.unlabeled import FolderImages
+from depthany.inference.labeling_counts import LabelingCounts
 from depthany.models.model import save_model
 from depthany.pseudo_label import run
 from depthany.training.stages.student import (
@@ -357,3 +359,9 @@ def test_input_size_that_no_crop_can_have_is_refused(
     assert label(settings(tiny_world, teacher_run, tmp_path / "store", "input_size=30")) == 2
     assert "input_size=30 is no multiple of 14, as the crop_size of students" in capsys.readouterr().err
     assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_projection_is_of_the_job() -> None:
+    counts = LabelingCounts(labels=100, encoded=100, encoded_bytes=2_000_000, began=time.monotonic() - 10)
+    assert counts.projection(1000) == "1,000 images: about 0.02 GB and 2 minutes at this rate"
+    assert counts.projection(720_000) == "720,000 images: about 14.4 GB and 20 hours at this rate"

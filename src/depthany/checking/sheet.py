@@ -15,10 +15,15 @@ from depthany.display.pictures import colour
 from depthany.system.files import write_atomically
 
 TILE_WIDTH, TILE_HEIGHT, GAP, LINE = 240, 180, 6, 18
-TILES_A_ROW = 6  # two labeled images, or six unlabeled ones
+TILES_A_ROW = 6  # two or three labeled images, or six unlabeled ones
 _MEASURED, _SKY, _NONE = (255, 255, 255), (110, 160, 235), (0, 0, 0)
 _PAGE = 225  # gray, so that a white mask can be seen
-LEGEND = "image | depth: red is near, blue far, gray unknown | mask: white measured, blue sky, black unknown"
+MASK_LEGEND = "mask: white measured, blue sky, black unknown"
+LEGENDS = {  # of labels, by their unit
+    "m": "depth: red is near, blue far, gray unknown",
+    "disparity": "disparity: red is near, blue far, gray unknown",
+    "class": "classes: a colour each, gray unknown",
+}
 
 
 def draw_sheet(
@@ -26,16 +31,30 @@ def draw_sheet(
 ) -> None:
     """Writes a JPEG with the images `indices` of a labeled or unlabeled data set, and their labels.
 
-    Depth is coloured as disparity, between the 2nd and the 98th percentile of each map.
+    Depth is coloured as disparity, between the 2nd and the 98th percentile of each map. Masks are shown
+    if one of them has a pixel that was not measured.
     """
-    cells = [_cell(dataset, int(index), convert_images) for index in indices]
-    labeled = hasattr(dataset, "labels")
-    columns = TILES_A_ROW // (3 if labeled else 1)
+    labels = [dataset.labels(int(index)) if hasattr(dataset, "labels") else None for index in indices]
+    with_mask = any(each is not None and not _all_measured(each) for each in labels)
+    cells = [
+        _cell(dataset, int(index), each, with_mask, convert_images) for index, each in zip(indices, labels)
+    ]
+    columns = TILES_A_ROW // (1 if not labels or labels[0] is None else 2 + with_mask)
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     width = TILES_A_ROW * (TILE_WIDTH + GAP) + GAP
-    head = _text([title, LEGEND] if labeled else [title], width)
+    head = _text([title, *(_legend(each.unit, with_mask) for each in labels[:1] if each)], width)
     sheet = np.concatenate([head, *(_row(row, width) for row in rows)])
     write_atomically(path, lambda partial: Image.fromarray(sheet).save(partial, "JPEG", quality=90))
+
+
+def _all_measured(labels: Labels) -> bool:
+    return bool(labels.valid.all()) and (labels.sky is None or not labels.sky.any())
+
+
+def _legend(unit: str, with_mask: bool) -> str:
+    """Returns what the tiles of a labeled image are, with the unit of its labels."""
+    shown = LEGENDS[unit]
+    return f"image | {shown} | {MASK_LEGEND}" if with_mask else f"image | {shown}; all pixels are measured"
 
 
 def _row(cells: list[NDArray[np.uint8]], width: int) -> NDArray[np.uint8]:
@@ -43,7 +62,9 @@ def _row(cells: list[NDArray[np.uint8]], width: int) -> NDArray[np.uint8]:
     return np.pad(joined, ((0, 0), (GAP, width - GAP - joined.shape[1]), (0, 0)), constant_values=_PAGE)
 
 
-def _cell(dataset: Any, index: int, convert_images: bool) -> NDArray[np.uint8]:
+def _cell(
+    dataset: Any, index: int, labels: Labels | None, with_mask: bool, convert_images: bool
+) -> NDArray[np.uint8]:
     """Returns the tiles of one image, with a caption below."""
     stored = dataset.stored_image(index)
     name = str(dataset.name(index))
@@ -51,9 +72,9 @@ def _cell(dataset: Any, index: int, convert_images: bool) -> NDArray[np.uint8]:
     image = decode_image(stored, name, convert_images, upright) if isinstance(stored, bytes) else stored
     tiles = [_tile(image, cv2.INTER_AREA)]
     text = f"{image.shape[1]}x{image.shape[0]}"
-    if hasattr(dataset, "labels"):
-        labels = dataset.labels(index)
-        tiles += [_tile(picture, cv2.INTER_NEAREST) for picture in _depth_and_mask(labels)]
+    if labels is not None:
+        pictures = _depth_and_mask(labels)[: 1 + with_mask]
+        tiles += [_tile(picture, cv2.INTER_NEAREST) for picture in pictures]
         text += "  " + _range(labels)
     strip = np.concatenate(tiles, axis=1)
     limit = strip.shape[1] // 7 - len(text) - 2  # characters; the end of a path says more than its start

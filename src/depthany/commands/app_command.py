@@ -55,8 +55,10 @@ def start(cfg: DictConfig) -> Any:
     from depthany.inference.page import Page, build, theme
     from depthany.inference.readout import SCRIPT
 
-    page = build(Page(model, cfg.max_megapixels), used)
+    shown = Page(model, cfg.max_megapixels, used)
+    page = build(shown)
     page.launch(
+        allowed_paths=[str(shown.example)] if shown.example else [],
         server_name=cfg.host,
         server_port=cfg.port,  # None: the first free one, by gradio
         share=False,

@@ -12,6 +12,7 @@ from depthany.config.entry import plain
 from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.display.progress import Bar
+from depthany.inference.demonstration import note_on_sample_model
 from depthany.inference.outputs import FORMATS, OutputSettings, check_formats
 from depthany.inference.photos import PhotoJob, predict_photos
 from depthany.inference.prediction_counts import PredictionCounts
@@ -46,6 +47,7 @@ class PredictSettings(CheckpointSettings, BatchSettings):
     overwrite: bool = setting()
     save: Any = setting(None, choices=FORMATS, words=True)
     colormap: str = setting(choices=COLOUR_MAPS)
+    legend: bool = setting()
     video_scale: str = setting(choices=VIDEO_SCALES)
     png16_per_metre: float = setting(above=0)
     input_size: int | None = None  # its bounds depend on the model
@@ -82,6 +84,8 @@ def run(cfg: DictConfig) -> int:
     refuse_videos_of_classes(sources, settings)
     check_formats(save, settings)
     print(describe(cfg, predictor, len(sources), compute) + units_of(save, settings), flush=True)
+    if note := note_on_sample_model(model, [source.path for source in sources]):
+        print(f"note: {note}", flush=True)
     try:
         run_photos([source for source in sources if not source.is_video], predictor, settings, cfg, counts)
         for source in sources:
@@ -186,7 +190,13 @@ def build_settings(cfg: DictConfig, model: DenseModel) -> OutputSettings:
     """Returns what the model's values are and how they are shown."""
     range_m = None if cfg.near_m is None else (cfg.near_m, cfg.far_m)
     return OutputSettings(
-        model.quantity, cfg.colormap, range_m, cfg.focal_px, cfg.fov_deg, cfg.png16_per_metre
+        model.quantity,
+        cfg.colormap,
+        range_m,
+        cfg.focal_px,
+        cfg.fov_deg,
+        cfg.png16_per_metre,
+        legend=cfg.legend,
     )
 
 

@@ -6,38 +6,42 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-NARROWEST = 200  # pixels of a picture that has room for a legend
+NARROWEST, LOWEST = 200, 100  # pixels of a picture that has room for a legend
 _SMALLEST, _LARGEST, _SHARE = 11, 40, 1 / 45  # pixels of letters, by the width of the picture
 _INK, _PAPER = 20, 255  # gray values
 
 
-def legend_steps(width: int, far: str, near: str, table: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """Returns a legend as steps of its colour map, [height width] uint8: `far`, all colours, `near`.
+def legend_steps(
+    size: tuple[int, int], far: str, near: str, table: NDArray[np.uint8]
+) -> NDArray[np.uint8] | None:
+    """Returns a legend as steps of its colour map, [rows width] uint8: `far`, all colours, `near`.
 
     Letters and paper have the darkest and the brightest colour of the map, so that a picture with the map as
     its palette can hold them.
 
     Args:
-        width: of the picture in pixels; below NARROWEST there is no room, and None is returned.
+        size: (height, width) of the picture in pixels; in a small one there is no room: None is returned.
         far, near: words at the first and at the last colour.
         table: colour map [256 3] uint8 RGB.
     """
-    if width < NARROWEST:
+    height, width = size
+    if width < NARROWEST or height < LOWEST:
         return None
-    font = ImageFont.load_default(int(np.clip(width * _SHARE, _SMALLEST, _LARGEST)))
+    letters = int(np.clip(width * _SHARE, _SMALLEST, _LARGEST))
+    font = ImageFont.load_default(letters)
     left, right = (round(font.getlength(text)) for text in (far, near))
-    gap = round(font.size / 2)
-    height = round(1.8 * font.size)
-    image = Image.new("L", (width, height), _PAPER)
+    gap = letters // 2
+    rows = round(1.8 * letters)
+    image = Image.new("L", (width, rows), _PAPER)
     draw = ImageDraw.Draw(image)
     for text, x in ((far, gap), (near, width - gap - right)):
-        draw.text((x, height / 2), text, fill=0, font=font, anchor="lm")
+        draw.text((x, rows / 2), text, fill=0, font=font, anchor="lm")
     brightness = table.astype(int).sum(1)
     shown = np.where(np.asarray(image) < 128, brightness.argmin(), brightness.argmax()).astype(np.uint8)
     start, end = 2 * gap + left, width - 2 * gap - right
     if end - start >= gap:
-        edge = height // 5
-        shown[edge : height - edge, start:end] = np.linspace(0, 255, end - start).round()
+        edge = rows // 5
+        shown[edge : rows - edge, start:end] = np.linspace(0, 255, end - start).round()
     return shown
 
 

@@ -56,9 +56,11 @@ def describe(result: ProtocolResult) -> str:
     cut = f"crop {protocol.crop}" + (
         f", input {protocol.input_crop}" if protocol.input_crop != "none" else ""
     )
+    count = len(protocol.sources)
+    sources = f"{count} source{'s' * (count != 1)}"
     return (
         f"{protocol.name}: {fit}, {cut}{_input(protocol)}, {near:g} to {far:g} m, "
-        f"mean over {protocol.averaging}s{changed}; {len(protocol.sources)} sources in results.json"
+        f"mean over {protocol.averaging}s{changed}; {sources} in results.json"
     )
 
 

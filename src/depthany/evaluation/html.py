@@ -24,15 +24,17 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1380
 h2 { border-top: 2px solid #ddd; padding-top: 1.2rem; margin-top: 2.5rem }
 h3 { margin: 1.6rem 0 .3rem }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums }
+table { display: block; max-width: 100%; overflow-x: auto }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #e4e4e4; text-align: right; vertical-align: top }
 th { background: #f5f5f5 } td:first-child, th:first-child { text-align: left }
 td small { color: #777; display: block; white-space: nowrap; font-size: 11px }
 .aligned td { color: #777 }
 .published td { font-style: italic; color: #555 }
-.settings td, .settings th { text-align: left } .note { color: #9a4b00; margin: .2rem 0 }
+.settings td, .settings th { text-align: left; overflow-wrap: anywhere }
+pre { white-space: pre-wrap; overflow-wrap: anywhere } .note { color: #9a4b00; margin: .2rem 0 }
 .warning { background: #fdecea; border-left: 4px solid #c0392b; margin: .5rem 0; padding: .4rem .8rem }
-.tiles { display: grid; grid-template-columns: repeat(4, 320px); gap: 8px; margin: .3rem 0 1rem }
-figure { margin: 0; width: 320px } figure img { width: 100%; display: block; image-rendering: auto }
+.tiles { display: grid; grid-template-columns: repeat(4, minmax(0, 320px)); gap: 8px; margin: .3rem 0 1rem }
+figure { margin: 0; max-width: 320px } figure img { width: 100%; display: block; image-rendering: auto }
 figcaption { font-size: 12px; color: #555 } .scores { font-size: 13px; color: #333 }
 """
 

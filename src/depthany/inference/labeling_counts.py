@@ -47,12 +47,12 @@ class LabelingCounts:
         """Returns labels per second since the start."""
         return self.labels / max(time.monotonic() - self.began, 1e-9)
 
-    def projection(self, images: int = 62_000_000) -> str:
-        """Returns the space and time that `images` images would take, at the rate and size so far."""
+    def projection(self, images: int) -> str:
+        """Returns the space and time that `images` images take, at the rate and size so far."""
+        minutes = images / max(self.rate(), 1e-9) / 60
+        how_long = f"{minutes / 60:,.0f} hours" if minutes >= 120 else f"{max(minutes, 1):.0f} minutes"
         gigabytes = self.bytes_per_label() * images / 1e9
-        hours = images / max(self.rate(), 1e-9) / 3600
-        who = "one such worker" if self.workers == 1 else f"{self.workers} such workers together"
-        return f"{images / 1e6:.0f}M images: {gigabytes:,.0f} GB, {hours:,.0f} hours of {who}"
+        return f"{images:,} images: about {gigabytes:,.3g} GB and {how_long} at this rate"
 
     def summable(self) -> dict[str, Any]:
         """Returns the counts that add up over workers, by name."""

@@ -94,14 +94,15 @@ class LabelingJob:
         """Labels the shards that no other worker has, under a progress bar; returns this process's counts.
 
         Args:
-            projects: whether to print what the paper's 62 million images would take.
+            projects: whether to print now and then what its images take.
 
         Raises:
             ValueError: see `Labeler.run`.
         """
         wanted = sum(shard.last - shard.first for shard in claims.open)
+        share = -(-wanted // self.processes.size)
         with bar_of_all(self.processes, "images", wanted) as advance:
-            progress = LabelingProgress(advance, projects and self.processes.is_main)
+            progress = LabelingProgress(advance, share, projects and self.processes.is_main)
             counts = self.labeler(progress).run(self.out, claims)
             self.processes.wait_without_timeout("labels")  # for the last shards of the other processes
             advance(0)

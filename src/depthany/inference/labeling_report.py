@@ -14,22 +14,24 @@ _PROJECT_AFTER_S = 20.0  # before the first projection; the time doubles before 
 
 
 class LabelingProgress:
-    """Advances the progress bar, and now and then prints what the paper's 62 million images would take.
+    """Advances the progress bar, and now and then prints what its images take.
 
     Args:
         advance: advances the bar by a number of images.
+        wanted: images of this process.
         projects: whether this process prints the projection, which is made from its own rate.
     """
 
-    def __init__(self, advance: Callable[[int], object], projects: bool) -> None:
-        self.advance, self.next_s = advance, _PROJECT_AFTER_S if projects else math.inf
+    def __init__(self, advance: Callable[[int], object], wanted: int, projects: bool) -> None:
+        self.advance, self._wanted = advance, wanted
+        self.next_s = _PROJECT_AFTER_S if projects else math.inf
 
     def __call__(self, images: int, counts: LabelingCounts) -> None:
         """Reports that `images` more images are done."""
         self.advance(images)
         if time.monotonic() - counts.began > self.next_s:
             self.next_s *= 2
-            print(counts.projection(), flush=True)
+            print(counts.projection(self._wanted), flush=True)
 
 
 def print_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any] | None) -> None:
@@ -46,7 +48,6 @@ def print_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any
             f"{counts.bytes_per_label() / 1e3:.0f} kB each; "
             f"the teacher was at work {counts.teacher_s / seconds / counts.workers:.0%} of the time"
         )
-        print(counts.projection())
     if counts.constant:
         print(f"warning: {counts.constant} of {counts.labels} labels are constant: {WHY}")
     if manifest is None:

@@ -1,7 +1,6 @@
-"""The files that a prediction is written to, and the settings that they share."""
+"""The files that a prediction is written to."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,87 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from depthany.display.class_pictures import class_picture, overlay, palette
+from depthany.display.captions import legend_steps
+from depthany.display.class_pictures import class_picture, overlay
 from depthany.display.pictures import COLOUR_MAPS, colour, steps
-from depthany.inference.points import depth_between, focal_px_of, points_m
-from depthany.models.output import Quantity
+from depthany.inference.output_settings import LARGEST_16BIT, OutputSettings
+from depthany.inference.points import focal_px_of, points_m
 from depthany.system.files import write_atomically
 from depthany.system.packages import optional
-
-MILLIMETRES = 1000.0  # stored value of one metre
-_LARGEST = 65535  # the largest 16-bit number
-
-
-@dataclass(frozen=True)
-class OutputSettings:
-    """What the values of a prediction are, and how they are shown.
-
-    Args:
-        quantity: disparity, with a scale and shift of no meaning, depth in metres, or classes.
-        colour_map: a name in `depthany.display.pictures.COLOUR_MAPS`.
-        range_m: (nearest, farthest) of point clouds, in metres. The ends of a disparity are put there; points
-            of a metric model beyond are left out.
-        focal_px: focal length in pixels; None: it follows from `fov_deg`, the horizontal field of view.
-        per_metre: stored value of one metre in 16-bit files.
-        stored_span: smallest and largest disparity of 16-bit files; None: those of each map.
-    """
-
-    quantity: Quantity
-    colour_map: str = "spectral_r"
-    range_m: tuple[float, float] | None = None
-    focal_px: float | None = None
-    fov_deg: float = 60.0
-    per_metre: float = MILLIMETRES
-    stored_span: tuple[float, float] | None = None
-
-    @property
-    def is_of_classes(self) -> bool:
-        """Whether the values are class numbers."""
-        return self.quantity.kind == "classes"
-
-    @property
-    def palette(self) -> NDArray[np.uint8]:
-        """The colours [256 3] uint8 RGB of class numbers."""
-        return palette(self.quantity.class_colours, len(self.quantity.class_names))
-
-    def nearness(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the values [h w] with the sign that makes larger nearer."""
-        return values if self.quantity.larger_is_nearer else -values
-
-    def unit_16bit(self, values: NDArray[np.float32]) -> tuple[str, float, float]:
-        """Returns the words, scale and offset of a 16-bit file: `values` [h w] are offset + scale * stored.
-
-        Metres are stored in millimetres, or as `per_metre` says; depth beyond the largest number becomes that
-        number. A disparity is stored from its smallest to its largest value.
-        """
-        if not self.quantity.is_metric:
-            low, high = self.stored_span or (float(values.min()), float(values.max()))
-            return "disparity, of unknown scale and shift", max(high - low, 1e-12) / _LARGEST, low
-        return "depth in metres", 1 / self.per_metre, 0.0
-
-    @property
-    def largest_16bit_m(self) -> float:
-        """The largest depth in metres that a 16-bit file can hold."""
-        return _LARGEST / self.per_metre
-
-    @property
-    def unit_of_16bit(self) -> str:
-        """The unit of 16-bit files of metres, in words."""
-        return "millimetres" if self.per_metre == MILLIMETRES else f"1/{self.per_metre:g} m"
-
-    def beyond_16bit(self, values: NDArray[np.float32]) -> int:
-        """Returns how many metres in `values` [h w] exceed the largest 16-bit number; 0 of a disparity."""
-        if not self.quantity.is_metric:
-            return 0
-        return int(np.count_nonzero(values > self.largest_16bit_m))
-
-    def depth_m(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns depth_m [h w] of the values; NaN for points that are left out."""
-        if not self.quantity.is_metric:
-            assert self.range_m is not None, "checked before anything is predicted"
-            return depth_between(values, *self.range_m)
-        near, far = self.range_m or (0.0, np.inf)
-        return np.where((values > 0) & (near <= values) & (values <= far), values, np.nan)
 
 
 def picture(
@@ -108,6 +33,16 @@ def picture(
     nearness = settings.nearness(values)
     low, high = span or (float(nearness.min()), float(nearness.max()))
     return colour(nearness, low, high, colour_map=settings.colour_map)
+
+
+def legend_of(values: NDArray[np.float32], settings: OutputSettings) -> NDArray[np.uint8] | None:
+    """Returns the legend of a picture of `values` [h w] as steps of its colour map [rows w], None without."""
+    if not settings.legend or settings.is_of_classes:
+        return None
+    far, near = "far", "near (no unit)"
+    if settings.quantity.is_metric:
+        far, near = f"far {values.max():.2f} m", f"near {values.min():.2f} m"
+    return legend_steps(values.shape, far, near, COLOUR_MAPS[settings.colour_map])
 
 
 def side_by_side(image: NDArray[np.uint8], coloured: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -128,16 +63,23 @@ def write_color(path: Path, image: NDArray | None, values: NDArray, settings: Ou
         _save_png(path, numbers, {"classes": ", ".join(settings.quantity.class_names)})
         return
     nearness = settings.nearness(values)
-    pixels = Image.fromarray(steps(nearness, float(nearness.min()), float(nearness.max())))
+    shown, legend = steps(nearness, float(nearness.min()), float(nearness.max())), legend_of(values, settings)
+    pixels = Image.fromarray(shown if legend is None else np.concatenate([shown, legend]))
     pixels.putpalette(COLOUR_MAPS[settings.colour_map].tobytes())
-    _save_png(path, pixels, _map_text(settings, values))
+    _save_png(path, pixels, _map_text(settings, values) | _rows_of(legend))
 
 
 def write_side(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes an 8-bit RGB PNG of twice the width: image [h w 3] uint8, and `values` [h w] in colours."""
+    """Writes an 8-bit RGB PNG of twice the width: image [h w 3] uint8, and `values` [h w] in colours, both
+    above the legend.
+    """
     assert image is not None
-    pixels = Image.fromarray(side_by_side(image, picture(values, settings)))
-    _save_png(path, pixels, {} if settings.is_of_classes else _map_text(settings, values))
+    pixels, legend = side_by_side(image, picture(values, settings)), legend_of(values, settings)
+    if legend is not None:
+        below = COLOUR_MAPS[settings.colour_map][legend]
+        pixels = np.concatenate([pixels, side_by_side(np.full_like(below, 255), below)])
+    texts = {} if settings.is_of_classes else _map_text(settings, values) | _rows_of(legend)
+    _save_png(path, Image.fromarray(pixels), texts)
 
 
 def write_overlay(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
@@ -152,10 +94,10 @@ def write_png16(path: Path, image: NDArray | None, values: NDArray, settings: Ou
     Its texts "quantity", "unit", "scale", "offset" say what the numbers are. The image is not used.
     """
     quantity, scale, offset = settings.unit_16bit(values)
-    stored = np.rint((values.astype(np.float64) - offset) / scale).clip(0, _LARGEST).astype(np.uint16)
+    stored = np.rint((values.astype(np.float64) - offset) / scale).clip(0, LARGEST_16BIT).astype(np.uint16)
     text = {"quantity": quantity, "scale": repr(scale), "offset": repr(offset)}
     if settings.quantity.is_metric:
-        text["unit"] = f"{settings.unit_of_16bit}; {_LARGEST} is {settings.largest_16bit_m:g} m or more"
+        text["unit"] = f"{settings.unit_of_16bit}; {LARGEST_16BIT} is {settings.largest_16bit_m:g} m or more"
     _save_png(path, Image.fromarray(stored), text | {"formula": "value = offset + scale * stored"})
 
 
@@ -186,7 +128,9 @@ def write_pfm(path: Path, image: NDArray | None, values: NDArray, settings: Outp
 
 
 def write_ply(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:
-    """Writes a binary PLY of points in metres (x right, y down, z forward) from `values` [h w].
+    """Writes a binary PLY of points in metres (x right, y up, z backward) from `values` [h w].
+
+    So viewers such as MeshLab and CloudCompare show it upright, and from the camera.
 
     Their colours are those of image [h w 3] uint8 RGB.
     """
@@ -200,7 +144,7 @@ def write_glb(path: Path, image: NDArray | None, values: NDArray, settings: Outp
     Their colours are those of image [h w 3] uint8 RGB.
     """
     points, colours = _points(image, values, settings)
-    cloud = optional("trimesh", "save=glb").PointCloud(points * np.array([1, -1, -1], np.float32), colours)
+    cloud = optional("trimesh", "save=glb").PointCloud(points, colours)
     path.write_bytes(cloud.scene().export(file_type="glb"))
 
 
@@ -272,6 +216,11 @@ def _map_text(settings: OutputSettings, values: NDArray[np.float32]) -> dict[str
     return text
 
 
+def _rows_of(legend: NDArray | None) -> dict[str, str]:
+    """Returns the text of a picture that says which of its rows are the legend."""
+    return {} if legend is None else {"legend": f"the last {len(legend)} rows; save without by legend=false"}
+
+
 def _save_png(path: Path, pixels: Image.Image, texts: dict[str, str]) -> None:
     info = PngInfo()
     for key, text in texts.items():
@@ -280,9 +229,9 @@ def _save_png(path: Path, pixels: Image.Image, texts: dict[str, str]) -> None:
 
 
 def _points(image: NDArray | None, values: NDArray, settings: OutputSettings) -> tuple[NDArray, NDArray]:
-    """Returns points [n 3] in metres and their colours [n 3] uint8."""
+    """Returns points [n 3] in metres, x right, y up and z backward, and their colours [n 3] uint8."""
     assert image is not None
     depth_m = settings.depth_m(values)
     points = points_m(depth_m, settings.focal_px or focal_px_of(depth_m.shape[1], settings.fov_deg))
     known = np.isfinite(depth_m)
-    return points[known], image[known]
+    return points[known] * np.array([1, -1, -1], np.float32), image[known]

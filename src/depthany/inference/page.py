@@ -18,10 +18,12 @@ from depthany.data.images import decode_image, read_bytes
 from depthany.display.class_pictures import overlay
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.inference.constant_maps import constant_maps
+from depthany.inference.demonstration import note_on_sample_model, size_advice
 from depthany.inference.outputs import OutputSettings, picture, write_color, write_ply, write_png16
 from depthany.inference.readout import SLIDER_ID, classes_html, metres_html
 from depthany.metrics.constant import is_constant
 from depthany.models.model import DenseModel
+from depthany.system.files import bundled
 
 FORMATS = (
     "JPEG",
@@ -31,6 +33,7 @@ FORMATS = (
     "BMP",
     "TIFF",
 )  # Pillow's names; its other decoders never see a file
+EXAMPLE = "data/sample/unlabeled/test/images/rooms/00000.jpg"  # there in a checkout
 SHOWN_PIXELS = 1600  # longer side of the pictures that the browser gets
 CLOUD_POINTS = 1_000_000  # largest cloud; a larger photo contributes every 2nd, 3rd ... pixel
 KEPT_FOLDERS = 8  # latest downloads; gradio serves copies of its own
@@ -71,20 +74,29 @@ class Page:
     Args:
         model: prepared for inference.
         max_megapixels: larger photos are refused before they are decoded.
+        input_size: at first, a multiple of the patch; None: that of training.
     """
 
-    def __init__(self, model: DenseModel, max_megapixels: float) -> None:
+    def __init__(self, model: DenseModel, max_megapixels: float, input_size: int | None = None) -> None:
         self.model, self.max_megapixels = model, max_megapixels
+        self.input_size = input_size or model.preprocessing.shorter_side(model.input_size)
+        found = Path(bundled(EXAMPLE))
+        self.example = found if found.is_file() else None
         self.quantity = model.quantity
         self._downloads = tempfile.TemporaryDirectory(prefix="depthany-page-")
 
-    def predict(self, path: str | None, input_size: float, colour_map: str) -> list[Any]:
-        """Returns prediction, slider, metres, 16-bit PNG, point cloud (none yet) and message."""
+    def predict(self, path: str | None, input_size: float | None, colour_map: str) -> list[Any]:
+        """Returns prediction, slider, metres, 16-bit PNG, point cloud (none yet) and message.
+
+        A size that cannot be used leaves all but the message as it is.
+        """
         if path is None:
             return [None, None, "", _no_download(), _no_download(), ""]
+        if problem := self.problem_of_size(input_size):
+            return [*(gr.skip() for _ in range(5)), problem]
         try:
             image = self.read(Path(path))
-            values = self.model.infer(image, int(input_size))
+            values = self.model.infer(image, int(input_size or 0))
         except ValueError as error:
             return [None, None, "", _no_download(), _no_download(), _problem(error, path)]
         prediction = PredictedPhoto(image, values, Path(path).stem)
@@ -99,6 +111,18 @@ class Page:
             _no_download(),
             _warnings(prediction, settings),
         ]
+
+    def sizes(self) -> tuple[int, int]:
+        """Returns the smallest and the largest input size on offer."""
+        return min(self.input_size, 10 * self.model.preprocessing.multiple), 2 * self.input_size
+
+    def problem_of_size(self, input_size: float | None) -> str:
+        """Returns what is wrong with the number in the field, "" if nothing is."""
+        smallest, largest = self.sizes()
+        if input_size is not None and smallest <= input_size <= largest:
+            return ""
+        given = "no number" if input_size is None else f"{input_size:g}"
+        return f"**Input size, {given}:** expected {smallest} to {largest} pixels. The picture is unchanged."
 
     def recolour(self, prediction: PredictedPhoto | None, colour_map: str) -> list[Any]:
         """Returns slider and metres, or the list of classes, for the page."""
@@ -175,7 +199,7 @@ class Page:
         return Path(tempfile.mkdtemp(dir=root))
 
 
-def build(page: Page, input_size_at_first: int) -> gr.Blocks:
+def build(page: Page) -> gr.Blocks:
     """Lays out the page and connects its controls."""
     is_metric, multiple = page.quantity.is_metric, page.model.preprocessing.multiple
     of_classes = page.quantity.kind == "classes"
@@ -191,12 +215,14 @@ def build(page: Page, input_size_at_first: int) -> gr.Blocks:
                 colour_map = gr.Dropdown(
                     list(COLOUR_MAPS), value="spectral_r", label="Colour map", visible=not of_classes
                 )
+                example = gr.Button("Example photo", visible=page.example is not None)
+                example.click(lambda: str(page.example), outputs=photo)
                 input_size = gr.Slider(
-                    *_sizes(input_size_at_first, multiple),
-                    value=input_size_at_first,
+                    *page.sizes(),
+                    value=page.input_size,
                     step=multiple,
                     label="Input size (pixels)",
-                    info="Shorter side as the model sees it. Larger is finer and slower.",
+                    info=f"Shorter side as the model sees it. {size_advice(page.model)}",
                 )
                 png = gr.DownloadButton("Palette PNG" if of_classes else "16-bit PNG", interactive=False)
                 near, far, fov, make, ply = _cloud_controls(is_metric, visible=not of_classes)
@@ -211,6 +237,8 @@ def build(page: Page, input_size_at_first: int) -> gr.Blocks:
                     elem_id=SLIDER_ID,
                 )
                 metres = gr.HTML("", visible=is_metric or of_classes)
+                if note := note_on_sample_model(page.model):
+                    gr.Markdown(f"**Note:** {note}.")
                 gr.Markdown(HELP[page.quantity.kind].format(quantity=page.quantity.describe()))
         gr.on(
             [photo.change, input_size.release],
@@ -239,11 +267,6 @@ def _cloud_controls(
 def theme() -> gr.themes.Base:
     """Returns Gradio's theme with system fonts: the page loads nothing from other machines."""
     return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-
-
-def _sizes(default: int, multiple: int) -> tuple[int, int]:
-    """Returns the smallest and the largest input size on offer."""
-    return min(default, 10 * multiple), 2 * default
 
 
 def _no_download() -> Any:

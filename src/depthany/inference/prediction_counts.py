@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from depthany.data.image_formats import describe_passed_over
 from depthany.inference.constant_maps import constant_maps
-from depthany.inference.outputs import OutputSettings
+from depthany.inference.output_settings import OutputSettings
 from depthany.metrics.constant import is_constant
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthany.display.pictures import COLOUR_MAPS
-from depthany.inference.outputs import OutputSettings
+from depthany.inference.output_settings import OutputSettings
 
 DATA_ID, READOUT_ID, SLIDER_ID = "depth-data", "depth-readout", "depth-slider"  # ids of HTML elements
 DATA_PIXELS = 1000  # longer side of the map that the browser gets to read metres from
