@@ -5,7 +5,7 @@ Only the student sees the perturbed image; the teacher labels the clean one. Sou
 2208.09910).
 
 Images are batches on their device, uint8 or float in 0..1. All random numbers come from a CPU generator, a
-few for each image: a seed has the same result on every device but for rounding, and a GPU is never waited for.
+few for each image: a seed has the same result on every device but for rounding, and nobody waits for a GPU.
 A CPU changes the images that were drawn, a few at a time; other devices change the whole batch at once, see
 `depthany.data.perturb_whole`.
 """
@@ -132,7 +132,7 @@ class Perturb:
 
         white = 1.0 if image.is_floating_point() else 255.0
         half_width = _half_width(self.blur_radius[1])
-        if image.device.type != "cpu":
+        if changes_whole_batch(image.device):
             strengths = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
             drawn = pack(jittered, strengths[:, None] * amount, position, grey, blurred, radius, half_width)
             parts = self.jitter_p > 0, self.grayscale_p > 0, self.blur_p > 0
@@ -183,6 +183,11 @@ class Perturb:
             cutmix(mask, box_mask, partner),
             box_mask,
         )
+
+
+def changes_whole_batch(device: torch.device) -> bool:
+    """Whether images on this device are changed as `perturb_whole` does it."""
+    return device.type != "cpu"
 
 
 def _change(

@@ -10,13 +10,12 @@ blends with black, contrast with the mean luminance, saturation with the luminan
 is up to three blends, the hue, and up to three blends.
 """
 
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from depthany.data.perturb_ops import gaussian_taps, luminance
-from depthany.system.transfer import send
 
 _BLENDS = 3  # brightness, contrast and saturation, before the hue and again after it
 _OFFSETS = torch.tensor([5.0, 3.0, 1.0])  # of red, green and blue on the circle of hue, in sixths
@@ -114,21 +113,28 @@ def blur(image: Tensor, taps: Tensor, half_width: int) -> Tensor:
     b, _, h, w = image.shape
     if half_width >= min(h, w):
         raise ValueError(f"image is {tuple(image.shape)}; a blur of ± {half_width} pixels needs larger sides")
+    bands = _bands if torch.compiler.is_compiling() else _kept_bands
     with torch.autocast(image.device.type, enabled=False):
         down, across = (
-            (taps @ _bands(size, half_width, image.device).flatten(1)).view(b, 1, size, size) for size in (h, w)
+            (taps @ bands(size, half_width, image.device).flatten(1)).view(b, 1, size, size)
+            for size in (h, w)
         )
         rows = torch.bmm(image.reshape(b, -1, w), across[:, 0].mT).view(image.shape)
         return down @ rows
 
 
-@cache
 def _bands(size: int, half_width: int, device: torch.device) -> Tensor:
-    """Returns [half_width+1 size size]: how often output i takes input j with the tap of each distance."""
-    i = torch.arange(size)[:, None]
-    bands = torch.zeros(half_width + 1, size, size)
-    for offset in range(-half_width, half_width + 1):
-        j = (i + offset).abs()  # reflected at the first pixel, and at the last
-        j = torch.where(j < size, j, 2 * (size - 1) - j)
-        bands[abs(offset)].scatter_add_(1, j, torch.ones(size, 1))
-    return send(bands, device)
+    """Returns [half_width+1 size size]: how often output i takes input j with the tap of each distance.
+
+    Once where j is as far from i as the tap, and again where the mirror image of j is, beyond either border.
+    """
+    i = torch.arange(size, device=device)[:, None]
+    j, last, nowhere = i.T, size - 1, half_width + 1
+    beyond_first = torch.where(j > 0, i + j, nowhere)
+    beyond_last = torch.where(j < last, 2 * last - i - j, nowhere)
+    distance = torch.stack([(i - j).abs(), beyond_first, beyond_last])  # [3 size size]
+    taps = torch.arange(half_width + 1, device=device)[:, None, None, None]
+    return (distance == taps).sum(1).float()
+
+
+_kept_bands = lru_cache(maxsize=16)(_bands)  # of the sizes of crops of a run, 2 at most

@@ -35,7 +35,7 @@ from depthany.training.parallel import (
     unsharded,
     wrap_ddp,
 )
-from depthany.training.stages.base import StageOutput, trained_parameters
+from depthany.training.stages.base import trained_parameters
 from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import Scores, is_dead
 
