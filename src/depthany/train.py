@@ -39,6 +39,7 @@ from depthany.training.examples import Examples
 from depthany.training.finish import finish
 from depthany.training.loop import LoopSettings, Run, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
+from depthany.training.regional import choose_compile, compile_run, uncompiled
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
 from depthany.training.stored_labels import label_once
@@ -112,7 +113,8 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         for line in (*continued(changes, state.progress.step, loop.total_steps, loop.schedule), *notes):
             tracker.say(line)
         batches = open_batches(settings, dataset, sampler, prefetch, device, processes)
-        compiled = torch.compile(state.model) if settings.compile else None
+        for line in compile_if_chosen(settings, state, loop.total_steps, device):
+            tracker.say(line)
         pictures = open_pictures(settings, tracker, state)
         score = partial(
             evaluate,
@@ -129,8 +131,10 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
                 if changes.validation:
                     writer.save(state)  # without the old best score, which a second start must not take up
                     writer.save_progress(state.progress)
+                if state.stage.is_compiled:
+                    score = uncompiled(score)
                 shown = partial(score, pictures=pictures)
-                training = Run(state, batches, shown, loop, tracker, writer, device, amp, compiled, processes)
+                training = Run(state, batches, shown, loop, tracker, writer, device, amp, processes)
                 train(training)
             read = sampler.drawn_before(state.progress.step * settings.accumulate)
             processes.on_main(partial(require_some_used, run_dir / runs.UNREADABLE_FILE, read))
@@ -144,6 +148,17 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         if processes.is_main:
             command, faults = state.stage.next_command(run_dir), training.faults
             finish(run_dir, model, training.about(), scores, saved, faults, tracker, pictures, command)
+
+
+def compile_if_chosen(
+    settings: TrainSettings, state: TrainingState, total_steps: int, device: torch.device
+) -> list[str]:
+    """Compiles the regions of the run if the settings say so; returns what to say of the choice."""
+    left = total_steps - state.progress.step
+    chosen, line = choose_compile(settings.compile, device, left, settings.deterministic)
+    if chosen:
+        compile_run(state.model, state.stage)
+    return [line] if line else []
 
 
 def open_pictures(settings: TrainSettings, tracker: Tracker | NullTracker, state: TrainingState) -> Examples:
