@@ -38,6 +38,7 @@ from depthany.training.class_model import norm_notes, starting_line
 from depthany.training.examples import Examples
 from depthany.training.finish import finish
 from depthany.training.loop import LoopSettings, Run, train
+from depthany.training.memory import explained_out_of_memory
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.regional import choose_compile, compile_run, uncompiled
 from depthany.training.settings import ONLINE, TrainSettings
@@ -110,14 +111,13 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
+        notes += compile_if_chosen(settings, state, loop.total_steps, device)
         for line in (*continued(changes, state.progress.step, loop.total_steps, loop.schedule), *notes):
             tracker.say(line)
         batches = open_batches(settings, dataset, sampler, prefetch, device, processes)
-        for line in compile_if_chosen(settings, state, loop.total_steps, device):
-            tracker.say(line)
         pictures = open_pictures(settings, tracker, state)
         score = partial(
-            evaluate,
+            uncompiled(evaluate) if state.stage.is_compiled else evaluate,
             sets=val_sets,
             amp=amp,
             processes=processes,
@@ -131,11 +131,10 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
                 if changes.validation:
                     writer.save(state)  # without the old best score, which a second start must not take up
                     writer.save_progress(state.progress)
-                if state.stage.is_compiled:
-                    score = uncompiled(score)
                 shown = partial(score, pictures=pictures)
                 training = Run(state, batches, shown, loop, tracker, writer, device, amp, processes)
-                train(training)
+                with explained_out_of_memory(settings, state.progress):
+                    train(training)
             read = sampler.drawn_before(state.progress.step * settings.accumulate)
             processes.on_main(partial(require_some_used, run_dir / runs.UNREADABLE_FILE, read))
             scores = {settings.stage.name: training.scores()}

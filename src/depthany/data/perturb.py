@@ -140,9 +140,8 @@ class Perturb:
         for turn in range(4):
             for part, (strength, factor, adjust) in enumerate(jitter):
                 if strength > 0:
-                    _change(
-                        out, jittered & (position[part] == turn), factor, partial(form(adjust), white=white)
-                    )
+                    change = partial(form(adjust), white=white)
+                    _change(out, jittered & (position[part] == turn), factor, change)
         _change(out, grey, amount[0], lambda chosen, _: form(luminance)(chosen))
         _change(out, blurred, radius, partial(form(gaussian_blur), half_width=half_width))
         return out.to(image.dtype) if image.is_floating_point() else out.round_().to(image.dtype)

@@ -24,9 +24,7 @@ def hold_weights(networks: Iterable[nn.Module], amp: torch.dtype | None) -> None
         amp: dtype of autocast; None changes nothing.
     """
     for network in networks if amp is not None else ():
-        assert not any(weight.requires_grad for weight in network.parameters()), (
-            "it would learn in half precision"
-        )
+        assert not any(weight.requires_grad for weight in network.parameters()), "frozen ones alone"
         kept = network.head.float32_layers() if isinstance(network, DenseModel) else ()
         left_out = {id(part) for layer in kept for part in layer.modules()}
         for layer in network.modules():

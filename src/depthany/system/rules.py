@@ -52,9 +52,8 @@ class Rule:
             raise ValueError(f"{key}={list(value)}: expected {self.length} numbers")
         for element in value if is_list else [value]:
             if self.choices is not None and element not in self.choices:
-                raise ValueError(
-                    f"unknown {key} {element!r}; choose from {', '.join(map(_shown, self.choices))}"
-                )
+                known = ", ".join(map(_shown, self.choices))
+                raise ValueError(f"unknown {key} {element!r}; choose from {known}")
             if not self._is_within(element):
                 raise ValueError(f"{key}={list(value) if is_list else value}: expected {self._range()}")
 

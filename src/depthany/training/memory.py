@@ -1,31 +1,32 @@
 """What a run says when memory runs out: which settings to change, and their values."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from depthany.data.transforms import crop_shape
 from depthany.inference.predictor import is_out_of_memory
+from depthany.training.checkpoints.state import Progress
 from depthany.training.checks import per_micro_batch
 from depthany.training.settings import TrainSettings
 from depthany.training.stages.table import STAGES
 
 
 @contextmanager
-def explained_out_of_memory(settings: TrainSettings, step: Callable[[], int]) -> Iterator[None]:
+def explained_out_of_memory(settings: TrainSettings, progress: Progress) -> Iterator[None]:
     """Turns the error of a device or CPU whose memory is full into one that names the settings.
 
     Args:
-        step: returns the number of steps that are taken.
+        progress: of the run.
 
     Raises:
-        ValueError: memory ran out inside. The step under way has changed no checkpoint, and the run has ended.
+        ValueError: memory ran out inside; the step under way has changed no checkpoint.
     """
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise ValueError(out_of_memory(settings, step())) from error
+        raise ValueError(out_of_memory(settings, progress.step)) from error
 
 
 def out_of_memory(settings: TrainSettings, step: int) -> str:

@@ -197,7 +197,7 @@ class TermsStage(Stage):
     """
 
     Settings: ClassVar[type[StageSettings]] = TermsSettings
-    regions = ("weighted_loss",)
+    regions: ClassVar[tuple[str, ...]] = ("weighted_loss",)
 
     def __init__(
         self,
