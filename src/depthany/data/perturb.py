@@ -10,7 +10,7 @@ few for each image: a seed has the same result on every device, and the GPU is n
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -100,9 +100,7 @@ class Perturb:
             if low > high:
                 raise ValueError(f"{name}={[low, high]}: expected the smaller number first")
 
-    def colour(
-        self, image: Tensor, generator: Generator, share: Share | None = None, is_compiled: bool = False
-    ) -> Tensor:
+    def colour(self, image: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
         """Applies colour jitter, grayscale and blur, each drawn for every image separately.
 
         The four parts of the jitter come in a random order for each image, as in torchvision's ColorJitter.
@@ -111,7 +109,6 @@ class Perturb:
             image: [b 3 h w] uint8, or float in 0..1.
             generator: on the CPU.
             share: which images of the batch these are; None = all.
-            is_compiled: compile each operation (`torch.compile`).
 
         Returns:
             [b 3 h w] of the same type.
@@ -130,7 +127,7 @@ class Perturb:
 
         white = 1.0 if image.is_floating_point() else 255.0
         half_width = _half_width(self.blur_radius[1])
-        out, form = image.to(torch.float32, copy=True), compiled if is_compiled else _as_it_is
+        out = image.to(torch.float32, copy=True)
         jitter = (
             (self.brightness, 1 + self.brightness * amount[0], adjust_brightness),
             (self.contrast, 1 + self.contrast * amount[1], adjust_contrast),
@@ -140,10 +137,9 @@ class Perturb:
         for turn in range(4):
             for part, (strength, factor, adjust) in enumerate(jitter):
                 if strength > 0:
-                    change = partial(form(adjust), white=white)
-                    _change(out, jittered & (position[part] == turn), factor, change)
-        _change(out, grey, amount[0], lambda chosen, _: form(luminance)(chosen))
-        _change(out, blurred, radius, partial(form(gaussian_blur), half_width=half_width))
+                    _change(out, jittered & (position[part] == turn), factor, partial(adjust, white=white))
+        _change(out, grey, amount[0], lambda chosen, _: luminance(chosen))
+        _change(out, blurred, radius, partial(gaussian_blur, half_width=half_width))
         return out.to(image.dtype) if image.is_floating_point() else out.round_().to(image.dtype)
 
     def cutmix(
@@ -176,16 +172,6 @@ class Perturb:
             cutmix(mask, box_mask, partner),
             box_mask,
         )
-
-
-@cache
-def compiled(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Returns the compiled form of an operation of `perturb_ops`, the same one for every number of images."""
-    return torch.compile(operation, dynamic=True)
-
-
-def _as_it_is(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return operation
 
 
 def _change(
