@@ -12,8 +12,9 @@ from PIL import Image
 
 from depthany import sky
 from depthany.data.folder_depth import FolderDepth
+from depthany.inference.averaging import average_classes, window_starts
 from depthany.inference.outputs import OutputSettings, check_formats
-from depthany.inference.predictor import Predictor, PreparedImage, average_classes, window_starts
+from depthany.inference.predictor import Predictor, PreparedImage
 from depthany.inference.segmenters import class_probability, require_class
 from depthany.inference.sky_masks import SkySettings
 from depthany.models.model import build_model, save_model

@@ -5,8 +5,9 @@ import pytest
 import torch
 from media import pixels
 
+from depthany.inference.averaging import average
 from depthany.inference.model_input import ModelInput
-from depthany.inference.predictor import Predictor, PreparedImage, average
+from depthany.inference.predictor import Predictor, PreparedImage
 from depthany.models.model import DenseModel
 
 
@@ -110,6 +111,21 @@ def test_non_finite_prediction_is_refused_by_name(model: DenseModel) -> None:
         ValueError, match=r"b\.png: the prediction of the teacher is not finite: try precision=fp32"
     ):
         predictor.predict([prepared(predictor, pixels(28, 28)), broken])
+    whole, pending = predictor.launch_resized([prepared(predictor, pixels(28, 28)), broken])
+    assert np.isfinite(whole.wait()).all()
+    with pytest.raises(ValueError, match=r"b\.png: the prediction of the teacher is not finite"):
+        pending.wait()  # another image of the batch, in another thread
+
+
+def test_launched_maps_equal_predicted_ones(model: DenseModel) -> None:
+    predictor, seconds = Predictor(model, 28), list[float]()
+    images = [prepared(predictor, image) for image in (pixels(40, 30), pixels(80, 60))]
+    expected = predictor.predict_resized(images)
+    for pending, values in zip(predictor.launch_resized(images), expected, strict=True):
+        np.testing.assert_array_equal(pending.wait(), values)
+    for pending in predictor.launch(images, lambda values, image: values.mean(), seconds.append):
+        assert pending.wait().shape == ()
+    assert len(seconds) == 1 and seconds[0] > 0  # once for a batch
 
 
 def test_out_of_memory_names_the_remedy(model: DenseModel, monkeypatch: pytest.MonkeyPatch) -> None:

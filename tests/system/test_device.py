@@ -10,6 +10,7 @@ from depthany.system.device import (
     deterministic_algorithms,
     multiplies_bf16,
     prepare_compute,
+    reading_threads,
 )
 
 CPU = torch.device("cpu")
@@ -31,6 +32,15 @@ def test_cpu_bf16_needs_matrix_instructions() -> None:
     if not flags & {"avx2", "avx512f"}:
         pytest.skip("not x86")
     assert multiplies_bf16(CPU) == bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
+def test_cores_read_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr("depthany.system.device.cores", lambda: 16)
+    assert [reading_threads(each, cuda) for each in (None, 3)] == [16, 3]
+    assert [reading_threads(each, CPU) for each in (None, 3)] == [2, 3]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert reading_threads(None, cuda) == 4
 
 
 def test_impossible_choice_names_the_remedy() -> None:

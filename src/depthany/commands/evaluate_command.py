@@ -30,7 +30,7 @@ from depthany.evaluation.protocol_files import Chosen, choose, leave_out_unfit
 from depthany.evaluation.results import RESULTS_FILE
 from depthany.inference.predictor import Predictor
 from depthany.models.files.model_source import ModelSource
-from depthany.system.device import Compute, prepare_compute
+from depthany.system.device import Compute, prepare_compute, reading_threads
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import require_own_results, require_writable
 from depthany.system.rules import setting, split_words
@@ -110,7 +110,7 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
         out,
         describe_run(cfg, about, missing, compute) | {"warnings": warnings},
         cfg.batch_size,
-        cfg.workers,
+        reading_threads(cfg.workers, compute.device),
         cfg.limit,
         cfg.skip_unreadable,
         cfg.pictures,

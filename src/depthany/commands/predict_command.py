@@ -30,7 +30,7 @@ from depthany.inference.video_out import (
 )
 from depthany.models.files.model_source import ModelSource
 from depthany.models.model import DenseModel
-from depthany.system.device import Compute, prepare_compute
+from depthany.system.device import Compute, prepare_compute, reading_threads
 from depthany.system.files import require_writable
 from depthany.system.rules import setting, split_words
 
@@ -110,7 +110,8 @@ def run_photos(
     counts.existing += [job.path for job in jobs if not job.targets]
     if wanted:
         with Bar("photos", len(wanted)) as bar:
-            predict_photos(wanted, predictor, settings, cfg.batch_size, cfg.workers, bar, counts)
+            threads = reading_threads(cfg.workers, predictor.device)
+            predict_photos(wanted, predictor, settings, cfg.batch_size, threads, bar, counts)
 
 
 def run_video(

@@ -17,7 +17,7 @@ from depthany.inference.labeling_report import print_labels
 from depthany.inference.ready_model import ReadyModel, load_ready_model
 from depthany.models.files.model_source import ModelSource
 from depthany.models.model import DenseModel
-from depthany.system.device import Compute, prepare_compute
+from depthany.system.device import Compute, prepare_compute, reading_threads
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import require_writable
 from depthany.system.rules import setting
@@ -77,7 +77,8 @@ def label(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
     reading = Reading(
         cfg.data.convert_images, cfg.data.min_side, cfg.data.unreadable, cfg.data.max_unreadable_share
     )
-    how = (cfg.resolution, cfg.shard_size, cfg.batch_size, cfg.workers)
+    threads = reading_threads(cfg.workers, compute.device)
+    how = (cfg.resolution, cfg.shard_size, cfg.batch_size, threads)
     job = LabelingJob(out, teacher, sets, reading, compute, processes, size, *how)
     claims = job.begin()
     images = sum(len(each) for each in sets.values())

@@ -25,7 +25,7 @@ from depthany.inference.sky_masks import (
 )
 from depthany.inference.sources import Source, find_sources
 from depthany.models.files.model_source import ModelSource
-from depthany.system.device import prepare_compute
+from depthany.system.device import prepare_compute, reading_threads
 from depthany.system.files import require_writable
 from depthany.system.rules import setting
 
@@ -73,7 +73,8 @@ def run(cfg: DictConfig) -> int:
     counts = SkyCounts()
     if wanted:
         with Bar("images", len(wanted)) as bar:
-            counts = make_masks(wanted, segmenter, number, settings, cfg.batch_size, cfg.workers, bar)
+            threads = reading_threads(cfg.workers, compute.device)
+            counts = make_masks(wanted, segmenter, number, settings, cfg.batch_size, threads, bar)
     return report(out, jobs, wanted, counts, passed_over)
 
 

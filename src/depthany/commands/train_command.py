@@ -33,7 +33,9 @@ from depthany.training.class_model import norm_notes, starting_line
 from depthany.training.examples import Examples
 from depthany.training.finish import finish
 from depthany.training.loop import LoopSettings, Run, SetScores, train
+from depthany.training.memory import explained_out_of_memory
 from depthany.training.parallel import is_sharded, shared_count, unsharded
+from depthany.training.regional import choose_compile, compile_run, uncompiled
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
 from depthany.training.stored_labels import label_once
@@ -99,10 +101,10 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
         tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
+        notes += compile_if_chosen(settings, state, loop.total_steps, device)
         for line in (*continued(changes, state.progress.step, loop.total_steps, loop.schedule), *notes):
             tracker.say(line)
         batches = open_batches(settings, dataset, sampler, prefetch, device, processes)
-        compiled = torch.compile(state.model) if settings.compile else None
         pictures = open_pictures(settings, tracker, state)
         score = open_scoring(settings, state, dataset, val_sets, amp, tracker, processes)
         try:
@@ -111,8 +113,9 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
                     writer.save(state)  # without the old best score, which a second start must not take up
                     writer.save_progress(state.progress)
                 shown = partial(score, pictures=pictures)
-                training = Run(state, batches, shown, loop, tracker, writer, device, amp, compiled, processes)
-                train(training)
+                training = Run(state, batches, shown, loop, tracker, writer, device, amp, processes)
+                with explained_out_of_memory(settings, state.progress):
+                    train(training)
             read = sampler.drawn_before(state.progress.step * settings.accumulate)
             processes.on_main(partial(require_some_used, run_dir / runs.UNREADABLE_FILE, read))
             scores = {settings.stage.name: training.scores()}
@@ -139,7 +142,7 @@ def open_scoring(
 ) -> partial[SetScores]:
     """Returns what scores a model on the validation sets."""
     return partial(
-        evaluate,
+        uncompiled(evaluate) if state.stage.is_compiled else evaluate,
         sets=val_sets,
         amp=amp,
         processes=processes,
@@ -148,6 +151,17 @@ def open_scoring(
         **reading_of_validation(settings),
         **input_of_validation(dataset) | dict(state.stage.validation_input(settings.stage)),
     )
+
+
+def compile_if_chosen(
+    settings: TrainSettings, state: TrainingState, total_steps: int, device: torch.device
+) -> list[str]:
+    """Compiles the regions of the run if the settings say so; returns what to say of the choice."""
+    left = total_steps - state.progress.step
+    chosen, line = choose_compile(settings.compile, device, left, settings.deterministic)
+    if chosen:
+        compile_run(state.model, state.stage)
+    return [line] if line else []
 
 
 def open_pictures(settings: TrainSettings, tracker: Tracker | NullTracker, state: TrainingState) -> Examples:

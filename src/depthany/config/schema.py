@@ -33,7 +33,7 @@ class BatchSettings(ComputeSettings):
     """Images that go through the model together, and the threads that read them."""
 
     batch_size: int = setting(least=1)
-    workers: int = setting(least=1)
+    workers: int | None = setting(None, least=1)  # None: see `system.device.reading_threads`
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """A frozen teacher labels the unlabeled images of a store, shard by shard."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from depthany.data.images import decode_image
@@ -22,6 +21,7 @@ from depthany.data.samples import UnlabeledSet
 from depthany.inference.claims import Claims
 from depthany.inference.constant_maps import constant_maps
 from depthany.inference.labeling_counts import LabelingCounts
+from depthany.inference.launched import Pending
 from depthany.inference.pipeline import BackgroundPool, Skipped, run_pipeline
 from depthany.inference.predictor import Predictor, PreparedImage
 from depthany.metrics.constant import is_constant
@@ -150,20 +150,20 @@ class Labeler:
         planes = torch.from_numpy(np.ascontiguousarray(stored.transpose(2, 0, 1)))  # [3 h w] uint8
         return LabelingImage(name, (planes,), (height, width), position)
 
-    def predict(self, images: Sequence[LabelingImage]) -> Iterator[NDArray[np.float32]]:
-        """Returns the labels [h w] of images of equal shapes."""
-        began = time.monotonic()
-        disparity = self.teacher.predict(images)  # [b h w]
-        if self.halve:
-            disparity = F.avg_pool2d(disparity[:, None], 2)[:, 0]
-        labels = disparity.cpu().numpy()
-        self.counts.teacher_s += time.monotonic() - began
+    def predict(self, images: Sequence[LabelingImage]) -> list[Pending]:
+        """Begins to predict the labels [h w] of images of equal shapes."""
+        pending = self.teacher.launch(images, self.label, self.counts.add_teacher_s)
         self.counts.labels += len(images)
         self.progress(len(images), self.counts)
-        return iter(labels)
+        return pending
 
-    def encode(self, image: LabelingImage, disparity: NDArray[np.float32]) -> None:
-        """Encodes the label of an image, its disparity [h w], for its shard."""
+    def label(self, disparity: Tensor, image: PreparedImage) -> Tensor:
+        """Returns the label of an image, its disparity [h w] or means of 2 x 2 of it."""
+        return F.avg_pool2d(disparity[None, None], 2)[0, 0] if self.halve else disparity
+
+    def encode(self, image: LabelingImage, pending: Pending) -> None:
+        """Encodes the label of an image, when it is there, for its shard."""
+        disparity = pending.wait()  # [h w]
         coded = encode_label(disparity)
         position = image.position
         if is_constant(disparity):

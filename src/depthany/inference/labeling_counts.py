@@ -39,6 +39,11 @@ class LabelingCounts:
         with self._lock:
             self.encoded, self.encoded_bytes = self.encoded + 1, self.encoded_bytes + size
 
+    def add_teacher_s(self, seconds: float) -> None:
+        """Counts the time of a batch in the teacher; threads may call it."""
+        with self._lock:
+            self.teacher_s += seconds
+
     def bytes_per_label(self) -> float:
         """Returns the mean size of the labels so far."""
         return self.encoded_bytes / max(self.encoded, 1)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from depthany.data.images import read_image
 from depthany.display.progress import Bar
+from depthany.inference.launched import Pending
 from depthany.inference.outputs import WITH_IMAGE, OutputSettings, write
 from depthany.inference.pipeline import Skipped, run_pipeline
 from depthany.inference.prediction_counts import PredictionCounts
@@ -70,7 +71,8 @@ def predict_photos(
         counts.unreadable.append(skipped.message)
         bar.advance()
 
-    def finish(photo: PreparedPhoto, values: NDArray[np.float32]) -> None:
+    def finish(photo: PreparedPhoto, pending: Pending) -> None:
+        values = pending.wait()
         write(photo.job.targets, photo.pixels, values, settings)
         if not settings.is_of_classes:  # a photo of one class is no fault
             counts.add_map(photo.job.path.name, values)
@@ -80,5 +82,5 @@ def predict_photos(
         bar.advance()
 
     run_pipeline(
-        jobs, read, predictor.predict_resized, finish, batch_size=batch_size, threads=workers, skip=skip
+        jobs, read, predictor.launch_resized, finish, batch_size=batch_size, threads=workers, skip=skip
     )

@@ -51,7 +51,8 @@ def run_pipeline(
     """Reads, predicts and finishes every item; images of equal input shapes share a batch.
 
     `predict`, `skip` and `group_done` are called in the calling thread. At most `queue` + `threads` images
-    wait in front of the batches, 2 * `batch_size` in the batches and `queue` behind the model. If a stage
+    wait in front of the batches, 2 * `batch_size` in the batches and `queue`, or `threads` if these are more,
+    behind the model. If a stage
     fails, no further item is begun and its exception is raised here; the same holds for Ctrl-C.
 
     Args:
@@ -68,7 +69,7 @@ def run_pipeline(
     """
     queue = batch_size if queue is None else queue
     ahead = _read_ahead(items, read, threads, queue + threads)
-    with closing(ahead) as images, BackgroundPool(threads, queue) as work:
+    with closing(ahead) as images, BackgroundPool(threads, max(queue, threads)) as work:
         for group, members in groupby(images, key=lambda pair: group_of(pair[0])):
             readable: Iterator[Image] = _readable((image for _, image in members), skip)
             for batch in batches_of_equal_shapes(readable, batch_size):

@@ -3,8 +3,9 @@
 Prediction of files, pseudo-labeling, evaluation and validation all use `Predictor`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from depthany.inference.averaging import average, average_classes, finite_maps, window_starts
+from depthany.inference.launched import DeviceClock, Launched, Pending, stacked
 from depthany.inference.model_input import FixedSize, ModelInput
-from depthany.metrics.align import align_least_squares
 from depthany.models.infer import class_map, forward_maps, resize_map
 from depthany.models.model import DenseModel
 from depthany.models.output import Quantity
@@ -132,10 +134,50 @@ class Predictor:
         Raises:
             ValueError: memory is not enough, or a map is not finite (see `allow_not_finite`).
         """
+        maps = self._averaged(images)
+        if not self.allow_not_finite:
+            for image, finite in zip(images, finite_maps(maps).tolist(), strict=True):
+                if not finite:
+                    self._refuse(image.name)
+        return maps
+
+    @torch.inference_mode()
+    def launch(
+        self,
+        images: Sequence[PreparedImage],
+        finish: Callable[[Tensor, PreparedImage], Tensor],
+        note_seconds: Callable[[float], object] | None = None,
+    ) -> list[Pending]:
+        """Begins to predict images of equal shapes; on a GPU it returns before the results are there.
+
+        Args:
+            finish: makes the result of an image of its map [h w], or logits [k h w], on the device.
+            note_seconds: see `Pending`.
+
+        Returns:
+            The result of each image, to be waited for, in any thread. Waiting raises a ValueError if the map
+            is not finite (see `allow_not_finite`).
+
+        Raises:
+            ValueError: memory is not enough.
+        """
+        clock = DeviceClock(self.device)
+        maps = self._averaged(images)
+        results = [finish(values, image) for values, image in zip(maps, images, strict=True)]
+        batch = Launched(results, finite_maps(maps), clock)
+        refusals = [None if self.allow_not_finite else partial(self._refuse, each.name) for each in images]
+        return [Pending(batch, i, refuse, note_seconds) for i, refuse in enumerate(refusals)]
+
+    def launch_resized(self, images: Sequence[PreparedImage]) -> list[Pending]:
+        """Begins to predict what `predict_resized` yields; see `launch`."""
+        return self.launch(images, self._resized)
+
+    def _averaged(self, images: Sequence[PreparedImage]) -> Tensor:
+        """Returns the maps [b h w], or logits [b k h w], averaged over views, without a look at them."""
         views = []
         try:
             for inputs in zip(*(image.inputs for image in images), strict=True):
-                batch = torch.stack(inputs)  # [b 3 h w]
+                batch = stacked(inputs, self.device)  # [b 3 h w]
                 views.append(self._forward(batch))
                 if self.flip:
                     views.append(self._forward(batch.flip(-1)).flip(-1))
@@ -148,28 +190,24 @@ class Predictor:
                 "batch_size or input_size"
             ) from None
         if self.quantity.kind == "classes":
-            maps = average_classes(views, self.align_corners)
-        else:
-            maps = average(views, align=self.quantity.kind == "disparity")
-        if self.allow_not_finite:
-            return maps
-        is_finite = torch.isfinite(maps).flatten(1).all(1)  # [b]
-        for image, finite in zip(images, is_finite.tolist(), strict=True):
-            if not finite:
-                raise ValueError(
-                    f"{image.name}: the prediction of {self.label} is not finite: try precision=fp32"
-                )
-        return maps
+            return average_classes(views, self.align_corners)
+        return average(views, align=self.quantity.kind == "disparity")
+
+    def _refuse(self, name: str) -> None:
+        raise ValueError(f"{name}: the prediction of {self.label} is not finite: try precision=fp32")
 
     def predict_resized(self, images: Sequence[PreparedImage]) -> Iterator[NDArray[np.float32]]:
         """Yields the map [height width] float32 of each image, at the image's own size; of a model of classes
         their numbers, uint8. See `predict`.
         """
         for values, image in zip(self.predict(images), images, strict=True):
-            if self.quantity.kind == "classes":
-                yield self.class_numbers(values, image.size)
-            else:
-                yield resize_map(values, image.size).cpu().numpy()
+            yield self._resized(values, image).cpu().numpy()
+
+    def _resized(self, values: Tensor, image: PreparedImage) -> Tensor:
+        """Returns a map [h w], or the numbers of classes of logits [k h w], at the image's own size."""
+        if self.quantity.kind == "classes":
+            return class_map(values, image.size, self.align_corners)
+        return resize_map(values, image.size)
 
     def class_numbers(self, logits: Tensor, size: tuple[int, int]) -> NDArray[Any]:
         """Returns the most likely class [height width] uint8 of logits [k h w], enlarged before."""
@@ -213,63 +251,21 @@ class Predictor:
         assert total is not None
         return total / covered.to(total.device)
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return next(self.model.parameters()).device
+
     def _sizes(self) -> list[int]:
         return [round(self.input_size * scale) for scale in self.scales]
 
     def _forward(self, batch: Tensor) -> Tensor:
         """Maps [b h w] float32 of inputs [b 3 h w]."""
         if batch.dtype == torch.uint8:
-            batch = self.model.preprocessing.normalise(batch.to(next(self.model.parameters()).device))
+            batch = self.model.preprocessing.normalise(batch)
         maps = self._maps(batch)
         m, (h, w) = self._margin_px, maps.shape[-2:]
         return maps[..., m : h - m, m : w - m]
-
-
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Returns where windows begin that cover `length` pixels; the last one ends at the edge."""
-    return [*range(0, max(length - window, 0), stride), max(length - window, 0)]
-
-
-def average_classes(views: Sequence[Tensor], align_corners: bool) -> Tensor:
-    """Returns the logarithm [b k h w] of the mean probability over views, at the size of the largest one.
-
-    Args:
-        views: logits [b k h w]; h and w may differ. A single view is returned as it is.
-    """
-    if len(views) == 1:
-        return views[0]
-    largest = max((view.shape[-2:] for view in views), key=lambda shape: shape[0] * shape[1])
-    resized = [F.interpolate(view, largest, mode="bilinear", align_corners=align_corners) for view in views]
-    return torch.stack([view.softmax(1) for view in resized]).mean(0).clamp(min=1e-12).log()
-
-
-def average(views: Sequence[Tensor], align: bool) -> Tensor:
-    """Returns the mean over views of the same images, at the size of the largest view.
-
-    Args:
-        views: maps [b h w]; h and w may differ from view to view.
-        align: first fit each view to the first one by scale and shift, in least squares. Needed for
-            disparity, whose scale and shift have no meaning and differ from view to view.
-
-    Returns:
-        [b h w]; the view itself if there is only one.
-    """
-    if len(views) == 1:
-        return views[0]
-    largest = max((view.shape[-2:] for view in views), key=lambda shape: shape[0] * shape[1])
-    resized = [
-        F.interpolate(view[:, None], largest, mode="bilinear", align_corners=True)[:, 0] for view in views
-    ]
-    if align:
-        resized[1:] = [_fitted(view, resized[0]) for view in resized[1:]]
-    return torch.stack(resized).mean(0)
-
-
-def _fitted(view: Tensor, reference: Tensor) -> Tensor:
-    """`view` [b h w], fitted to `reference` [b h w] by scale and shift per image."""
-    everywhere = torch.ones_like(view, dtype=torch.bool)
-    scale, shift, _ = align_least_squares(view, reference, everywhere)
-    return scale[:, None, None].float() * view + shift[:, None, None].float()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

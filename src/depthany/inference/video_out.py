@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthany.display.progress import Bar
+from depthany.inference.launched import Pending
 from depthany.inference.outputs import OutputSettings, picture, side_by_side
 from depthany.inference.pipeline import run_pipeline
 from depthany.inference.prediction_counts import PredictionCounts
@@ -190,13 +191,17 @@ def for_each_frame(
     is_needed: Callable[[Frame], bool] = lambda frame: True,
 ) -> None:
     """Calls `finish` with each frame that is needed and its prediction [height width], in order."""
+
+    def use(frame: Frame, pending: Pending) -> None:
+        finish(frame, pending.wait())
+
     with closing(read_frames(clip, predictor)) as frames:
         needed: Iterator[Frame] = filter(is_needed, frames)
         run_pipeline(
             needed,
             None,
-            predictor.predict_resized,
-            finish,
+            predictor.launch_resized,
+            use,
             batch_size=batch_size,
             threads=1,  # one thread keeps the order
             queue=2 * batch_size,

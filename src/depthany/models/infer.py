@@ -79,7 +79,7 @@ def forward_maps(model: nn.Module, inputs: Tensor, amp: torch.dtype | None = Non
     """
     weights = next(model.parameters())
     with torch.autocast(weights.device.type, amp, enabled=amp is not None):
-        maps: Tensor = model(inputs.to(weights.device, weights.dtype)).map
+        maps: Tensor = model(inputs.to(weights.device).to(weights.dtype)).map
     return maps.float()
 
 

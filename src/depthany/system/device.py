@@ -11,6 +11,7 @@ import cv2
 import torch
 
 from depthany.system.distributed import ALONE, Processes
+from depthany.system.processes import cores
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}  # None: no autocast
 PRECISIONS = ("auto", *AMP_DTYPES)
@@ -122,6 +123,17 @@ def multiplies_bf16(device: torch.device) -> bool:
         found = torch.cpu.get_capabilities()
         return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # torch before 2.10
+
+
+def reading_threads(workers: int | None, device: torch.device) -> int:
+    """Returns how many threads read images for a model: `workers`, or if that is None 2 beside a model on the
+    CPU, and else one per core, which the processes that torchrun has started here share.
+    """
+    if workers is not None:
+        return workers
+    if device.type == "cpu":
+        return 2
+    return max(2, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @contextmanager

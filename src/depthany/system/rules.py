@@ -35,7 +35,7 @@ class Rule:
     above: float | None = None
     below: float | None = None
     length: int | None = None
-    choices: Iterable[str] | None = None
+    choices: Iterable[str | bool] | None = None
     words: bool = False
     filled: bool = False
 
@@ -52,7 +52,8 @@ class Rule:
             raise ValueError(f"{key}={list(value)}: expected {self.length} numbers")
         for element in value if is_list else [value]:
             if self.choices is not None and element not in self.choices:
-                raise ValueError(f"unknown {key} {element!r}; choose from {', '.join(self.choices)}")
+                known = ", ".join(map(_shown, self.choices))
+                raise ValueError(f"unknown {key} {element!r}; choose from {known}")
             if not self._is_within(element):
                 raise ValueError(f"{key}={list(value) if is_list else value}: expected {self._range()}")
 
@@ -86,7 +87,7 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     length: int | None = None,
-    choices: Iterable[str] | None = None,
+    choices: Iterable[str | bool] | None = None,
     words: bool = False,
     filled: bool = False,
 ) -> Any:
@@ -108,6 +109,11 @@ def check_fields(settings: Any) -> None:
     """Raises ValueError if a field of a dataclass instance breaks its rule; for `__post_init__`."""
     for name, rule in rules(settings).items():
         rule.check(name, getattr(settings, name))
+
+
+def _shown(choice: str | bool) -> str:
+    """Returns a choice as it is written in a YAML file."""
+    return str(choice).lower() if isinstance(choice, bool) else choice
 
 
 def split_words(key: str, value: Any) -> list[str]:

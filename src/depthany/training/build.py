@@ -20,6 +20,7 @@ from depthany.models import model as models
 from depthany.models.files.hub import DownloadError
 from depthany.models.files.model_source import ModelSource
 from depthany.models.files.weights import load_encoder_weights
+from depthany.models.half_weights import hold_weights
 from depthany.models.model import DenseModel
 from depthany.system.distributed import Processes
 from depthany.training.checkpoints.state import TrainingState
@@ -97,10 +98,12 @@ def build_state(
     for network in (model, stage):
         network.to(device)
     if uses_fsdp(settings.parallel, model.encoder.label, processes):
-        shard_run(model, stage, processes, device)  # of contiguous weights alone
-    elif settings.channels_last:
-        for network in (model, stage):
-            network.to(memory_format=torch.channels_last)
+        shard_run(model, stage, processes, device)  # of contiguous weights of one type alone
+    else:
+        hold_weights(stage.frozen().values(), amp)
+        if settings.channels_last:
+            for network in (model, stage):
+                network.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, trained_parameters(stage), settings.optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=amp is torch.float16)
     average = WeightAverage(model, settings.ema) if settings.ema.decay is not None else None

@@ -35,6 +35,7 @@ from depthany.training.parallel import (
     unsharded,
     wrap_ddp,
 )
+from depthany.training.regional import UsualSize
 from depthany.training.stages.base import trained_parameters
 from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import Scores, is_dead
@@ -90,7 +91,6 @@ class Run:
     score: scores a model that one process can use on the validation sets.
     tracker, writer: of the log and of the checkpoints.
     amp: dtype of autocast, or None.
-    compiled: the model as `torch.compile` returned it, or None.
     newest_scores: those of the last validation, with its step.
     faults: lines on what was wrong at the last line of the log.
     """
@@ -103,7 +103,6 @@ class Run:
     writer: CheckpointWriter | NullWriter
     device: torch.device
     amp: torch.dtype | None = None
-    compiled: Callable[..., Any] | None = None
     processes: Processes = ALONE
     newest_scores: tuple[int, SetScores] | None = None
     faults: tuple[str, ...] = ()
@@ -148,7 +147,8 @@ def train(run: Run) -> None:
     alignment = AlignmentWatch(settings.total_steps, progress.steps_in_a_row)
     meter = Meter(run.processes, is_relative, alignment)
     check = FiniteCheck.for_run(state.optimizer, device, run.processes)
-    forward = wrap_ddp(StageAndModel(state.stage, state.model, run.compiled), run.processes, device)
+    usual_size = UsualSize(state.stage.is_compiled)
+    forward = wrap_ddp(StageAndModel(state.stage, state.model), run.processes, device)
     with stop_signals() as received:
         if is_validation_left(run):
             with meter.paused():
@@ -160,7 +160,7 @@ def train(run: Run) -> None:
             micro_batches = settings.micro_batches_of(progress.step)
             for k in micro_batches:
                 batch = meter.wait_for(run.batches).to(device)
-                with sync_gradients(forward, enabled=k == micro_batches[-1]):
+                with sync_gradients(forward, enabled=k == micro_batches[-1]), usual_size(batch):
                     with torch.autocast(device.type, run.amp, enabled=run.amp is not None):
                         output = forward(batch, draw_generator(settings.seed, k))
                     start = check.gradient_of_loss(output, progress.step)

@@ -93,16 +93,17 @@ class StageAndModel(nn.Module):
     """Stage and model as one module, whose forward pass DDP can see.
 
     Args:
-        compiled: the model as `torch.compile` returned it, which then goes forward in its place.
+        stage: of the run.
+        model: the model that learns.
     """
 
-    def __init__(self, stage: Stage, model: nn.Module, compiled: Callable[..., Any] | None = None) -> None:
+    def __init__(self, stage: Stage, model: nn.Module) -> None:
         super().__init__()
-        self.stage, self.model, self._compiled = stage, model, compiled
+        self.stage, self.model = stage, model
 
     def forward(self, batch: Batch, generator: torch.Generator) -> StageOutput:
         """Returns loss and log of a micro-batch."""
-        return self.stage(self._compiled if self._compiled is not None else self.model, batch, generator)
+        return self.stage(self.model, batch, generator)
 
 
 def wrap_ddp(module: StageAndModel, processes: Processes, device: torch.device) -> nn.Module:

@@ -17,6 +17,7 @@ from depthany.training.ema import EmaSettings
 from depthany.training.loggers.table import LOGGERS
 from depthany.training.optim import OptimizerSettings, ScheduleSettings
 from depthany.training.parallel import PARALLELS
+from depthany.training.regional import CHOICES as COMPILE
 from depthany.training.starting_weights import FREEZE, INIT_PARTS
 
 # Values of `pseudo_labels` besides the folder of a store
@@ -62,7 +63,7 @@ class TrainSettings(BatchSettings):
     pseudo_labels: str = setting()
     crop_size: Any = setting(least=1)  # side of the square, or [height, width]
     channels_last: bool = setting()
-    compile: bool = setting()
+    compile: Any = setting(choices=COMPILE)  # auto, or true or false
     deterministic: bool = setting()
     parallel: str = setting(choices=PARALLELS)
     activation_checkpointing: bool = setting()

@@ -29,7 +29,7 @@ from depthany.inference.ready_model import ReadyModel
 from depthany.models.fast import prepare_for_inference
 from depthany.models.files.weights import weights_sha256
 from depthany.models.model import DenseModel
-from depthany.system.device import Compute
+from depthany.system.device import Compute, reading_threads
 from depthany.system.distributed import Processes
 from depthany.system.signals import SLURM_SIGNALS, sigterm_raises
 from depthany.training.checks import rooted
@@ -124,6 +124,7 @@ def labeling_job(
     ready = ReadyModel(prepare_for_inference(copy, compute.dtype), weights_sha256(teacher))
     reading = Reading(data.convert_images, data.min_side, data.unreadable, data.max_unreadable_share)
     images = sum(len(each) for each in unlabeled.values())
+    on_gpu = compute.device.type != "cpu"
     return LabelingJob(
         label_dir(Path(settings.run_dir)),
         ready,
@@ -135,7 +136,7 @@ def labeling_job(
         resolution="full",
         shard_size=min(_SHARD, max(_LEAST_SHARD, images // _SHARDS)),
         batch_size=_BATCH,
-        workers=max(1, settings.workers),
+        workers=max(settings.workers, reading_threads(None if on_gpu else 1, compute.device)),
     )
 
 

@@ -124,6 +124,10 @@ class Stage(nn.Module):
         predicts: kind of quantity that the model learns to predict; a teacher must predict the same.
         primary: name in `depthany.metrics.table.METRICS` of the score that decides which checkpoint is best.
         seed_offset: added to the seed of the initial weights, so that stages start from different ones.
+        regions: methods that `training.regional` compiles, each on its own.
+
+    Attributes:
+        is_compiled: whether this run is compiled.
     """
 
     Settings: ClassVar[type[StageSettings]] = StageSettings
@@ -132,6 +136,8 @@ class Stage(nn.Module):
     predicts: ClassVar[Kind] = "disparity"
     primary: ClassVar[str] = "abs_rel"
     seed_offset: ClassVar[int] = 0
+    regions: ClassVar[tuple[str, ...]] = ()
+    is_compiled: bool = False
 
     @classmethod
     def ratio(cls, settings: Any) -> tuple[int, int]:
@@ -191,6 +197,7 @@ class TermsStage(Stage):
     """
 
     Settings: ClassVar[type[StageSettings]] = TermsSettings
+    regions: ClassVar[tuple[str, ...]] = ("weighted_loss",)
 
     def __init__(
         self,

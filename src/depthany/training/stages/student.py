@@ -95,6 +95,7 @@ class StudentStage(TermsStage):
     Settings = StudentSettings
     needs = Needs(labeled=True, unlabeled=True, teacher=True)
     seed_offset = 1_000_003  # not the teacher's initial decoder
+    regions = ("weighted_loss", "feature_loss")
 
     def __init__(
         self,
@@ -211,8 +212,13 @@ class StudentStage(TermsStage):
         with torch.no_grad():
             levels = self.frozen_encoder(self.frozen_encoder.preprocessing.normalise(at_least_one(image)))
             frozen_tokens = patch_tokens(levels[-1])[: len(image)]  # [u n c]
+        return self.feature_loss(self.projection(tokens), frozen_tokens)
+
+    def feature_loss(self, tokens: Tensor, frozen_tokens: Tensor) -> FeatureAlignment:
+        """Returns the feature loss of tokens [u n c] and those of the frozen encoder [u n c]."""
+        alignment = self.settings.feature_alignment
         return feature_alignment_loss(
-            self.projection(tokens),
+            tokens,
             frozen_tokens,
             alpha=alignment.alpha,
             mean_over=alignment.mean_over,
