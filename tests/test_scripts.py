@@ -3,6 +3,7 @@
 import importlib
 import shutil
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from depthany import load_model
+from depthany.system.device import Compute
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 BENCHMARKS = {  # arguments of benchmark.py -> what it prints
     "inference --encoder vitt --size 28 --batches 1 --rounds 1": "transformers bf16 : ours bf16 =",
     "data --size 28 --pictures 84x63 --batch 2 --rounds 1": "ours reduced : torchvision v2 =",
+    "labeling --encoder vitt --size 28 --batch 2 --images 2 --threads 1 --rounds 1": "median:",
     "labels --teacher {teacher} --images {images} --size 28 --rounds 1": "the store: plane + deflate Z_RLE",
     "student --batches 3 --images 3 --rounds 1 batch_size=3 crop_size=28 experiment=none model=vitt "
     "model.encoder.size=micro model.pretrained=false data=folder data.labeled.mine.depth_scale=1000 "
@@ -28,7 +31,6 @@ BENCHMARKS = {  # arguments of benchmark.py -> what it prints
 }
 OTHERS = {
     "benchmark_evaluate --images 2 --size 42 56 --model vitt --input-size 28 --threads 1": "% outside",
-    "benchmark_labeling --encoder vitt --size 28 --batch 2 --images 2 --threads 1 --rounds 1": "median:",
     "benchmark_predict --encoder vitt --photos 4 --size 80x60 --input-size 28 --rounds 1": "CPU time, the",
     "benchmark_saves --encoder vitt --rounds 1": "forward pass",
 }
@@ -60,6 +62,18 @@ def test_benchmark_runs(
 @pytest.mark.parametrize("command", OTHERS)
 def test_measuring_script_runs(command: str, run: Callable[[str], str]) -> None:
     assert OTHERS[command] in run(command)
+
+
+def test_device_benchmark_counts_what_a_step_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    benchmark = importlib.import_module("benchmark_device")
+    options = Namespace(encoder="vitt", sizes=[28], batch=3, stage=["student"], rounds=1, steps=1)
+    options.compiled = options.checkpointing = False
+    benchmark.run_training(options, Compute(torch.device("cpu"), torch.bfloat16), peak_side=64)
+    printed = capsys.readouterr().out
+    assert all(part in printed for part in ("| ours |", "| transformers |", "operators a step", "optimizer"))
 
 
 def test_scaling_benchmark_has_help(run: Callable[[str], str]) -> None:

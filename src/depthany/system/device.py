@@ -124,6 +124,13 @@ def multiplies_bf16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # torch before 2.10
 
 
+def has_amx() -> bool:
+    """Whether the processor has Intel's matrix unit for bfloat16 (AMX)."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return torch.cpu._is_amx_tile_supported()  # torch before 2.10
+
+
 @contextmanager
 def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     """Inside, torch computes with kernels that give the same bits each time; not `enabled`: does nothing.
