@@ -98,7 +98,11 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     prefetch, lines = plan_prefetch(dataset, sampler, settings.workers, processes)
     if val_sets:
         notes += check_sets(val_sets, alignment_of(state.model.quantity), processes=processes, **reading)
-    notes += [*starting_line(settings), *norm_notes(settings, state.model, processes)]
+    notes += [
+        *starting_line(settings),
+        *([compute.note] if compute.note else []),
+        *norm_notes(settings, state.model, processes),
+    ]
 
     with runs.locked(run_dir) if processes.is_main else nullcontext():
         saved = saved_settings(settings, sampler, dataset)
