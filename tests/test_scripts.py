@@ -34,6 +34,7 @@ OTHERS = {
     "benchmark_predict --encoder vitt --photos 4 --size 80x60 --input-size 28 --rounds 1": "CPU time, the",
     "benchmark_saves --encoder vitt --rounds 1": "forward pass",
 }
+STARTS = ("bare_encoder", "teacher", "student")  # of the ladders that fine-tune
 
 
 @pytest.fixture
@@ -135,12 +136,31 @@ def test_metric_ladder_compares_starts(
         run(command)
     finished(teacher_run, ladder / "teacher_0", ladder / "feature_alignment_0")
     names = [f"{scenes}_{head}" for scenes in ("rooms", "streets") for head in ("bins", "sigmoid")]
-    starts = ("bare_encoder", "teacher", "student")
-    finished(teacher_run, *(out / f"{name}_{start}_0" for name in names for start in starts))
+    finished(teacher_run, *(out / f"{name}_{start}_0" for name in names for start in STARTS))
     printed = run(command)
     assert printed.count("| streets, sigmoid, student |") == 2  # scores, and differences
     assert printed.count("| +0.000 (+0.000 to +0.000) |") >= 8  # the same model from each start
     assert (out / "metric_ladder.png").stat().st_size > 0
+
+
+def test_transfer_ladder_compares_encoders(
+    run: Callable[[str], str], teacher_run: Path, class_run: Path, tiny_world: Any, tmp_path: Path, micro: str
+) -> None:
+    data, ladder, out = tmp_path / "data", tmp_path / "ladder", tmp_path / "runs"
+    for domain in ("labeled", "unlabeled"):
+        shutil.copytree(tiny_world.root / "val", data / domain / "val")
+    shutil.copyfile(tiny_world.root / "val/classes.yaml", data / "classes.yaml")
+    command = f"transfer_ladder --seeds 0 --out {out} --ladder {ladder} --data {data}"
+    with pytest.raises(SystemExit, match="teacher_0 has no trained model: run python scripts/ladder"):
+        run(command)
+    finished(teacher_run, ladder / "teacher_0", ladder / "feature_alignment_0")
+    names = [f"{way}_{start}" for way in ("linear_probe_frozen", "DPT_fine-tuned") for start in STARTS]
+    finished(class_run, *(out / f"{name}_0" for name in (*names, "DeepLab_V3_MobileNetV2_random")))
+    printed = run(command)
+    assert printed.count("| DPT, fine-tuned, student |") == 2  # scores, and differences
+    same = "| +0.000 (+0.000 to +0.000) |"  # the same model from each start
+    assert printed.count(f"student {same}") == 2
+    assert (out / "transfer_ladder.png").stat().st_size > 0
 
 
 def test_ladder_of_both_recipes_scores_finished_runs(
@@ -167,6 +187,10 @@ def test_ladder_settings_are_known(
     for scenes in ("rooms", "streets"):
         words = ["stage=metric", f"experiment=sample_metric_{scenes}", "head=sigmoid", *bare, "--cfg", "job"]
         ended = start(words)
+        assert ended.code == 0, ended.err
+    transfer = importlib.import_module("transfer_ladder")
+    for settings in (*transfer.WAYS.values(), transfer.OF_DEEPLAB):
+        ended = start(["stage=segmentation", *settings, "--cfg", "job"])
         assert ended.code == 0, ended.err
 
 
