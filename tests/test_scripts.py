@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -161,6 +162,25 @@ def test_transfer_ladder_compares_encoders(
     same = "| +0.000 (+0.000 to +0.000) |"  # the same model from each start
     assert printed.count(f"student {same}") == 2
     assert (out / "transfer_ladder.png").stat().st_size > 0
+
+
+def test_sky_ladder_counts_pairs_and_has_known_settings(
+    start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    ladder = importlib.import_module("sky_ladder")
+    sky, ground = np.array([0.0, 1.0, 2.0]), np.array([2.0, 3.0])
+    assert ladder.share_in_order(sky, ground) == pytest.approx(5.5 / 6)  # one tie
+    trained = list[list[str]]()
+    monkeypatch.setattr(ladder, "train", lambda folder, words: trained.append(words))
+    options = Namespace(out=tmp_path, overrides=["threads=1"])
+    for row in ladder.ROWS:
+        ladder.train_one(0, row, {0: tmp_path / "masks"}, options)
+        ended = start([*trained[-1], "--cfg", "job"])
+        assert ended.code == 0, ended.err
+        labeled = yaml.safe_load(ended.out)["data"]["labeled"]["sample"]
+        assert (labeled["sky_value"] is None) == (row != "sky of the labels")
+        assert (labeled["sky_masks"] is not None) == (row == "sky of predicted masks")
 
 
 def test_ladder_of_both_recipes_scores_finished_runs(
