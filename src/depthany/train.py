@@ -39,6 +39,7 @@ from depthany.training.examples import Examples
 from depthany.training.finish import finish
 from depthany.training.loop import LoopSettings, Run, train
 from depthany.training.parallel import is_sharded, shared_count, unsharded
+from depthany.training.run_threads import keep_threads
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
 from depthany.training.stored_labels import label_once
@@ -98,17 +99,14 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
     prefetch, lines = plan_prefetch(dataset, sampler, settings.workers, processes)
     if val_sets:
         notes += check_sets(val_sets, alignment_of(state.model.quantity), processes=processes, **reading)
-    notes += [
-        *starting_line(settings),
-        *([compute.note] if compute.note else []),
-        *norm_notes(settings, state.model, processes),
-    ]
+    notes += [*starting_line(settings), *norm_notes(settings, state.model, processes)]
 
     with runs.locked(run_dir) if processes.is_main else nullcontext():
         saved = saved_settings(settings, sampler, dataset)
         changes = begin_or_resume(settings, saved, state, loop, processes)
         if changes is None:
             return
+        notes += keep_threads(state.progress, settings.threads, compute)
         notes += [*lines, *label_once(settings, dataset, teacher, compute, processes)]
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)

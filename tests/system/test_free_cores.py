@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from depthany.system import free_cores
+from depthany.system.device import Compute
 from depthany.system.free_cores import Observation, threads_of_model
+from depthany.training import run_threads
+from depthany.training.checkpoints.state import Progress
+from depthany.training.run_threads import keep_threads
 
 
 def observed(others: float | None) -> Observation:
@@ -59,3 +63,24 @@ def test_only_the_time_of_others_counts(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert observation.used_by_others() == pytest.approx(0.7)
     monkeypatch.setattr(free_cores, "STATISTICS", tmp_path / "missing")
     assert cast(Any, observation).used_by_others() is None
+
+
+def test_a_continued_run_keeps_its_threads(two_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"count": 1}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: chosen["count"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: chosen.update(count=count))
+    monkeypatch.setattr(run_threads, "cores", lambda: 2)
+    busy = Compute(torch.device("cpu"), note="1 thread on 2 cores")
+    progress = Progress()
+    assert keep_threads(progress, None, busy) == ["1 thread on 2 cores"]
+    assert progress.threads == 1
+    progress.threads = 2  # it began on a quiet machine
+    (line,) = keep_threads(progress, None, busy)
+    assert "threads: 2, as the run began" in line
+    assert chosen["count"] == 2
+    chosen["count"] = 1
+    assert keep_threads(progress, 1, Compute(torch.device("cpu"))) == []  # the user has set threads=1
+    assert progress.threads == 1
+    restored = Progress()
+    restored.restore(vars(progress))
+    assert restored.threads == 1

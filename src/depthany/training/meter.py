@@ -119,7 +119,7 @@ class Meter:
         self._is_told_of_busy = True
         return (
             f"the machine is busy: in {waits:.0%} of its time this process waits for a CPU. If steps are "
-            "slow, stop it and start the same command again: it goes on with a thread per free core"
+            "slow, stop it and continue with a thread per free core, such as threads=1"
         )
 
     def new_faults(self, means: Mapping[str, float]) -> list[str]:
