@@ -164,6 +164,15 @@ def test_transfer_ladder_compares_encoders(
     assert (out / "transfer_ladder.png").stat().st_size > 0
 
 
+def test_result_strip_shows_both_models(
+    run: Callable[[str], str], teacher_run: Path, student_run: Path, tmp_path: Path, micro: str
+) -> None:
+    run(f"result_strip {teacher_run} {student_run} --each 1 --out {tmp_path / 'strip.png'}")
+    picture = np.asarray(Image.open(tmp_path / "strip.png"))
+    assert picture.shape[1] == 4 * (260 + 6)  # image, teacher, student, truth
+    assert (picture == 255).all(2).any(1).sum() > 2 * 18  # a caption below each of two rows
+
+
 def test_sky_ladder_counts_pairs_and_has_known_settings(
     start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
