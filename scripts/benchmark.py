@@ -1,13 +1,14 @@
 """How fast model, input and training are: `python scripts/benchmark.py NAME`, where NAME is inference, data,
-labels, train, student or scaling.
+labels, labeling, train, student or scaling.
 
 inference: ours against `DepthAnythingForDepthEstimation` of transformers, with the same weights, image,
 threads and dtype. The contestants alternate in one process, in an order that rotates, so that other load on
 the machine affects all of them; the result is the ratio of times within a round. Weights are random without
 --checkpoint: the time is the same, but the accuracy of bfloat16 depends on the weights.
 
-data: see benchmark_data.py. labels: see benchmark_labels.py. train: see benchmark_train.py. student: see
-benchmark_student.py. scaling: see benchmark_scaling.py.
+data: see benchmark_data.py. labels: see benchmark_labels.py. labeling: see benchmark_labeling.py. train: see
+benchmark_train.py. student: see benchmark_student.py. scaling: see benchmark_scaling.py. On a GPU (--device
+cuda): see benchmark_device.py.
 """
 
 import argparse
@@ -25,17 +26,21 @@ import torch
 from torch import Tensor
 
 import benchmark_data
+import benchmark_device
+import benchmark_labeling
 import benchmark_labels
 import benchmark_scaling
 import benchmark_student
 import benchmark_train
 from depthany import load_model
 from depthany.data.images import read_image
-from depthany.models.fast import prepare_for_inference
+from depthany.models.dinov2 import Dinov2
+from depthany.models.fast import attention_of, prepare_for_inference
 from depthany.models.files.huggingface import save_huggingface
 from depthany.models.files.onnx import relative_difference, smooth_image
 from depthany.models.model import DenseModel, depth_anything
 from depthany.models.preprocess import Preprocessing
+from depthany.system.device import Compute, choose_amp
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Contestants = dict[str, Callable[[Tensor], Tensor]]
@@ -48,6 +53,7 @@ def main() -> None:
     inference = what.add_parser("inference", help="the model against transformers")
     benchmark_data.add_arguments(what.add_parser("data", help="images to normalised crops, per core"))
     benchmark_labels.add_arguments(what.add_parser("labels", help="bytes and rates of pseudo-labels"))
+    benchmark_labeling.add_arguments(what.add_parser("labeling", help="labeling against the bare teacher"))
     benchmark_train.add_arguments(what.add_parser("train", help="training steps against transformers"))
     benchmark_student.add_arguments(what.add_parser("student", help="CPU time of the default runs"))
     benchmark_scaling.add_arguments(what.add_parser("scaling", help="training in several processes"))
@@ -58,6 +64,11 @@ def main() -> None:
     inference.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="batch sizes (default 1 4)")
     inference.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
     inference.add_argument("--threads", type=int, help="CPU threads (default one per core)")
+    inference.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: see benchmark_device.py"
+    )
+    inference.add_argument("--steps", type=int, default=10, help="calls of a round on a GPU (default 10)")
+    inference.add_argument("--eager", dest="compiled", action="store_false", help="GPU: nothing is compiled")
     arguments = parser.parse_args()
     one_thread = {
         "data": benchmark_data,
@@ -69,6 +80,14 @@ def main() -> None:
         torch.set_num_threads(1)
         print(machine())
         one_thread[arguments.what].run(arguments)
+        return
+    if arguments.what == "labeling":
+        print(machine())
+        benchmark_labeling.run(arguments)
+        return
+    if getattr(arguments, "device", "cpu") == "cuda":
+        print(machine(), torch.cuda.get_device_name(), sep="\n")
+        run_on_gpu(arguments)
         return
     if arguments.what == "train":
         if not arguments.serve:
@@ -87,12 +106,27 @@ def main() -> None:
     run_inference(model, image, arguments.batches, arguments.rounds)
 
 
+def run_on_gpu(arguments: argparse.Namespace) -> None:
+    """Measures training or inference on a GPU; see benchmark_device.py."""
+    if arguments.what == "train":
+        device = torch.device("cuda")
+        benchmark_device.run_training(arguments, Compute(device, choose_amp("auto", device)))
+    else:
+        benchmark_device.run_inference(arguments, "cuda")
+
+
 @torch.inference_mode()
 def run_inference(model: DenseModel, image: Tensor, batches: list[int], rounds: int) -> None:
     """Prints machine, agreement, accuracy and, for each batch size, times and ratios."""
     contestants = build(model)
     print(machine())
     print(f"{model.encoder.label} at {image.shape[3]} x {image.shape[2]}")
+    if isinstance(model.encoder, Dinov2):
+        kinds = {
+            name: attention_of(prepare_for_inference(copy.deepcopy(model), dtype))
+            for name, dtype in DTYPES.items()
+        }
+        print("our attention: " + ", ".join(f"{kind} in {name}" for name, kind in kinds.items()))
     print_accuracy(contestants, image)
     for batch in batches:
         times = interleave(contestants, image.repeat(batch, 1, 1, 1), rounds)

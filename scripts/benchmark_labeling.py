@@ -1,4 +1,4 @@
-"""How much of the bare teacher's rate is left for labeling: `python scripts/benchmark_labeling.py`.
+"""How much of the bare teacher's rate is left for labeling: `python scripts/benchmark.py labeling`.
 
 Labeling reads, decodes and resizes JPEGs, predicts, compresses, and writes shards, as `depthany.pseudo_label`
 does; the bare teacher predicts batches of the same shape from memory. Both alternate in one process, in an
@@ -28,12 +28,12 @@ from depthany.models.fast import prepare_for_inference
 from depthany.models.model import DenseModel, depth_anything
 from depthany.system.device import keep_freed_memory
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ALL_UNLABELED = 62e6  # images of the paper
 
 
-def main() -> None:
-    """Parses the command line, measures, and prints every round and the median."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `benchmark.py labeling`."""
     parser.add_argument("--encoder", default="vits", help="size (default vits)")
     parser.add_argument("--size", type=int, default=518, help="pixels of the shorter side (default 518)")
     parser.add_argument("--batch", type=int, default=8, help="images of a batch (default 8)")
@@ -42,13 +42,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads of the teacher (default one per core)")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
-    arguments = parser.parse_args()
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints every round and the median."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
     keep_freed_memory()
     torch.manual_seed(0)
-    model = prepare_for_inference(depth_anything(arguments.encoder), DTYPES[arguments.dtype])
+    model = depth_anything(arguments.encoder).to(arguments.device)
+    model = prepare_for_inference(model, DTYPES[arguments.dtype])
     with tempfile.TemporaryDirectory() as folder:
         draw_photos(Path(folder) / "images", arguments.images)
         measure(model, Path(folder), arguments)
@@ -69,8 +74,9 @@ def draw_photos(folder: Path, count: int) -> None:
 def measure(model: DenseModel, folder: Path, arguments: argparse.Namespace) -> None:
     """Runs both alternately and prints their rates."""
     shape = (arguments.batch, 3, *model.preprocessing.input_shape(750, 1000, arguments.size))
-    batch = torch.randint(0, 256, shape, dtype=torch.uint8)
+    batch = torch.randint(0, 256, shape, dtype=torch.uint8, device=arguments.device)
     images, rounds = FolderImages(str(folder / "images")), list[tuple[float, float]]()
+    labels_per_s = list[float]()
 
     def bare() -> None:
         with torch.inference_mode():
@@ -91,7 +97,10 @@ def measure(model: DenseModel, folder: Path, arguments: argparse.Namespace) -> N
         rounds.append((wall, cpu))
         rates = ", ".join(f"{name} {arguments.images / seconds:.2f}/s" for name, (seconds, _) in took.items())
         print(f"round {number + 1}: {rates}; {wall:.1%} of the bare rate, by CPU time {cpu:.1%}", flush=True)
+        labels_per_s.append(arguments.images / took["labeling"][0])
     walls, cpus = zip(*rounds)
+    rate = statistics.median(labels_per_s)
+    print(f"{rate:.2f} labels/s: {ALL_UNLABELED / rate / 3600:,.0f} hours for the paper's 62 million images")
     print(f"median: {statistics.median(walls):.1%}, by CPU time {statistics.median(cpus):.1%}")
 
 
@@ -115,7 +124,3 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu
-
-
-if __name__ == "__main__":
-    main()

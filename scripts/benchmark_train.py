@@ -38,7 +38,7 @@ from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.data.unlabeled import FolderImages
 from depthany.models.model import depth_anything
-from depthany.system.device import choose_amp, keep_freed_memory
+from depthany.system.device import Compute, choose_amp, keep_freed_memory
 from our_training import OurTraining, Shares
 from transformers_training import PlainTraining
 
@@ -50,11 +50,21 @@ Turn = Callable[[int], Cost]  # from the number of the batch
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `benchmark.py train`."""
-    parser.add_argument("--encoder", default="vits", help="size of all networks (default vits)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[518, 252, 126], help="pixels per side")
+    parser.add_argument("--encoder", help="size of all networks (CPU: vits; GPU: vitt, vits, vitb and vitl)")
+    parser.add_argument("--sizes", type=int, nargs="+", help="pixels per side (CPU: 518 252 126; GPU: 518)")
     parser.add_argument("--stage", nargs="+", choices=("teacher", "student"), default=["teacher", "student"])
     parser.add_argument(
-        "--batch", type=int, default=6, help="images per step; a third of a student's is labeled"
+        "--batch", type=int, help="images per step; a third of a student's is labeled (CPU: 6; GPU: 12 to 48)"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: see benchmark_device.py"
+    )
+    parser.add_argument("--steps", type=int, default=5, help="steps of a round on a GPU (default 5)")
+    parser.add_argument(
+        "--eager",
+        dest="compiled",
+        action="store_false",
+        help="GPU: nothing is compiled, which takes a minute",
     )
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
     parser.add_argument("--threads", type=int, help="CPU threads (default one per core)")
@@ -69,6 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints times, ratios, memory and shares for each stage and size; with --serve it is one contestant."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    arguments.encoder = arguments.encoder or "vits"
+    arguments.sizes, arguments.batch = arguments.sizes or [518, 252, 126], arguments.batch or 6
     if arguments.serve:
         serve(arguments)
         return
@@ -118,12 +130,15 @@ def contestant(name: str, arguments: argparse.Namespace, stage: str, size: int) 
     batches = list(read(arguments, stage, size, arguments.rounds + 1, workers=0))
     torch.manual_seed(0)
     model, student = depth_anything(arguments.encoder, input_size=size), stage == "student"
+    cpu = torch.device("cpu")
     if name == "ours":
         step = OurTraining(
-            model, student, choose_amp("auto", torch.device("cpu")), arguments.checkpointing
+            model, student, Compute(cpu, choose_amp("auto", cpu)), arguments.checkpointing
         ).step
     else:
-        step = PlainTraining(model, student, torch.bfloat16 if name.endswith("bf16") else None).step
+        step = PlainTraining(
+            model, student, Compute(cpu, torch.bfloat16 if name.endswith("bf16") else None)
+        ).step
 
     def turn(k: int) -> Cost:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -199,8 +214,9 @@ def print_shares(arguments: argparse.Namespace, stage: str, size: int) -> None:
     torch.manual_seed(0)
     keep_freed_memory()
     model = depth_anything(arguments.encoder, input_size=size)
-    amp = choose_amp("auto", torch.device("cpu"))
-    ours = OurTraining(model, stage == "student", amp, arguments.checkpointing)
+    cpu = torch.device("cpu")
+    compute = Compute(cpu, choose_amp("auto", cpu))
+    ours = OurTraining(model, stage == "student", compute, arguments.checkpointing)
     batches = read(arguments, stage, size, 2 + min(5, arguments.rounds), workers=1)
     for k in range(2):
         ours.step(next(batches), k)

@@ -12,7 +12,6 @@ split: for the final table only, never to choose a setting.
 
 import argparse
 import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -36,6 +35,7 @@ from seeded_runs import (
     heading_lines,
     mean_cells,
     parser_of_runs,
+    require_ladder,
     train,
 )
 
@@ -78,11 +78,7 @@ def parse_arguments() -> argparse.Namespace:
         "--ladder", type=Path, default=Path("outputs/ladder"), help="--out of scripts/ladder.py"
     )
     args = parser.parse_args()
-    for run, seed in product((run for run, _ in STARTS.values() if run), args.seeds):
-        folder = args.ladder / f"{run}_{seed}"
-        if not (folder / "model.safetensors").exists():
-            command = f"python scripts/ladder.py --seeds {' '.join(map(str, args.seeds))}"
-            sys.exit(f"error: {folder} has no trained model: run {command}, or pass its --out as --ladder")
+    require_ladder(args.ladder, (run for run, _ in STARTS.values() if run), args.seeds)
     return args
 
 

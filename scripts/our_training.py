@@ -13,6 +13,7 @@ from torch import Tensor
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
 from depthany.models.model import DenseModel
+from depthany.system.device import Compute
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.loop import draw_generator, require_finite, update
 from depthany.training.optim import LrFactors, OptimizerSettings, build_optimizer
@@ -42,27 +43,30 @@ class OurTraining:
     """All objects of a run that trains `model`, and the body of the training loop."""
 
     def __init__(
-        self, model: DenseModel, student: bool, amp: torch.dtype | None, checkpointing: bool
+        self, model: DenseModel, student: bool, compute: Compute, checkpointing: bool, compiled: bool = False
     ) -> None:
+        model.to(compute.device)
         options = {"normalisation": "median_mad", "reduction": "batch"}
         context = StageContext(model, deepcopy(model) if student else None, Perturb(), options)
         stage: Stage = teacher_stage.TeacherStage.build(TEACHER, context)
         if student:
             stage = student_stage.StudentStage.build(STUDENT, context)
-        self.amp, self.student = amp, student
+        self.compute, self.student = compute, student
         model.encoder.activation_checkpointing = checkpointing
         for network in (model, stage):
-            network.to(memory_format=torch.channels_last)
+            network.to(compute.device, memory_format=torch.channels_last)
         optimizer = build_optimizer(model, [], OptimizerSettings(5e-6, lr_factors=LrFactors(1, 10, 10)))
-        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.amp == torch.float16)
         self.state = TrainingState(model, stage.train(), optimizer, scaler)
+        self.model: Any = torch.compile(model) if compiled else model  # what goes forward
         self.backward: Callable[[Tensor], None] = lambda loss: loss.backward()
         self.update: Callable[[], object] = lambda: update(self.state, None)
 
     def step(self, batch: Batch, number: int) -> Tensor:
         """Takes one step; returns the loss []."""
-        with torch.autocast("cpu", self.amp, enabled=self.amp is not None):
-            output = self.state.stage(self.state.model, batch, draw_generator(0, number))
+        amp = self.compute.amp
+        with torch.autocast(self.compute.device.type, amp, enabled=amp is not None):
+            output = self.state.stage(self.model, batch, draw_generator(0, number))
         require_finite(output, number)
         self.backward(output.loss)
         self.update()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,15 @@ def parser_of_runs(description: str, out: str) -> argparse.ArgumentParser:
     parser.add_argument("--test", action="store_true", help="score the test split, too")
     parser.add_argument("overrides", nargs="*", help="settings of all runs, e.g. threads=1 passes=5")
     return parser
+
+
+def require_ladder(ladder: Path, runs: Iterable[str], seeds: Sequence[int]) -> None:
+    """Exits unless scripts/ladder.py has trained these runs for these seeds in the folder `ladder`."""
+    for run, seed in product(runs, seeds):
+        folder = ladder / f"{run}_{seed}"
+        if not (folder / "model.safetensors").exists():
+            command = f"python scripts/ladder.py --seeds {' '.join(map(str, seeds))}"
+            sys.exit(f"error: {folder} has no trained model: run {command}, or pass its --out as --ladder")
 
 
 def train(folder: Path, settings: Iterable[str]) -> None:

@@ -22,6 +22,7 @@ from depthany.losses.features import feature_alignment_loss
 from depthany.models.files.huggingface import save_huggingface
 from depthany.models.model import DenseModel
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from depthany.system.device import Compute
 from depthany.training.stages.student import to_unit_range
 
 
@@ -31,15 +32,17 @@ class PlainTraining:
     Args:
         model: the weights that model, teacher and frozen encoder start from.
         student: train as the student, else as the teacher.
-        amp: dtype of autocast, None for float32.
+        compute: where and in which number format.
+        compiled: pass the networks to `torch.compile`.
     """
 
-    def __init__(self, model: DenseModel, student: bool, amp: torch.dtype | None) -> None:
-        self.net, self.amp, self.student = from_transformers(model).train(), amp, student
+    def __init__(self, model: DenseModel, student: bool, compute: Compute, compiled: bool = False) -> None:
+        self.compute, self.student = compute, student
+        self.net = from_transformers(model).train().to(compute.device)
         perturb = Perturb()
         if student:
-            self.teacher = from_transformers(model).eval().requires_grad_(False)
-            self.frozen = from_transformers(model).backbone.eval().requires_grad_(False)
+            self.teacher = from_transformers(model).eval().requires_grad_(False).to(compute.device)
+            self.frozen = from_transformers(model).backbone.eval().requires_grad_(False).to(compute.device)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=5e-6)
         jitter = v2.ColorJitter(perturb.brightness, perturb.contrast, perturb.saturation, perturb.hue)
         self.colour = v2.Compose(
@@ -49,12 +52,16 @@ class PlainTraining:
                 v2.RandomApply([v2.GaussianBlur(13, perturb.blur_radius)], perturb.blur_p),
             ]
         )
+        if compiled:
+            for network in (self.net, *((self.teacher, self.frozen) if student else ())):
+                network.compile()
 
     def step(self, batch: Batch, number: int) -> Tensor:
         """Takes one step; returns the loss []."""
         generator = torch.Generator().manual_seed(number)
         torch.manual_seed(number)
-        with torch.autocast("cpu", self.amp, enabled=self.amp is not None):
+        amp = self.compute.amp
+        with torch.autocast(self.compute.device.type, amp, enabled=amp is not None):
             loss = self.student_loss(batch, generator) if self.student else self.teacher_loss(batch)
         loss.backward()
         self.optimizer.step()
@@ -72,7 +79,7 @@ class PlainTraining:
         with torch.no_grad():
             pseudo = to_unit_range(self.teacher(pixel_values=normalised(clean)).predicted_depth)
             seen = torch.stack([self.colour(image) for image in clean])
-            box = cutmix_boxes(len(clean), *clean.shape[-2:], generator)  # [u h w]
+            box = cutmix_boxes(len(clean), *clean.shape[-2:], generator).to(clean.device)  # [u h w]
             seen = torch.where(box[:, None], seen.flip(0), seen)
             pseudo = torch.where(box, pseudo.flip(0), pseudo)
             frozen = self.frozen(pixel_values=normalised(seen)).feature_maps[-1][:, 1:]
@@ -89,7 +96,9 @@ class PlainTraining:
 
 def normalised(image: Tensor) -> Tensor:
     """Returns the model input [b 3 h w] of uint8 images, scaled as the processor of transformers does."""
-    mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (
+        torch.tensor(each, device=image.device)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     return (image / 255.0 - mean) / std
 
 

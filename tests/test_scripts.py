@@ -3,6 +3,7 @@
 import importlib
 import shutil
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from depthany import load_model
+from depthany.system.device import Compute
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 BENCHMARKS = {  # arguments of benchmark.py -> what it prints
     "inference --encoder vitt --size 28 --batches 1 --rounds 1": "transformers bf16 : ours bf16 =",
     "data --size 28 --pictures 84x63 --batch 2 --rounds 1": "ours reduced : torchvision v2 =",
+    "labeling --encoder vitt --size 28 --batch 2 --images 2 --threads 1 --rounds 1": "median:",
     "labels --teacher {teacher} --images {images} --size 28 --rounds 1": "the store: plane + deflate Z_RLE",
     "student --batches 3 --images 3 --rounds 1 batch_size=3 crop_size=28 experiment=none model=vitt "
     "model.encoder.size=micro model.pretrained=false data=folder data.labeled.mine.depth_scale=1000 "
@@ -28,10 +32,10 @@ BENCHMARKS = {  # arguments of benchmark.py -> what it prints
 }
 OTHERS = {
     "benchmark_evaluate --images 2 --size 42 56 --model vitt --input-size 28 --threads 1": "% outside",
-    "benchmark_labeling --encoder vitt --size 28 --batch 2 --images 2 --threads 1 --rounds 1": "median:",
     "benchmark_predict --encoder vitt --photos 4 --size 80x60 --input-size 28 --rounds 1": "CPU time, the",
     "benchmark_saves --encoder vitt --rounds 1": "forward pass",
 }
+STARTS = ("bare_encoder", "teacher", "student")  # of the ladders that fine-tune
 
 
 @pytest.fixture
@@ -60,6 +64,18 @@ def test_benchmark_runs(
 @pytest.mark.parametrize("command", OTHERS)
 def test_measuring_script_runs(command: str, run: Callable[[str], str]) -> None:
     assert OTHERS[command] in run(command)
+
+
+def test_device_benchmark_counts_what_a_step_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    benchmark = importlib.import_module("benchmark_device")
+    options = Namespace(encoder="vitt", sizes=[28], batch=3, stage=["student"], rounds=1, steps=1)
+    options.compiled = options.checkpointing = False
+    benchmark.run_training(options, Compute(torch.device("cpu"), torch.bfloat16), peak_side=64)
+    printed = capsys.readouterr().out
+    assert all(part in printed for part in ("| ours |", "| transformers |", "operators a step", "optimizer"))
 
 
 def test_scaling_benchmark_has_help(run: Callable[[str], str]) -> None:
@@ -121,12 +137,59 @@ def test_metric_ladder_compares_starts(
         run(command)
     finished(teacher_run, ladder / "teacher_0", ladder / "feature_alignment_0")
     names = [f"{scenes}_{head}" for scenes in ("rooms", "streets") for head in ("bins", "sigmoid")]
-    starts = ("bare_encoder", "teacher", "student")
-    finished(teacher_run, *(out / f"{name}_{start}_0" for name in names for start in starts))
+    finished(teacher_run, *(out / f"{name}_{start}_0" for name in names for start in STARTS))
     printed = run(command)
     assert printed.count("| streets, sigmoid, student |") == 2  # scores, and differences
     assert printed.count("| +0.000 (+0.000 to +0.000) |") >= 8  # the same model from each start
     assert (out / "metric_ladder.png").stat().st_size > 0
+
+
+def test_transfer_ladder_compares_encoders(
+    run: Callable[[str], str], teacher_run: Path, class_run: Path, tiny_world: Any, tmp_path: Path, micro: str
+) -> None:
+    data, ladder, out = tmp_path / "data", tmp_path / "ladder", tmp_path / "runs"
+    for domain in ("labeled", "unlabeled"):
+        shutil.copytree(tiny_world.root / "val", data / domain / "val")
+    shutil.copyfile(tiny_world.root / "val/classes.yaml", data / "classes.yaml")
+    command = f"transfer_ladder --seeds 0 --out {out} --ladder {ladder} --data {data}"
+    with pytest.raises(SystemExit, match="teacher_0 has no trained model: run python scripts/ladder"):
+        run(command)
+    finished(teacher_run, ladder / "teacher_0", ladder / "feature_alignment_0")
+    names = [f"{way}_{start}" for way in ("linear_probe_frozen", "DPT_fine-tuned") for start in STARTS]
+    finished(class_run, *(out / f"{name}_0" for name in (*names, "DeepLab_V3_MobileNetV2_random")))
+    printed = run(command)
+    assert printed.count("| DPT, fine-tuned, student |") == 2  # scores, and differences
+    same = "| +0.000 (+0.000 to +0.000) |"  # the same model from each start
+    assert printed.count(f"student {same}") == 2
+    assert (out / "transfer_ladder.png").stat().st_size > 0
+
+
+def test_result_strip_shows_both_models(
+    run: Callable[[str], str], teacher_run: Path, student_run: Path, tmp_path: Path, micro: str
+) -> None:
+    run(f"result_strip {teacher_run} {student_run} --each 1 --out {tmp_path / 'strip.png'}")
+    picture = np.asarray(Image.open(tmp_path / "strip.png"))
+    assert picture.shape[1] == 4 * (260 + 6)  # image, teacher, student, truth
+    assert (picture == 255).all(2).any(1).sum() > 2 * 18  # a caption below each of two rows
+
+
+def test_sky_ladder_counts_pairs_and_has_known_settings(
+    start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    ladder = importlib.import_module("sky_ladder")
+    sky, ground = np.array([0.0, 1.0, 2.0]), np.array([2.0, 3.0])
+    assert ladder.share_in_order(sky, ground) == pytest.approx(5.5 / 6)  # one tie
+    trained = list[list[str]]()
+    monkeypatch.setattr(ladder, "train", lambda folder, words: trained.append(words))
+    options = Namespace(out=tmp_path, overrides=["threads=1"])
+    for row in ladder.ROWS:
+        ladder.train_one(0, row, {0: tmp_path / "masks"}, options)
+        ended = start([*trained[-1], "--cfg", "job"])
+        assert ended.code == 0, ended.err
+        labeled = yaml.safe_load(ended.out)["data"]["labeled"]["sample"]
+        assert (labeled["sky_value"] is None) == (row != "sky of the labels")
+        assert (labeled["sky_masks"] is not None) == (row == "sky of predicted masks")
 
 
 def test_ladder_of_both_recipes_scores_finished_runs(
@@ -153,6 +216,10 @@ def test_ladder_settings_are_known(
     for scenes in ("rooms", "streets"):
         words = ["stage=metric", f"experiment=sample_metric_{scenes}", "head=sigmoid", *bare, "--cfg", "job"]
         ended = start(words)
+        assert ended.code == 0, ended.err
+    transfer = importlib.import_module("transfer_ladder")
+    for settings in (*transfer.WAYS.values(), transfer.OF_DEEPLAB):
+        ended = start(["stage=segmentation", *settings, "--cfg", "job"])
         assert ended.code == 0, ended.err
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from depthany.models.dinov2 import SIZES, Size
-from depthany.models.fast import BlockedAttention, FusedLinear, prepare_for_inference
+from depthany.models.fast import BlockedAttention, FusedLinear, attention_of, prepare_for_inference
 from depthany.models.model import DenseModel, depth_anything
 
 GATED = Size("vit_giant_patch14_dinov2", 24, 4, 2, 28, 8, (8, 8, 8, 8), {"v1": (0, 1, 2, 3)})
@@ -83,3 +83,16 @@ def test_blocked_attention_equals_plain_attention(
     x = torch.randn(2, 37, 24, generator=torch.Generator().manual_seed(0))  # 37 rows: no multiple of a block
     with torch.inference_mode():
         assert torch.allclose(BlockedAttention(attention)(x), attention(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(("amx", "kind"), [(True, "fused"), (False, "blocks of rows")])
+def test_the_processor_chooses_the_attention(
+    micro: str, monkeypatch: pytest.MonkeyPatch, amx: bool, kind: str
+) -> None:
+    monkeypatch.setattr("depthany.models.fast.has_amx", lambda: amx)
+    image = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(0))
+    expected = build(micro)(image).map
+    model = prepare_for_inference(build(micro), torch.bfloat16)
+    assert attention_of(model) == kind
+    assert (model(image.bfloat16()).map - expected).abs().max() < 0.1 * (expected.max() - expected.min())
+    assert attention_of(prepare_for_inference(build(micro))) == "fused"

@@ -36,6 +36,7 @@ from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.memory import explained_out_of_memory
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.regional import choose_compile, compile_run, uncompiled
+from depthany.training.run_threads import keep_threads
 from depthany.training.settings import ONLINE, TrainSettings
 from depthany.training.stages.table import STAGES
 from depthany.training.stored_labels import label_once
@@ -97,6 +98,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         changes = begin_or_resume(settings, saved, state, loop, processes)
         if changes is None:
             return
+        notes += keep_threads(state.progress, settings.threads, compute)
         notes += [*lines, *label_once(settings, dataset, teacher, compute, processes)]
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)

@@ -25,7 +25,7 @@ def examples_of(
     """
     places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     strips = [
-        _strip(tiles_of(rows[i].index, {predictor.label: rows[i]}, [predictor], dataset, protocol))
+        strip(tiles_of(rows[i].index, {predictor.label: rows[i]}, [predictor], dataset, protocol))
         for i in places
     ]
     return stacked(strips)
@@ -38,7 +38,7 @@ def stacked(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.concatenate([np.pad(*each, constant_values=255) for each in zip(pictures, padding)])
 
 
-def _strip(tiles: Sequence[Tile]) -> NDArray[np.uint8]:
+def strip(tiles: Sequence[Tile]) -> NDArray[np.uint8]:
     """Returns the tiles of an image side by side, each above its caption."""
     images = [Image.fromarray(tile.picture) for tile in tiles]
     scaled = [image.resize((WIDTH, round(WIDTH * image.height / image.width))) for image in images]

@@ -7,8 +7,8 @@ Measured with `scripts/benchmark.py inference`. What is done, and why it is left
 - bias and GELU are applied by the matrix product while its result is in the cache (CPU only).
 - convolutions get channels-last weights, the layout of the tokens.
 - bfloat16 weights, not autocast: autocast converts activations back and forth around every layer.
-- bfloat16 attention on a CPU as plain products over blocks of rows whose scores fit the cache: torch's fused
-  kernel does its products in small tiles there. Scores are rounded to bfloat16, which the fused one avoids.
+- bfloat16 attention on a CPU without AMX as plain products over blocks of rows whose scores fit the cache:
+  torch's fused kernel is slower there. With AMX it is the faster one, and does not round scores to bfloat16.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from depthany.models.dinov2 import Dinov2
 from depthany.models.model import DenseModel
+from depthany.system.device import has_amx
 
 BLOCK_SCORES = 2**20  # scores of a block of rows, all heads: 2 MB in bfloat16
 
@@ -40,9 +41,18 @@ def prepare_for_inference(model: DenseModel, dtype: torch.dtype = torch.float32)
     if isinstance(encoder, Dinov2) and _can_fuse(encoder.cls_token):
         for block in encoder.blocks:
             _fuse(block, everywhere=dtype == torch.bfloat16)
-            if dtype == torch.bfloat16:
+            if dtype == torch.bfloat16 and not has_amx():
                 block.attn = BlockedAttention(block.attn)
     return model.to(memory_format=torch.channels_last)
+
+
+def attention_of(model: DenseModel) -> str:
+    """Returns how a prepared model computes attention: "blocks of rows", "fused" or "plain products"."""
+    assert isinstance(model.encoder, Dinov2)
+    attention = model.encoder.blocks[0].attn
+    if isinstance(attention, BlockedAttention):
+        return "blocks of rows"
+    return "fused" if attention.fused_attn else "plain products"
 
 
 def cast_weights(model: DenseModel, dtype: torch.dtype) -> DenseModel:

@@ -11,6 +11,7 @@ import cv2
 import torch
 
 from depthany.system.distributed import ALONE, Processes
+from depthany.system.free_cores import OBSERVED, threads_of_model
 from depthany.system.processes import cores
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}  # None: no autocast
@@ -25,10 +26,12 @@ class Compute:
     Attributes:
         device: of the model.
         amp: dtype of autocast; None computes in float32.
+        note: why a CPU computes with fewer threads than it has cores, or None.
     """
 
     device: torch.device
     amp: torch.dtype | None = None
+    note: str | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -41,8 +44,9 @@ class Compute:
         return str(self.dtype).removeprefix("torch.")
 
     def describe(self) -> str:
-        """Returns device and number format, such as "cpu in float32"."""
-        return f"{self.device.type} in {self.precision}"
+        """Returns device and number format, such as "cpu in float32", and the note."""
+        note = f", {self.note}" if self.note else ""
+        return f"{self.device.type} in {self.precision}{note}"
 
 
 def prepare_compute(
@@ -53,7 +57,7 @@ def prepare_compute(
     Args:
         device: see `choose_device`.
         precision: see `choose_amp`.
-        threads: CPU threads of the model; None leaves torch's default.
+        threads: CPU threads of the model; None: see `threads_of_model`.
         processes: of the run; each takes the GPU of its rank.
 
     Raises:
@@ -61,11 +65,11 @@ def prepare_compute(
     """
     chosen = choose_device(device, processes.local_rank if processes.size > 1 else None)
     amp = choose_amp(precision, chosen)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    found = threads_of_model(threads, OBSERVED if chosen.type == "cpu" else None)
+    torch.set_num_threads(found.count)
     cv2.setNumThreads(1)  # images are read in our own threads; OpenCV's would slow the model down
     keep_freed_memory()
-    return Compute(chosen, amp)
+    return Compute(chosen, amp, found.reason)
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
@@ -134,6 +138,13 @@ def reading_threads(workers: int | None, device: torch.device) -> int:
     if device.type == "cpu":
         return 2
     return max(2, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def has_amx() -> bool:
+    """Whether the processor has Intel's matrix unit for bfloat16 (AMX)."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return torch.cpu._is_amx_tile_supported()  # torch before 2.10
 
 
 @contextmanager

@@ -128,7 +128,10 @@ class Meter:
         if self._is_told_of_busy or waits < BUSY_FROM:
             return None
         self._is_told_of_busy = True
-        return f"the machine is busy: in {waits:.0%} of its time this process waits for a CPU"
+        return (
+            f"the machine is busy: in {waits:.0%} of its time this process waits for a CPU. If steps are "
+            "slow, stop it and continue with a thread per free core, such as threads=1"
+        )
 
     def new_faults(self, means: Mapping[str, float]) -> list[str]:
         """Returns a line for each fault that begins with this interval, and sets `faults`.

@@ -40,6 +40,7 @@ class Progress:
     best_score: best value so far of the stage's primary metric; None = no validation yet.
     score_to_beat, validations_without_gain: see `early_stopping.note_score`.
     steps_in_a_row: see `alignment_watch.AlignmentWatch`, which changes it.
+    threads: of the model on a CPU; another number would change the results by rounding.
     """
 
     step: int = 0
@@ -48,6 +49,7 @@ class Progress:
     validations_without_gain: int = 0
     validated_step: int = 0
     steps_in_a_row: dict[str, float] = field(default_factory=dict)
+    threads: int | None = None
 
     def write(self, path: Path) -> None:
         """Writes it as JSON. Raises ValueError if it cannot be written."""
@@ -80,6 +82,7 @@ class Progress:
         self.score_to_beat = saved.get("score_to_beat", self.best_score)
         self.validations_without_gain = saved.get("validations_without_gain", 0)
         self.steps_in_a_row = dict(saved.get("steps_in_a_row", {}))
+        self.threads = saved.get("threads")
 
 
 @dataclass
