@@ -19,9 +19,9 @@ from depthany import load_model
 from depthany.config.entry import run_entry
 from depthany.data.perturb import Perturb
 from depthany.evaluate import run as run_evaluate
+from depthany.inference.predictor import Predictor, PreparedImage
 from depthany.losses.difference import without_largest
 from depthany.losses.order import masked_median
-from depthany.inference.predictor import Predictor, PreparedImage
 from depthany.models.fast import prepare_for_inference
 from depthany.models.half_weights import hold_weights
 from depthany.models.model import DenseModel, depth_anything
