@@ -25,7 +25,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_by_products(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Does what `resize` does, with products in the backward pass on every device."""
+    """Resizes x [b c h w] as `resize` does, with products in the backward pass on every device."""
     resized: Tensor = _Resize.apply(x, size)
     return resized
 
