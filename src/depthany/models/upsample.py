@@ -55,8 +55,8 @@ def resized_back(gradient: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     h, w = rows.shape[1], columns.shape[1]
     if gradient.is_contiguous(memory_format=torch.channels_last) and not gradient.is_contiguous():
         pixels = gradient.permute(0, 2, 3, 1)  # [b H W c]
-        narrow = torch.matmul(columns.T, pixels.reshape(b * height, width, c))  # [b*H w c]
-        cells = torch.matmul(rows.T, narrow.reshape(b, height, w * c))  # [b h w*c]
+        short = torch.matmul(rows.T, pixels.reshape(b, height, width * c))  # [b h W*c]
+        cells = torch.matmul(columns.T, short.reshape(b * h, width, c))  # [b*h w c]
         return cells.reshape(b, h, w, c).permute(0, 3, 1, 2)
     return torch.matmul(rows.T, torch.matmul(gradient, columns))
 
