@@ -59,3 +59,10 @@ def test_kth_value_by_hand() -> None:
     assert kth_smallest(values, 2).tolist() == [[2.0], [5.0]]
     mask = torch.tensor([[True, True, True], [False, True, True]])
     assert kth_largest(values, mask, torch.tensor([[3], [1]]), 3).tolist() == [[1.0], [5.0]]
+
+
+def test_selection_by_rank_compiles_to_one_graph() -> None:
+    (values, mask), trim = rows(50), 0.2
+    for function in (median_by_rank, lambda error, used: largest_kept_by_rank(error, used, trim)):
+        compiled = torch.compile(function, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(values, mask), function(values, mask))

@@ -22,7 +22,7 @@ def cutmix_boxes(
 
 
 def inside(in_rows: Tensor, in_columns: Tensor) -> Tensor:
-    """Returns [k h w] bool, True inside boxes of which rows [k h] and columns [k w] bool are known."""
+    """Returns [k h w] bool, True inside boxes, from their in_rows [k h] and in_columns [k w] bool."""
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 

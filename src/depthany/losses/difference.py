@@ -118,7 +118,11 @@ def without_largest(error: Tensor, used: Tensor, trim: float) -> Tensor:
 
 
 def largest_kept_by_rank(error: Tensor, used: Tensor, trim: float) -> Tensor:
-    """Returns what `_largest_kept` returns, in the way of a GPU: without a scan of each row."""
+    """Returns the largest error [b 1] that `without_largest` keeps, on a GPU: without a scan of each row.
+
+    Args:
+        error, used, trim: see `without_largest`.
+    """
     dropped = (trim * used.sum(1, keepdim=True).double()).long()  # [b 1]
     return kth_largest(error, used, dropped + 1, int(trim * error.shape[1]) + 1)
 

@@ -21,7 +21,7 @@ def masked_median(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def median_by_rank(values: Tensor, mask: Tensor) -> Tensor:
-    """Returns what `masked_median` returns, in the way of a GPU.
+    """Returns what `masked_median` returns of values [b n] and mask [b n], in the way of a GPU.
 
     Of several pixels that are equal to the median the first one has the gradient, whatever the device.
     """

@@ -25,7 +25,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_by_products(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Does what `resize` does, with products in the backward pass on every device."""
+    """Resizes x [b c h w] as `resize` does, with products in the backward pass on every device."""
     resized: Tensor = _Resize.apply(x, size)
     return resized
 
@@ -55,8 +55,8 @@ def resized_back(gradient: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     h, w = rows.shape[1], columns.shape[1]
     if gradient.is_contiguous(memory_format=torch.channels_last) and not gradient.is_contiguous():
         pixels = gradient.permute(0, 2, 3, 1)  # [b H W c]
-        narrow = torch.matmul(columns.T, pixels.reshape(b * height, width, c))  # [b*H w c]
-        cells = torch.matmul(rows.T, narrow.reshape(b, height, w * c))  # [b h w*c]
+        short = torch.matmul(rows.T, pixels.reshape(b, height, width * c))  # [b h W*c]
+        cells = torch.matmul(columns.T, short.reshape(b * h, width, c))  # [b*h w c]
         return cells.reshape(b, h, w, c).permute(0, 3, 1, 2)
     return torch.matmul(rows.T, torch.matmul(gradient, columns))
 
