@@ -114,5 +114,5 @@ def test_keys_of_missing_and_interpolated_parts_are_known() -> None:
 
 
 def test_true_and_false_are_listed_as_written() -> None:
-    with pytest.raises(ValueError, match="^unknown compile 'yes'; choose from auto, true, false$"):
+    with pytest.raises(ValueError, match=r"^unknown compile 'yes'; choose from auto, true, false$"):
         Rule(choices=("auto", True, False)).check("compile", "yes")
