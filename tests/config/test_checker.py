@@ -111,3 +111,8 @@ def test_object_checks_its_own_fields() -> None:
 def test_keys_of_missing_and_interpolated_parts_are_known() -> None:
     cfg = OmegaConf.create({"a": {"b": "???", "c": "${a.b}"}, "d": [1]})
     assert nested_keys(cfg) == ["a", "a.b", "a.c", "d"]
+
+
+def test_true_and_false_are_listed_as_written() -> None:
+    with pytest.raises(ValueError, match=r"^unknown compile 'yes'; choose from auto, true, false$"):
+        Rule(choices=("auto", True, False)).check("compile", "yes")

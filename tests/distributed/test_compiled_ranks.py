@@ -18,7 +18,7 @@ def test_compiled_ranks_follow_one_process(
     one = start(tiny_world.settings("student", tmp_path / "one", *words))
     assert one.code == 0, one.err
     words += ["compile=true", f"parallel={parallel}"]
-    two = torchrun(tiny_world.settings("student", tmp_path / "two", *words), before=AOT)
+    two = torchrun(tiny_world.settings("student", tmp_path / "two", *words), before=AOT, timeout_s=600)
     assert two.code == 0, two.err
     expected, found = (losses(tmp_path / name) for name in ("one", "two"))
     assert found[0] == pytest.approx(expected[0], rel=1e-4)

@@ -136,7 +136,7 @@ def test_frames_stay_in_order_whatever_the_batch_size(tmp_path: Path) -> None:
 def test_few_batches_of_frames_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "a.mp4", ramps(60), Fraction(5))
     prepared, predicted, ahead = [], [], []
-    prepare, predict = Predictor.prepare, Predictor.predict
+    prepare, predict = Predictor.prepare, Predictor.maps_of
 
     def counting_prepare(self: Predictor, image: np.ndarray, name: str) -> tuple[torch.Tensor, ...]:
         prepared.append(1)
@@ -148,7 +148,7 @@ def test_few_batches_of_frames_are_in_memory(tmp_path: Path, monkeypatch: pytest
         return predict(self, images)
 
     monkeypatch.setattr(Predictor, "prepare", counting_prepare)
-    monkeypatch.setattr(Predictor, "predict", counting_predict)
+    monkeypatch.setattr(Predictor, "maps_of", counting_predict)
     assert len(depth_of(tmp_path / "a.mp4", tmp_path / "b.mp4", batch_size=4)) == 60
     assert max(ahead) <= 4 + 2 * 4 + 1
 
@@ -312,7 +312,7 @@ def raw_frames(
 
 def test_raw_frames_continue_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "a.mp4", ramps(9), Fraction(5))
-    predict, calls = Predictor.predict, list[int]()
+    predict, calls = Predictor.maps_of, list[int]()
 
     def counted(self: Predictor, images: list) -> torch.Tensor:
         calls.append(len(images))
@@ -320,7 +320,7 @@ def test_raw_frames_continue_after_a_kill(tmp_path: Path, monkeypatch: pytest.Mo
             raise KeyboardInterrupt
         return predict(self, images)
 
-    monkeypatch.setattr(Predictor, "predict", counted)
+    monkeypatch.setattr(Predictor, "maps_of", counted)
     with pytest.raises(KeyboardInterrupt):
         raw_frames(tmp_path)
     done = sorted(path.name for path in (tmp_path / "a_npy").glob("*.npy"))

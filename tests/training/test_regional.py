@@ -41,9 +41,6 @@ pytestmark = pytest.mark.usefixtures("micro")
 
 PLAIN = {"normalisation": "median_mad", "reduction": "batch"}
 NO_COLOUR = Perturb(jitter_p=0, grayscale_p=0, blur_p=0, cutmix_p=1.0)
-BROKEN = {  # losses that torch.compile cannot trace, with the line that it names
-    "gradient": "list",
-}
 # torch.compile calls the cached function itself, which has the same result for the same arguments
 CACHE = pytest.mark.filterwarnings("ignore:.*functools.lru_cache:UserWarning")
 
@@ -132,10 +129,6 @@ def test_loss_is_one_graph(name: str, mixed: bool) -> None:
         options = {"ohem_least": 50} if mixed else {}
     compiled = torch.compile(weighted_terms, backend="eager", fullgraph=True)
     arguments = ({name: 1.0}, prediction, target, kept)
-    if name in BROKEN:
-        with pytest.raises(torch._dynamo.exc.Unsupported, match=BROKEN[name]):
-            compiled(*arguments, mean_over_ranks=ALONE.mean, **options)
-        return
     expected = weighted_terms(*arguments, **options)[0]
     assert compiled(*arguments, mean_over_ranks=ALONE.mean, **options)[0] == pytest.approx(float(expected))
 

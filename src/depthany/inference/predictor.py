@@ -134,7 +134,7 @@ class Predictor:
         Raises:
             ValueError: memory is not enough, or a map is not finite (see `allow_not_finite`).
         """
-        maps = self._averaged(images)
+        maps = self.maps_of(images)
         if not self.allow_not_finite:
             for image, finite in zip(images, finite_maps(maps).tolist(), strict=True):
                 if not finite:
@@ -162,7 +162,7 @@ class Predictor:
             ValueError: memory is not enough.
         """
         clock = DeviceClock(self.device)
-        maps = self._averaged(images)
+        maps = self.maps_of(images)
         results = [finish(values, image) for values, image in zip(maps, images, strict=True)]
         batch = Launched(results, finite_maps(maps), clock)
         refusals = [None if self.allow_not_finite else partial(self._refuse, each.name) for each in images]
@@ -172,8 +172,8 @@ class Predictor:
         """Begins to predict what `predict_resized` yields; see `launch`."""
         return self.launch(images, self._resized)
 
-    def _averaged(self, images: Sequence[PreparedImage]) -> Tensor:
-        """Returns the maps [b h w], or logits [b k h w], averaged over views, without a look at them."""
+    def maps_of(self, images: Sequence[PreparedImage]) -> Tensor:
+        """Returns the maps [b h w], or logits [b k h w], averaged over views, finite or not."""
         views = []
         try:
             for inputs in zip(*(image.inputs for image in images), strict=True):

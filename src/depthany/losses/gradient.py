@@ -86,7 +86,8 @@ def _sums_of_scales(
     values: Tensor, known: Tensor, region: Tensor | None, scales: int
 ) -> tuple[Tensor, Tensor]:
     """Returns [b k] the sum of all steps, and the number of known pixels, of each image at each scale."""
-    totals, pixels = list[Tensor](), list[Tensor]()  # of each scale: [b]
+    totals: list[Tensor] = []  # of each scale: [b]
+    pixels: list[Tensor] = []
     for k in range(scales):
         every = (slice(None), slice(None, None, 2**k), slice(None, None, 2**k))
         regions = None if region is None else region[every]

@@ -7,6 +7,7 @@ cache of FX graphs, in TORCHINDUCTOR_CACHE_DIR), so that the second run of the s
 """
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -66,6 +67,8 @@ def compile_run(model: DenseModel, stage: Stage, **options: Any) -> None:
     options = {"dynamic": False, **options}
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, MOST_VARIANTS)
+    # Traced instead of looked up, such a function gives the same: ours depend on their arguments alone.
+    warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
     for network in (model, *stage.frozen().values()):
         for region in regions_of(network):
             region.compile(**options)

@@ -155,9 +155,9 @@ class CanonicalPredictor(Predictor):
     focal: float = 1.0
     focal_width: float | None = None
 
-    def predict(self, images: Sequence[PreparedImage]) -> torch.Tensor:
+    def maps_of(self, images: Sequence[PreparedImage]) -> torch.Tensor:
         """Returns the maps [b h w] in metres."""
-        maps = super().predict(images)
+        maps = super().maps_of(images)
         widths = [self.focal_width or image.size[1] for image in images]
         factors = [self.focal / width * maps.shape[-1] / self.focal_px for width in widths]
         return maps * torch.tensor(factors, device=maps.device)[:, None, None]
