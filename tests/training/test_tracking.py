@@ -95,9 +95,9 @@ def test_pictures_show_each_kind_of_image(student_run: Path) -> None:
         pictures = board.Images(tag)
         assert [picture.step for picture in pictures] == [3, 6]
         shown = cv2.imdecode(np.frombuffer(pictures[-1].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
-        line = (shown.shape[0] - rows * 28) // 2  # of words, above and below
+        line = (shown.shape[0] - rows * 28) // 3  # of words, one above and two below
         assert line > 0 and (shown[:line] < 100).any() and (shown[-line:] < 100).any()
-        for tile in np.split(shown[line:-line, : tiles * 28], tiles, axis=1):
+        for tile in np.split(shown[line : -2 * line, : tiles * 28], tiles, axis=1):
             assert tile.std() > 1, "no column is a blank"
 
 

@@ -26,13 +26,14 @@ from depthany.training.validation import CONSTANT_PREDICTIONS, IMAGES, IOU, NEGA
 PICTURES_PER_KIND = 4
 _COLOURS = "red near, blue far, gray unknown"
 LEGENDS = {  # of the crops, by what is learned
-    "disparity": f"{_COLOURS}; error: black 0 to yellow, the range of the target",
-    "depth_m": f"{_COLOURS}; error: black 0 to yellow 50 % of the depth",
+    "disparity": f"{_COLOURS}\nerror: black 0 to yellow, the range of the target",
+    "depth_m": f"{_COLOURS}\nerror: black 0 to yellow 50 % of the depth",
     "classes": "light gray: no class; error: red",
 }
 COMPARED = (  # settings in the summary of a run, and those that begin so
-    *("stage.", "model.encoder.", "model.head.name", "crop_size", "batch_size", "epochs", "passes", "steps"),
-    *("optimizer.", "schedule.name", "schedule.warmup_steps", "ema.decay", "loss.", "perturb.", "seed"),
+    *("stage.name", "stage.terms.", "stage.weights.", "model.encoder.name", "model.encoder.size"),
+    *("model.head.name", "crop_size", "batch_size", "epochs", "passes", "steps", "optimizer.lr"),
+    *("optimizer.name", "optimizer.weight_decay", "schedule.name", "ema.decay", "perturb.cutmix_p", "seed"),
 )
 WARM_UP, MEASURED = 5, 10  # steps before those that an estimate of the time is from, and their number
 FILE_COLUMNS = 110  # of tables in a file or pipe
