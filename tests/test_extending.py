@@ -243,7 +243,10 @@ def test_added_parts_train_together(trained: Path) -> None:
 def test_own_logger_gets_all_lines(trained: Path) -> None:
     logger = MemoryLogger.runs["metres"]
     assert logger.lines == logged(trained)
-    assert [each for each in logger.pictures if each[0] == "labeled"] == [("labeled", 2), ("labeled", 4)]
+    assert [each for each in logger.pictures if each[0] == "crops/labeled"] == [
+        ("crops/labeled", 2),
+        ("crops/labeled", 4),
+    ]
     assert ("examples/slopes", 4) in logger.pictures
     assert logger.is_closed
     assert logger.place.start_step == 0

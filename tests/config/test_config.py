@@ -96,7 +96,7 @@ def test_package_without_checkout_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(files, "checkout_dir", lambda: None)
     get_it = "an installed package does not hold the sample: clone depthany's repository"
     lacks = f"there is no data/sample in {tmp_path}: {get_it}"
-    for stage in choices("stage"):  # before a missing teacher or encoder
+    for stage in ("student", "metric"):  # before a missing teacher, model or encoder
         with pytest.raises(ValueError, match=f"^{lacks}.* data=folder"):
             checks.check(compose(f"stage={stage}"))
     own = ("stage=teacher", "data=folder", "data.labeled.mine.root=mine")
@@ -104,7 +104,7 @@ def test_package_without_checkout_says_so(tmp_path: Path, monkeypatch: pytest.Mo
         checks.check(compose(*own))
     checks.check(compose(*own, "experiment=none"))
     of_evaluate = ["checkpoint=x", "protocols=all"]
-    for entry, words in {"check_data": [], "pseudo_label": [], "evaluate": of_evaluate}.items():
+    for entry, words in {"check_data": [], "evaluate": of_evaluate}.items():
         run = importlib.import_module(f"depthany.{entry}").run
         with pytest.raises(ValueError, match=lacks):
             run(compose(f"out={tmp_path / 'out'}", *words, command=entry))

@@ -227,7 +227,8 @@ def test_protocol_all_lists_missing_data(
     code, out, err = start(f"checkpoint={runs}/a", "protocol=all", f"roots.mine={garden}", "pictures=0")
     assert code == 0, err
     assert list(results(tmp_path)["protocols"]) == ["folder"]
-    assert "sample_test_rooms: not run, data/sample/unlabeled/test: no such folder" in out
+    assert "sample_test_rooms, sample_test_streets" in out
+    assert f": not run, there is no data/sample in {tmp_path}: an installed package does not hold" in out
     assert set(results(tmp_path)["not_run"]) == set(protocol_names()) - {"folder"}
 
 

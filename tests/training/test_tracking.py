@@ -14,6 +14,7 @@ from torch import nn
 
 from depthany.data.batch import Batch
 from depthany.display.pictures import at_size, colour, comparison_row
+from depthany.display.progress import minutes
 from depthany.metrics.table import DEFAULT_METRICS
 from depthany.training.meter import Meter, log_scalars
 from depthany.training.stages.base import StageOutput
@@ -94,9 +95,9 @@ def test_pictures_show_each_kind_of_image(student_run: Path) -> None:
         pictures = board.Images(tag)
         assert [picture.step for picture in pictures] == [3, 6]
         shown = cv2.imdecode(np.frombuffer(pictures[-1].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
-        line = (shown.shape[0] - rows * 28) // 2  # of words, above and below
+        line = (shown.shape[0] - rows * 28) // 3  # of words, one above and two below
         assert line > 0 and (shown[:line] < 100).any() and (shown[-line:] < 100).any()
-        for tile in np.split(shown[line:-line, : tiles * 28], tiles, axis=1):
+        for tile in np.split(shown[line : -2 * line, : tiles * 28], tiles, axis=1):
             assert tile.std() > 1, "no column is a blank"
 
 
@@ -180,6 +181,20 @@ def test_dead_output_relu_is_warned_of(
     tracker.close()
     printed = capsys.readouterr().out
     assert ("warning: at step 3: dead output ReLU" in printed) is warned
+
+
+def test_time_to_go_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("depthany.training.tracking.time.monotonic", lambda: now[0])
+    tracker = Tracker(tmp_path, 0, 100, "", loggers=["jsonl"])
+    for step in range(1, 51):
+        now[0] += 30.0 if step <= 5 else 3.0  # the first steps are slow
+        tracker.progress(step, 1.0, 1.0)
+    tracker.close()
+    said = [line for line in capsys.readouterr().out.splitlines() if "to go" in line]
+    assert said == [f"about {minutes(85 * 3.0)} minutes to go on this machine, by the rate of steps 5 to 15"]
 
 
 def test_resume_logs_no_step_twice(tmp_path: Path) -> None:

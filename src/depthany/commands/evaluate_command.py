@@ -76,8 +76,8 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
     chosen, missing = choose(protocols, cfg.roots, cfg.override, cfg.folder)
     out = Path(cfg.out)
     if processes.is_main:
-        for name, why in missing.items():
-            print(f"{name}: not run, {why}")
+        for why in dict.fromkeys(missing.values()):
+            print(f"{', '.join(name for name in missing if missing[name] == why)}: not run, {why}")
         require_writable(out)
         require_own_results(out, RESULTS_FILE, "protocols", (PER_IMAGE_FILE, REPORT_FILE))
     predictors, about = open_predictors(

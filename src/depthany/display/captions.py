@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-NARROWEST, LOWEST = 200, 100  # pixels of a picture that has room for a legend
+NARROWEST, LOWEST = 160, 100  # pixels of a picture that has room for a legend
 _SMALLEST, _LARGEST, _SHARE = 11, 40, 1 / 45  # pixels of letters, by the width of the picture
 _INK, _PAPER = 20, 255  # gray values
 
@@ -46,19 +46,22 @@ def legend_steps(
 
 
 def with_captions(picture: NDArray[np.uint8], columns: Sequence[str], legend: str) -> NDArray[np.uint8]:
-    """Returns a picture [h w 3] uint8 RGB with a caption above each of its equal columns, and a line below.
+    """Returns a picture [h w 3] uint8 RGB with a caption above each of its equal columns, and lines below.
 
     It is widened to the words where they are longer.
     """
-    font = ImageFont.load_default(_SMALLEST)
-    line = round(1.5 * _SMALLEST)
-    width = max(picture.shape[1], round(font.getlength(legend)) + 6)
-    sheet = Image.new("RGB", (width, picture.shape[0] + 2 * line), (_PAPER,) * 3)
+    step = picture.shape[1] / len(columns)
+    letters = int(np.clip(step / 8, _SMALLEST, _LARGEST / 2))
+    font, line = ImageFont.load_default(letters), round(1.5 * letters)
+    below = legend.splitlines()
+    width = max(picture.shape[1], *(round(font.getlength(words)) + 6 for words in below))
+    sheet = Image.new("RGB", (width, picture.shape[0] + line * (1 + len(below))), (_PAPER,) * 3)
     sheet.paste(Image.fromarray(picture), (0, line))
-    draw, step = ImageDraw.Draw(sheet), picture.shape[1] / len(columns)
+    draw = ImageDraw.Draw(sheet)
     for k, name in enumerate(columns):
         draw.text((k * step + 3, 1), _fitting(name, step - 4, font), fill=(_INK,) * 3, font=font)
-    draw.text((3, line + picture.shape[0] + 1), legend, fill=(_INK,) * 3, font=font)
+    for k, words in enumerate(below, start=1):
+        draw.text((3, line * k + picture.shape[0] + 1), words, fill=(_INK,) * 3, font=font)
     return np.asarray(sheet)
 
 

@@ -26,14 +26,16 @@ from depthany.training.validation import CONSTANT_PREDICTIONS, IMAGES, IOU, NEGA
 PICTURES_PER_KIND = 4
 _COLOURS = "red near, blue far, gray unknown"
 LEGENDS = {  # of the crops, by what is learned
-    "disparity": f"{_COLOURS}; error: black 0 to yellow, the range of the target",
-    "depth_m": f"{_COLOURS}; error: black 0 to yellow 50 % of the depth",
+    "disparity": f"{_COLOURS}\nerror: black 0 to yellow, the range of the target",
+    "depth_m": f"{_COLOURS}\nerror: black 0 to yellow 50 % of the depth",
     "classes": "light gray: no class; error: red",
 }
 COMPARED = (  # settings in the summary of a run, and those that begin so
-    *("stage.", "model.encoder.", "model.head.name", "crop_size", "batch_size", "epochs", "passes", "steps"),
-    *("optimizer.", "schedule.name", "schedule.warmup_steps", "ema.decay", "loss.", "perturb.", "seed"),
+    *("stage.name", "stage.terms.", "stage.weights.", "model.encoder.name", "model.encoder.size"),
+    *("model.head.name", "crop_size", "batch_size", "epochs", "passes", "steps", "optimizer.lr"),
+    *("optimizer.name", "optimizer.weight_decay", "schedule.name", "ema.decay", "perturb.cutmix_p", "seed"),
 )
+WARM_UP, MEASURED = 5, 10  # steps before those that an estimate of the time is from, and their number
 FILE_COLUMNS = 110  # of tables in a file or pipe
 
 
@@ -75,11 +77,14 @@ class Tracker:
             "step", total=total_steps, completed=start_step, loss=float("nan"), rate=0.0
         )
         self._started, self._start_step = time.monotonic(), start_step
+        self._measured_from: tuple[int, float] | None = None  # step and time
+        self._has_estimated = False
         self._progress.start()
 
     def progress(self, step: int, loss: float, images_per_second: float) -> None:
         """Moves the bar; prints a line instead where there is no terminal."""
         self._progress.update(self._task, completed=step, loss=loss, rate=images_per_second)
+        self._estimate(step)
         if not self.console.is_terminal:
             seconds_a_step = (time.monotonic() - self._started) / max(1, step - self._start_step)
             eta = minutes(seconds_a_step * (self.total_steps - step))
@@ -88,6 +93,19 @@ class Tracker:
                 f"ETA {eta}",
                 flush=True,
             )
+
+    def _estimate(self, step: int) -> None:
+        """Prints once how long the rest of the run takes, after some steps that are like the others."""
+        now = time.monotonic()
+        if self._measured_from is None and step >= self._start_step + WARM_UP:
+            self._measured_from = step, now
+        if self._has_estimated or self._measured_from is None:
+            return
+        first, began = self._measured_from
+        if step >= first + MEASURED and step < self.total_steps:
+            self._has_estimated = True
+            left = minutes((now - began) / (step - first) * (self.total_steps - step))
+            self.say(f"about {left} minutes to go on this machine, by the rate of steps {first} to {step}")
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
