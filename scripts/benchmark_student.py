@@ -29,7 +29,8 @@ from depthany.system.device import prepare_compute
 from depthany.system.distributed import ALONE
 from depthany.training import build
 from depthany.training.checks import check
-from depthany.training.loop import draw_generator, require_finite, update
+from depthany.training.finite import FiniteCheck
+from depthany.training.loop import draw_generator, update
 from depthany.training.settings import ONCE, ONLINE, TrainSettings
 from depthany.training.stored_labels import label_once
 from our_training import Shares
@@ -108,16 +109,18 @@ class Contestant:
         )
         sampler = build.build_sampler(settings, dataset, ALONE)
         self.batches = read_batches(dataset, sampler, 0, False, lambda number, batch: None)
-        self.backward: Callable[[Tensor], None] = lambda loss: loss.backward()
-        self.update: Callable[[], object] = lambda: update(self.state, None)
+        self.check = FiniteCheck.for_run(self.state.optimizer, compute.device, ALONE)
+        self.backward: Callable[[Tensor, Tensor | None], None] = lambda loss, start: loss.backward(start)
+        self.update: Callable[[], object] = lambda: update(self.state, None, self.check)
 
     def step(self) -> None:
         """Reads a batch and takes a step."""
         batch, amp = next(self.batches), self.compute.amp
         with torch.autocast(self.compute.device.type, amp, enabled=amp is not None):
             output = self.state.stage(self.state.model, batch, draw_generator(0, self.number))
-        require_finite(output, self.number)
-        self.backward(output.loss)
+        start = self.check.gradient_of_loss(output, self.number)
+        self.backward(output.loss, start)
+        self.check.settle()  # the step before
         self.update()
         self.number += 1
 

@@ -12,11 +12,15 @@ from torch import Tensor
 
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
+from depthany.models.half_weights import hold_weights
 from depthany.models.model import DenseModel
 from depthany.system.device import Compute
+from depthany.system.distributed import ALONE
 from depthany.training.checkpoints.state import TrainingState
-from depthany.training.loop import draw_generator, require_finite, update
+from depthany.training.finite import FiniteCheck
+from depthany.training.loop import draw_generator, update
 from depthany.training.optim import LrFactors, OptimizerSettings, build_optimizer
+from depthany.training.regional import compile_run
 from depthany.training.stages import base as base_stage
 from depthany.training.stages import student as student_stage
 from depthany.training.stages import teacher as teacher_stage
@@ -58,17 +62,21 @@ class OurTraining:
         optimizer = build_optimizer(model, [], OptimizerSettings(5e-6, lr_factors=LrFactors(1, 10, 10)))
         scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.amp == torch.float16)
         self.state = TrainingState(model, stage.train(), optimizer, scaler)
-        self.model: Any = torch.compile(model) if compiled else model  # what goes forward
-        self.backward: Callable[[Tensor], None] = lambda loss: loss.backward()
-        self.update: Callable[[], object] = lambda: update(self.state, None)
+        hold_weights(stage.frozen().values(), compute.amp)
+        if compiled:
+            compile_run(model, stage)
+        self.check = FiniteCheck.for_run(optimizer, compute.device, ALONE)
+        self.backward: Callable[[Tensor, Tensor | None], None] = lambda loss, start: loss.backward(start)
+        self.update: Callable[[], object] = lambda: update(self.state, None, self.check)
 
     def step(self, batch: Batch, number: int) -> Tensor:
         """Takes one step; returns the loss []."""
         amp = self.compute.amp
         with torch.autocast(self.compute.device.type, amp, enabled=amp is not None):
-            output = self.state.stage(self.model, batch, draw_generator(0, number))
-        require_finite(output, number)
-        self.backward(output.loss)
+            output = self.state.stage(self.state.model, batch, draw_generator(0, number))
+        start = self.check.gradient_of_loss(output, number)
+        self.backward(output.loss, start)
+        self.check.settle()  # the step before
         self.update()
         return output.loss.detach()
 
