@@ -163,7 +163,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+def flat(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested settings by their dotted keys."""
     leaves: dict[str, Any] = {}
     for key, value in settings.items():
