@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from depthany.losses import difference
+from depthany.losses.affine_invariant import affine_invariant_loss
 from depthany.losses.difference import _largest_kept, largest_kept_by_rank
+from depthany.losses.normalise import NORMALISATIONS, both_by_median_and_mad
 from depthany.losses.order import kth_largest, kth_smallest, masked_median, median_by_rank
 
 
@@ -44,6 +47,26 @@ def test_first_of_equal_pixels_has_the_gradient() -> None:
     median_by_rank(values, torch.tensor([[True, False, True, True, True]])).sum().backward()
     assert values.grad is not None
     assert values.grad.tolist() == [[1.0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_whole_loss_by_rank_is_the_same(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    prediction, target = torch.rand(2, 6, 20, 20, generator=draw)
+    mask = torch.rand(6, 20, 20, generator=draw) < torch.tensor([0, 0.3, 0.6, 0.9, 1, 1])[:, None, None]
+    box = torch.zeros_like(mask)
+    box[1:, 3:16, 5:18] = True  # the first image has no box
+    results = []
+    for rank in (False, True):
+        if rank:
+            monkeypatch.setitem(NORMALISATIONS, "median_mad", both_by_median_and_mad)
+            monkeypatch.setattr(difference, "_largest_kept", largest_kept_by_rank)
+        leaf = prediction.clone().requires_grad_()
+        box_mask = box if mixed else None
+        loss = affine_invariant_loss(leaf, target, mask, box_mask=box_mask, trim=0.1)
+        loss.backward()
+        results.append((loss.detach(), leaf.grad))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("trim", [0.1, 0.5, 0.93])

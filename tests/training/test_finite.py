@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from depthany.data.batch import Batch
 from depthany.models.model import depth_anything
+from depthany.system.distributed import ALONE, Processes
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter
 from depthany.training.ema import EmaSettings, WeightAverage
@@ -149,9 +150,28 @@ def test_scaler_leaves_out_an_overflow_without_error() -> None:
     assert scaler.get_scale() == 2.0
 
 
+class Two(Processes):
+    """Two ranks, of which the other one has a loss that is not finite."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, "loss/labeled of the other rank"]
+
+
+def test_loss_of_another_rank_is_named_on_all() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    optimizer, check = torch.optim.AdamW([weight], 0.1, fused=True), FiniteCheck(False, Two(size=2))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    weight.grad = torch.full((2,), torch.nan)
+    check.take_step(optimizer, scaler, torch.tensor(torch.nan), 5)
+    with pytest.raises(ValueError, match="of the other rank"):
+        check.settle()
+    check.take_step(optimizer, scaler, torch.tensor(1.0), 5)
+    assert check.settle()  # a good step is not talked about
+
+
 def test_check_is_later_only_on_gpus_with_fused_optimizers() -> None:
     weight = [nn.Parameter(torch.ones(2))]
     fused, plain = torch.optim.AdamW(weight, fused=True), torch.optim.AdamW(weight, fused=False)
     choices = [(fused, "cuda"), (plain, "cuda"), (fused, "cpu"), (fused, "mps")]
-    found = [FiniteCheck.for_run(optimizer, torch.device(name), None).at_once for optimizer, name in choices]
+    found = [FiniteCheck.for_run(optimizer, torch.device(name), ALONE).at_once for optimizer, name in choices]
     assert found == [False, True, True, True]

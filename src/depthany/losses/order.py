@@ -21,33 +21,43 @@ def masked_median(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def median_by_rank(values: Tensor, mask: Tensor) -> Tensor:
-    """Returns what `masked_median` returns of values [b n] and mask [b n], in the way of a GPU.
+    """Returns what `masked_median` returns, in the way of a GPU and for several maps with the same mask.
 
     Of several pixels that are equal to the median the first one has the gradient, whatever the device.
+
+    Args:
+        values: [... b n], finite.
+        mask: [b n] bool.
+
+    Returns:
+        [... b 1].
     """
-    count, n = mask.sum(1, keepdim=True), values.shape[1]  # [b 1]
+    count, n = mask.sum(1, keepdim=True), values.shape[-1]  # [b 1]
     with torch.no_grad():
-        median = kth_largest(values, mask, count // 2 + 1, n // 2 + 1)
-        pixel = ((values == median) & mask).to(torch.uint8).argmax(1, keepdim=True)  # [b 1] the first one
-    return torch.where(count > 0, values.gather(1, pixel), 0)
+        median = kth_largest(values, mask, count // 2 + 1, n // 2 + 1)  # [... b 1]
+        pixel = ((values == median) & mask).to(torch.uint8).argmax(-1, keepdim=True)  # the first one
+    return torch.where(count > 0, values.gather(-1, pixel), 0)
 
 
 def kth_largest(values: Tensor, mask: Tensor, k: Tensor, most: int) -> Tensor:
-    """Returns the k-th largest value [b 1] of each row over its mask, without gradient.
+    """Returns the k-th largest value [... b 1] of each row over its mask, without gradient.
 
     torch has a fast selection for a GPU, `topk`, which takes one k for all rows. So each row gets more values
     above all others, as many as make its k equal to `most`. Its median and kthvalue have one block of threads
     work on a row, and which of several equal values they take changes from run to run.
 
     Args:
-        values: [b n], finite. mask: [b n] bool.
+        values: [... b n], finite. mask: [b n] bool.
         k: [b 1] int64, 1 to `most` and not above the pixels in the mask; of an empty mask the result is -inf.
         most: largest k that there can be.
     """
-    above = torch.arange(most - 1, device=values.device) < most - k  # [b most-1]
-    filler = torch.where(above, torch.inf, -torch.inf).to(values.dtype)
-    row = torch.cat([torch.where(mask, values.detach(), -torch.inf), filler], 1)  # [b n+most-1]
-    return row.topk(most, dim=1, sorted=False).values.amin(1, keepdim=True)
+    places = torch.arange(most - 1, device=values.device) + 0.5  # [most-1]
+    filler = ((most - k) - places).to(
+        values.dtype
+    ) * torch.inf  # [b most-1] inf in as many as are needed, -inf
+    known = torch.where(mask, values.detach(), -torch.inf)  # [... b n]
+    row = torch.cat([known, filler.expand(*known.shape[:-1], -1)], -1)
+    return row.topk(most, dim=-1, sorted=False).values.amin(-1, keepdim=True)
 
 
 def kth_smallest(values: Tensor, k: int) -> Tensor:
