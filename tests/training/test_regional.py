@@ -4,6 +4,7 @@
 every wait for a device.
 """
 
+import shutil
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -49,6 +50,7 @@ CACHE = pytest.mark.filterwarnings("ignore:.*functools.lru_cache:UserWarning")
 def _nothing_compiled() -> Iterator[None]:
     """Each test begins with nothing compiled, and leaves nothing."""
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -123,7 +125,7 @@ def test_loss_is_one_graph(name: str, mixed: bool) -> None:
     prediction = torch.rand(2, 14, 14, generator=draw)
     box = torch.zeros_like(kept)
     box[:, 2:12, 3:10] = True
-    options: dict[str, Any] = {"box_mask": box, "trim": 0.1} if mixed else {}
+    options: dict[str, Any] = {"box_mask": box, "trim": 0.1, "scales": 2} if mixed else {}
     if name in OF_CLASSES:
         prediction, target = torch.randn(2, 3, 14, 14, generator=draw), (3 * target).long().clamp(max=2)
         options = {"ohem_least": 50} if mixed else {}
@@ -134,13 +136,28 @@ def test_loss_is_one_graph(name: str, mixed: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on a CPU")
+def test_block_of_inductor_gives_the_gradients() -> None:
+    torch.manual_seed(0)
+    block, found = Dinov2("micro").blocks[0], []
+    for is_compiled in (False, True):
+        if is_compiled:
+            block.compile(dynamic=False, fullgraph=True)
+        tokens = torch.linspace(-1, 1, 2 * 5 * 24).view(2, 5, 24).requires_grad_()
+        found.append(
+            [block(tokens), *torch.autograd.grad(block(tokens).square().sum(), [tokens, *block.parameters()])]
+        )
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "head",
     [
         {"name": "metric_sigmoid", "max_depth_m": 10.0},
         {"name": "metric_bins", "max_depth_m": 10.0},
-        {"name": "classes_linear", "classes": ["a", "b"]},
-        {"name": "classes_dpt", "classes": ["a", "b"]},
+        {"name": "classes_linear", "class_names": ["a", "b"]},
+        {"name": "classes_dpt", "class_names": ["a", "b"]},
     ],
     ids=lambda head: head["name"],
 )

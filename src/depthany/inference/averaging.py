@@ -10,7 +10,7 @@ from depthany.metrics.align import align_least_squares
 
 
 def finite_maps(maps: Tensor) -> Tensor:
-    """Returns [b] bool, whether all of each map [b ...] is finite."""
+    """Returns [b] bool, whether each of `maps` [b ...] is finite everywhere."""
     return torch.isfinite(maps).flatten(1).all(1)
 
 

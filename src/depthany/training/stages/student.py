@@ -215,7 +215,7 @@ class StudentStage(TermsStage):
         return self.feature_loss(self.projection(tokens), frozen_tokens)
 
     def feature_loss(self, tokens: Tensor, frozen_tokens: Tensor) -> FeatureAlignment:
-        """Returns the feature loss of tokens [u n c] and those of the frozen encoder [u n c]."""
+        """Returns the feature loss of `tokens` [u n c], aligned to `frozen_tokens` [u n c]."""
         alignment = self.settings.feature_alignment
         return feature_alignment_loss(
             tokens,
