@@ -25,12 +25,13 @@ h2 { border-top: 2px solid #ddd; padding-top: 1.2rem; margin-top: 2.5rem }
 h3 { margin: 1.6rem 0 .3rem }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums }
 table { display: block; max-width: 100%; overflow-x: auto }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #e4e4e4; text-align: right; vertical-align: top }
+th, td { padding: .25rem .4rem; border-bottom: 1px solid #e4e4e4; text-align: right; vertical-align: top }
 th { background: #f5f5f5 } td:first-child, th:first-child { text-align: left }
 td small { color: #777; display: block; white-space: nowrap; font-size: 11px }
 .aligned td { color: #777 }
 .published td { font-style: italic; color: #555 }
-.settings td, .settings th { text-align: left; overflow-wrap: anywhere }
+.settings td, .settings th { text-align: left }
+.settings td:nth-child(2) { overflow-wrap: anywhere; min-width: 12rem }
 pre { white-space: pre-wrap; overflow-wrap: anywhere } .note { color: #9a4b00; margin: .2rem 0 }
 .warning { background: #fdecea; border-left: 4px solid #c0392b; margin: .5rem 0; padding: .4rem .8rem }
 .tiles { display: grid; grid-template-columns: repeat(4, minmax(0, 320px)); gap: 8px; margin: .3rem 0 1rem }
