@@ -7,6 +7,7 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from depthany.data import perturb, perturb_whole
 from depthany.data.perturb import Perturb, Share
 from depthany.data.perturb_ops import (
     adjust_brightness,
@@ -283,3 +284,25 @@ def test_strengths_out_of_range_are_refused_by_name(wrong):
 def test_image_without_batch_axis_is_refused():
     with pytest.raises(ValueError, match=r"image is \(3, 24, 31\)"):
         Perturb().colour(photos()[0], seeded())
+
+
+@pytest.mark.parametrize("h, w", [(24, 31), (16, 16)])
+def test_whole_batch_is_changed_alike(h: int, w: int, monkeypatch: pytest.MonkeyPatch):
+    drawn = Perturb(blur_radius=(0.1, 3.0))
+    image = torch.cat([photos(16, h, w), photos(16, h, w)[:, :1].expand(-1, 3, -1, -1)])  # half of it grey
+    expected = [drawn.colour(each, seeded(4)) for each in (image, image / 255)]
+    monkeypatch.setattr(perturb, "changes_whole_batch", lambda device: True)
+    found = [drawn.colour(each, seeded(4)) for each in (image, image / 255)]
+    assert (found[0].int() - expected[0].int()).abs().max() <= 1
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
+    nothing = NOTHING.colour(image, seeded(4))
+    assert torch.equal(nothing, image)
+
+
+def test_whole_batch_compiles_to_one_graph():
+    image, radius = photos(4, 16, 16), torch.tensor([0.5, 1.0, 2.0, 0.1])
+    flags = torch.tensor([True, False, True, True])
+    position = torch.rand(4, 4, generator=seeded()).argsort(0)
+    packed = perturb_whole.pack(flags, torch.full((4, 4), 0.2), position, ~flags, flags, radius, 3)
+    compiled = torch.compile(perturb_whole.change_colours, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(image, packed, 3), perturb_whole.change_colours(image, packed, 3))

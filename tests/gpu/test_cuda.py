@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from copy import deepcopy
@@ -16,13 +17,27 @@ import torch
 
 from depthany import load_model
 from depthany.config.entry import run_entry
+from depthany.data.perturb import Perturb
 from depthany.evaluate import run as run_evaluate
 from depthany.inference.predictor import Predictor, PreparedImage
+from depthany.losses.difference import without_largest
+from depthany.losses.order import masked_median
 from depthany.models.fast import prepare_for_inference
 from depthany.models.half_weights import hold_weights
 from depthany.models.model import DenseModel, depth_anything
+from depthany.models.preprocess import Preprocessing
+from depthany.models.upsample import resize
 from depthany.predict import run as run_predict
 from depthany.pseudo_label import run as run_pseudo_label
+from depthany.system.distributed import ALONE
+from depthany.training.checkpoints.state import TrainingState
+from depthany.training.ema import EmaSettings, WeightAverage
+from depthany.training.finite import FiniteCheck
+from depthany.training.loop import draw_generator, update
+from depthany.training.meter import Meter
+from depthany.training.optim import OptimizerSettings, build_optimizer
+from depthany.training.stages.base import trained_parameters
+from device_steps import make_batch, stage_of
 
 pytestmark = pytest.mark.gpu
 
@@ -284,3 +299,63 @@ def test_labels_made_on_cuda_train_a_student(command, cuda_teacher, tiny_world, 
     words = [f"stage.teacher={cuda_teacher}", f"pseudo_labels={store}", "device=cuda"]
     ended = start(tiny_world.settings("student", tmp_path / "student", *words))
     assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("amp", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_step_never_waits_for_the_gpu(name: str, amp: torch.dtype | None) -> None:
+    cuda, fp16 = torch.device("cuda"), amp == torch.float16
+    stage, model = stage_of(name).to(cuda), depth_anything("micro").train().to(cuda)
+    optimizer = build_optimizer(model, trained_parameters(stage), OptimizerSettings(1e-3))
+    average, scaler = WeightAverage(model, EmaSettings(0.9)), torch.amp.GradScaler("cuda", enabled=fp16)
+    state, meter = TrainingState(model, stage, optimizer, scaler, average=average), Meter()
+    check = FiniteCheck.for_run(optimizer, cuda, ALONE)
+    assert not check.at_once
+    batch = make_batch(2, 4, cuda) if name == "student" else make_batch(6, 0, cuda)
+    try:
+        for k in range(4):
+            if k == 2:  # what is kept from step to step is there
+                torch.cuda.set_sync_debug_mode("error")
+            with torch.autocast("cuda", amp, enabled=amp is not None):
+                output = stage(model, batch.to(cuda), draw_generator(0, k))
+            scaler.scale(output.loss).backward(check.gradient_of_loss(output, k))
+            meter.add(output, len(batch), 1)
+            if check.settle():
+                average.update(model, k)
+            meter.add_step(update(state, 1.0, check), 1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert check.settle()
+    assert np.isfinite(meter.means()["loss/total"])
+
+
+def test_loss_that_explodes_ends_the_run_on_cuda(tiny_world, start, tmp_path) -> None:
+    words = ["device=cuda", "optimizer.lr=1e30", "log_every=0", "eval_every=0", "save_every=0"]
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", *words))
+    assert ended.code == 2
+    assert re.fullmatch(r"error: loss/labeled is not finite at step \d .*lower optimizer.lr.*\n", ended.err)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_ways_of_a_gpu_equal_those_of_the_cpu() -> None:
+    draw = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (8, 3, 42, 56), generator=draw, dtype=torch.uint8)
+    values, mask = torch.randn(8, 999, generator=draw), torch.rand(8, 999, generator=draw) < 0.7
+    cells, perturb = torch.randn(2, 5, 9, 7, generator=draw), Perturb(blur_radius=(0.1, 3.0))
+    results = []
+    for device in ("cpu", "cuda"):
+        leaf = cells.to(device).requires_grad_()
+        resize(leaf, (18, 13)).sin().sum().backward()
+        row, known = values.to(device), mask.to(device)
+        results.append(
+            [
+                masked_median(row, known),
+                without_largest(row.abs(), known, 0.2).float(),
+                leaf.grad,
+                Preprocessing().normalise(image.to(device)),
+            ]
+        )
+        coloured = perturb.colour(image.to(device), torch.Generator().manual_seed(1))
+        results[-1] += [coloured.float() / 255 / 100]  # a byte more or less is rounding
+    for cpu, cuda in zip(*results):
+        torch.testing.assert_close(cuda.cpu(), cpu, rtol=1e-5, atol=5e-5)

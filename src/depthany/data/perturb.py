@@ -5,12 +5,14 @@ Only the student sees the perturbed image; the teacher labels the clean one. Sou
 2208.09910).
 
 Images are batches on their device, uint8 or float in 0..1. All random numbers come from a CPU generator, a
-few for each image: a seed has the same result on every device, and the GPU is never waited for.
+few for each image: a seed has the same result on every device but for rounding, and nobody waits for a GPU.
+A CPU changes the images that were drawn, a few at a time; other devices change the whole batch at once, see
+`depthany.data.perturb_whole`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Generator, Tensor
@@ -20,12 +22,15 @@ from depthany.data.perturb_ops import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
+    box_sides,
     cutmix,
-    cutmix_boxes,
     gaussian_blur,
+    inside,
     luminance,
 )
+from depthany.data.perturb_whole import change_colours, pack
 from depthany.system.rules import check_fields, setting
+from depthany.system.transfer import send
 
 _CPU_PIXELS = 2**17  # of the images that a CPU perturbs at once: 8 of 126 x 126, 1 of 518 x 518
 
@@ -100,7 +105,9 @@ class Perturb:
             if low > high:
                 raise ValueError(f"{name}={[low, high]}: expected the smaller number first")
 
-    def colour(self, image: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
+    def colour(
+        self, image: Tensor, generator: Generator, share: Share | None = None, is_compiled: bool = False
+    ) -> Tensor:
         """Applies colour jitter, grayscale and blur, each drawn for every image separately.
 
         The four parts of the jitter come in a random order for each image, as in torchvision's ColorJitter.
@@ -109,6 +116,7 @@ class Perturb:
             image: [b 3 h w] uint8, or float in 0..1.
             generator: on the CPU.
             share: which images of the batch these are; None = all.
+            is_compiled: compile what changes a whole batch, where that is the way (`changes_whole_batch`).
 
         Returns:
             [b 3 h w] of the same type.
@@ -127,6 +135,12 @@ class Perturb:
 
         white = 1.0 if image.is_floating_point() else 255.0
         half_width = _half_width(self.blur_radius[1])
+        if changes_whole_batch(image.device):
+            strengths = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
+            drawn = pack(jittered, strengths[:, None] * amount, position, grey, blurred, radius, half_width)
+            parts = self.jitter_p > 0, self.grayscale_p > 0, self.blur_p > 0
+            change = compiled_colours() if is_compiled else change_colours
+            return change(image, send(drawn, image.device), half_width, parts)
         out = image.to(torch.float32, copy=True)
         jitter = (
             (self.brightness, 1 + self.brightness * amount[0], adjust_brightness),
@@ -163,9 +177,10 @@ class Perturb:
         share = share or whole(len(mask))
         partner = share.partner()
         strengths = (self.cutmix_p, self.cutmix_area, self.cutmix_aspect)
-        boxes = cutmix_boxes(share.count, h, w, generator, *strengths, chosen=share.place)
-        box_mask = (boxes & (partner != torch.arange(len(mask)))[:, None, None]).to(mask.device)
-        partner = partner.to(mask.device)
+        in_rows, in_columns = box_sides(share.count, h, w, generator, *strengths, chosen=share.place)
+        in_rows = in_rows & (partner != torch.arange(len(mask)))[:, None]
+        sides = send(torch.cat([in_rows, in_columns], 1), mask.device)  # [b h+w]
+        box_mask, partner = inside(sides[:, :h], sides[:, h:]), send(partner, mask.device)
         return (
             cutmix(image, box_mask, partner),
             cutmix(target, box_mask, partner),
@@ -174,18 +189,28 @@ class Perturb:
         )
 
 
+def changes_whole_batch(device: torch.device) -> bool:
+    """Whether images on this device are changed as `perturb_whole` does it."""
+    return device.type != "cpu"
+
+
 def _change(
     image: Tensor, where: Tensor, parameter: Tensor, operation: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     """Replaces, in place, the images [b 3 h w] chosen by `where` [b] by operation(images, parameter [b]).
 
-    A CPU changes a few images at a time: more than its cache holds would be several times as slow.
+    A few images at a time: more than the cache of a CPU holds would be several times as slow.
     """
-    at_once = len(image) if image.is_cuda else max(1, _CPU_PIXELS // (image.shape[2] * image.shape[3]))
+    at_once = max(1, _CPU_PIXELS // (image.shape[2] * image.shape[3]))
     for chosen in where.nonzero()[:, 0].split(at_once):
         if len(chosen):
-            on_device = chosen.to(image.device)
-            image[on_device] = operation(image[on_device], parameter[chosen].to(image.device))
+            image[chosen] = operation(image[chosen], parameter[chosen])
+
+
+@cache
+def compiled_colours() -> Callable[..., Tensor]:
+    """Returns the compiled form of `change_colours`, for batches of one size."""
+    return torch.compile(change_colours, dynamic=False)
 
 
 def _half_width(radius: float) -> int:

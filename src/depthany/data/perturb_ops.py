@@ -16,9 +16,27 @@ def cutmix_boxes(
     p: float = 0.5,
     area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
-    chosen: Tensor | None = None,
 ) -> Tensor:
-    """Draws random boxes. A share 1 - p of the images gets none.
+    """Draws random boxes [b h w] bool on the CPU, True inside; see `box_sides`."""
+    return inside(*box_sides(b, h, w, generator, p, area, aspect))
+
+
+def inside(in_rows: Tensor, in_columns: Tensor) -> Tensor:
+    """Returns [k h w] bool, True inside boxes, from their in_rows [k h] and in_columns [k w] bool."""
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def box_sides(
+    b: int,
+    h: int,
+    w: int,
+    generator: Generator,
+    p: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.4),
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    chosen: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draws the rows and columns of random boxes. A share 1 - p of the images gets none.
 
     Area (share of the image) and aspect (height / width) are uniform. UniMatch (arXiv 2208.09910), to which
     the authors of Depth Anything refer, draws aspect and corner until the box fits. Here many candidates are
@@ -32,7 +50,7 @@ def cutmix_boxes(
         chosen: [k] images whose boxes are returned; None = all.
 
     Returns:
-        [k h w] bool on the CPU, True inside the box.
+        Rows [k h] and columns [k w] bool on the CPU, True inside the box; without a box no row is.
     """
     with_box = torch.rand(b, 1, generator=generator) < p
     pixels = torch.empty(b, 1).uniform_(*area, generator=generator) * (h * w)
@@ -56,7 +74,7 @@ def cutmix_boxes(
     in_columns = (x >= left) & (x < left + width)  # [b w]
     if chosen is not None:
         in_rows, in_columns = in_rows[chosen], in_columns[chosen]
-    return in_rows[:, :, None] & in_columns[:, None, :]
+    return in_rows, in_columns
 
 
 def cutmix(values: Tensor, box_mask: Tensor, partner: Tensor) -> Tensor:
@@ -125,10 +143,7 @@ def gaussian_blur(image: Tensor, radius: Tensor, half_width: int) -> Tensor:
     """
     if half_width >= min(image.shape[-2:]):
         raise ValueError(f"image is {tuple(image.shape)}; a blur of ± {half_width} pixels needs larger sides")
-    offset = torch.arange(half_width + 1, device=image.device)
-    tap = torch.exp(-0.5 * (offset / radius[:, None]) ** 2)  # [b half_width+1]
-    tap = tap / (tap[:, :1] + 2 * tap[:, 1:].sum(1, keepdim=True))
-    weight = tap.T[:, :, None, None, None]  # [half_width+1 b 1 1 1]
+    weight = gaussian_taps(radius, half_width).T[:, :, None, None, None]  # [half_width+1 b 1 1 1]
     for dim in (2, 3):
         size = image.shape[dim]
         pad = (half_width, half_width, 0, 0) if dim == 3 else (0, 0, half_width, half_width)
@@ -138,6 +153,17 @@ def gaussian_blur(image: Tensor, radius: Tensor, half_width: int) -> Tensor:
             both = padded.narrow(dim, half_width - i, size) + padded.narrow(dim, half_width + i, size)
             image.addcmul_(both, weight[i])
     return image
+
+
+def gaussian_taps(radius: Tensor, half_width: int) -> Tensor:
+    """Returns the weights [b half_width+1] of a pixel and of its neighbours on one side; see `gaussian_blur`.
+
+    Args:
+        radius: [b] standard deviation in pixels.
+    """
+    offset = torch.arange(half_width + 1, device=radius.device)
+    tap = torch.exp(-0.5 * (offset / radius[:, None]) ** 2)  # [b half_width+1]
+    return tap / (tap[:, :1] + 2 * tap[:, 1:].sum(1, keepdim=True))
 
 
 def luminance(image: Tensor) -> Tensor:

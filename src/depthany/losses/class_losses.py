@@ -106,7 +106,7 @@ def hard_pixels(pixel_losses: Tensor, mask: Tensor, threshold: float, least: int
         pixel_losses: [b h w] -ln of the probability of the true class. mask: [b h w] bool.
     """
     hardness = torch.where(mask, pixel_losses, -1.0)
-    limit = -torch.log(torch.tensor(threshold, device=hardness.device))
+    limit = -torch.log(torch.full((), threshold, device=hardness.device))  # [] made on the device
     if least >= hardness.numel():
         return mask
     if least:

@@ -65,8 +65,9 @@ def feature_alignment_loss(
         student, frozen = student - common, frozen - common
     distance = 1 - F.cosine_similarity(student, frozen, dim=-1)  # [b n] in 0..2
     kept = ~(distance < alpha)  # [b n]; NaN is kept, so that it shows
-    tokens = mean_over_ranks(torch.ones_like(kept).sum())
-    counted = mean_over_ranks(kept.sum()) if mean_over == "kept" else tokens
+    kept_tokens = kept.sum()  # []
+    tokens = mean_over_ranks(torch.full_like(kept_tokens, kept.numel()))
+    counted = mean_over_ranks(kept_tokens) if mean_over == "kept" else tokens
     loss = torch.where(kept, distance, 0).sum() / one_if_zero(counted)
     share = kept.to(distance.dtype).sum() / one_if_zero(tokens)  # 0, not NaN, of an empty batch
     return FeatureAlignment(loss, share, distance.detach())

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from depthany.losses.order import masked_median
+from depthany.losses.order import masked_median, median_by_rank
 from depthany.losses.reduce import full_precision, masked_mean
 
 
@@ -45,9 +45,25 @@ def by_median_and_mad(prediction: Tensor, target: Tensor, mask: Tensor, eps: flo
     Returns:
         Both maps normalised; the spread is the target's MAD.
     """
+    if prediction.device.type != "cpu":
+        return both_by_median_and_mad(prediction, target, mask, eps)
     predicted, _ = _remove_median_and_mad(prediction, mask, eps)
     expected, spread = _remove_median_and_mad(target, mask, eps)
     return Normalised(predicted, expected, spread)
+
+
+def both_by_median_and_mad(prediction: Tensor, target: Tensor, mask: Tensor, eps: float) -> Normalised:
+    """Does what `by_median_and_mad` does, in the way of a GPU: both maps at once, in half the kernels.
+
+    Args:
+        prediction, target, mask, eps: see `by_median_and_mad`.
+    """
+    maps = torch.stack([prediction, target])  # [2 b n]
+    centred = maps - median_by_rank(maps, mask)
+    pixels = mask.sum(1, keepdim=True).clamp(min=1)  # [b 1]
+    scale = torch.where(mask, centred.abs(), 0).sum(2, keepdim=True) / pixels  # [2 b 1]
+    predicted, expected = (centred / scale.clamp(min=eps)).unbind()
+    return Normalised(predicted, expected, scale[1, :, 0])
 
 
 def _remove_median_and_mad(values: Tensor, mask: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Median and k-th smallest value of the pixels of an image, fast or repeatable."""
+"""Median and k-th value of the pixels of an image that count, on a CPU and on other devices."""
 
 import torch
 from torch import Tensor
@@ -14,31 +14,52 @@ def masked_median(values: Tensor, mask: Tensor) -> Tensor:
         values: [b n], finite.
         mask: [b n] bool.
     """
+    if values.device.type != "cpu":
+        return median_by_rank(values, mask)
     masked = torch.where(mask, values, torch.nan)  # [b n]
-    if _must_repeat(values):
-        median = median_by_sort(masked)
-    else:
-        median = masked.nanmedian(1, keepdim=True).values
-    return torch.where(mask.any(1, keepdim=True), median, 0)
+    return torch.where(mask.any(1, keepdim=True), masked.nanmedian(1, keepdim=True).values, 0)
+
+
+def median_by_rank(values: Tensor, mask: Tensor) -> Tensor:
+    """Returns what `masked_median` returns, in the way of a GPU and for several maps with the same mask.
+
+    Of several pixels that are equal to the median the first one has the gradient, whatever the device.
+
+    Args:
+        values: [... b n], finite.
+        mask: [b n] bool.
+
+    Returns:
+        [... b 1].
+    """
+    count, n = mask.sum(1, keepdim=True), values.shape[-1]  # [b 1]
+    with torch.no_grad():
+        median = kth_largest(values, mask, count // 2 + 1, n // 2 + 1)  # [... b 1]
+        pixel = ((values == median) & mask).to(torch.uint8).argmax(-1, keepdim=True)  # the first one
+    return torch.where(count > 0, values.gather(-1, pixel), 0)
+
+
+def kth_largest(values: Tensor, mask: Tensor, k: Tensor, most: int) -> Tensor:
+    """Returns the k-th largest value [... b 1] of each row over its mask, without gradient.
+
+    torch has a fast selection for a GPU, `topk`, which takes one k for all rows. So each row gets more values
+    above all others, as many as make its k equal to `most`. Its median and kthvalue have one block of threads
+    work on a row, and which of several equal values they take changes from run to run.
+
+    Args:
+        values: [... b n], finite. mask: [b n] bool.
+        k: [b 1] int64, 1 to `most` and not above the pixels in the mask; of an empty mask the result is -inf.
+        most: largest k that there can be.
+    """
+    places = torch.arange(most - 1, device=values.device) + 0.5  # [most-1]
+    filler = ((most - k) - places).to(
+        values.dtype
+    ) * torch.inf  # [b most-1] inf in as many as are needed, -inf
+    known = torch.where(mask, values.detach(), -torch.inf)  # [... b n]
+    row = torch.cat([known, filler.expand(*known.shape[:-1], -1)], -1)
+    return row.topk(most, dim=-1, sorted=False).values.amin(-1, keepdim=True)
 
 
 def kth_smallest(values: Tensor, k: int) -> Tensor:
     """Returns the k-th smallest of each row of `values` [b n] as [b 1], k from 1, without gradient."""
-    values = values.detach()
-    if _must_repeat(values):
-        return values.sort(dim=1, stable=True).values[:, k - 1 : k]
-    return values.kthvalue(k, 1, keepdim=True).values
-
-
-def median_by_sort(values: Tensor) -> Tensor:
-    """Returns the median [b 1] of each row of `values` [b n], NaN left out: the lower middle one, which alone
-    has the gradient.
-    """
-    order = values.argsort(dim=1, stable=True)  # [b n]; NaN comes last, equal values stay in their order
-    middle = ((~values.isnan()).sum(1, keepdim=True) - 1).clamp(min=0) // 2  # [b 1]
-    return values.gather(1, order.gather(1, middle))
-
-
-def _must_repeat(values: Tensor) -> bool:
-    """Whether torch refuses its own selection: on CUDA it takes any one of several equal values."""
-    return values.is_cuda and torch.are_deterministic_algorithms_enabled()
+    return values.detach().kthvalue(k, 1, keepdim=True).values

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from depthany.models.encoder import Four
 from depthany.models.strided import strided_conv
+from depthany.models.upsample import resize
 
 
 class Pyramid(NamedTuple):
@@ -125,7 +126,7 @@ class Fusion(nn.Module):
             assert level is not None
             path = path + self.skip_unit(level)
         path = self.out_conv(self.unit(path))
-        return F.interpolate(path, size, mode="bilinear", align_corners=True)
+        return resize(path, size)
 
 
 class ResidualUnit(nn.Module):

@@ -18,9 +18,16 @@ from depthany.training.alignment_watch import AlignmentWatch
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter
 from depthany.training.early_stopping import EarlyStoppingSettings, has_run_out, note_score
+from depthany.training.finite import FiniteCheck
 from depthany.training.loggers.logger import SCORES
 from depthany.training.meter import Meter, log_scalars
-from depthany.training.optim import ScheduleSettings, lr_factor, momentum_of, set_learning_rate
+from depthany.training.optim import (
+    ScheduleSettings,
+    clip_gradients,
+    lr_factor,
+    momentum_of,
+    set_learning_rate,
+)
 from depthany.training.parallel import (
     StageAndModel,
     copy_buffers_from_main,
@@ -29,7 +36,7 @@ from depthany.training.parallel import (
     wrap_ddp,
 )
 from depthany.training.regional import UsualSize
-from depthany.training.stages.base import StageOutput, trained_parameters
+from depthany.training.stages.base import trained_parameters
 from depthany.training.tracking import NullTracker, Tracker
 from depthany.training.validation import Scores, is_dead
 
@@ -68,6 +75,11 @@ class LoopSettings:
     def is_due(self, step: int, every: int, at_end: bool = True) -> bool:
         """Whether to do after `step` what is done every so many steps (0 = never) and at the end."""
         return (every > 0 and step % every == 0) or (at_end and step == self.total_steps)
+
+    def uses_weights_of(self, step: int) -> bool:
+        """Whether anything is logged, shown, scored or saved after this step; so it is after the last one."""
+        every = (self.log_every, self.image_every, self.eval_every, self.save_every)
+        return any(self.is_due(step, each) for each in every)
 
 
 @dataclass
@@ -134,6 +146,7 @@ def train(run: Run) -> None:
     progress, is_relative = state.progress, TARGETS[state.stage.target].is_relative
     alignment = AlignmentWatch(settings.total_steps, progress.steps_in_a_row)
     meter = Meter(run.processes, is_relative, alignment)
+    check = FiniteCheck.for_run(state.optimizer, device, run.processes)
     usual_size = UsualSize(state.stage.is_compiled)
     forward = wrap_ddp(StageAndModel(state.stage, state.model), run.processes, device)
     with stop_signals() as received:
@@ -150,15 +163,16 @@ def train(run: Run) -> None:
                 with sync_gradients(forward, enabled=k == micro_batches[-1]), usual_size(batch):
                     with torch.autocast(device.type, run.amp, enabled=run.amp is not None):
                         output = forward(batch, draw_generator(settings.seed, k))
-                    require_finite(output, progress.step)
-                    state.scaler.scale(output.loss / len(micro_batches)).backward()
+                    start = check.gradient_of_loss(output, progress.step)
+                    state.scaler.scale(output.loss / len(micro_batches)).backward(start)
                 meter.add(output, sum(batch.all_counts), len(micro_batches))
-            gradient_norm = update(state, settings.clip_norm)  # refuses a gradient that is not finite
+            settle(run, check)  # the step before
+            gradient_norm = update(state, settings.clip_norm, check)
             meter.add_step(gradient_norm, settings.clip_norm)
             progress.step += 1
-            if state.average is not None:
-                state.average.update(state.model, progress.step)
             stopped = run.processes.max(received[0] if received else 0)  # all stop after the same step
+            if check.at_once or stopped or settings.uses_weights_of(progress.step):
+                settle(run, check)
 
             if settings.is_due(progress.step, settings.log_every):
                 log_scalars(tracker, progress.step, meter, state.optimizer, gradient_norm, device)
@@ -178,22 +192,25 @@ def train(run: Run) -> None:
         tracker.say(early_end(run))
 
 
-def update(state: TrainingState, clip_norm: float | None) -> Tensor:
-    """Takes one optimizer step from the accumulated gradients; returns their norm []."""
+def update(state: TrainingState, clip_norm: float | None, check: FiniteCheck | None = None) -> Tensor:
+    """Takes one optimizer step from the accumulated gradients; returns their norm [].
+
+    Args:
+        check: refuses a gradient that is not finite; None = one that looks at once.
+    """
     state.scaler.unscale_(state.optimizer)
     parameters = [*state.model.parameters(), *trained_parameters(state.stage)]
-    limit = clip_norm if clip_norm is not None else float("inf")
-    gradient_norm = full(torch.nn.utils.clip_grad_norm_(parameters, limit))
-    skips = state.scaler.is_enabled()  # fp16's scaler leaves such a step out itself
-    if not skips and not torch.isfinite(gradient_norm):
-        raise ValueError(
-            f"the gradient is not finite at step {state.progress.step}, though the loss is; the step was not "
-            "taken and the last checkpoint is good: lower optimizer.lr, or try precision=fp32"
-        )
-    state.scaler.step(state.optimizer)
+    gradient_norm = full(clip_gradients(parameters, clip_norm))
+    (check or FiniteCheck()).take_step(state.optimizer, state.scaler, gradient_norm, state.progress.step)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     return gradient_norm
+
+
+def settle(run: Run, check: FiniteCheck) -> None:
+    """Raises a ValueError if the newest step was not finite; else averages its weights, once."""
+    if check.settle() and run.state.average is not None:
+        run.state.average.update(run.state.model, run.state.progress.step)
 
 
 def is_validation_left(run: Run) -> bool:
@@ -238,20 +255,6 @@ def leave(run: Run, signal_number: int) -> None:
     run.tracker.say(f"stopped at step {step}, {saved}; the same command continues")
     run.tracker.close()
     raise SystemExit(128 + signal_number)
-
-
-def require_finite(output: StageOutput, step: int) -> None:
-    """Raises a ValueError that names the part of the loss that is no number, at the price of a host sync."""
-    if torch.isfinite(output.loss):
-        return
-    losses = {
-        name: float(value.detach()) for name, value in output.scalars.items() if name.startswith("loss/")
-    }
-    bad = [name for name, value in losses.items() if not np.isfinite(value)] or ["loss/total"]
-    raise ValueError(
-        f"{', '.join(bad)} is not finite at step {step} ({losses}); the step was not taken and the last "
-        "checkpoint is good: lower optimizer.lr, set optimizer.clip_norm, or try precision=fp32"
-    )
 
 
 def draw_generator(seed: int, k: int) -> torch.Generator:

@@ -55,10 +55,11 @@ class Meter:
         """Begins a new interval."""
         self._outputs.restart()
         self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[tuple[str, ...], Tensor] = {}  # of the scalars of these names
         self.weights: dict[str, float] = {}  # steps with the scalar
         self._newest: dict[str, Tensor] = {}  # distributions
-        self.steps, self.clipped = 0, torch.zeros(())
+        self.steps = 0
+        self.clipped: Tensor | None = None  # [] steps
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
         """Returns the next batch; the time that it took counts as waiting for data."""
@@ -80,15 +81,21 @@ class Meter:
         self._outputs.add(output.images)
         self._newest.update(output.distributions)
         total = {"loss/total": output.loss} if images else {}
-        for name, value in {**total, **output.scalars}.items():
+        scalars = {**total, **output.scalars}
+        if not scalars:
+            return
+        for name in scalars:
             self.weights[name] = self.weights.get(name, 0.0) + 1 / micro_batches
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach() / micro_batches
+        values = torch.stack([value.detach().float() for value in scalars.values()])  # all in one sum
+        values, names = values / micro_batches if micro_batches > 1 else values, tuple(scalars)
+        self.sums[names] = self.sums[names] + values if names in self.sums else values
 
     def add_step(self, gradient_norm: Tensor, clip_norm: float | None) -> None:
         """Counts a step, and whether its gradient was clipped; gradient_norm [] stays on its device."""
         if clip_norm is not None:
             self.steps += 1
-            self.clipped = self.clipped.to(gradient_norm.device) + (gradient_norm > clip_norm)
+            is_clipped = (gradient_norm > clip_norm).float()
+            self.clipped = is_clipped if self.clipped is None else self.clipped + is_clipped
 
     def means(self) -> dict[str, float]:
         """Returns the mean of each scalar, the speed, and what the model put out since the last restart.
@@ -102,13 +109,17 @@ class Meter:
         }
         if (waits := self._cpu.share()) is not None:
             speed[WAITING_FOR_CPU] = waits
-        if self.steps:
+        if self.clipped is not None:
             speed["clipped_steps"] = float(self.clipped) / self.steps
         outputs = self._outputs.read() | quantiles(self._newest, self._processes)
         if not self.sums:
             return outputs | speed
-        sums = self._processes.mean(torch.stack([value.float() for value in self.sums.values()])).tolist()
-        means = {name: value / self.weights[name] for name, value in zip(self.sums, sums)}
+        sums: dict[str, Tensor] = {}  # [] each
+        for names, values in self.sums.items():
+            for name, value in zip(names, values):
+                sums[name] = sums[name] + value if name in sums else value
+        of_all = self._processes.mean(torch.stack(list(sums.values()))).tolist()
+        means = {name: value / self.weights[name] for name, value in zip(sums, of_all)}
         return without_empty_losses(means | outputs) | speed
 
     def busy_line(self, means: Mapping[str, float]) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from depthany.models.heads.head import Head
 from depthany.system.rules import setting
@@ -146,6 +146,17 @@ def build_optimizer(
     if not groups:
         raise ValueError("nothing learns: every part of the model is frozen; lower model.freeze")
     return OPTIMIZERS[settings.name](groups, settings)
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float | None) -> Tensor:
+    """Scales gradients down to a norm of at most `clip_norm`; returns their norm [] before that.
+
+    None scales nothing, and on a GPU saves a pass over the gradients, whose norm comes from few kernels.
+    """
+    if clip_norm is None and parameters[0].device.type != "cpu":
+        return torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    limit = clip_norm if clip_norm is not None else float("inf")
+    return torch.nn.utils.clip_grad_norm_(parameters, limit)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float, momentum: float | None = None) -> None:

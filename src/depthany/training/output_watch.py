@@ -18,6 +18,7 @@ FLAT = 1e-6  # largest spread of a constant map, as the loss sees it, absolute a
 MOST_CONSTANT = 0.5  # share of images; a healthy model has none, even on a blank wall
 LARGEST = 1e6  # known models of relative depth stay below some 1e4, those of metres below 1e3
 MOST_ZEROS = 0.9  # share of pixels
+MOST_NEW = 100  # micro-batches whose figures wait to be summed up together
 FEWEST_COUNTED = 0.5  # share of images; below it a batch is less than half as large as it seems
 _CALMER = "lower optimizer.lr, raise schedule.warmup_steps, or set optimizer.clip_norm"
 
@@ -41,6 +42,7 @@ class OutputWatch:
         self._range: Tensor | None = None  # [2]: -smallest, largest
         self._sums: dict[str, Tensor] = {}  # [3] each: of spread, constant, counted
         self._images: dict[str, int] = {}
+        self._new: dict[str, list[tuple[Tensor, ...]]] = {}  # [b] each, see `_of_images`; not yet in the sums
 
     @torch.no_grad()
     def add(self, images: Mapping[str, StageImages]) -> None:
@@ -49,20 +51,30 @@ class OutputWatch:
             if not len(shown.prediction):
                 continue
             low, high = shown.prediction.float().flatten(1).aminmax(dim=1)  # [b]
-            spread = high - low
-            is_constant = ~(spread > FLAT * torch.maximum(low.abs(), high.abs()).clamp(min=1))
-            counted = says_something(shown.target, shown.mask, self._is_relative)
-            reached = torch.stack([(-low).max(), high.max()])
-            self._range = reached if self._range is None else torch.maximum(self._range, reached)
-            sums = torch.stack([spread.sum(), is_constant.sum().float(), counted.sum().float()])
-            self._sums[kind] = self._sums[kind] + sums if kind in self._sums else sums
+            new = self._new.setdefault(kind, [])
+            new.append((low, high, *extent(shown.target, shown.mask, self._is_relative)))
             self._images[kind] = self._images.get(kind, 0) + len(low)
+            if len(new) == MOST_NEW:
+                self._sum_up(kind)
+
+    def _sum_up(self, kind: str) -> None:
+        """Moves what is new of a kind into the sums: once for many steps, which saves a GPU many kernels."""
+        low, high, first, last = (torch.cat(each) for each in zip(*self._new.pop(kind)))  # [images]
+        spread = high - low
+        is_constant = ~(spread > FLAT * torch.maximum(low.abs(), high.abs()).clamp(min=1))
+        counted = last - first > (FLAT if self._is_relative else 0)
+        reached = torch.stack([(-low).max(), high.max()])
+        self._range = reached if self._range is None else torch.maximum(self._range, reached)
+        sums = torch.stack([spread.sum(), is_constant.sum().float(), counted.sum().float()])
+        self._sums[kind] = self._sums[kind] + sums if kind in self._sums else sums
 
     def read(self) -> dict[str, float]:
         """Returns the range, mean spread and share of constant outputs, and the share of images that count.
 
         The last is by kind. It waits for the device; all ranks call it together. {} if there was no image.
         """
+        for kind in list(self._new):
+            self._sum_up(kind)
         here = {kind: [*sums.tolist(), self._images[kind]] for kind, sums in self._sums.items()}
         reached = None if self._range is None else self._range.tolist()
         parts = self._processes.gather((reached, here))
@@ -90,12 +102,24 @@ def says_something(target: Tensor, mask: Tensor, is_relative: bool) -> Tensor:
         target: [b h w]; a relative one is in 0..1. mask: [b h w] bool, True where it is known.
         is_relative: the known values must differ.
     """
+    first, last = extent(target, mask, is_relative)
+    return last - first > (FLAT if is_relative else 0)
+
+
+def extent(target: Tensor, mask: Tensor, is_relative: bool) -> tuple[Tensor, Tensor]:
+    """Returns the smallest and largest known value [b] of each image; inf and -inf if it has none.
+
+    Where the target is not relative, 0 and whether it has any.
+
+    Args:
+        target, mask, is_relative: see `says_something`.
+    """
     target, mask = target.flatten(1), mask.flatten(1)  # [b n]
     if not is_relative:
-        return mask.any(1)
+        any_known = mask.any(1).float()
+        return torch.zeros_like(any_known), any_known
     low = torch.where(mask, target, torch.inf).amin(1)  # [b]
-    high = torch.where(mask, target, -torch.inf).amax(1)
-    return high - low > FLAT
+    return low, torch.where(mask, target, -torch.inf).amax(1)
 
 
 def without_empty_losses(means: Mapping[str, float]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from depthany.models.dpt import Pyramid
 from depthany.models.output import Prediction, Quantity
+from depthany.models.upsample import resize
 
 HIDDEN_CHANNELS = 32  # width of the last hidden layer at full resolution, the same for every size
 
@@ -79,7 +80,7 @@ class OutputConvolutions(Head):
 
     def hidden(self, pyramid: Pyramid, size: tuple[int, int]) -> Tensor:
         """Returns the last hidden layer [b 32 h w] at `size` (h, w)."""
-        hidden = F.interpolate(self.conv1(pyramid.fused[0]), size, mode="bilinear", align_corners=True)
+        hidden = resize(self.conv1(pyramid.fused[0]), size)
         return F.relu(self.conv2(hidden), inplace=True)
 
     def activate(self, last: Tensor) -> Tensor:

@@ -275,8 +275,8 @@ def zero_fraction(prediction: Tensor, mean_over_ranks: MeanOverRanks = on_one_ra
 
     Near 1 the output ReLU is dead, and no gradient flows.
     """
-    zero = prediction.detach() == 0  # [b h w]
-    return zero.sum() / mean_over_ranks(torch.ones_like(zero).sum()).clamp(min=1e-6)
+    zeros = (prediction.detach() == 0).sum()  # []
+    return zeros / mean_over_ranks(torch.full_like(zeros, prediction.numel())).clamp(min=1e-6)
 
 
 def term_scalars(kind: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
