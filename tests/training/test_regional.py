@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
+from depthany.data.perturb_whole import change_colours
 from depthany.losses.table import LOSSES, OF_CLASSES, weighted_terms
 from depthany.models.dinov2 import Dinov2
 from depthany.models.half_weights import hold_weights
@@ -133,6 +134,19 @@ def test_loss_is_one_graph(name: str, mixed: bool) -> None:
     arguments = ({name: 1.0}, prediction, target, kept)
     expected = weighted_terms(*arguments, **options)[0]
     assert compiled(*arguments, mean_over_ranks=ALONE.mean, **options)[0] == pytest.approx(float(expected))
+
+
+def test_colours_of_a_batch_are_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depthany.data.perturb.changes_whole_batch", lambda _: True)
+    aot = torch.compile(change_colours, backend="eager", fullgraph=True, dynamic=False)
+    monkeypatch.setattr("depthany.data.perturb.compiled_colours", lambda: aot)
+    images = batch_of(0, 4).unlabeled_image
+    plain, compiled = (
+        Perturb(blur_radius=(0.1, 1.0)).colour(images, torch.Generator().manual_seed(1), None, is_compiled)
+        for is_compiled in (False, True)
+    )
+    assert torch.equal(plain, compiled)
+    assert not torch.equal(plain, images)
 
 
 @pytest.mark.slow

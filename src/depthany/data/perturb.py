@@ -12,7 +12,7 @@ A CPU changes the images that were drawn, a few at a time; other devices change 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Generator, Tensor
@@ -105,7 +105,9 @@ class Perturb:
             if low > high:
                 raise ValueError(f"{name}={[low, high]}: expected the smaller number first")
 
-    def colour(self, image: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
+    def colour(
+        self, image: Tensor, generator: Generator, share: Share | None = None, is_compiled: bool = False
+    ) -> Tensor:
         """Applies colour jitter, grayscale and blur, each drawn for every image separately.
 
         The four parts of the jitter come in a random order for each image, as in torchvision's ColorJitter.
@@ -114,6 +116,7 @@ class Perturb:
             image: [b 3 h w] uint8, or float in 0..1.
             generator: on the CPU.
             share: which images of the batch these are; None = all.
+            is_compiled: compile what changes a whole batch, where that is the way (`changes_whole_batch`).
 
         Returns:
             [b 3 h w] of the same type.
@@ -136,7 +139,8 @@ class Perturb:
             strengths = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
             drawn = pack(jittered, strengths[:, None] * amount, position, grey, blurred, radius, half_width)
             parts = self.jitter_p > 0, self.grayscale_p > 0, self.blur_p > 0
-            return change_colours(image, send(drawn, image.device), half_width, parts)
+            change = compiled_colours() if is_compiled else change_colours
+            return change(image, send(drawn, image.device), half_width, parts)
         out = image.to(torch.float32, copy=True)
         jitter = (
             (self.brightness, 1 + self.brightness * amount[0], adjust_brightness),
@@ -201,6 +205,12 @@ def _change(
     for chosen in where.nonzero()[:, 0].split(at_once):
         if len(chosen):
             image[chosen] = operation(image[chosen], parameter[chosen])
+
+
+@cache
+def compiled_colours() -> Callable[..., Tensor]:
+    """Returns the compiled form of `change_colours`, for batches of one size."""
+    return torch.compile(change_colours, dynamic=False)
 
 
 def _half_width(radius: float) -> int:

@@ -231,7 +231,7 @@ class StudentStage(TermsStage):
         """Returns what the student sees [u 3 h w] uint8, and its pseudo-label, mask and boxes [u h w]."""
         pseudo_label = to_unit_range(self._label(batch))  # [u h w] in 0..1
         # CutMix works on distorted images (paper, section 3.2)
-        seen = self.perturb.colour(batch.unlabeled_image, generator, batch.share)
+        seen = self.perturb.colour(batch.unlabeled_image, generator, batch.share, self.is_compiled)
         everywhere = torch.ones_like(pseudo_label, dtype=torch.bool)
         return self.perturb.cutmix(seen, pseudo_label, everywhere, generator, batch.share)
 
