@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -119,10 +119,20 @@ def missing(run_dir: Path, whole: Path) -> tuple[int, int]:
 
 
 def drawn(run_dir: Path) -> list[tuple[str, int]]:
-    """One curve of each kind of line that TensorBoard shows, and the steps of its points."""
+    """One curve of each kind of line that TensorBoard shows, with the steps of its points; the summary."""
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
+    summary = [("hparams", 6)] if "_hparams_/session_start_info" in hparams_of(events) else []
     names = {"optimizer/gradient_norm", "val/mine/abs_rel"} & set(events.Tags()["scalars"])
-    return [(name, event.step) for name in sorted(names) for event in events.Scalars(name)]
+    points = [(name, event.step) for name in sorted(names) for event in events.Scalars(name)]
+    return points + summary
+
+
+def hparams_of(events: EventAccumulator) -> Iterable[str]:
+    """Returns the tags of the tab HPARAMS."""
+    try:
+        return events.PluginTagToContent("hparams")
+    except KeyError:
+        return ()
 
 
 def assert_same(run_dir: Path, whole: Path) -> None:
