@@ -36,6 +36,7 @@ COMPARED = (  # settings in the summary of a run, and those that begin so
     *("optimizer.name", "optimizer.weight_decay", "schedule.name", "ema.decay", "perturb.cutmix_p", "seed"),
 )
 WARM_UP, MEASURED = 5, 10  # steps before those that an estimate of the time is from, and their number
+WORTH_A_LINE_S = 60.0  # shortest time to go that is said
 FILE_COLUMNS = 110  # of tables in a file or pipe
 
 
@@ -104,8 +105,12 @@ class Tracker:
         first, began = self._measured_from
         if step >= first + MEASURED and step < self.total_steps:
             self._has_estimated = True
-            left = minutes((now - began) / (step - first) * (self.total_steps - step))
-            self.say(f"about {left} minutes to go on this machine, by the rate of steps {first} to {step}")
+            left_s = (now - began) / (step - first) * (self.total_steps - step)
+            if left_s >= WORTH_A_LINE_S:
+                left = minutes(left_s)
+                self.say(
+                    f"about {left} minutes to go on this machine, by the rate of steps {first} to {step}"
+                )
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
