@@ -256,7 +256,7 @@ def test_interrupted_pretraining_continues_exactly(
     with pytest.raises(SystemExit, match=r"mae.pt is of another run \(seed: began with 0, now 1; start"):
         run(f"{pretrain(tiny_world, tmp_path / 'parts')} --seed 1")
     with safe_open(tmp_path / "whole/e.safetensors", "pt") as file:
-        assert file.metadata()["distill"] == "steps 2, batch 2, lr 0.0007"
+        assert file.metadata()["distill"] == "steps 2, batch 2, lr 0.0003"
 
 
 def test_pretraining_draws_each_image_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
