@@ -139,7 +139,7 @@ def test_wandb_writes_offline(killed_and_resumed) -> None:
     written = sorted(run_dir.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"))
     assert len(written) == 2
     assert all(b"loss/total" in path.read_bytes() for path in written)
-    assert list(run_dir.glob("wandb/offline-run-*/files/media/images/*.png"))
+    assert list(run_dir.glob("wandb/offline-run-*/files/media/images/crops/*.png"))
 
 
 @pytest.mark.slow
