@@ -4,8 +4,8 @@
     python scripts/render_pretraining.py --out outputs/pretraining
     python scripts/pretrain_sample_encoder.py --roots outputs/pretraining
 
-Two parts in turn: a masked autoencoder, then self-distillation as in DINOv2 (DINO, iBOT and KoLeo of
-lightly), which starts from it. `--parts` chooses one of them. Images alone are used: no depth, no class, no
+A masked autoencoder, which made the bundled encoder; with `--parts mae distill` self-distillation as in
+DINOv2 (DINO, iBOT and KoLeo of lightly) starts from it. Images alone are used: no depth, no class, no
 image of the sample's validation and test splits. The state is saved every minute in `--work`: the same
 command continues an interrupted run and, on a CPU, ends with the same bits as an uninterrupted one.
 `scripts/probe_encoder.py` says what the features are worth.
@@ -186,7 +186,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--roots", nargs="+", default=["outputs/pretraining"], help="folders of images")
     parser.add_argument("--out", type=Path, default=Path("outputs/encoder_vitt.safetensors"))
     parser.add_argument("--work", type=Path, default=Path("outputs/pretraining_state"), help="saved states")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="in this order")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        default=["mae"],
+        choices=PARTS,
+        help="in this order (default mae, which made the bundled encoder)",
+    )
     parser.add_argument("--init", type=Path, help="encoder to start from, such as one part's result")
     parser.add_argument("--mae-steps", type=int, default=3600)
     parser.add_argument("--mae-batch", type=int, default=128)

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
-from depthany.data.perturb_ops import cutmix_boxes
+from depthany.data.perturb_ops import box_sides, inside
 from depthany.losses.affine_invariant import affine_invariant_loss
 from depthany.losses.features import feature_alignment_loss
 from depthany.models.files.huggingface import save_huggingface
@@ -79,7 +79,8 @@ class PlainTraining:
         with torch.no_grad():
             pseudo = to_unit_range(self.teacher(pixel_values=normalised(clean)).predicted_depth)
             seen = torch.stack([self.colour(image) for image in clean])
-            box = cutmix_boxes(len(clean), *clean.shape[-2:], generator).to(clean.device)  # [u h w]
+            sides = box_sides(len(clean), *clean.shape[-2:], generator)
+            box = inside(*sides).to(clean.device)  # [u h w]
             seen = torch.where(box[:, None], seen.flip(0), seen)
             pseudo = torch.where(box, pseudo.flip(0), pseudo)
             frozen = self.frozen(pixel_values=normalised(seen)).feature_maps[-1][:, 1:]

@@ -224,7 +224,7 @@ def test_ladder_settings_are_known(
 
 
 def pretrain(world: Any, out: Path) -> str:
-    steps = "--mae-steps 2 --mae-batch 2 --distill-steps 2 --distill-batch 2"
+    steps = "--parts mae distill --mae-steps 2 --mae-batch 2 --distill-steps 2 --distill-batch 2"
     roots = f"--roots {world.root / 'unlabeled'}"
     files = f"--work {out} --out {out}/e.safetensors"
     return f"pretrain_sample_encoder {steps} --threads 1 --log-every 1 {roots} {files}"

@@ -1,6 +1,7 @@
 """The student's perturbations: each operation against torchvision's, and the laws of the draw."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from depthany.data.perturb_ops import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
+    box_sides,
     cutmix,
-    cutmix_boxes,
     gaussian_blur,
+    inside,
 )
 
 NOTHING = Perturb(jitter_p=0, grayscale_p=0, blur_p=0, cutmix_p=0)
@@ -24,6 +26,11 @@ NOTHING = Perturb(jitter_p=0, grayscale_p=0, blur_p=0, cutmix_p=0)
 
 def seeded(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
+
+
+def boxes(*sizes_and_generator: Any, **strengths: Any) -> Tensor:
+    """[b h w] bool, True inside the boxes of `box_sides`."""
+    return inside(*box_sides(*sizes_and_generator, **strengths))
 
 
 def photos(b: int = 8, h: int = 24, w: int = 31, seed: int = 0) -> Tensor:
@@ -162,7 +169,7 @@ def test_cache_size_does_not_change_the_result(monkeypatch):
 
 @pytest.mark.parametrize("h, w", [(126, 126), (70, 126), (126, 42)])
 def test_boxes_are_rectangles_with_area_in_range(h, w):
-    box_mask = cutmix_boxes(2000, h, w, seeded(), p=1.0)
+    box_mask = boxes(2000, h, w, seeded(), p=1.0)
     rows, columns = box_mask.any(2), box_mask.any(1)  # [b h], [b w]
     height, width = rows.sum(1), columns.sum(1)
     assert torch.equal(box_mask, rows[:, :, None] & columns[:, None, :])
@@ -181,7 +188,7 @@ def test_boxes_are_rectangles_with_area_in_range(h, w):
 
 
 def test_areas_are_uniform_and_corners_reach_every_border():
-    box_mask = cutmix_boxes(4000, 60, 60, seeded(), p=1.0)
+    box_mask = boxes(4000, 60, 60, seeded(), p=1.0)
     share = box_mask.float().mean((1, 2))
     expected = torch.tensor([0.02 + 0.38 * q for q in (0.1, 0.5, 0.9)])
     torch.testing.assert_close(share.quantile(torch.tensor([0.1, 0.5, 0.9])), expected, atol=0.015, rtol=0)
@@ -190,21 +197,21 @@ def test_areas_are_uniform_and_corners_reach_every_border():
 
 
 def test_no_box_is_cut_off_by_the_border():
-    box_mask = cutmix_boxes(2000, 60, 60, seeded(), p=1.0, area=(0.25, 0.25), aspect=(1, 1))
+    box_mask = boxes(2000, 60, 60, seeded(), p=1.0, area=(0.25, 0.25), aspect=(1, 1))
     assert (box_mask.any(2).sum(1) == 30).all()
     assert (box_mask.any(1).sum(1) == 30).all()
 
 
 def test_box_without_fitting_candidate_has_image_shape():
     # Aspect 50 at 30 % of the area would be 3.9 images high: the fallback must step in and stay in range.
-    box_mask = cutmix_boxes(200, 100, 100, seeded(), p=1.0, area=(0.3, 0.3), aspect=(50, 50))
+    box_mask = boxes(200, 100, 100, seeded(), p=1.0, area=(0.3, 0.3), aspect=(50, 50))
     height, width = box_mask.any(2).sum(1), box_mask.any(1).sum(1)
     assert (height == 55).all()
     assert (width == 55).all()
 
 
 def test_about_half_the_images_get_a_box():
-    box_mask = cutmix_boxes(4000, 14, 14, seeded())
+    box_mask = boxes(4000, 14, 14, seeded())
     assert box_mask.flatten(1).any(1).float().mean().item() == pytest.approx(0.5, abs=0.03)
 
 

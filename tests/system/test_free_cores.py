@@ -17,7 +17,7 @@ from depthany.training.run_threads import keep_threads
 
 
 def observed(others: float | None) -> Observation:
-    return cast(Observation, SimpleNamespace(used_by_others=lambda: others))
+    return cast(Observation, SimpleNamespace(used_by_others=lambda: others, most_threads=lambda: 2))
 
 
 @pytest.fixture
@@ -63,6 +63,31 @@ def test_only_the_time_of_others_counts(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert observation.used_by_others() == pytest.approx(0.7)
     monkeypatch.setattr(free_cores, "STATISTICS", tmp_path / "missing")
     assert cast(Any, observation).used_by_others() is None
+
+
+def test_each_job_of_a_sweep_is_given_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = {"count": 2}
+    monkeypatch.setattr(free_cores, "cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads["count"])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    observation = Observation()
+    monkeypatch.setattr(observation, "used_by_others", lambda: 1.0)
+    threads["count"] = threads_of_model(None, observation).count
+    assert threads["count"] == 1
+    monkeypatch.setattr(observation, "used_by_others", lambda: 0.0)
+    assert threads_of_model(None, observation).count == 2  # the job before had one
+
+
+def test_a_job_of_a_sweep_observes_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"wall": 0.0}
+    monkeypatch.setattr(free_cores.time, "monotonic", lambda: clock["wall"])
+    monkeypatch.setattr(free_cores.time, "sleep", lambda s: clock.update(wall=clock["wall"] + s))
+    monkeypatch.setattr(free_cores, "cores", lambda: 2)
+    monkeypatch.setattr(free_cores, "own_seconds", lambda: 0.0)
+    monkeypatch.setattr(free_cores, "idle_seconds", lambda: max(0.0, 2 * (clock["wall"] - 1000)))
+    observation = Observation()
+    clock["wall"] = 1000.0  # an hour in which loaders and others were at work
+    assert observation.used_by_others() == pytest.approx(0.0)
 
 
 def test_a_continued_run_keeps_its_threads(two_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,15 @@ def test_share_that_acts_is_not_warned_of(log) -> None:
     assert log().steps([0.0] * 290 + [0.2] * 10 + [0.0] * 290 + [0.985, 0.011] * 300).said == []
 
 
+@pytest.mark.parametrize(("acting", "count"), [(0.25, 0), (0.15, 1)])
+def test_few_tokens_act_if_the_loss_is_their_mean(acting: float, count: int) -> None:
+    watch, means = AlignmentWatch(), {"feature_alignment/tokens_kept": 0.002}
+    means |= {"feature_alignment/steps_acting": acting}
+    faults = watch.faults(means, 300)
+    assert len(faults) == count
+    assert all("0.20% now, and any in 15% of the steps" in line for line in faults.values())
+
+
 def test_steps_without_unlabeled_images_do_not_count(log) -> None:
     lines = log().steps([None, 0.0] * 299)
     assert lines.said == []

@@ -38,6 +38,7 @@ COMMON = {
     *(f"val/mine/{name}" for name in ("degenerate_truths", "unreadable")),
 }
 OF_STUDENT = {"loss/unlabeled", "output/counted_unlabeled", "loss/feature", "feature_alignment/tokens_kept"}
+OF_STUDENT |= {"feature_alignment/steps_acting"}
 OF_STUDENT |= {f"feature_alignment/distance/{quantile}" for quantile in ("p10", "p50", "p90", "max")}
 
 

@@ -8,19 +8,6 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as Pillow and torchvision
 _BOX_CANDIDATES = 256  # of the largest boxes about 1 in 14 fits
 
 
-def cutmix_boxes(
-    b: int,
-    h: int,
-    w: int,
-    generator: Generator,
-    p: float = 0.5,
-    area: tuple[float, float] = (0.02, 0.4),
-    aspect: tuple[float, float] = (0.3, 1 / 0.3),
-) -> Tensor:
-    """Draws random boxes [b h w] bool on the CPU, True inside; see `box_sides`."""
-    return inside(*box_sides(b, h, w, generator, p, area, aspect))
-
-
 def inside(in_rows: Tensor, in_columns: Tensor) -> Tensor:
     """Returns [k h w] bool, True inside boxes, from their in_rows [k h] and in_columns [k w] bool."""
     return in_rows[:, :, None] & in_columns[:, None, :]

@@ -95,7 +95,7 @@ def stacked(inputs: Sequence[Tensor], device: torch.device) -> Tensor:
         inputs: [3 h w] each, in memory.
     """
     if device.type != "cuda":
-        return torch.stack(list(inputs))
+        return torch.stack(list(inputs)).to(device)
     shape = (len(inputs), *inputs[0].shape)
     batch = torch.empty(shape, dtype=inputs[0].dtype, pin_memory=True)  # [b 3 h w]
     return torch.stack(list(inputs), out=batch).to(device, non_blocking=True)

@@ -107,9 +107,7 @@ class Preprocessing:
 
     def normalise(self, image: Tensor) -> Tensor:
         """Returns image [b 3 h w] uint8 RGB as float32, normalised."""
-        if (
-            image.device.type != "cpu"
-        ):  # constants that are there already, one pass: the same but for rounding
+        if image.device.type != "cpu":  # kept constants, one pass: the same but for rounding
             scale, shift = _scale_and_shift(self.mean, self.std, image.device)
             return torch.addcmul(shift, image.to(torch.float32), scale)
         mean = torch.tensor(self.mean).view(3, 1, 1)

@@ -10,7 +10,7 @@ import torch
 from depthany.system.processes import cores
 
 STATISTICS = Path("/proc/stat")  # Linux: time of each core since the machine started, in ticks
-SHORTEST_S = 0.2  # of an observation; a tick is 10 ms
+SHORTEST_S, LONGEST_S = 0.2, 10.0  # of an observation; a tick is 10 ms
 IDLE_COLUMNS = (3, 4)  # idle, and waiting for a disk
 
 
@@ -31,19 +31,32 @@ class Observation:
     """What the cores of this process do from now on; begun when this module is imported, see `OBSERVED`."""
 
     def __init__(self) -> None:
+        self._most: int | None = None
+        self._begin()
+
+    def _begin(self) -> None:
         self._idle_s, self._at, self._own_s = idle_seconds(), time.monotonic(), own_seconds()
+
+    def most_threads(self) -> int:
+        """Returns torch's number of threads before one was set here, as for each job of a sweep."""
+        if self._most is None:
+            self._most = torch.get_num_threads()
+        return self._most
 
     def used_by_others(self) -> float | None:
         """Returns the mean number of cores that other programs used since; None where the system is silent.
 
-        Waits until a fifth of a second is observed.
+        Waits until a fifth of a second is observed. What was seen longer ago than `LONGEST_S` does not count:
+        then it observes anew.
         """
+        if time.monotonic() - self._at > LONGEST_S:
+            self._begin()
         time.sleep(max(0.0, self._at + SHORTEST_S - time.monotonic()))
-        idle_s = idle_seconds()
-        if idle_s is None or self._idle_s is None:
+        idle_s, before_s = idle_seconds(), self._idle_s
+        if idle_s is None or before_s is None:
             return None
         seconds = time.monotonic() - self._at
-        busy = cores() - (idle_s - self._idle_s) / seconds
+        busy = cores() - (idle_s - before_s) / seconds
         return max(0.0, busy - (own_seconds() - self._own_s) / seconds)
 
 
@@ -58,7 +71,7 @@ def threads_of_model(asked: int | None, observed: Observation | None) -> Threads
         asked: what the user has set; None = one thread per core that other programs leave free.
         observed: what the cores have done since the program started; None = torch's number of threads.
     """
-    most = torch.get_num_threads()
+    most = torch.get_num_threads() if observed is None else observed.most_threads()
     if asked is not None or observed is None or most == 1 or "OMP_NUM_THREADS" in os.environ:
         return Threads(asked if asked is not None else most)
     others = observed.used_by_others()
@@ -87,8 +100,8 @@ def idle_seconds() -> float | None:
 
 
 def own_seconds() -> float:
-    """Returns the CPU time of this process."""
-    return time.process_time()
+    """Returns the CPU time of this process and of those that it started and that have ended."""
+    return sum(os.times()[:4])
 
 
 OBSERVED = Observation()

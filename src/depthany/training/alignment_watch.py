@@ -1,12 +1,15 @@
 """Watches whether feature alignment acts: does its margin leave out all tokens of the student, or none?
 
-No loss shows it: if all tokens are within the margin, the loss is 0, as it is for a student that agrees.
+No loss shows it: if all tokens are within the margin, the loss is 0, as it is for a student that agrees. Few
+tokens are enough where the loss is the mean over those beyond the margin: it is full as long as there is one.
 """
 
 from collections.abc import Mapping
 
 KEPT, DISTANCE = "feature_alignment/tokens_kept", "feature_alignment/distance"  # names in the log
+ACTING = "feature_alignment/steps_acting"  # share of steps with any token kept; logged with mean_over=kept
 FEW, MANY = 0.01, 0.99  # share of tokens kept below and above which the margin decides nothing
+SELDOM = 0.2  # share of steps acting below which few tokens decide nothing either
 IDLE, EVERYWHERE = "alignment_idle", "alignment_everywhere"  # the two states
 # A student starts as a copy of the frozen encoder, so the share starts at 0 and says nothing at first. 300
 # steps are a good part of a short run; a long one has a small learning rate and leaves its start slowly, and
@@ -39,7 +42,8 @@ class AlignmentWatch:
         if KEPT not in means:
             return {}
         share = means[KEPT]
-        state = IDLE if share < FEW else EVERYWHERE if share > MANY else None
+        is_idle = share < FEW and means.get(ACTING, 0.0) < SELDOM
+        state = IDLE if is_idle else EVERYWHERE if share > MANY else None
         lasted = self.steps_in_a_row.get(state, 0.0) + steps if state else 0.0
         self.steps_in_a_row.clear()
         if state is None:
@@ -51,6 +55,8 @@ class AlignmentWatch:
 def _line(state: str, means: Mapping[str, float], steps: float) -> str:
     """Returns what a state means and what can be done, with figures of the newest interval."""
     figures = f"{means[KEPT]:.2%} now"
+    if ACTING in means:
+        figures += f", and any in {means[ACTING]:.0%} of the steps"
     if f"{DISTANCE}/p50" in means:
         median, largest = means[f"{DISTANCE}/p50"], means[f"{DISTANCE}/max"]
         figures += f"; 1 - cos to the frozen encoder: median {median:.3g}, largest {largest:.3g}"

@@ -132,7 +132,7 @@ class Tracker:
 
     def summary(self, settings: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]) -> None:
         """Writes what compares this run with others: settings in `COMPARED`, and its scores[set][metric]."""
-        known = {key: value for key, value in flat(dict(settings)).items() if key.startswith(COMPARED)}
+        known = {key: value for key, value in flat(settings).items() if key.startswith(COMPARED)}
         shown = {
             key: value if isinstance(value, bool | int | float) else str(value)
             for key, value in known.items()

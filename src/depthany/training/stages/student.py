@@ -16,6 +16,7 @@ from depthany.models.encoder import Encoder, patch_tokens
 from depthany.models.files.weights import load_encoder_weights
 from depthany.models.model import DenseModel, build_encoder
 from depthany.system.rules import setting
+from depthany.training.alignment_watch import ACTING, DISTANCE, KEPT
 from depthany.training.stages.base import (
     Needs,
     StageContext,
@@ -190,8 +191,10 @@ class StudentStage(TermsStage):
             aligned = self._align(tokens[count : count + u], clean, seen)
             losses["feature"] = aligned.loss
             if any_unlabeled:
-                scalars["feature_alignment/tokens_kept"] = aligned.kept
-                distributions["feature_alignment/distance"] = aligned.distance
+                scalars[KEPT] = aligned.kept
+                if self.settings.feature_alignment.mean_over == "kept":
+                    scalars[ACTING] = (aligned.kept > 0).float()
+                distributions[DISTANCE] = aligned.distance
         for name, loss in losses.items():
             if any_labeled if name == "labeled" else any_unlabeled:
                 scalars |= {f"loss/{name}": loss, **term_scalars(name, values.get(name, {}))}
