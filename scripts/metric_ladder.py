@@ -35,7 +35,7 @@ from seeded_runs import (
     heading_lines,
     mean_cells,
     parser_of_runs,
-    require_ladder,
+    require_runs,
     train,
 )
 
@@ -78,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
         "--ladder", type=Path, default=Path("outputs/ladder"), help="--out of scripts/ladder.py"
     )
     args = parser.parse_args()
-    require_ladder(args.ladder, (run for run, _ in STARTS.values() if run), args.seeds)
+    require_runs(args.ladder, (run for run, _ in STARTS.values() if run), args.seeds)
     return args
 
 

@@ -32,13 +32,19 @@ def parser_of_runs(description: str, out: str) -> argparse.ArgumentParser:
     return parser
 
 
-def require_ladder(ladder: Path, runs: Iterable[str], seeds: Sequence[int]) -> None:
-    """Exits unless scripts/ladder.py has trained these runs for these seeds in the folder `ladder`."""
+def require_runs(
+    place: Path, runs: Iterable[str], seeds: Sequence[int], script: str = "ladder", option: str = "--ladder"
+) -> None:
+    """Exits unless another script has trained these runs for these seeds.
+
+    Args:
+        place: --out of that script, which `option` names here.
+    """
     for run, seed in product(runs, seeds):
-        folder = ladder / f"{run}_{seed}"
+        folder = place / f"{run}_{seed}"
         if not (folder / "model.safetensors").exists():
-            command = f"python scripts/ladder.py --seeds {' '.join(map(str, seeds))}"
-            sys.exit(f"error: {folder} has no trained model: run {command}, or pass its --out as --ladder")
+            command = f"python scripts/{script}.py --seeds {' '.join(map(str, seeds))}"
+            sys.exit(f"error: {folder} has no trained model: run {command}, or pass its --out as {option}")
 
 
 def train(folder: Path, settings: Iterable[str]) -> None:

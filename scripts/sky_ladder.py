@@ -29,7 +29,15 @@ from depthany.data.folder_depth import FolderDepth
 from depthany.models.model import DenseModel
 from depthany.training.validation import evaluate
 from ladder import DOMAINS, INPUT_SIZE, scene_set
-from seeded_runs import command_line, difference_cells, heading_lines, mean_cells, parser_of_runs, train
+from seeded_runs import (
+    command_line,
+    difference_cells,
+    heading_lines,
+    mean_cells,
+    parser_of_runs,
+    require_runs,
+    train,
+)
 
 SEGMENTER = "DPT_fine-tuned_student"  # of transfer_ladder.py
 ROWS = ("sky of the labels", "no sky", "sky of predicted masks")
@@ -63,12 +71,7 @@ def parse_arguments() -> argparse.Namespace:
         "--transfer", type=Path, default=Path("outputs/transfer_ladder"), help="--out of transfer_ladder.py"
     )
     args = parser.parse_args()
-    for seed in args.seeds:
-        if not (folder := args.transfer / f"{SEGMENTER}_{seed}").exists():
-            sys.exit(
-                f"error: {folder} is not there: run scripts/transfer_ladder.py, or pass its --out as "
-                "--transfer"
-            )
+    require_runs(args.transfer, [SEGMENTER], args.seeds, "transfer_ladder", "--transfer")
     return args
 
 

@@ -36,7 +36,7 @@ from seeded_runs import (
     heading_lines,
     mean_cells,
     parser_of_runs,
-    require_ladder,
+    require_runs,
     train,
 )
 
@@ -92,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
         "--ladder", type=Path, default=Path("outputs/ladder"), help="--out of scripts/ladder.py"
     )
     args = parser.parse_args()
-    require_ladder(args.ladder, filter(None, STARTS.values()), args.seeds)
+    require_runs(args.ladder, filter(None, STARTS.values()), args.seeds)
     return args
 
 
