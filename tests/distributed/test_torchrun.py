@@ -142,7 +142,7 @@ def test_bad_image_of_one_rank_ends_all(torchrun, own_world, teacher_run: Path, 
     assert time.monotonic() - began < 40  # with the start of torch, which takes most of it
     assert ended.code != 0
     assert [str(bad) in line for line in errors(ended.err)] == [True]
-    assert "depthany" not in "".join(re.findall(r"^.*Traceback.*\n(?:.*\n){3}", ended.err, re.MULTILINE))
+    assert "src/depthany" not in "".join(re.findall(r"^.*Traceback.*\n(?:.*\n){3}", ended.err, re.MULTILINE))
 
 
 @pytest.mark.slow

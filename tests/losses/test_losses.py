@@ -392,12 +392,23 @@ def test_feature_alignment_keeps_tokens_beyond_margin():
     # cos with (1, 0): 1, 0.96, 0.8, 0 -> distance 0, 0.04, 0.2, 1; margin 0.15 keeps the last two.
     frozen = tokens((1, 0), (1, 0), (1, 0), (1, 0))
     student = tokens((2, 0), (24, 7), (4, 3), (0, 5))
-    loss, kept, distance = feature_alignment_loss(student, frozen)
+    loss, kept, distance, acting = feature_alignment_loss(student, frozen)
+    assert acting == 1
     assert loss.item() == pytest.approx((0.2 + 1) / 2)
     assert kept.item() == 0.5
     torch.testing.assert_close(distance, torch.tensor([[0, 0.04, 0.2, 1]]))
     loss = feature_alignment_loss(student, frozen, mean_over="all").loss
     assert loss.item() == pytest.approx((0.2 + 1) / 4)
+
+
+def test_loss_acts_if_any_rank_keeps_a_token():
+    same = torch.ones(1, 2, 3)
+    assert feature_alignment_loss(same, same).acting == 0
+    half_a_token = feature_alignment_loss(
+        same, same, mean_over_ranks=lambda count: count + 0.5
+    )  # of two ranks
+    assert half_a_token.acting == 1
+    assert feature_alignment_loss(same, same, mean_over="all").acting is None
 
 
 def test_token_at_margin_is_kept():
@@ -409,7 +420,7 @@ def test_token_at_margin_is_kept():
 
 def test_equal_features_have_no_loss_nor_gradient():
     features = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0))
-    (loss, kept, _), (grad,) = (
+    (loss, kept, *_), (grad,) = (
         feature_alignment_loss(features, features),
         torch.autograd.grad(
             feature_alignment_loss(leaf := features.clone().requires_grad_(), features)[0], leaf
@@ -425,7 +436,7 @@ def test_centering_removes_common_direction():
     # and (3, -4): cos 1 and 0.8, of vectors that were all within 0.15 of each other.
     frozen, student = tokens((10, 2), (10, -2)), tokens((10, 1), (13, -4))
     assert feature_alignment_loss(student, frozen).kept == 0
-    loss, kept, distance = feature_alignment_loss(student, frozen, center="mean")
+    loss, kept, distance, _ = feature_alignment_loss(student, frozen, center="mean")
     torch.testing.assert_close(distance, torch.tensor([[0, 0.2]]))
     assert kept == 0.5
     assert loss.item() == pytest.approx(0.2)
@@ -439,7 +450,7 @@ def test_no_gradient_flows_into_frozen_features(center):
     student, frozen = torch.randn(2, 2, 5, 8, generator=torch.Generator().manual_seed(0))
     student.requires_grad_()
     frozen.requires_grad_()
-    loss, _, distance = feature_alignment_loss(student, frozen, center=center)
+    loss, _, distance, _ = feature_alignment_loss(student, frozen, center=center)
     loss.backward()
     assert not distance.requires_grad
     assert student.grad is not None
@@ -495,7 +506,7 @@ def test_feature_alignment_over_ranks_is_whole_batch(mean_over, center):
         student, frozen = student + 5, frozen + 5
     student = student.detach().requires_grad_()
     options = {"mean_over": mean_over, "center": center}
-    whole, kept, _ = feature_alignment_loss(student, frozen, **options)
+    whole, kept, *_ = feature_alignment_loss(student, frozen, **options)
     parts = losses_of_shares(
         lambda i, mean_over_ranks: torch.stack(
             feature_alignment_loss(student[i], frozen[i], mean_over_ranks=mean_over_ranks, **options)[:2]

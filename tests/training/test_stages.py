@@ -127,7 +127,7 @@ def test_student_loss_is_weighted_sum_of_terms(center: str) -> None:
     with torch.no_grad():
         tokens = model(normalise(torch.cat([labeled.seen, unlabeled.seen])), with_features=True).features[2:]
         of_frozen = patch_tokens(frozen(normalise(unlabeled.seen))[-1])
-        feature, kept, distance = feature_alignment_loss(tokens, of_frozen, center=center)
+        feature, kept, distance, acting = feature_alignment_loss(tokens, of_frozen, center=center)
     by_hand = {
         "loss/labeled": affine_invariant_loss(labeled.prediction, batch.target, batch.mask),
         "loss/unlabeled": affine_invariant_loss(unlabeled.prediction, unlabeled.target, unlabeled.mask),

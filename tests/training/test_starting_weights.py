@@ -211,6 +211,7 @@ def test_hub_id_is_looked_up_as_teacher(
         raise ConnectionError(f"no {file_name} of {repository}")
 
     monkeypatch.setattr("depthany.models.files.hub._cached_or_downloaded", offline)
+    monkeypatch.chdir(tmp_path)  # a checkout may have outputs/teacher
     for teacher, looked_up in (("some/model-hf", True), ("outputs/teacher", False)):
         ended = start(tiny_world.settings("student", tmp_path / "run", f"stage.teacher={teacher}"))
         assert ended.code == 2

@@ -18,11 +18,14 @@ class FeatureAlignment(NamedTuple):
     loss: [] mean cosine distance of the tokens kept, 0 with zero gradient if no token is kept.
     kept: [] share of the tokens that are kept; its mean over the ranks is that of the whole batch.
     distance: [b n] cosine distance of each token, in 0..2, without gradient.
+    acting: [] 1 if any token of all ranks is kept, else 0. None with mean_over="all", where the loss is as
+        small as the share of the tokens that are kept.
     """
 
     loss: Tensor
     kept: Tensor
     distance: Tensor
+    acting: Tensor | None
 
 
 def feature_alignment_loss(
@@ -70,7 +73,8 @@ def feature_alignment_loss(
     counted = mean_over_ranks(kept_tokens) if mean_over == "kept" else tokens
     loss = torch.where(kept, distance, 0).sum() / one_if_zero(counted)
     share = kept.to(distance.dtype).sum() / one_if_zero(tokens)  # 0, not NaN, of an empty batch
-    return FeatureAlignment(loss, share, distance.detach())
+    acting = (counted > 0).to(distance.dtype) if mean_over == "kept" else None
+    return FeatureAlignment(loss, share, distance.detach(), acting)
 
 
 def mean_token(tokens: Tensor, mean_over_ranks: MeanOverRanks = on_one_rank) -> Tensor:

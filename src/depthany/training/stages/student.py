@@ -192,8 +192,8 @@ class StudentStage(TermsStage):
             losses["feature"] = aligned.loss
             if any_unlabeled:
                 scalars[KEPT] = aligned.kept
-                if self.settings.feature_alignment.mean_over == "kept":
-                    scalars[ACTING] = (aligned.kept > 0).float()
+                if aligned.acting is not None:
+                    scalars[ACTING] = aligned.acting
                 distributions[DISTANCE] = aligned.distance
         for name, loss in losses.items():
             if any_labeled if name == "labeled" else any_unlabeled:
