@@ -141,7 +141,9 @@ def test_bad_image_of_one_rank_ends_all(torchrun, own_world, teacher_run: Path, 
     ended = torchrun(arguments(own_world, tmp_path / "run", teacher_run, "batch_size=9"))
     assert time.monotonic() - began < 40  # with the start of torch, which takes most of it
     assert ended.code != 0
-    assert [str(bad) in line for line in errors(ended.err)] == [True]
+    said = errors(ended.err)
+    assert sum(str(bad) in line for line in said) == 1
+    assert all(str(bad) in line or "lost contact" in line for line in said)  # if torchrun is slow to end it
     assert "src/depthany" not in "".join(re.findall(r"^.*Traceback.*\n(?:.*\n){3}", ended.err, re.MULTILINE))
 
 

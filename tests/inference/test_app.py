@@ -151,7 +151,9 @@ def test_cloud_range_is_labelled_as_assumed_and_checked(tab, tmp_path: Path) -> 
     wait_for_result(tab)
     tab.get_by_text("Point cloud", exact=True).click()
     tab.get_by_text("This model knows no metres").wait_for()
-    tab.get_by_label("Nearest (m), assumed").fill("30")
+    nearest = tab.get_by_label("Nearest (m), assumed")
+    nearest.fill("30")
+    nearest.press("Tab")
     tab.get_by_role("button", name="Make point cloud").click()
     tab.get_by_text("expected 0 < nearest < farthest").wait_for()
 

@@ -138,6 +138,7 @@ def test_student_loss_is_weighted_sum_of_terms(center: str) -> None:
         assert value > 0
     torch.testing.assert_close(output.loss.detach(), sum(by_hand.values()) / 3, rtol=1e-4, atol=1e-5)
     assert output.scalars["feature_alignment/tokens_kept"] == kept > 0
+    assert output.scalars["feature_alignment/steps_acting"] == acting == 1
     torch.testing.assert_close(
         output.distributions["feature_alignment/distance"], distance, rtol=1e-4, atol=1e-5
     )
