@@ -19,6 +19,7 @@ from depthany.commands.app_command import check, start
 from depthany.config.entry import run_entry
 from depthany.inference.demonstration import note_on_sample_model, size_advice
 from depthany.models.model import depth_anything, save_model
+from depthany.models.output import Quantity
 
 pytest.importorskip("gradio", reason="needs the extra app")
 pytest.importorskip("trimesh", reason="needs the extra app")
@@ -130,6 +131,7 @@ def test_downloads_of_a_photo_hold_every_pixel(tab, tmp_path: Path) -> None:
     tab.get_by_text("Point cloud", exact=True).click()
     tab.get_by_role("button", name="Make point cloud").click()
     tab.locator("button:has-text('PLY'):not([disabled])").wait_for()
+    tab.locator("canvas").first.wait_for()  # of its view
     with tab.expect_download() as download:
         tab.get_by_role("button", name="PLY").click()
     header = Path(download.value.path()).read_bytes()[:400]
@@ -211,7 +213,8 @@ def test_metric_cloud_assumes_only_the_field_of_view(checkpoints: Path, tmp_path
     assert tuple(slider[1][nearest]) == (255, 255, 255), (
         "near is bright, though its number of metres is small"
     )
-    download, message = page.cloud(prediction, None, None, 90)
+    download, view, message = page.cloud(prediction, None, None, 90)
+    assert Path(view.value["path"]).read_bytes()[:4] == b"glTF"
     points = trimesh().load(download.value["path"]).vertices
     assert message == ""
     assert np.allclose(-points[:, 2], prediction.values.ravel(), rtol=1e-5)  # the view looks along -z
@@ -219,7 +222,7 @@ def test_metric_cloud_assumes_only_the_field_of_view(checkpoints: Path, tmp_path
         0
     ]  # at 90 degrees the left edge is as far to the left as it is away, less half a pixel
     assert left_edge[0] / -left_edge[2] == pytest.approx(-1 + 1 / 70, rel=1e-4)
-    assert "expected 1 to 170 degrees" in page.cloud(prediction, None, None, 180)[1]
+    assert "expected 1 to 170 degrees" in page.cloud(prediction, None, None, 180)[-1]
 
 
 def test_metres_are_read_under_the_pointer(browser, checkpoints: Path, tmp_path: Path) -> None:
@@ -254,11 +257,11 @@ def test_unusable_size_keeps_the_picture(checkpoints: Path, tmp_path: Path) -> N
 
     page = Page(load_model(checkpoints / "relative"), 4)
     write_photo(tmp_path / "photo.png")
-    assert page.predict(str(tmp_path / "photo.png"), 56, "gray")[5] == ""
+    assert page.predict(str(tmp_path / "photo.png"), 56, "gray")[-1] == ""
     for size, words in ((None, "no number"), (3, "3"), (1000, "1000")):
         *kept, message = page.predict(str(tmp_path / "photo.png"), size, "gray")
         assert message.startswith(f"**Input size, {words}:** expected 56 to 112 pixels")
-        assert kept == [{"__type__": "update"}] * 5, "nothing else changes"
+        assert kept == [{"__type__": "update"}] * 6, "nothing else changes"
     assert page.example is not None and page.read(page.example).shape[2] == 3
 
 
@@ -280,20 +283,39 @@ def test_only_the_samples_model_gets_a_note(checkpoints: Path) -> None:
 
 def test_large_photo_is_shown_smaller(checkpoints: Path, monkeypatch) -> None:
     from depthany.inference import page as module
+    from depthany.inference import page_cloud
 
     page = module.Page(load_model(checkpoints / "relative"), max_megapixels=10)
     monkeypatch.setattr(module, "SHOWN_PIXELS", 100)
-    monkeypatch.setattr(module, "CLOUD_POINTS", 2_500)
+    monkeypatch.setattr(page_cloud, "CLOUD_POINTS", 2_500)
     image = np.zeros((120, 300, 3), np.uint8)
     prediction = module.PredictedPhoto(
         image, np.linspace(0, 1, 36_000, dtype=np.float32).reshape(120, 300), "large"
     )
     assert [side.shape for side in page.show(prediction, "gray") or ()] == [(40, 100, 3)] * 2
-    download, message = page.cloud(prediction, 2, 10, 60)
+    download, _view, message = page.cloud(prediction, 2, 10, 60)
     cloud = trimesh().load(download.value["path"]).vertices
     assert len(cloud) == 20 * 50
     assert "6th pixel" in message
     assert (cloud[0, 2], cloud[:, 2].max() <= -2) == (pytest.approx(-10), True)
+
+
+def test_view_of_cloud_is_cut_where_depth_jumps(tmp_path: Path) -> None:
+    from depthany.inference.output_settings import OutputSettings
+    from depthany.inference.page_cloud import write_surface
+
+    depth_m = np.full((3, 6), 2, np.float32)
+    depth_m[:, 3:] = 4
+    depth_m[0, 0] = 0  # unknown
+    image = np.arange(54, dtype=np.uint8).reshape(3, 6, 3)
+    write_surface(tmp_path / "a.glb", image, depth_m, OutputSettings(Quantity("depth_m", 10.0)))
+    surface = trimesh().load(tmp_path / "a.glb", force="mesh")
+    assert len(surface.faces) == 8 - 1 + 8  # two of each 2 x 2 pixels on one side, less one
+    assert all(np.ptp(surface.vertices[face, 2]) == 0 for face in surface.faces)
+    assert np.allclose(surface.face_normals, (0, 0, 1)), "seen from the camera"
+    assert {tuple(colour) for colour in surface.visual.vertex_colors[:, :3]} == {
+        tuple(pixel) for pixel in image.reshape(-1, 3)[1:]
+    }
 
 
 def trimesh():

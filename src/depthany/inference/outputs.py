@@ -134,7 +134,7 @@ def write_ply(path: Path, image: NDArray | None, values: NDArray, settings: Outp
 
     Their colours are those of image [h w 3] uint8 RGB.
     """
-    points, colours = _points(image, values, settings)
+    points, colours = _cloud(image, values, settings)
     path.write_bytes(optional("trimesh", "save=ply").PointCloud(points, colours).export(file_type="ply"))
 
 
@@ -143,7 +143,7 @@ def write_glb(path: Path, image: NDArray | None, values: NDArray, settings: Outp
 
     Their colours are those of image [h w 3] uint8 RGB.
     """
-    points, colours = _points(image, values, settings)
+    points, colours = _cloud(image, values, settings)
     cloud = optional("trimesh", "save=glb").PointCloud(points, colours)
     path.write_bytes(cloud.scene().export(file_type="glb"))
 
@@ -228,10 +228,21 @@ def _save_png(path: Path, pixels: Image.Image, texts: dict[str, str]) -> None:
     pixels.save(path, "PNG", pnginfo=info, compress_level=1)  # a fifth of level 6's time
 
 
-def _points(image: NDArray | None, values: NDArray, settings: OutputSettings) -> tuple[NDArray, NDArray]:
-    """Returns points [n 3] in metres, x right, y up and z backward, and their colours [n 3] uint8."""
-    assert image is not None
+def upright_points(values: NDArray, settings: OutputSettings) -> NDArray[np.float32]:
+    """Returns points [h w 3] in metres, x right, y up and z backward; NaN where the depth is unknown.
+
+    Args:
+        values: [h w] as predicted.
+        settings: range and field of view.
+    """
     depth_m = settings.depth_m(values)
     points = points_m(depth_m, settings.focal_px or focal_px_of(depth_m.shape[1], settings.fov_deg))
-    known = np.isfinite(depth_m)
-    return points[known] * np.array([1, -1, -1], np.float32), image[known]
+    return points * np.array([1, -1, -1], np.float32)
+
+
+def _cloud(image: NDArray | None, values: NDArray, settings: OutputSettings) -> tuple[NDArray, NDArray]:
+    """Returns the known points [n 3] of `upright_points` and their colours [n 3] uint8."""
+    assert image is not None
+    points = upright_points(values, settings)
+    known = np.isfinite(points[..., 2])
+    return points[known], image[known]

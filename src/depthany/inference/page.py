@@ -19,7 +19,8 @@ from depthany.display.class_pictures import overlay
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.inference.constant_maps import constant_maps
 from depthany.inference.demonstration import note_on_sample_model, size_advice
-from depthany.inference.outputs import OutputSettings, picture, write_color, write_ply, write_png16
+from depthany.inference.outputs import OutputSettings, picture, write_color, write_png16
+from depthany.inference.page_cloud import cloud_controls, cloud_view, make_cloud, no_cloud, problem_of_cloud
 from depthany.inference.readout import SLIDER_ID, classes_html, metres_html
 from depthany.metrics.constant import is_constant
 from depthany.models.model import DenseModel
@@ -35,7 +36,6 @@ FORMATS = (
 )  # Pillow's names; its other decoders never see a file
 EXAMPLE = "data/sample/unlabeled/test/images/rooms/00000.jpg"  # there in a checkout
 SHOWN_PIXELS = 1600  # longer side of the pictures that the browser gets
-CLOUD_POINTS = 1_000_000  # largest cloud; a larger photo contributes every 2nd, 3rd ... pixel
 KEPT_FOLDERS = 8  # latest downloads; gradio serves copies of its own
 HELP = {
     "disparity": "Red, bright or white is near. The numbers are **disparity of unknown scale and shift**: "
@@ -44,13 +44,6 @@ HELP = {
     "palette.",
     "depth_m": "Red, bright or white is near. The numbers are **{quantity}**, in the 16-bit PNG millimetres.",
 }
-ASSUMED = (
-    "This model knows no metres: the distances of nearest and farthest are **assumed** here, and so is the "
-    "field of view. The cloud is only as accurate as they are."
-)
-ASSUMED_VIEW = (
-    "Depth is in metres, as predicted; the field of view is **assumed**: it sets how wide the cloud is."
-)
 
 
 @dataclass(frozen=True)
@@ -86,19 +79,19 @@ class Page:
         self._downloads = tempfile.TemporaryDirectory(prefix="depthany-page-")
 
     def predict(self, path: str | None, input_size: float | None, colour_map: str) -> list[Any]:
-        """Returns prediction, slider, metres, 16-bit PNG, point cloud (none yet) and message.
+        """Returns prediction, slider, metres, 16-bit PNG, point cloud and its view (none yet) and message.
 
         A size that cannot be used leaves all but the message as it is.
         """
         if path is None:
-            return [None, None, "", _no_download(), _no_download(), ""]
+            return [None, None, "", _no_download(), *no_cloud(), ""]
         if problem := self.problem_of_size(input_size):
-            return [*(gr.skip() for _ in range(5)), problem]
+            return [*(gr.skip() for _ in range(6)), problem]
         try:
             image = self.read(Path(path))
             values = self.model.infer(image, int(input_size or 0))
         except ValueError as error:
-            return [None, None, "", _no_download(), _no_download(), _problem(error, path)]
+            return [None, None, "", _no_download(), *no_cloud(), _problem(error, path)]
         prediction = PredictedPhoto(image, values, Path(path).stem)
         settings = OutputSettings(self.quantity)
         ending, write_png = ("classes", write_color) if settings.is_of_classes else ("16bit", write_png16)
@@ -108,7 +101,7 @@ class Page:
             prediction,
             *self.recolour(prediction, colour_map),
             gr.DownloadButton(value=str(png), interactive=True),
-            _no_download(),
+            *no_cloud(),
             _warnings(prediction, settings),
         ]
 
@@ -149,24 +142,15 @@ class Page:
         far_m: float | None,
         fov_deg: float | None,
     ) -> list[Any]:
-        """Returns point cloud and message, for the page."""
+        """Returns point cloud, its view and message, for the page."""
         if prediction is None:
-            return [_no_download(), "**No photo yet:** drop one first."]
-        is_metric = self.quantity.is_metric
-        if not is_metric and not (near_m and far_m and 0 < near_m < far_m):
-            return [
-                _no_download(),
-                f"**Nearest {near_m} m, farthest {far_m} m:** expected 0 < nearest < farthest.",
-            ]
-        if not fov_deg or not 1 <= fov_deg <= 170:
-            return [_no_download(), f"**Field of view {fov_deg}:** expected 1 to 170 degrees."]
-        range_m = None if is_metric else (float(near_m or 0), float(far_m or 0))
-        settings = OutputSettings(self.quantity, range_m=range_m, fov_deg=float(fov_deg))
-        step = -(-max(prediction.values.shape) // round(CLOUD_POINTS**0.5))
+            return [*no_cloud(), "**No photo yet:** drop one first."]
+        if problem := problem_of_cloud(self.quantity.is_metric, near_m, far_m, fov_deg):
+            return [*no_cloud(), problem]
+        range_m = None if self.quantity.is_metric else (float(near_m or 0), float(far_m or 0))
+        settings = OutputSettings(self.quantity, range_m=range_m, fov_deg=float(fov_deg or 0))
         path = self._folder() / f"{prediction.name}.ply"
-        write_ply(path, prediction.image[::step, ::step], prediction.values[::step, ::step], settings)
-        message = f"Every {step}th pixel of rows and columns is a point." if step > 1 else ""
-        return [gr.DownloadButton(value=str(path), interactive=True), message]
+        return make_cloud(path, prediction.image, prediction.values, settings)
 
     def read(self, path: Path) -> NDArray[np.uint8]:
         """Returns the photo [h w 3] uint8 RGB.
@@ -225,7 +209,7 @@ def build(page: Page) -> gr.Blocks:
                     info=f"Shorter side as the model sees it. {size_advice(page.model)}",
                 )
                 png = gr.DownloadButton("Palette PNG" if of_classes else "16-bit PNG", interactive=False)
-                near, far, fov, make, ply = _cloud_controls(is_metric, visible=not of_classes)
+                cloud = cloud_controls(is_metric, visible=not of_classes)
             with gr.Column(scale=3):
                 message = gr.Markdown("", elem_id="message")
                 slider = gr.ImageSlider(
@@ -237,6 +221,7 @@ def build(page: Page) -> gr.Blocks:
                     elem_id=SLIDER_ID,
                 )
                 metres = gr.HTML("", visible=is_metric or of_classes)
+                view = cloud_view(visible=not of_classes)
                 if note := note_on_sample_model(page.model):
                     gr.Markdown(f"**Note:** {note}.")
                 gr.Markdown(HELP[page.quantity.kind].format(quantity=page.quantity.describe()))
@@ -244,24 +229,11 @@ def build(page: Page) -> gr.Blocks:
             [photo.change, input_size.release],
             page.predict,
             [photo, input_size, colour_map],
-            [prediction, slider, metres, png, ply, message],
+            [prediction, slider, metres, png, cloud.ply, view, message],
         )
         colour_map.change(page.recolour, [prediction, colour_map], [slider, metres])
-        make.click(page.cloud, [prediction, near, far, fov], [ply, message])
+        cloud.make.click(page.cloud, [prediction, *cloud.numbers], [cloud.ply, view, message])
     return blocks
-
-
-def _cloud_controls(
-    is_metric: bool, visible: bool
-) -> tuple[gr.Number, gr.Number, gr.Number, gr.Button, gr.DownloadButton]:
-    """Adds the controls: nearest, farthest, field of view, the button that makes the cloud, its download."""
-    with gr.Accordion("Point cloud", open=False, visible=visible):
-        gr.Markdown(ASSUMED_VIEW if is_metric else ASSUMED)
-        with gr.Row():
-            near = gr.Number(1, label="Nearest (m), assumed", visible=not is_metric, min_width=90)
-            far = gr.Number(20, label="Farthest (m), assumed", visible=not is_metric, min_width=90)
-        fov = gr.Number(60, label="Field of view, left to right (degrees), assumed")
-        return near, far, fov, gr.Button("Make point cloud"), gr.DownloadButton("PLY", interactive=False)
 
 
 def theme() -> gr.themes.Base:
