@@ -94,7 +94,7 @@ def test_bundled_files_keep_their_path_in_checkout(monkeypatch: pytest.MonkeyPat
 def test_package_without_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files, "checkout_dir", lambda: None)
-    get_it = "an installed package does not hold the sample: clone depthany's repository"
+    get_it = "an installed package does not contain the sample: clone depthany's repository"
     lacks = f"there is no data/sample in {tmp_path}: {get_it}"
     for stage in ("student", "metric"):  # before a missing teacher, model or encoder
         with pytest.raises(ValueError, match=f"^{lacks}.* data=folder"):

@@ -228,7 +228,7 @@ def test_protocol_all_lists_missing_data(
     assert code == 0, err
     assert list(results(tmp_path)["protocols"]) == ["folder"]
     assert "sample_test_rooms, sample_test_streets" in out
-    assert f": not run, there is no data/sample in {tmp_path}: an installed package does not hold" in out
+    assert f": not run, there is no data/sample in {tmp_path}: an installed package does not contain" in out
     assert set(results(tmp_path)["not_run"]) == set(protocol_names()) - {"folder"}
 
 

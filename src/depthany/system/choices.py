@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 def require_choice(key: str, value: str, choices: Iterable[str]) -> None:
-    """Raises ValueError, which lists the choices, if `value` is none of them.
+    """Raises ValueError, which lists the choices, if `value` is not one of them.
 
     Args:
         key: what is chosen, for the message, such as "split of KITTI".

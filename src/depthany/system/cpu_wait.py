@@ -6,7 +6,7 @@ SCHEDULER = Path("/proc/thread-self/schedstat")  # Linux: nanoseconds on a CPU, 
 
 
 class CpuWait:
-    """Measures how long the thread that asks was ready to run but had no CPU."""
+    """Measures how long the calling thread was ready to run but had no CPU."""
 
     def __init__(self) -> None:
         self._before = self._read()

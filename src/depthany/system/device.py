@@ -24,7 +24,7 @@ class Compute:
     """Where a model computes, and in which number format.
 
     Attributes:
-        device: of the model.
+        device: device of the model.
         amp: dtype of autocast; None computes in float32.
         note: why a CPU computes with fewer threads than it has cores, or None.
     """
@@ -58,7 +58,7 @@ def prepare_compute(
         device: see `choose_device`.
         precision: see `choose_amp`.
         threads: CPU threads of the model; None: see `threads_of_model`.
-        processes: of the run; each takes the GPU of its rank.
+        processes: processes of the run; each takes the GPU of its rank.
 
     Raises:
         ValueError: the device cannot be used, or does not compute in this precision.
@@ -131,7 +131,7 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 def reading_threads(workers: int | None, device: torch.device) -> int:
     """Returns how many threads read images for a model: `workers`, or if that is None 2 beside a model on the
-    CPU, and else one per core, which the processes that torchrun has started here share.
+    CPU, else one per core, divided among the processes that torchrun has started here.
     """
     if workers is not None:
         return workers
@@ -149,7 +149,7 @@ def has_amx() -> bool:
 
 @contextmanager
 def deterministic_algorithms(enabled: bool) -> Iterator[None]:
-    """Inside, torch computes with kernels that give the same bits each time; not `enabled`: does nothing.
+    """Makes torch use kernels that give the same bits each time, inside; does nothing unless `enabled`.
 
     Many CUDA kernels add in an order that changes from run to run, such as the backward pass of bilinear
     resizing. Source: "Reproducibility" in the notes of the PyTorch documentation.

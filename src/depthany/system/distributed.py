@@ -119,7 +119,7 @@ class Processes:
         raise an exception.
 
         Args:
-            name: of this barrier, unique in a run.
+            name: name of this barrier, unique in a run.
         """
         if self.size == 1:
             return
@@ -136,7 +136,7 @@ class SharedCount:
     """A count over all processes; threads may call it.
 
     Args:
-        name: of the count, unique in a run.
+        name: name of the count, unique in a run.
         report: called on process 0 with the increase since the last call, over all processes.
     """
 
@@ -199,7 +199,7 @@ def process_group(processes: Processes, device: torch.device) -> Iterator[Proces
 
 @contextmanager
 def _says_whom_it_waits_for(processes: Processes) -> Iterator[None]:
-    """Prints a line if the other processes do not come: a variable of an earlier job may still be set."""
+    """Prints a line if the other processes do not arrive: a variable of an earlier job may still be set."""
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     line = (
         f"process {processes.rank} waits for the others of WORLD_SIZE={processes.size} at {address}, for up "

@@ -40,7 +40,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with whole_file(path) as partial:
             write(partial)
     except Exception as error:  # torch and safetensors have their own exceptions for a full disk
-        raise ValueError(f"cannot write {path}: {why(error)}; what was written before is whole") from error
+        raise ValueError(f"cannot write {path}: {why(error)}; files written before are complete") from error
 
 
 @contextmanager
@@ -128,12 +128,12 @@ def require_writable(out: Path) -> None:
 
 
 def require_own_results(out: Path, marker: str, key: str, others: tuple[str, ...] = ()) -> None:
-    """Checks that the results in the output folder, which are going to be replaced, are of an earlier call.
+    """Checks that the results in the output folder, which will be replaced, are those of an earlier call.
 
     Args:
         marker: name of the JSON file that is written first.
-        key: at its top level, which another program's file of that name would not have.
-        others: names of the files that are replaced besides.
+        key: key at its top level, which another program's file of that name would not have.
+        others: names of the other files that are replaced.
 
     Raises:
         ValueError: one of the files is there, and the marker is not, or is another program's.
@@ -143,7 +143,7 @@ def require_own_results(out: Path, marker: str, key: str, others: tuple[str, ...
         return
     try:
         content = json.loads((out / marker).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # there is none, or it is no JSON
+    except (OSError, ValueError):  # there is none, or it is not JSON
         content = None
     if not isinstance(content, dict) or key not in content:
         raise ValueError(

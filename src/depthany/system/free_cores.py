@@ -19,8 +19,8 @@ class Threads:
     """Threads of a model, and why there are so few of them.
 
     Attributes:
-        count: of threads.
-        reason: a line for the user, None if every core has its thread or the user has chosen.
+        count: number of threads.
+        reason: a line for the user; None if every core has its thread or the user has chosen.
     """
 
     count: int
@@ -47,7 +47,7 @@ class Observation:
         """Returns the mean number of cores that other programs used since; None where the system is silent.
 
         Waits until a fifth of a second is observed. What was seen longer ago than `LONGEST_S` does not count:
-        then it observes anew.
+        then it observes again.
         """
         if time.monotonic() - self._at > LONGEST_S:
             self._begin()

@@ -13,7 +13,7 @@ def optional(module: str, purpose: str, extra: str | None = None) -> Any:
 
     Args:
         purpose: what needs it, such as "reading OpenEXR files".
-        extra: of this package, which brings it with others that are needed along with it.
+        extra: name of the extra of depthany that installs it, and what else it needs.
 
     Raises:
         MissingPackage: it is not installed. The message has the command that installs it.

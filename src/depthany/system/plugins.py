@@ -16,7 +16,7 @@ def load_plugins(names: Sequence[str]) -> None:
         names: dotted names of modules. They are looked for in the current folder, too.
 
     Raises:
-        ValueError: `names` is no list, a module does not exist, or importing it fails.
+        ValueError: `names` is not a list, a module does not exist, or importing it fails.
     """
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise ValueError(f"plugins={names}: expected a list of modules, such as plugins=[my_project.depth]")
@@ -36,7 +36,7 @@ def load_plugins(names: Sequence[str]) -> None:
                 f"packages: install the project that holds {name} (pip install -e .), or add its folder to "
                 "PYTHONPATH"
             ) from error
-        except Exception as error:  # whatever code of the user's raises
+        except Exception as error:  # the user's code may raise anything
             raise ValueError(f"plugins: {name} {_reason(error)}") from error
         if name not in _loaded:
             _loaded.append(name)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 FOLDER = "data/sample"
 HOW_TO_GET = (
-    "an installed package does not hold the sample: clone depthany's repository and start the command in it, "
-    f"or copy its {FOLDER} to here"
+    "an installed package does not contain the sample: clone depthany's repository and start the command in "
+    f"it, or copy its {FOLDER} to here"
 )
 
 
@@ -16,7 +16,7 @@ def lacks_sample(path: object) -> bool:
 
 
 def no_sample() -> str:
-    """Returns the message about the sample that is not there."""
+    """Returns the message about the missing sample."""
     return f"there is no {FOLDER} in {Path.cwd()}: {HOW_TO_GET}"
 
 

@@ -15,7 +15,7 @@ SLURM_SIGNALS = tuple(number for number in STOP_SIGNALS if number not in (signal
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or its like arrived. It unwinds as Ctrl-C does, so that no half-written file stays behind."""
+    """SIGTERM or a similar signal arrived. It unwinds like Ctrl-C, so no half-written file stays behind."""
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""Copies from the CPU to a device that wait for nothing."""
+"""Copies from the CPU to a device without waiting."""
 
 import torch
 from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copies a tensor of the CPU, of any shape, to `device`; a GPU copies it in its turn, and nobody waits.
+    """Copies a tensor of the CPU, of any shape, to `device`; on a GPU the copy is queued, without a wait.
 
     A plain copy would wait until the GPU has done all that it was asked for before.
     """
