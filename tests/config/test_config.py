@@ -362,6 +362,6 @@ def test_sigterm_leaves_no_partial_file(tmp_path: Path, monkeypatch, capsys) -> 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("sys.argv", ["predict", "checkpoint=x", "images=y"])
     assert run_entry("predict", job) == 143
-    assert capsys.readouterr().err == "terminated; what was saved before is whole\n"
+    assert capsys.readouterr().err == "terminated; files saved before are complete\n"
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before

@@ -72,7 +72,7 @@ def test_one_output_for_two_jobs_is_refused_first(sweep: Callable, tmp_path: Pat
     for words in (["fov_deg=5,6", "out=o"], ["out=o/../p,p"]):
         code, err, _ = sweep("predict", keep, *PREDICT, *words)
         assert (code, SEEN, list(tmp_path.iterdir())) == (2, [], [])
-        assert "jobs 0 and 1 would write there; name what differs in it, such as out=" in err
+        assert "jobs 0 and 1 would write there; add what differs to it, as in out=" in err
     code, err, _ = sweep("train", keep, "stage=teacher", "model=vits,vitx")
     assert (code, SEEN) == (2, []) and "unknown model 'vitx'" in err
 

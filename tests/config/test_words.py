@@ -171,7 +171,7 @@ def test_commas_under_multirun_are_several_values(word: str, expected: str) -> N
 
 
 REFUSED = {
-    "photo.jpg": "'photo.jpg' is no setting: settings are key=value",
+    "photo.jpg": "'photo.jpg' is not a setting: settings are key=value",
     "--checkpoint x": "--checkpoint: settings are key=value, without dashes: checkpoint=x",
     "--batch-size=4": "--batch-size=4: settings are key=value, without dashes: batch_size=4",
     "--flip": "--flip: settings are key=value, without dashes: flip=...",

@@ -87,7 +87,7 @@ def test_slurm_signal_ends_labeling(
     write_shard = labeling.write_shard
     monkeypatch.setattr(labeling, "write_shard", write_and_signal)
     ended = start(student(tiny_world, tmp_path / "run", teacher_run, "once"))
-    assert (ended.code, ended.err) == (143, "terminated; what was saved before is whole\n")
+    assert (ended.code, ended.err) == (143, "terminated; files saved before are complete\n")
     assert list((tmp_path / "run/pseudo_labels/shards").glob("*.h5"))
     assert not read_manifest(tmp_path / "run/pseudo_labels")[1]["complete"]
 

@@ -17,12 +17,12 @@ def check_settings(
 ) -> DictConfig:
     """Returns the configuration with the types and defaults of `schema`.
 
-    The `Rule` of every field is checked. A settings dataclass with a `__post_init__` checks there how its
-    fields go together, with messages that begin with the name of a field.
+    Checks the `Rule` of every field. A settings dataclass may check in `__post_init__` how its fields go
+    together; its messages then begin with the name of a field.
 
     Args:
         schema: dataclass of the whole configuration. Nested settings are fields that are dataclasses.
-        optional: keys below which a setting may lack its value.
+        optional: keys below which settings may lack a value.
         chosen: dataclasses of fields whose type depends on another setting (`stage`).
 
     Raises:
@@ -87,7 +87,7 @@ def _check_rules(node: DictConfig, prefix: str = "") -> None:
 
 
 def nested_keys(settings: Any, prefix: str = "") -> list[str]:
-    """Returns the dotted keys of nested settings, those that hold further settings included."""
+    """Returns the dotted keys of nested settings, including those that hold further settings."""
     keys = list[str]()
     for key in map(str, settings) if isinstance(settings, DictConfig) else ():
         keys.append(f"{prefix}{key}")
@@ -97,7 +97,7 @@ def nested_keys(settings: Any, prefix: str = "") -> list[str]:
 
 
 def unknown_setting(key: str, known: list[str]) -> str:
-    """Returns the message about a key that is not among the known ones, with the closest of these."""
+    """Returns the message about an unknown key, with the closest known key."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "--help lists all"
     return f"unknown setting {key!r}; {hint}"

@@ -68,10 +68,10 @@ def run_entry(
     Args:
         help_with: overrides that `--help` adds where the user chooses nothing of their group. Without them it
             has no settings to show.
-        several: settings of one or several texts, `a,b`, which are taken literally; see `hydra_words`.
-        aliases: folders of configs/ that are no groups of Hydra, and the setting that names their files. On
-            the command line the name of the folder means the setting, too.
-        output, scores: of a sweep; see `Command`.
+        several: settings that take one or several texts, `a,b`, literally; see `hydra_words`.
+        aliases: folders of configs/ that are not Hydra groups, with the setting that names their files. On
+            the command line the name of the folder stands for the setting, too.
+        output, scores: output and scores of a job in a sweep; see `Command`.
         sweeps: whether the command can run several times, one after another.
 
     Returns:
@@ -87,7 +87,7 @@ def run_entry(
         if not sweeps:
             raise ValueError("-m is for commands that end by themselves: start this one once for each model")
         return _run_sweep(Command(config_name, job, output, scores))
-    except BrokenPipeError:  # what reads our output, such as `head`, has enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is printed at the exit
         return 141
     except OF_THE_USER as error:
@@ -99,7 +99,7 @@ def run_entry(
     except KeyboardInterrupt as stop:  # the training loop handles its signals itself
         is_term = isinstance(stop, Terminated)
         print(
-            f"{'terminated' if is_term else 'interrupted'}; what was saved before is whole", file=sys.stderr
+            f"{'terminated' if is_term else 'interrupted'}; files saved before are complete", file=sys.stderr
         )
         return 143 if is_term else 130
 

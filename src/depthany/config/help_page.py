@@ -22,7 +22,7 @@ def help_page(config_name: str, words: Sequence[str], folders: Mapping[str, str]
     """Returns the page of a command with the settings that the given words choose.
 
     Args:
-        folders: folders of configs/ that are no groups of Hydra, and the setting that names their files.
+        folders: folders of configs/ that are not Hydra groups, with the setting that names their files.
 
     Raises:
         HydraException: the words cannot be composed.
@@ -45,7 +45,7 @@ def help_page(config_name: str, words: Sequence[str], folders: Mapping[str, str]
 
 
 def own_groups(config_name: str) -> dict[str, str]:
-    """Returns the groups among which the user of a command chooses, in the order of its YAML file."""
+    """Returns the groups that the user of a command chooses from, in the order of its YAML file."""
     read = yaml.safe_load((config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8"))
     entries = [entry for entry in read["defaults"] if isinstance(entry, dict)]
     names = [str(name) for entry in entries for name in entry]
@@ -78,7 +78,7 @@ def _lines(
     """Yields the lines of settings, in the form of a YAML file.
 
     Args:
-        shown: the first data set of each class, by its dotted key; of others only what differs is shown.
+        shown: the first data set of each class, by its dotted key; for others only the differences are shown.
     """
     indent = "  " * prefix.count(".")
     for name in map(str, node):

@@ -49,7 +49,7 @@ def with_home(value: Any) -> Any:
 
 
 def split_paths(key: str, value: Any) -> list[str]:
-    """Returns the paths of a setting, given as `a,b` or as a list; a path that exists may have commas.
+    """Returns the paths of a setting, given as `a,b` or as a list; an existing path may contain commas.
 
     Raises:
         ValueError: there is none.

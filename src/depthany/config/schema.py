@@ -38,7 +38,7 @@ class BatchSettings(ComputeSettings):
 
 @dataclass
 class OfficialFileSettings(CommandSettings):
-    """What the name of an official file may not say, see `models.files.model_source.ModelSource`."""
+    """What the name of an official file can leave open, see `models.files.model_source.ModelSource`."""
 
     taps: str | None = None
     max_depth: float | None = None

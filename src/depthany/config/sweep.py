@@ -38,10 +38,10 @@ class Command:
     """A command whose jobs can form a sweep. It is pickled for jobs on a cluster.
 
     Attributes:
-        name: of its file in configs/.
+        name: name of its file in configs/.
         run: runs a job and returns its exit code.
         output: the setting that names what a job writes; None if there is none.
-        scores: reads what the table shows of a job that succeeded, from its configuration; None: nothing.
+        scores: returns the scores of a successful job for the table, from its configuration; None: no scores.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Job:
 
     Attributes:
         number: from 0, in the order of the sweep.
-        label: its values of the settings that have several, such as "seed=0".
+        label: its values of the swept settings, such as "seed=0".
         output: what it writes; None if the command has no such setting.
         teacher: number of the job whose model is its teacher; None: the teacher is from elsewhere.
     """
@@ -76,7 +76,7 @@ class Sweep:
     """All jobs of a sweep. Hydra calls it with the configuration of each job, perhaps in another process.
 
     Attributes:
-        folder: of the records of the jobs, and of the table.
+        folder: holds the records of the jobs, and the table.
     """
 
     command: Command
@@ -123,7 +123,7 @@ class Sweep:
         table = write_table(self.folder, records)
         clear_records(self.folder)
         good = sum(record.exit == 0 for record in records)
-        print(f"{good} of {len(records)} jobs ended well: {table}", flush=True)
+        print(f"{good} of {len(records)} jobs succeeded: {table}", flush=True)
         return max(1 if record.exit is None else record.exit for record in records)
 
     def _not_run(self, job: Job) -> Record:
@@ -149,7 +149,7 @@ def run_job(run: Run, cfg: DictConfig) -> int:
 
 
 def _importable(function: Any) -> Any:
-    """Returns the function from its module's real name: __main__ (`python -m`) is another one elsewhere."""
+    """Returns the function under its module's real name: other processes have another __main__."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if function.__module__ != "__main__" or spec is None:
         return function

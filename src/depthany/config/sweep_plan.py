@@ -30,7 +30,7 @@ LONGEST_SUFFIX = 120  # characters; a file name has 255 bytes at most
 
 @dataclass(frozen=True)
 class _Composed:
-    """A job before it has its place: its configuration, and its values of the swept settings."""
+    """A job without its output path yet: its configuration, and its values of the swept settings."""
 
     cfg: DictConfig
     values: dict[str, str]
@@ -44,8 +44,8 @@ def plan_sweep(command: Command, words: Sequence[str]) -> Sweep:
     """Returns the jobs of a sweep.
 
     Jobs that would write to the same place get a suffix of the values in which they differ, such as
-    outputs/teacher_seed=0. A job that needs a teacher, where the user names none, takes that of the job that
-    differs in its stage alone.
+    outputs/teacher_seed=0. A job that needs a teacher, and for which the user names none, takes the model of
+    the job that differs only in its stage.
 
     Args:
         words: overrides of the command line, in Hydra's grammar.
@@ -116,7 +116,7 @@ def _outputs(setting: str | None, jobs: Sequence[_Composed], given: set[str]) ->
             numbers = " and ".join(map(str, members))
             key = next(iter(jobs[members[0]].values), "seed")
             raise ValueError(
-                f"{setting}={place}: jobs {numbers} would write there; name what differs in it, such as "
+                f"{setting}={place}: jobs {numbers} would write there; add what differs to it, as in "
                 f"{setting}='{place}_${{{key}}}', or leave {setting} out"
             )
         for i, suffix in zip(members, _suffixes([jobs[i].values for i in members]), strict=True):

@@ -22,7 +22,7 @@ class Record:
     """How a job ended.
 
     Attributes:
-        label: its values of the settings that have several.
+        label: its values of the swept settings.
         exit: its exit code; None if it was not run.
         output: what it wrote; message: why it failed.
         scores: by name.

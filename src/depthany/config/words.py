@@ -1,4 +1,4 @@
-"""From the words of a command line to overrides in Hydra's grammar, in which a path means itself."""
+"""Turns the words of a command line into overrides in Hydra's grammar, with paths taken literally."""
 
 import os
 import re
@@ -44,8 +44,8 @@ PRINTING = (*HELP, "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "
 CFG = ("--cfg", "-c")
 CFG_CHOICES = ("job", "hydra", "all")
 BROKEN_REFERENCE = (
-    r"${...} refers to another setting, such as ${seed}, and this one cannot be read; in a name that holds "
-    r"${ itself, write \${"
+    r"${...} refers to another setting, such as ${seed}, and this one cannot be read; if a name itself "
+    r"contains ${, write \${"
 )
 MULTIRUN = ("--multirun", "-m")
 OPEN = ("stage.terms",)  # mappings to which the user may add keys; they are checked by their dataclass
@@ -54,14 +54,14 @@ OPEN = ("stage.terms",)  # mappings to which the user may add keys; they are che
 def hydra_words(
     words: Sequence[str], several: tuple[str, ...] = (), aliases: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Returns the words for Hydra: its flags first, then overrides that its grammar takes as they were meant.
+    """Returns the words for Hydra: its flags first, then overrides that its grammar reads as they were meant.
 
     Hydra's grammar gives characters like ( [ , = # a meaning, accepts only ASCII letters, and reads 2024_01
-    as a number. A path is put into its quotes, and so is every other text that it could not read.
+    as a number. A path is put into Hydra's quotes, and so is every other text that Hydra could not read.
 
     Args:
-        words: of the command line.
-        several: settings of one or several texts, `a,b`. They are taken literally, as paths are.
+        words: words of the command line.
+        several: settings that take one or several texts, `a,b`, literally, as paths are.
         aliases: other names of settings, for names that Hydra would take for one of its groups.
 
     Raises:
@@ -83,7 +83,7 @@ def hydra_words(
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns Hydra's flags with their values, and the other words. Between those, Hydra does not find flags.
+    """Returns Hydra's flags with their values, and the other words: Hydra finds no flags between overrides.
 
     Raises:
         ValueError: a word begins with a dash and is no flag, or the value of a flag is missing.
@@ -132,7 +132,7 @@ def parsed(word: str) -> Override:
     """Returns an override as Hydra reads it.
 
     Raises:
-        ValueError: it cannot be read, in words that do not speak of Hydra's grammar.
+        ValueError: it cannot be read; the message does not speak of Hydra's grammar.
     """
     try:
         return OverridesParser.create().parse_override(word)
@@ -141,7 +141,7 @@ def parsed(word: str) -> Override:
 
 
 def quoted(value: str) -> str:
-    """Returns a text in Hydra's quotes, between which it means itself; ${...} stays a reference."""
+    """Returns a text in Hydra's quotes, which keep it literal; ${...} stays a reference."""
     doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)  # a backslash escapes only before a quote
     escaped = doubled.replace("'", "\\'")
     return f"'{escaped}'"
@@ -153,7 +153,7 @@ def plain_key(key: str) -> str:
 
 
 def _check_references(word: str) -> None:
-    """Raises a ValueError for a ${ in the value that is no reference to another setting."""
+    """Raises ValueError for a ${ in the value that is not a reference to another setting."""
     try:
         OmegaConf.create({"value": parsed(word).value()})
     except GrammarParseError:
@@ -238,10 +238,10 @@ def _why_refused(word: str) -> str:
     """Returns the message about an override that Hydra cannot read."""
     key, equals, _ = word.partition("=")
     if not equals:
-        return f"{word!r} is no setting: settings are key=value, and --help lists them"
+        return f"{word!r} is not a setting: settings are key=value, and --help lists them"
     if _readable(f"{key}=1") is None:
         return f"{word}: the name of a setting has the letters a to z, digits, _ and dots, not {key!r}"
     return (
-        f"{word}: its brackets, braces or quotes do not match; a text that has such characters is put into "
+        f"{word}: its brackets, braces or quotes do not match; put a text with such characters into "
         f"quotes: \"{key}='...'\""
     )
