@@ -21,8 +21,8 @@ NO_VALID_PIXEL, SIZES_DIFFER, NO_PARTNER = "no valid pixel", "sizes differ", "no
 UNKNOWN_UNIT = "unknown unit"
 FEW_VALID, CONSTANT, NEGATIVE, BLANK = "few valid pixels", "constant depth", "negative depth", "blank image"
 TURNED, BROKEN_ARCHIVE = "turned by EXIF", "archive ends early"
-# Training stops at these, unless data.unreadable=skip leaves such images out; or images are lost, as at the
-# end of a broken archive. The others are warnings.
+# Training stops at these unless data.unreadable=skip leaves such images out, or they mean that images are
+# lost, as at the end of a broken archive. The others are warnings.
 ERRORS = (
     NO_PARTNER,
     UNREADABLE_IMAGE,
@@ -94,7 +94,7 @@ class Inspector:
         min_valid_share: an image with a smaller share of valid pixels is a warning.
 
     Attributes:
-        histogram: of the valid values. outside: of the known ones that are out of the range of the set.
+        histogram: histogram of the valid values. outside: that of the known values out of the set's range.
     """
 
     def __init__(self, dataset: Any, convert_images: bool, min_valid_share: float) -> None:
@@ -143,7 +143,7 @@ class Inspector:
     def _compare(
         self, index: int, image_hw: tuple[int, ...], label_hw: tuple[int, ...], found: _Found
     ) -> None:
-        """Compares the sizes of image and labels, and whether the labels can belong to the turned image."""
+        """Compares the sizes of image and labels; tests whether the labels can belong to the turned image."""
         image, labels = self._files(index)
         if label_hw != image_hw:
             text = f"depth is {label_hw[1]}x{label_hw[0]}, its image {image_hw[1]}x{image_hw[0]}"
@@ -214,19 +214,19 @@ class Inspector:
 
 
 def _holds(image: NDArray[np.uint8], test: Any) -> bool:
-    """Returns whether `test` holds at all pixels. Tries a few first, at which most images fail."""
+    """Returns whether `test` holds at all pixels. Tests a few first, where most images fail already."""
     return bool(test(image[::16, ::16]).all()) and bool(test(image).all())
 
 
 def _kind_of(error: Exception) -> str:
-    """Returns the kind of problem that an error about labels is."""
+    """Returns the kind of problem for an error about labels."""
     if isinstance(error, NoValidPixel):
         return NO_VALID_PIXEL
     return UNKNOWN_UNIT if isinstance(error, UnknownUnit) else UNREADABLE_DEPTH
 
 
 def _one_line(error: Exception, path: str) -> str:
-    """Returns the message of an error without the path; with the type of the error if it is not ours."""
+    """Returns the message of an error without the path; adds the type of an error that is not ours."""
     text = " ".join(str(error).split())
     if not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {reason(error)}"

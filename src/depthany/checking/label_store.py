@@ -30,8 +30,8 @@ def verify_store(store: Path) -> int:
     shards, images = len(header.shards()), sum(entry["images"] for entry in header.sets.values())
     if problems:
         print(
-            f"{store}: {problems} problems in {wrong} of {shards} shards; delete the .json of a "
-            "damaged shard and label again with the settings of the store: it is written anew"
+            f"{store}: {problems} problems in {wrong} of {shards} shards; delete the .json of each "
+            "damaged shard and label again with the settings of the store to rewrite it"
         )
         return 1
     print(f"{store}: all is well, {labels} labels of {images} images in {shards} shards")
@@ -42,21 +42,21 @@ def draw_labels(store: Path, sets: Mapping[str, Any], count: int, convert_images
     """Writes a picture of images and their labels for every set that the store has labels of.
 
     Args:
-        sets: unlabeled sets by name, those of which the store has no labels included.
-        count: images of each set.
+        sets: unlabeled sets by name, including those that the store has no labels for.
+        count: number of images drawn from each set.
         convert_images: accept gray, RGBA, CMYK and 16-bit images.
 
     Raises:
-        ValueError: the store has labels of none of the sets, or of other images than they have now.
+        ValueError: the store has labels for none of the sets, or the images of a set have changed since.
     """
     header, _ = read_manifest(store)
     known = {name: images for name, images in sets.items() if name in header.sets}
     if changed := differences(
         {name: header.sets[name] for name in known}, describe_sets(known), "labeled", "now"
     ):
-        raise ValueError(f"{store} has labels of other images than data=... names: {'; '.join(changed)}")
+        raise ValueError(f"{store} has labels for other images than those of data=...: {'; '.join(changed)}")
     if not known:
-        raise ValueError(f"{store} has labels of {', '.join(header.sets)}; data=... names none of these sets")
+        raise ValueError(f"{store} has labels for {', '.join(header.sets)}; data=... names none of them")
     for name, images in known.items():
         labeled = LabeledImages(store, name, images)
         chosen = labeled.some(count, np.random.default_rng(0))

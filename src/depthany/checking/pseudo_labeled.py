@@ -16,7 +16,7 @@ class LabeledImages:
 
     Args:
         store: folder of the store.
-        name: of the data set in the store.
+        name: name of the data set in the store.
         images: the data set.
     """
 

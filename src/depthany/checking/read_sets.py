@@ -28,9 +28,9 @@ def read_sets(
         sets, summaries: by name.
         out: folder of the contact sheets.
         readers: processes that have the sets.
-        limit: read so many images of each set, drawn at random; None reads all.
-        seed: of that draw, and of the images in the contact sheets.
-        sheet_images: labeled images in a contact sheet, three times as many unlabeled ones; 0 draws none.
+        limit: number of images to read from each set, drawn at random; None reads all.
+        seed: seed of that draw, and of the choice of images for the contact sheets.
+        sheet_images: labeled images in a contact sheet (three times as many unlabeled ones); 0 draws none.
     """
     drawn = {name: draw_indices(len(dataset), limit, seed, name) for name, dataset in sets.items()}
     for name, indices in drawn.items():
@@ -56,7 +56,7 @@ def draw_indices(count: int, limit: int | None, seed: int, name: str) -> Sequenc
 
 
 def sheet_indices(indices: Sequence[int], summary: SetSummary, wanted: int, seed: int) -> list[int]:
-    """Returns some of the indices, drawn at random, without those of images that have an error."""
+    """Returns some of the indices, drawn at random; leaves out images that have an error."""
     wanted *= 1 if summary.labeled else 3
     candidates = generator(seed + 1, summary.root).choice(
         len(indices), min(len(indices), 8 * wanted), replace=False

@@ -31,7 +31,7 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 class Chunk:
     """The findings of some images, in their order, and histograms of their depth.
 
-    depth: of the valid values. outside: of the known ones that are out of the range of the set.
+    depth: histogram of the valid values. outside: that of the known values out of the set's range.
     """
 
     indices: Sequence[int]

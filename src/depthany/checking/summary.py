@@ -21,7 +21,7 @@ FIRST = 10  # how many images are named where naming all would be too much
 
 @dataclass
 class Trait:
-    """A property that is no defect by itself.
+    """A property that is not a defect by itself.
 
     images: how many images have it. first: names of the first ones. share: sum of their shares of pixels.
     """
@@ -53,7 +53,7 @@ class SetSummary:
         root: folder of the data set, for display.
         dataset: the data set; None if it cannot be opened.
         failure: why it cannot be opened.
-        expected: number of images according to the configuration, if it says so.
+        expected: number of images that the configuration expects, if it does.
     """
 
     def __init__(
@@ -135,16 +135,16 @@ class SetSummary:
 
     @property
     def useless(self) -> str:
-        """Why no image of the set can be learned from; "" if one can, or none has labels."""
+        """Why training can learn from no image of the set; "" if it can from one, or if none has labels."""
         if not 0 < self.flat == self.with_depth:
             return ""
         return (
-            f"all {self.flat} depth maps are the same everywhere or known at fewer than {LEAST_KNOWN} "
+            f"all {self.flat} depth maps are constant or known at fewer than {LEAST_KNOWN} "
             "pixels: training leaves them out, and nothing is left"
         )
 
     def warnings(self) -> list[SetWarning]:
-        """Returns what is unusual about the set as a whole. More kinds of warnings are more lines here."""
+        """Returns what is unusual about the set as a whole. A new kind of warning is a new line here."""
         count = "" if self.failure else count_warning("", self.found, self.expected)
         lines = [SetWarning(COUNT, count.removeprefix(": "))] if count else []
         lines += [SetWarning(OF_READER, line) for line in self.notices]
@@ -158,7 +158,7 @@ class SetSummary:
         return lines + [SetWarning(IMPLAUSIBLE, line) for line in doubts(self.dataset, self.seen)]
 
     def notes(self) -> list[str]:
-        """Returns what is worth knowing about the set and no warning."""
+        """Returns what is worth knowing about the set but is not a warning."""
         lines = self.seen.notes()
         if self.unit == "disparity":
             lines.append("relative labels: larger must be nearer; contact_*.jpg shows it")
