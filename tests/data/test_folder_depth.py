@@ -99,7 +99,7 @@ def test_pictures_of_depth_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"quantity": "disparity", "depth_scale": 1000}, "depth_scale=1000 is of depth in metres"),
+        ({"quantity": "disparity", "depth_scale": 1000}, "depth_scale=1000 is for depth in metres"),
         ({"quantity": "depths"}, "unknown quantity 'depths'; choose from depth, disparity"),
         ({"resize_depth": "linear"}, "unknown resize_depth 'linear'; choose from nearest"),
     ],

@@ -137,7 +137,7 @@ def test_tar_with_damaged_header_is_reported_as_broken(tmp_path: Path) -> None:
         ({"a.txt": b""}, "folder", "no image with suffix .jpg"),
         ({"a.jpg": b""}, "tar", r"no file \*.tar in it or below"),
         ({"a.tar.gz": b""}, "tar", "1 compressed ones such as a.tar.gz.*kind=folder"),
-        ({"a.tar": b"\x1f\x8b garbage"}, "tar", "no image .* in 1 tars, 1 of them broken or no plain tar"),
+        ({"a.tar": b"\x1f\x8b garbage"}, "tar", "no image .* in 1 tars, 1 of them broken or not plain tars"),
         ({"a.jpg": b""}, "lmdb", "no LMDB environment"),
         ({"a.jpg": b""}, "zip", "unknown kind 'zip'; choose from folder, tar, lmdb"),
     ],
@@ -276,7 +276,7 @@ def test_damaged_index_is_refused_by_name(tmp_path: Path, damage: str) -> None:
     path = IndexedImages(str(root)).index_path
     stored = path.read_bytes()
     path.write_bytes({"cut": stored[:-1], "other": b"x" + stored, "empty": b""}[damage])
-    with pytest.raises(ValueError, match=rf"{path}: .*delete it, and it will be built anew"):
+    with pytest.raises(ValueError, match=rf"{path}: .*delete it to have it rebuilt"):
         IndexedImages(str(root))
 
 

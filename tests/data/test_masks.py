@@ -112,7 +112,7 @@ def test_voc_split_and_masks(tmp_path: Path) -> None:
     assert [data.name(i) for i in range(len(data))] == ["JPEGImages/2007_2.jpg"]
     assert data.labels(0).values[data.labels(0).valid].tolist() == [0, 20, 1]
     assert VOC.find("sky") is None
-    with pytest.raises(ValueError, match=r"train.txt: no such list; split is one of val"):
+    with pytest.raises(ValueError, match=r"train.txt: no such list for split; choose from val"):
         Voc(str(tmp_path))
 
 
@@ -152,7 +152,7 @@ def test_sets_with_other_classes_are_refused(tmp_path: Path) -> None:
 
 
 def test_folder_without_classes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"classes_file=None names=None: say what the numbers in the"):
+    with pytest.raises(ValueError, match=r"classes_file=None names=None: name the classes of the masks"):
         FolderMasks(str(tmp_path))
 
 

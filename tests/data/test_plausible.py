@@ -134,4 +134,4 @@ def test_disparity_and_empty_range_are_said(tmp_path: Path) -> None:
     assert line.startswith("mine: in 5 of 5 images the values are larger in the lower third")
     assert line.endswith("is this disparity, not depth? (quantity=disparity, which has no metres)")
     (line,), _ = label_notes({"mine": folder(tmp_path / "r", *[tilted(1, 11)] * 3)}, ["mine"])
-    assert "99 % of the depth is nearer than 11 m, and max_depth=80 is the range that a model learns" in line
+    assert "99 % of the depth is nearer than 11 m, but a model learns up to max_depth=80" in line

@@ -102,7 +102,7 @@ def test_labels_are_found_also_after_pickling(store: Path) -> None:
 
 
 def test_label_of_a_resized_image_is_refused(store: Path) -> None:
-    with pytest.raises(ValueError, match="image 1 of web has 20x10 pixels, and had 14x10 when"):
+    with pytest.raises(ValueError, match="image 1 of web has 20x10 pixels, but had 14x10 when"):
         PseudoLabels(store, ["web"]).of_image(0, 1, (10, 20))
 
 

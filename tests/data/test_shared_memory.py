@@ -42,7 +42,7 @@ def test_processes_of_a_machine_share_its_room() -> None:
 
 def test_too_little_room_ends_with_the_remedy() -> None:
     with pytest.raises(
-        ValueError, match=r"need 400 MB .* batches of 100 MB \(workers=2\), and 64 MB"
+        ValueError, match=r"need 400 MB .* batches of 100 MB \(workers=2\), but only 64 MB"
     ) as error:
         choose_prefetch(100_000_000, 2, ALONE, 64_000_000)
     assert "docker run --shm-size=8g" in str(error.value)
@@ -71,7 +71,7 @@ def test_a_lowered_prefetch_is_said(dataset: TrainingSet, monkeypatch: pytest.Mo
     monkeypatch.setattr(loader, "free_room", lambda: 5 * of_batch)
     prefetch, (line,) = plan_prefetch(dataset, sampler_of(dataset), 1, ALONE)
     assert prefetch == 2
-    assert "each loader process reads 2 batches ahead in place of 4" in line
+    assert "each loader process reads 2 batches ahead instead of 4" in line
     assert "--shm-size" in line
     assert plan_prefetch(dataset, sampler_of(dataset, size=2), 1, ALONE) == (4, []), "half of it is of each"
 

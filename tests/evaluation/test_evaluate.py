@@ -182,7 +182,7 @@ def test_float_truth_is_in_metres(start: Callable, tmp_path: Path) -> None:
     [
         ("", "", "depth is stored as uint16.* set depth_scale=1000 .*(here it is folder.depth_scale=...)"),
         ("depth_scale: 500", "folder.depth_scale=1000", "folder.depth_scale=1000: no chosen protocol leaves"),
-        ("quantity: disparity", "", "its labels are disparity of unknown scale, and predictions are scored"),
+        ("quantity: disparity", "", "its labels are disparity of unknown scale, but predictions are scored"),
         ("", "folder.depth_scal=3", "did you mean folder.depth_scale"),
     ],
 )
@@ -317,7 +317,7 @@ def break_image(garden: Path) -> list[str]:
     "damage, message",
     [
         (break_root, "garden/nowhere: no such folder"),
-        (break_half, r"1 file\(s\) without partner \(5 pairs are whole\), the first: images/3"),
+        (break_half, r"1 file\(s\) without partner \(5 complete pairs\), the first: images/3"),
         (break_zero, r"depth/2\.png: no valid pixel"),
         (break_nan, r"depth/2\.npy: no valid pixel"),
         (break_size, r"depth/2\.png: depth is 20x20, its image .*2\.png is 40x30"),

@@ -16,7 +16,7 @@ class Batch:
 
     labeled_image: [l 3 h w] uint8 RGB.
     target: [l h w] what the stage learns (see `data.targets.TARGETS`): float32, or int64 for classes. Labels
-        that keep their own sizes lie in the upper left corner of [l H W], with mask False beside them.
+        that keep their own sizes lie in the upper left corner of [l H W]; the mask is False outside them.
     mask: [l h w] bool, True where the target is valid.
     unlabeled_image: [u 3 h w] uint8 RGB.
     issues: images that were left out, and unlabeled images that were converted.

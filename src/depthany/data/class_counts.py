@@ -18,7 +18,7 @@ def shares_of_classes(sets: Mapping[str, Any], files: int = FILES) -> list[tuple
     """Returns the name of each set of masks and a line with the share of its classes in some files.
 
     Args:
-        sets: by name; those of other labels are left out.
+        sets: sets by name; those with other labels are left out.
     """
     found = list[tuple[str, str]]()
     for name, dataset in sets.items():
@@ -29,8 +29,8 @@ def shares_of_classes(sets: Mapping[str, Any], files: int = FILES) -> list[tuple
 
 
 def count_classes(dataset: Any, files: int = FILES) -> tuple[NDArray[np.int64], int, int]:
-    """Returns the pixels of each class [k] in some masks, evenly spaced, all their pixels, and how many masks
-    were read. A mask that cannot be read is left to whoever needs it.
+    """Returns the pixels of each class [k] in some evenly spaced masks, all their pixels, and how many masks
+    were read. Skips a mask that cannot be read: whoever needs it reports it.
     """
     counts, pixels, read = np.zeros(len(dataset.classes.names), np.int64), 0, 0
     for k in range(min(files, len(dataset))):

@@ -1,4 +1,4 @@
-"""What segmentation training makes of a labeled image: a crop at a random scale, padded where it is smaller.
+"""The crops of segmentation training: of the image at a random scale, padded where that is smaller.
 
 Source: the augmentation of DINOv2's and Depth Anything's segmentation (mmsegmentation's RandomResize and
 RandomCrop): scale 0.5 to 2, crop, flip, and another crop where one class has more than 75 % of it.
@@ -16,7 +16,7 @@ from depthany.data.views import recoloured
 from depthany.system.rules import check_fields, setting
 
 BASES = ("crop", "image")
-TRIES = 10  # crops that are drawn at most
+TRIES = 10  # crops drawn at most
 PADDING = (124, 116, 104)  # RGB of padding: about ImageNet's mean, which normalisation makes 0
 GAMMA, BRIGHTNESS, CHANNELS = (0.8, 1.25), (0.75, 1.25), (0.85, 1.15)  # ranges of other colours
 
@@ -50,7 +50,7 @@ class ClassCrops:
     def draw(
         self, height: int, width: int, crop_hw: tuple[int, int], seed: int, labels: Labels
     ) -> "PaddedCrop":
-        """Returns the crop of an image [height width]; `seed` decides all that is random."""
+        """Returns the crop of an image [height width]; `seed` determines all random choices."""
         random = np.random.default_rng(seed)
         factor = random.uniform(*self.scale)
         base = covering_size(height, width, crop_hw) if self.base == "crop" else (height, width)

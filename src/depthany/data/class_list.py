@@ -60,14 +60,14 @@ class ClassList:
         return table
 
     def find(self, name: str) -> int | None:
-        """Returns the number of the class with this name, whatever its capitals; None if there is none."""
+        """Returns the number of the class with this name, ignoring case; None if there is none."""
         return find_class(self.names, name)
 
 
 def find_class(names: Iterable[str], name: str) -> int | None:
-    """Returns the place of a name among those of classes, whatever its capitals; None if it is not there.
+    """Returns the index of a name among the names of classes, ignoring case; None if it is not there.
 
-    Of alternatives such as "sky, clouds" one is enough.
+    A class with alternatives, such as "sky, clouds", matches any of them.
     """
     for place, each in enumerate(names):
         if name.lower() in (word.strip() for word in each.lower().replace(";", ",").split(",")):
@@ -94,7 +94,7 @@ def read_class_list(path: Path) -> ClassList:
     if not isinstance(rows, list) or not rows or not content.keys() <= {"classes", "ignore"}:
         raise ValueError(
             f"{path}: expected `classes:` with a list such as [{{name: sky, rgb: [70, 130, 180]}}], "
-            "and perhaps `ignore:` with stored values"
+            "and optionally `ignore:` with stored values"
         )
     try:
         entries = [_entry(row, number) for number, row in enumerate(rows)]
@@ -134,13 +134,13 @@ def voc_colours(count: int) -> list[Colour]:
 
 
 def same_classes(sets: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
-    """Returns names and colours of the classes that all sets have.
+    """Returns names and colours of the classes that all sets share.
 
     Args:
         sets: by name, with labels of unit "class" and the attribute `classes`, a `ClassList`.
 
     Raises:
-        ValueError: sets have other classes, or in another order.
+        ValueError: the sets differ in their classes, or in the order of these.
     """
     (first, found), *others = ((name, each.classes) for name, each in sets.items())
     for name, other in others:
@@ -151,6 +151,6 @@ def same_classes(sets: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Colour
             )
             raise ValueError(
                 f"{name} has other classes than {first} ({differs[1]!r} for {differs[0]!r}): sets that "
-                "are used together need the same classes in the same order; ids of a classes file map theirs"
+                "are used together need the same classes in the same order; ids of a classes file map them"
             )
     return found.names, found.colours

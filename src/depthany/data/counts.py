@@ -28,8 +28,8 @@ def count_warnings(sets: Mapping[str, Sized]) -> list[str]:
 def count_warning(name: str, found: int, expected: int | None) -> str:
     """Returns a line with both numbers if they differ, else an empty string.
 
-    A published number such as 115K is rounded: a difference within its zeros at the end, and below 10 %, is
-    none. An exact number, such as 654, must be met.
+    A published number such as 115K is rounded: a difference within its trailing zeros and below 10 % gives
+    no line. An exact number, such as 654, must match.
     """
     if expected is None or abs(found - expected) < _tolerance(expected):
         return ""

@@ -37,11 +37,11 @@ class Unusable(ValueError):
 
 
 class Flat(ValueError):
-    """The labels of an image are whole and teach nothing: it is left out, even under `error`."""
+    """The labels of an image are readable but teach nothing: it is left out, even under `error`."""
 
 
 class FileKind(IntEnum):
-    """What a loader process reads at a moment."""
+    """The kind of file that a loader process is reading."""
 
     NOTHING, IMAGE, LABELS, UNLABELED, PSEUDO_LABEL = range(5)
 
@@ -65,7 +65,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         decode: `exact` decodes images whole, as the released code does. `reduced` decodes large JPEGs at 1/2,
             1/4 or 1/8 of their size, as long as the crop enlarges them by at most 5 %. That is faster, and
             aliases less than the cubic resize of the whole image, which filters nothing. Views that are
-            turned, cut or stretched are of whole images either way.
+            turned, cut or stretched always decode the whole image.
         min_side: an unlabeled image with a smaller side, in pixels, counts as unreadable.
         pseudo_labels: stored labels of the unlabeled images. An image without label counts as unreadable.
         target: what is made of the labels, a name in `TARGETS`.
@@ -117,7 +117,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             self.on_read(FileKind.NOTHING, 0)
 
     def batch_bytes(self, labeled: int, unlabeled: int) -> int:
-        """Returns the size of a micro-batch of so many crops."""
+        """Returns the size in bytes of a micro-batch with these numbers of crops."""
         pixels, of_target = math.prod(self.crop_hw), np.dtype(TARGETS[self.target].dtype).itemsize
         of_label = 0 if self.pseudo_labels is None else np.dtype(np.float32).itemsize
         of_mask = np.dtype(np.bool_).itemsize
@@ -261,7 +261,7 @@ def _chw(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _stack(planes: Sequence[NDArray], shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
-    """Returns the planes as one tensor [n *shape], with 0 beside smaller ones; empty if there are none."""
+    """Returns the planes as one tensor [n *shape], smaller ones padded with 0; empty if there are none."""
     stacked = np.empty((len(planes), *shape), dtype)
     for i, plane in enumerate(planes):
         if plane.shape != shape:  # labels of their own size, smaller than the largest

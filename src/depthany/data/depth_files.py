@@ -19,7 +19,7 @@ _DEPTH_NAMES = ("z", "depth")  # of an array among several, also behind the name
 
 @dataclass(frozen=True)
 class ArrayKeys:
-    """Which array is read of a file that can hold several.
+    """Which array to read from a file that can hold several.
 
     h5_key: dataset inside an HDF5 file.
     npz_key: array inside an `.npz` file; None = the only one, or the one called depth.
@@ -67,7 +67,7 @@ def read_stored(path: Path, keys: ArrayKeys = ArrayKeys()) -> NDArray[Any]:
 
     Args:
         path: see `read_depth`.
-        keys: which array of a file that holds several.
+        keys: which array to read from a file that holds several.
 
     Returns:
         Numbers of any shape and type; EXR as float32, 16-bit floats widened.
@@ -108,8 +108,8 @@ def read_exr(path: Path, channel: str | None = None) -> NDArray[np.float32]:
     variable is set before its import, and its wheels of version 5 cannot read EXR at all.
 
     Args:
-        channel: such as `R` or `Z`. None = the only one, whatever its name; or the one called `Z` or `depth`,
-            in capitals or not, also behind the name of a layer (`ViewLayer.Depth.Z`); or the first one if all
+        channel: its name, such as `R`. None = the only one, whatever its name; or the one called `Z` or
+            `depth`, in any case, also behind a layer's name (`ViewLayer.Depth.Z`); or the first one if all
             are equal, apart from alpha (`A`).
 
     Returns:

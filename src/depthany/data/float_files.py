@@ -19,8 +19,8 @@ def read_pfm(path: Path) -> NDArray[np.float32]:
     """Reads a gray portable float map, whose rows are stored from the bottom up.
 
     Header: `Pf`, width and height, scale; a negative scale means little endian. The size of the scale has no
-    agreed meaning and is ignored, as in MVSNet's reader of BlendedMVS. OpenCV 5 divides by it, and reports a
-    damaged file only as no image, so this is our own reader. Format: netpbm.sourceforge.net.
+    agreed meaning and is ignored, as in MVSNet's reader of BlendedMVS. We do not use OpenCV 5: it divides by
+    the scale, and returns no image and no reason for a damaged file. Format: netpbm.sourceforge.net.
 
     Returns:
         [h w] float32, the first row on top.

@@ -46,7 +46,7 @@ class FolderDepth(PairedDepth):
         sky_value: stored value of sky (paper, section 3.1); None if there is none.
         h5_key, npz_key, exr_channel: see `ArrayKeys`.
         image_suffix, depth_suffix: how the names of the files end, such as `_rgb.png` and `_depth.png`, or
-            `_depth` with any suffix; what is before is the stem. None = any name.
+            `_depth` with any suffix; the part before it is the stem. None = any name.
         resize_depth: `nearest` resizes depth of another resolution to that of its image, by the nearest
             pixel; the ratio of width to height must agree. None = such a pair is an error.
         min_depth, max_depth: see `PairedDepth`. The range does not apply to disparity.
@@ -82,8 +82,8 @@ class FolderDepth(PairedDepth):
             raise ValueError(f"depth_scale={depth_scale}: expected the stored value of one metre, above 0")
         if depth_scale is not None and quantity == "disparity":
             raise ValueError(
-                f"depth_scale={depth_scale:g} is of depth in metres, and quantity=disparity has any scale: "
-                "leave one of them out"
+                f"depth_scale={depth_scale:g} is for depth in metres, but quantity=disparity has no known "
+                "scale: leave one of them out"
             )
         self.images, self.depth, self.unit = images, depth, UNIT_OF[quantity]
         self.depth_scale, self.sky_value, self.resize_depth = depth_scale, sky_value, resize_depth
@@ -126,9 +126,9 @@ class FolderDepth(PairedDepth):
         plane = one_channel(path, stored)
         if self.depth_scale is None and plane.dtype.kind != "f":
             usual = ", ".join(f"{scale} ({what})" for scale, what in _USUAL)
-            relative = "quantity=disparity if larger is nearer and there are no metres"
+            relative = "quantity=disparity if larger is nearer and the scale is unknown"
             raise UnknownUnit(
-                f"{path}: depth is stored as {plane.dtype}, and depth_scale does not say the stored value of "
+                f"{path}: depth is stored as {plane.dtype}, but depth_scale does not say the stored value of "
                 f"one metre: set depth_scale={usual}; or {relative}"
             )
         return plane
@@ -182,7 +182,7 @@ def gray(path: Path, stored: NDArray[Any]) -> NDArray[Any]:
         first = stored[:, :, 0]
         if any(not np.array_equal(first, stored[:, :, c], stored.dtype.kind == "f") for c in (1, 2)):
             raise ValueError(
-                f"{path}: expected one channel, or three equal ones, and these differ: a colour-mapped "
+                f"{path}: expected one channel, or three equal ones, but these differ: a colour-mapped "
                 "picture? Its numbers are lost; store gray values"
             )
         return first

@@ -22,8 +22,8 @@ class FolderMasks(PairedMasks):
         classes_file: YAML file with the names of the classes, see `read_class_list`; relative to the current
             folder, or else to `root`. None = `classes.yaml` in `root`, if it is there.
         names: the names themselves, in the order of the stored numbers, in place of a file.
-        image_suffix, mask_suffix: how the names of the files end, such as `_rgb.png` and `_mask.png`; what is
-            before is the stem. None = any name.
+        image_suffix, mask_suffix: how the names of the files end, such as `_rgb.png` and `_mask.png`; the
+            part before it is the stem. None = any name.
         common: see `PairedMasks`.
 
     Raises:
@@ -62,7 +62,7 @@ def _classes(root: str, classes_file: str | None, names: Sequence[str] | None) -
         classes_file = DEFAULT_FILE
     if (classes_file is None) == (names is None):
         raise ValueError(
-            f"classes_file={classes_file} names={names}: say what the numbers in the masks are, by one of "
+            f"classes_file={classes_file} names={names}: name the classes of the masks by exactly one of "
             "them: classes_file=classes.yaml, or names=[background,cat]"
         )
     if names is not None:

@@ -45,10 +45,10 @@ def list_files(
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yields the path of each folder, the names of its folders and the names of its files, as `os.walk`.
+    """Yields the path of each folder, the names of its folders and the names of its files, like `os.walk`.
 
-    Follows links to folders, since large data sets lie on several disks, except a link to a folder that holds
-    it, which would never end.
+    Follows links to folders, since large data sets are spread over several disks, but not a link to a folder
+    that holds it, which would never end.
 
     Raises:
         ValueError: a folder cannot be listed.

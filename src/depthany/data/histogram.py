@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-# The upper bits of a positive float32 (8 of the exponent, 10 of the mantissa) sort as the number itself: a
+# The upper bits of a positive float32 (8 of the exponent, 10 of the mantissa) sort like the number itself: a
 # logarithmic histogram without a logarithm. A bin is at most 0.1 % wide, and every power of two is an edge.
 _DROPPED_BITS = 13
 _BINS = 1 << (31 - _DROPPED_BITS)
@@ -35,7 +35,7 @@ class DepthHistogram:
             self.low, self.high = min(self.low, abs(float(low))), max(self.high, float(high))
 
     def packed(self) -> "PackedHistogram":
-        """Returns the bins that are not empty, which are few, to be sent between processes."""
+        """Returns only the bins that are not empty, which are few, to send them between processes."""
         bins = np.flatnonzero(self.counts)
         return PackedHistogram(bins, self.counts[bins], self.low, self.high)
 
@@ -63,11 +63,11 @@ class DepthHistogram:
         return min(max(middle, self.low), self.high) if reached else 0.0
 
     def share_below(self, limit: float) -> float:
-        """Returns the share of the numbers below a limit of 0 or more, those within 0.1 % of it left out."""
+        """Returns the share of numbers below a limit (0 or more), without those within 0.1 % of the limit."""
         return float(self.counts[: _bin(limit)].sum() / max(self.total, 1))
 
     def share_above(self, limit: float) -> float:
-        """Returns the share of the numbers above a limit of 0 or more, those within 0.1 % of it left out."""
+        """Returns the share of numbers above a limit (0 or more), without those within 0.1 % of the limit."""
         return float(self.counts[_bin(limit) + 1 :].sum() / max(self.total, 1))
 
     def share_of_largest(self) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from depthany.data.samples import LabeledSet, UnlabeledSet
 
-_SAMPLED = 65_536  # names that are compared; of larger sets so many, spread evenly
+_SAMPLED = 65_536  # largest number of names compared, spread evenly over larger sets
 
 
 def identity(data_set: LabeledSet | UnlabeledSet) -> str:

@@ -19,7 +19,7 @@ ALL_IMAGE_SUFFIXES = IMAGE_SUFFIXES + HEIC_SUFFIXES
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 
 # Files that a user takes for pictures, videos or archives of them: where they are not read, they are counted.
-# Other files, such as .txt and .json, are nothing to report.
+# Other files, such as .txt and .json, are not reported.
 _MEDIA_SUFFIXES = (
     *ALL_IMAGE_SUFFIXES,
     *VIDEO_SUFFIXES,
@@ -35,7 +35,7 @@ NEEDS_HEIC = "install depthany[heic]"
 
 
 class MissingDecoder(ValueError):
-    """An image is in a format for which the decoder is not installed. `format_name` is such as HEIC."""
+    """The decoder for the format of an image is not installed. `format_name` names it, such as HEIC."""
 
     def __init__(self, format_name: str, message: str) -> None:
         super().__init__(message)
@@ -53,14 +53,14 @@ def has_heic() -> bool:
 
 
 def open_image(stored: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """Opens an image file with Pillow, which reads its header alone.
+    """Opens an image file with Pillow, which reads only its header.
 
     Args:
-        formats: that are allowed besides HEIC, by Pillow's names; None = all.
+        formats: the formats allowed besides HEIC, by Pillow's names; None = all.
 
     Raises:
         MissingDecoder: the package for its format is not installed.
-        Exception: of Pillow, which raises many kinds on a damaged file.
+        Exception: the file is damaged; Pillow raises many kinds.
     """
     brands = _brands(stored)
     if brands & _HEIC_BRANDS:
@@ -94,7 +94,7 @@ def count_passed_over(names: Iterable[str], suffixes: tuple[str, ...], counts: C
     """Adds to `counts`, by suffix, the files that look like images or other media and are not read.
 
     Args:
-        names: of files.
+        names: names of files.
         suffixes: endings of files that are read, in lower case.
     """
     for name in names:
@@ -113,12 +113,12 @@ def media_suffix(name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Returns whether a path names a hidden file, as the `._a.jpg` that macOS leaves on foreign disks."""
+    """Returns whether a path names a hidden file, such as the `._a.jpg` that macOS leaves on other disks."""
     return name.rpartition("/")[2].startswith(".")
 
 
 def describe_passed_over(counts: Mapping[str, int], heic: str = NEEDS_HEIC) -> str:
-    """Returns such as "4 passed over: 3 .heic (install depthany[heic]), 1 .gif"; "" if there are none.
+    """Returns a text such as "4 passed over: 3 .heic (install depthany[heic]), 1 .gif"; "" if there are none.
 
     Args:
         counts: number of files by suffix.

@@ -52,7 +52,7 @@ def decode_image(stored: bytes, name: str, convert: bool = False, upright: bool 
 
     Args:
         stored: bytes of a JPEG, MPO, PNG, WebP, AVIF, HEIC (extra `heic`), BMP or TIFF file.
-        name: of the file, for messages.
+        name: name of the file, for messages.
         convert: turn gray, palette, RGBA, CMYK and 16-bit images into 8-bit RGB instead of refusing them.
         upright: turn the image by its EXIF orientation, as viewers show it. Off, it stays as it is stored.
 
@@ -70,7 +70,7 @@ class Photo:
     """An image, decoded whole or at a reduced size.
 
     pixels: [ceil(height/reduction) ceil(width/reduction) 3] uint8 RGB.
-    height, width: of the whole image, in pixels.
+    height, width: height and width of the whole image, in pixels.
     reduction: 1, 2, 4 or 8. A decoded pixel is the low-pass filtered mean of reduction x reduction pixels.
     reversed: whether rows, and columns, run against their order in the file. The last row and column of the
         file stand for fewer pixels of the image where its sides are no multiple of `reduction`; reversed,
@@ -91,7 +91,7 @@ def decode_photo(
     min_hw: tuple[int, int] | None = None,
     upright: bool = True,
 ) -> Photo:
-    """Decodes as `decode_image`, but may decode a JPEG at 1/2, 1/4 or 1/8 of its size, which is faster.
+    """Decodes like `decode_image`, but may decode a JPEG at 1/2, 1/4 or 1/8 of its size, which is faster.
 
     Args:
         stored, name, convert, upright: see `decode_image`.

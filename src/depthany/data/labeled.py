@@ -62,7 +62,7 @@ class PairedDepth(ABC):
             unknown, and the width of each image. Only `stage.canonical_focal` reads them.
         exif_orientation: `apply`: labels are aligned to the image as displayed, turned by its EXIF
             orientation; `ignore`: to the image as stored. None = apply, with a warning where the sizes of
-            image and labels do not tell.
+            image and labels do not decide it.
 
     Attributes:
         pairs: what is used.
@@ -120,7 +120,7 @@ class PairedDepth(ABC):
             self._leave_out_without_mask()
         if self.unpaired and not allow_incomplete:
             raise ValueError(
-                f"{root}: {len(self.unpaired)} file(s) without partner ({len(self.pairs)} pairs are whole), "
+                f"{root}: {len(self.unpaired)} file(s) without partner ({len(self.pairs)} complete pairs), "
                 f"the first: {', '.join(self.unpaired[:10])}; allow_incomplete=true leaves them out"
             )
         if not self.pairs:
@@ -179,7 +179,7 @@ class PairedDepth(ABC):
             self.pairs = [pair for pair in self.pairs if not is_excluded(pair.name)]
         if found and len(self.pairs) == found:
             raise ValueError(
-                f"exclude_file={exclude_file} names no image below {self.root}, such as {first}, nor a folder"
+                f"exclude_file={exclude_file} names no image or folder below {self.root}, such as {first}"
             )
         self.count_left_out(f"named in {exclude_file}", found - len(self.pairs))
         self.unpaired = [name for name in self.unpaired if not is_excluded(name)]
@@ -234,7 +234,7 @@ class PairedDepth(ABC):
         return self.labels_of(self.pairs[index], self.decode(self.pairs[index]))
 
     def labels_of(self, pair: Pair, decoded: Decoded) -> Labels:
-        """Returns what was decoded as labels: the range is applied, and sky is taken out of what is valid."""
+        """Returns decoded values as labels: applies the range, and removes sky from the valid pixels."""
         low, high = self.valid_range()
         valid = decoded.valid & (decoded.values >= low) & (decoded.values <= high)  # excludes NaN, infinity
         sky = self._sky(pair, decoded)

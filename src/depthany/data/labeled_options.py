@@ -13,7 +13,7 @@ from depthany.data.targets import Labels, make_target, within_m
 from depthany.data.transforms import Crop, draw_crop
 from depthany.data.views import View, Views
 
-Taken = Crop | View | PaddedCrop  # what is taken of an image
+Taken = Crop | View | PaddedCrop  # the region taken from an image
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class LabeledOptions:
     def draw(
         self, part: int, height: int, width: int, crop_hw: tuple[int, int], seed: int, labels: Labels
     ) -> Taken:
-        """Returns what is taken of an image of labeled set `part`; see `Views.draw` and `ClassCrops.draw`."""
+        """Returns the region taken from an image of set `part`; see `Views.draw` and `ClassCrops.draw`."""
         if self.crops is not None:
             return self.crops.draw(height, width, crop_hw, seed, labels)
         if self.views is None:
@@ -82,10 +82,10 @@ class LabeledOptions:
     def require_metres(self, data_set: Any) -> None:
         """Raises ValueError if a set has metres of unknown scale, or no focal length where one is needed."""
         if not getattr(data_set, "scale_is_known", True):
-            raise ValueError("the scale of its reconstructions is unknown, so that its depth is no metres")
+            raise ValueError("the scale of its reconstructions is unknown, so its depth is not in metres")
         if self.focal_px is not None and getattr(data_set, "focal", None) is None:
             raise ValueError(
-                "stage.canonical_focal scales depth by the focal length, and focal of this set is null: set "
+                "stage.canonical_focal scales depth by the focal length, but focal of this set is null: set "
                 "it (pixels), or stage.canonical_focal=null"
             )
 
@@ -104,9 +104,9 @@ def labeled_target(
     """Returns target and mask, both [h w], of a region; `options` say the range and scale of depth.
 
     Args:
-        name: of the target, in `data.targets.TARGETS`.
+        name: name of the target, in `data.targets.TARGETS`.
         data_set: whose range counts, `min_depth` and `max_depth`.
-        width: of the image, in pixels.
+        width: width of the image, in pixels.
     """
     target, mask = make_target(name, labels, region)
     if name != "depth_m":
@@ -126,8 +126,8 @@ def focal_seen_px(data_set: Any, width: int, region: Crop | View) -> float:
     Args:
         data_set: `focal` is its focal length in pixels of an image that is `focal_width` pixels wide; None =
             as wide as the image is.
-        width: of the image, in pixels.
-        region: what is taken of it, after resizing.
+        width: width of the image, in pixels.
+        region: what is taken from it, after resizing.
     """
     in_image = data_set.focal * width / (getattr(data_set, "focal_width", None) or width)
     grown = region.magnification if isinstance(region, View) else region.resized_hw[1] / width

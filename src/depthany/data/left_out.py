@@ -14,7 +14,7 @@ from depthany.data.image_formats import MissingDecoder, open_image
 from depthany.system.files import write_atomically
 
 SKIPPED, CONVERTED = "left out", "converted"
-_LEAST_COUNTED = 200  # the share is taken of at least so many images: one bad file at the start ends no run
+_LEAST_COUNTED = 200  # the share is of at least so many images, so one bad file at the start ends no run
 _MODES = {  # Pillow's name of a mode -> ours, for images that are converted to 8-bit RGB
     "L": "gray",
     "LA": "gray with alpha",
@@ -33,7 +33,7 @@ class ImageIssue:
 
     action: SKIPPED or CONVERTED.
     reason: a few words that many images share; they are counted by it.
-    name: of the image, or a message that begins with the name.
+    name: name of the image, or a message that begins with the name.
     """
 
     action: str
@@ -50,7 +50,7 @@ class ImageHeader:
     colours: the colour mode in words; empty for 8-bit RGB.
     animated: the file has several frames, of which the first is read.
     empty: the file has no byte.
-    without_decoder: such as HEIC, if the decoder of this format is not installed; else empty.
+    without_decoder: the format, such as HEIC, if its decoder is not installed; else empty.
     """
 
     side: int | None = None
@@ -153,7 +153,7 @@ def require_few(left_out: int, read: int, max_share: float, kind: str, details: 
     """Raises a `ValueError` if more images were left out than `max_share` of those that were read.
 
     Args:
-        kind: of the images, for the message. details: of what was left out, its end.
+        kind: kind of the images, for the message. details: its end, on what was left out.
     """
     if left_out > max_share * max(read, _LEAST_COUNTED):
         raise ValueError(

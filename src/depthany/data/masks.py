@@ -22,7 +22,7 @@ _ADE20K_CLASSES = 150
 
 
 def read_mask(path: Path) -> NDArray[Any]:
-    """Returns the numbers [h w] that a mask file stores; of a palette, the places in it, not its colours.
+    """Returns the numbers [h w] that a mask file stores; for a palette, its indices, not its colours.
 
     Raises:
         ValueError: the file cannot be read, or holds colours.
@@ -37,8 +37,8 @@ def read_mask(path: Path) -> NDArray[Any]:
         numbers = numbers[:, :, 0]
     if numbers.ndim != 2 or numbers.dtype.kind not in "uib":
         raise ValueError(
-            f"{path}: a mask holds the number of a class in each pixel, in one channel or as a palette, and "
-            f"this is a picture of mode {mode}: colours have no numbers; save the masks with a palette"
+            f"{path}: expected a mask with a class number in each pixel, in one channel or with a palette, "
+            f"got a picture of mode {mode}: colours have no numbers; save the masks with a palette"
         )
     return numbers
 
@@ -47,8 +47,8 @@ def class_numbers(path: Path, stored: NDArray[Any], classes: ClassList, lookup: 
     """Returns [h w] class numbers, 255 = to ignore, of `stored`, the array in a mask file.
 
     Args:
-        path: of the file, for messages.
-        lookup: of `classes`, see `ClassList.lookup`.
+        path: path of the file, for messages.
+        lookup: lookup table of `classes`, see `ClassList.lookup`.
 
     Raises:
         ValueError: a value belongs to no class.

@@ -36,7 +36,7 @@ def require_aligned(
         stored: content of the image file, or anything else if the set holds pixels.
         image_hw, labels_hw: height and width.
         upright: whether the image was turned by its EXIF orientation.
-        what: the labels are, for the message.
+        what: what the labels are, for the message.
     """
     try:
         require_same_size(image, image_hw, labels, labels_hw, what)
@@ -82,7 +82,7 @@ def doubt(orientation: int, hw: tuple[int, ...]) -> str:
     if orientation not in _TURNED or (orientation in _SWAPS_SIDES and hw[0] != hw[1]):
         return ""
     return (
-        f"turned by its EXIF orientation {orientation}; its labels are taken to be aligned to the image as "
+        f"turned by its EXIF orientation {orientation}; its labels are assumed to be aligned to the image as "
         "displayed: exif_orientation=apply confirms it, ignore leaves the images as they are stored"
     )
 
@@ -97,7 +97,7 @@ def orientation_warning(name: str, dataset: Any) -> str:
     there are none, or the set says how it is.
 
     Args:
-        name: of the set, for the line.
+        name: name of the set, for the line.
         dataset: a labeled set. Only sets that have the setting `exif_orientation` are looked at.
     """
     if is_confirmed(dataset) or not len(dataset):
@@ -115,7 +115,7 @@ def _doubt_of_file(path: Path) -> str:
     if not path.is_file():  # such as a pipe, at which opening would wait
         return ""
     try:
-        with Image.open(path) as file:  # reads the header alone
+        with Image.open(path) as file:  # reads only the header
             return doubt(_orientation(file), file.size)
     except Exception:  # not a picture, or damaged: the decoder reports it
         return ""

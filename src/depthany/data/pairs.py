@@ -23,7 +23,7 @@ class Pair:
 
 
 class Pairs(Sequence[Pair]):
-    """Pairs of paths below a root, in about 150 bytes each. A `Pair` is made when it is asked for.
+    """Pairs of paths below a root, in about 150 bytes each. A `Pair` is made on access.
 
     A list of a million `Pair` objects takes more than 1 GB, and as much again in each loader process: Python
     counts references inside the objects, so the pages that a fork shared are copied.
@@ -57,7 +57,7 @@ class Pairs(Sequence[Pair]):
         return name, image, depth
 
     def where(self, keep: Callable[[str], bool]) -> "Pairs":
-        """Returns the pairs whose name `keep` wants, in the same order."""
+        """Returns the pairs whose name `keep` accepts, in the same order."""
         return Pairs(self.root, filter(lambda row: keep(row[0]), map(self._row, range(len(self)))))
 
 
@@ -116,7 +116,7 @@ def require_pair(path: Path, number: int, columns: Sequence[str]) -> tuple[str, 
 
 
 def excluded(path: Path) -> Callable[[str], bool]:
-    """Reads a list of what is left out; returns whether an image is, by its path below the root.
+    """Reads an exclusion list; returns a function of an image's path below the root: whether it is excluded.
 
     A line is the path of an image, or of a folder, or the name of a folder at any depth, such as `amusement`
     or `ai_003_001`. Ignores empty lines, those that begin with `#`, and what follows a tab.

@@ -1,11 +1,11 @@
 """The strong perturbations of unlabeled images: colour jitter, blur and CutMix. They are part of the method.
 
 Only the student sees the perturbed image; the teacher labels the clean one. Source: Yang et al. 2024 (arXiv
-2401.10891), section 3.2. It publishes no strengths: those here are of UniMatch, by the same author (arXiv
+2401.10891), section 3.2. It publishes no strengths; these are UniMatch's, by the same author (arXiv
 2208.09910).
 
 Images are batches on their device, uint8 or float in 0..1. All random numbers come from a CPU generator, a
-few for each image: a seed has the same result on every device but for rounding, and nobody waits for a GPU.
+few for each image: a seed gives the same result on every device up to rounding, and nothing waits for a GPU.
 A CPU changes the images that were drawn, a few at a time; other devices change the whole batch at once, see
 `depthany.data.perturb_whole`.
 """
@@ -39,7 +39,7 @@ _CPU_PIXELS = 2**17  # of the images that a CPU perturbs at once: 8 of 126 x 126
 class Share:
     """The images of a batch that this process has. Others may be in other processes, or were left out.
 
-    Random numbers depend on the place of an image alone, so they do not depend on which other images are
+    Random numbers depend only on the place of an image, so they do not depend on which other images are
     here.
 
     place: [b] number of each image in the whole batch, on the CPU.
@@ -116,7 +116,7 @@ class Perturb:
             image: [b 3 h w] uint8, or float in 0..1.
             generator: on the CPU.
             share: which images of the batch these are; None = all.
-            is_compiled: compile what changes a whole batch, where that is the way (`changes_whole_batch`).
+            is_compiled: compile the whole-batch changes, on devices that use them (`changes_whole_batch`).
 
         Returns:
             [b 3 h w] of the same type.
@@ -190,7 +190,7 @@ class Perturb:
 
 
 def changes_whole_batch(device: torch.device) -> bool:
-    """Whether images on this device are changed as `perturb_whole` does it."""
+    """Whether `perturb_whole` changes the images on this device."""
     return device.type != "cpu"
 
 

@@ -2,12 +2,12 @@
 
 `perturb.py` chooses images and changes those; here every image goes through every part, and a part that was
 not drawn for it leaves it as it is. So there is nothing to select, one small copy to the device, a fifth of
-the kernels, and always the same shapes, as `torch.compile` and CUDA graphs want them. Values are those of
-`perturb_ops` but for rounding.
+the kernels, and always the same shapes, as `torch.compile` and CUDA graphs need. Values equal those of
+`perturb_ops` up to rounding.
 
-Between two parts of the jitter that are no change of hue nothing differs but what is blended with: brightness
-blends with black, contrast with the mean luminance, saturation with the luminance. So the order of an image
-is up to three blends, the hue, and up to three blends.
+The parts of the jitter other than hue differ only in what they blend with: brightness blends with black,
+contrast with the mean luminance, saturation with the luminance. So each image goes through up to three
+blends, the hue, and up to three blends.
 """
 
 from functools import lru_cache

@@ -19,8 +19,8 @@ NEAREST_M = 0.05  # a set whose median depth is nearer has another unit
 OUTSIDE = 0.25  # share of the known depth that may lie outside of the range of the set without a warning
 PERCENTILES = (1, 10, 50, 90, 99)  # of the depth, in the table of a metric run
 LEAST_FILES, MOSTLY = 4, 0.85  # files, and share of them, that say that near is large
-MOST_EMPTY = 5  # times as far as the depth reaches may the range of a set be
-ONE_VALUE = 1e-3  # share of the pixels from which on the largest number of 16 bits stands for something else
+MOST_EMPTY = 5  # the range of a set may reach this many times as far as its depth
+ONE_VALUE = 1e-3  # least share of the pixels at which the largest 16-bit number is taken for something else
 FILES = 8  # read of a set where not all are
 USUAL_M = (0.2, 200.0)  # a median depth that makes a unit likely
 SCALES = {  # stored value of one metre -> what such values are, the likeliest first
@@ -98,7 +98,7 @@ def describe_resize(stored_hw: tuple[int, ...], hw: tuple[int, ...]) -> str:
 
 
 def look_at(dataset: Any, files: int = FILES) -> SeenLabels:
-    """Reads the labels of some images, evenly spaced. A file that cannot be read is left to whoever needs it.
+    """Reads the labels of some images, evenly spaced. Skips a file that cannot be read.
 
     Raises:
         ValueError: the settings do not say the unit of the labels, or a package is not installed.
@@ -126,8 +126,8 @@ def label_notes(sets: Mapping[str, Any], metric: Collection[str] = ()) -> tuple[
     """Returns warnings and notes about labeled sets, by name, from a look at some files of each.
 
     Args:
-        metric: names of the sets of which the metres themselves are learned: a table of their depth is among
-            the notes, and so is a warning if it looks like disparity.
+        metric: names of the sets whose metres are learned: the notes then include a table of their depth,
+            and a warning if it looks like disparity.
 
     Raises:
         ValueError: see `look_at`; the message begins with the name of the set.
@@ -180,8 +180,8 @@ def _of_empty_range(seen: SeenLabels, dataset: Any) -> list[str]:
     if not seen.known.total or far_m * MOST_EMPTY >= dataset.max_depth:
         return []
     return [
-        f"99 % of the depth is nearer than {far_m:.3g} m, and max_depth={dataset.max_depth:g} is the range "
-        "that a model learns unless model.head.max_depth_m says another: set max_depth to the end of yours"
+        f"99 % of the depth is nearer than {far_m:.3g} m, but a model learns up to max_depth="
+        f"{dataset.max_depth:g} unless model.head.max_depth_m is set: set max_depth to the end of your range"
     ]
 
 
@@ -192,7 +192,7 @@ def _of_direction(seen: SeenLabels) -> list[str]:
         return []
     return [
         f"in {seen.bottoms} of {files} images the values are larger in the lower third than in the upper "
-        "one, and what is lower in an image is mostly nearer: is this disparity, not depth? "
+        "one, but the lower part of an image is mostly nearer: is this disparity, not depth? "
         "(quantity=disparity, which has no metres)"
     ]
 
@@ -237,7 +237,7 @@ def _of_types(dataset: Any, stored_as: Mapping[str, int]) -> list[str]:
     if len(kinds) > 1:
         types = ", ".join(f"{n} {name}" for name, n in sorted(stored_as.items()))
         scale = f"depth_scale={dataset.depth_scale:g}"
-        lines.append(f"float and integer depth maps share {scale}: {types}: do they have one unit?")
+        lines.append(f"float and integer depth maps share {scale}: {types}: do they have the same unit?")
     return lines
 
 

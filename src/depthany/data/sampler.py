@@ -18,7 +18,7 @@ class Draw:
 
     labeled: whether it is labeled.
     index: among all labeled, or all unlabeled images.
-    seed: of its crop and flip.
+    seed: seed of its crop and flip.
     place, places: its number among the images of its kind in the micro-batch, and how many these are.
     """
 
@@ -44,8 +44,8 @@ class MixedBatches(Sampler[list[Draw]]):
         start: first micro-batch.
         unlabeled_order, labeled_order: index of the image drawn at each position, see `ShardOrder` and
             `data.weighted.WeightedOrder`; None = shuffled as a whole.
-        rank, size: of the processes that share each micro-batch (see `share_of`). The micro-batches do not
-            depend on them.
+        rank, size: this process and the number of those that share each micro-batch (see `share_of`).
+            Micro-batches do not depend on them.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ def share_of(draws: list[Draw], rank: int, size: int) -> list[Draw]:
     """Returns the draws of a micro-batch that process `rank` of `size` reads.
 
     Unlabeled images stay in pairs (first and last, second and last but one ...), which CutMix needs together.
-    They are dealt to the processes in reverse, so that a process with one labeled image less has a pair more.
+    They are dealt to the processes in reverse, so a process with one labeled image less has one pair more.
     """
     mine = list[Draw]()
     for draw in draws:

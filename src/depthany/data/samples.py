@@ -27,7 +27,7 @@ Point = tuple[int, int]  # row, column
 
 @dataclass(frozen=True)
 class OrdinalSample:
-    """An image with pairs of points of which the nearer one is known.
+    """An image with pairs of points; which point is nearer is known.
 
     image: [h w 3] uint8 RGB.
     pairs: (nearer, farther) points, each (row, column) inside the image.
@@ -43,7 +43,7 @@ class OrdinalSample:
 class LabeledSet(Protocol):
     """Images with labels.
 
-    unit: of the labels.
+    unit: unit of the labels.
     min_depth, max_depth: metres; predictions are clamped to this range when they are scored.
 
     A set of classes (unit "class") has the attribute `classes`, a `data.class_list.ClassList`.
@@ -77,7 +77,7 @@ class LabeledSet(Protocol):
 
 
 class UnlabeledSet(Protocol):
-    """Images alone; see `LabeledSet`."""
+    """Images without labels; see `LabeledSet`."""
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
@@ -97,7 +97,7 @@ class NoValidPixel(ValueError):
 class UnknownUnit(ValueError):
     """The settings of a data set do not say what the numbers in its files mean.
 
-    It is no fault of one file: training stops at it even where `data.unreadable=skip` leaves out bad files.
+    This is not the fault of one file: training stops at it even under `data.unreadable=skip`.
     """
 
 
@@ -112,9 +112,9 @@ def require_same_size(
     """Raises ValueError, which names both files, if two maps differ in height or width.
 
     Args:
-        path, hw: of the first, such as an image.
-        other_path, other_hw: of the second, such as its depth.
-        what, of: what the second is, and the first, for the message.
+        path, hw: path, height and width of the first, such as an image.
+        other_path, other_hw: path, height and width of the second, such as its depth.
+        what, of: what the second and the first are, for the message.
     """
     if hw != other_hw:
         raise ValueError(

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from depthany.data.transforms import Region
 from depthany.system.choices import require_choice
 
-LEAST_KNOWN = 3  # pixels, in a map of which scale and shift are unknown
+LEAST_KNOWN = 3  # pixels, in a map of unknown scale and shift
 _ROUNDING = 1e-6  # relative difference of values that are one value in float32, at most
 Unit = Literal["m", "disparity", "class"]
 UNITS: dict[Unit, str] = {  # name -> what it is, for messages
@@ -26,7 +26,7 @@ UNITS: dict[Unit, str] = {  # name -> what it is, for messages
 class Labels:
     """What a data set knows of the pixels of one image.
 
-    values: [h w] float32 in `unit`. Of no meaning, perhaps NaN, where `valid` is False.
+    values: [h w] float32 in `unit`. Meaningless, perhaps NaN, where `valid` is False.
     unit: "m", depth in metres; "disparity", inverse depth of unknown scale; "class", class numbers.
     valid: [h w] bool, True where the value is known. It is False in the sky.
     sky: [h w] bool, True where the image shows the sky, which is infinitely far. None if the data set does
@@ -82,7 +82,7 @@ def disparity01(labels: Labels, crop: Region) -> tuple[NDArray[np.float32], NDAr
     this is done before or after the crop; the affine-invariant loss removes scale and shift either way.
 
     Args:
-        labels: of the whole image. Sky is valid, with disparity 0.
+        labels: labels of the whole image. Sky is valid, with disparity 0.
         crop: what is cut from it.
 
     Returns:
@@ -94,7 +94,7 @@ def disparity01(labels: Labels, crop: Region) -> tuple[NDArray[np.float32], NDAr
 
 
 def disparity_range(labels: Labels) -> tuple[np.float32, np.float32]:
-    """Returns the smallest and the largest valid disparity of a map of which at least one pixel is valid."""
+    """Returns the smallest and the largest valid disparity of a map with at least one valid pixel."""
     known = np.ascontiguousarray(labels.valid).view(np.uint8)
     low, high, _, _ = cv2.minMaxLoc(labels.values, known)  # five times as fast as values[valid].min()
     if labels.unit == "m":  # dividing two numbers is cheaper than dividing the map
@@ -123,10 +123,10 @@ def is_flat(labels: Labels) -> bool:
 
 
 def depth_m(labels: Labels, crop: Region) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Makes depth in metres. Sky, and what is outside of the data set's range, is invalid.
+    """Makes depth in metres. Sky and depth outside of the data set's range are invalid.
 
     Args:
-        labels: of the whole image, in metres.
+        labels: labels of the whole image, in metres.
         crop: what is cut from it.
 
     Returns:
@@ -148,7 +148,7 @@ def classes(labels: Labels, crop: Region) -> tuple[NDArray[np.int64], NDArray[np
     """Makes class numbers, for cross-entropy.
 
     Args:
-        labels: of the whole image, of unit "class".
+        labels: labels of the whole image, of unit "class".
         crop: what is cut from it.
 
     Returns:
@@ -164,8 +164,8 @@ class Target(NamedTuple):
 
     make: takes the labels of a whole image and a `Region` of it, such as a crop; returns target and mask,
         both [height width].
-    dtype: of the target.
-    units: of the labels from which it can be made.
+    dtype: type of the target.
+    units: units of the labels from which it can be made.
     is_relative: its scale and shift mean nothing, so that flat labels (see `is_flat`) teach nothing.
     """
 
@@ -193,15 +193,15 @@ def make_target(name: str, labels: Labels, crop: Region) -> tuple[NDArray, NDArr
 
 
 def require_metres(dataset: Any, who: str) -> None:
-    """Raises ValueError, which begins with `who`, if the labels of a data set are no depth in metres.
+    """Raises ValueError, which begins with `who`, if the labels of a data set are not depth in metres.
 
-    Nobody knows the shift of relative disparity, so 1 / disparity is no depth, and scores of it mean nothing.
+    The shift of relative disparity is unknown, so 1 / disparity is not depth, and its scores mean nothing.
     """
     unit: Unit = getattr(dataset, "unit", "m")
     if unit != "m":
         raise ValueError(
-            f"{who}: its labels are {UNITS[unit]}, and predictions are scored as depth in metres: a "
-            "model can learn from such labels, and is scored on a set of depth"
+            f"{who}: its labels are {UNITS[unit]}, but predictions are scored as depth in metres: use "
+            "such labels for training only, and score on a set with depth"
         )
 
 

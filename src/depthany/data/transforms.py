@@ -34,7 +34,7 @@ def covering_size(height: int, width: int, crop_hw: tuple[int, int]) -> tuple[in
     For a square crop the shorter side becomes exactly its side. It is `lower_bound` of MiDaS's Resize.
 
     Args:
-        height, width: of the image, in pixels.
+        height, width: height and width of the image, in pixels.
         crop_hw: height and width of the crop.
     """
     scale = max(crop_hw[0] / height, crop_hw[1] / width)
@@ -42,7 +42,7 @@ def covering_size(height: int, width: int, crop_hw: tuple[int, int]) -> tuple[in
 
 
 class Region(Protocol):
-    """What is taken of an image and of its maps: a `Crop`, or a `data.views.View`."""
+    """The part taken from an image and its maps: a `Crop`, or a `data.views.View`."""
 
     def of_image(self, photo: Photo) -> NDArray[np.uint8]: ...
     def of_map(self, values: NDArray) -> NDArray:
@@ -52,7 +52,7 @@ class Region(Protocol):
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of an image that was resized first, and is mirrored perhaps.
+    """A rectangle of a resized image, possibly mirrored.
 
     resized_hw: height and width of the image after resizing.
     top, left, height, width: the rectangle, in pixels of the resized image.
@@ -105,7 +105,7 @@ def draw_crop(height: int, width: int, crop_hw: tuple[int, int], seed: int) -> C
     section 4.1).
 
     Args:
-        height, width: of the image, in pixels.
+        height, width: height and width of the image, in pixels.
         crop_hw: height and width of the crop.
         seed: decides position and flip.
     """

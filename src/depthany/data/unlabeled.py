@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class FolderImages:
-    """Every image below a folder, however deep. Raises ValueError if there is none.
+    """Every image below a folder, at any depth. Raises ValueError if there is none.
 
-    The list is in memory and made anew at each start; use `IndexedImages` beyond some 100,000 images.
+    The list is kept in memory and rebuilt at each start; use `IndexedImages` beyond some 100,000 images.
 
     Attributes:
         passed_over: by suffix, how many files look like images or other media and are not read.
@@ -66,7 +66,7 @@ class IndexedImages:
 
     Args:
         root: folder of the data set.
-        kind: folder (image files, however deep) | tar (plain .tar files, not compressed) | lmdb (environments
+        kind: folder (image files, at any depth) | tar (plain .tar files, not compressed) | lmdb (environments
             whose values are image files, as in LSUN).
         suffixes: endings of file names that count as images, such as [.jpg]; None = all known ones but HEIC,
             which need a package. Not for LMDB, where every value counts.
@@ -173,7 +173,7 @@ class IndexedImages:
         return index
 
     def _problem(self, index: Index) -> str:
-        """Returns in what the index does not fit the data; an empty string if it fits."""
+        """Returns how the index differs from the data; an empty string if it fits."""
         if not index.is_of(self.kind, self.suffixes):
             then, now = (", ".join(ends) for ends in (index.header.suffixes, self.suffixes))
             return f"built for other suffixes ([{then}], now [{now}]: suffixes=[{then}] keeps it)"

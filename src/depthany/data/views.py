@@ -1,4 +1,4 @@
-"""What metric fine-tuning makes of a labeled image: a crop or the whole, turned and recoloured a little.
+"""The views of metric fine-tuning: a crop or the whole of an image, slightly turned and recoloured.
 
 Source: ZoeDepth's data loader (github.com/isl-org/ZoeDepth, zoedepth/data), which Depth Anything V1 uses for
 its metric models; V2 takes the random crop of `draw_crop`, as relative depth does.
@@ -60,10 +60,10 @@ class Views:
         return self.view == "whole" or bool(self.bottom_centre) or self.rotation > 0
 
     def draw(self, name: str, height: int, width: int, crop_hw: tuple[int, int], seed: int) -> "View":
-        """Returns what is taken of an image; `seed` decides all that is random.
+        """Returns the view of an image; `seed` determines all random choices.
 
         Args:
-            name: of its set. height, width: of the image, in pixels.
+            name: name of its set. height, width: height and width of the image, in pixels.
             crop_hw: height and width of what the network sees.
 
         Raises:
@@ -91,7 +91,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Stretch:
-    """The whole image at another size, whatever its ratio of width to height, mirrored perhaps."""
+    """The whole image at another size and ratio of width to height, possibly mirrored."""
 
     resized_hw: tuple[int, int]
     flip: bool
@@ -128,7 +128,7 @@ class View:
 
     @property
     def magnification(self) -> float:
-        """How many pixels of what the network sees are one pixel of the image, from left to right."""
+        """Width, in pixels of the network's input, of one pixel of the image."""
         return self.taken.resized_hw[1] / self.cut_hw[1]
 
     def of_image(self, photo: Photo) -> NDArray[np.uint8]:
@@ -141,7 +141,7 @@ class View:
         return seen if self.colours is None else recoloured(seen, self.colours)
 
     def of_map(self, values: NDArray) -> NDArray:
-        """Returns what is left of `values` [h w], of their type; what no pixel was turned into is 0."""
+        """Returns what is left of `values` [h w], of their type; corners that the turn leaves empty are 0."""
         return self.taken.of_map(self._turned(self._cut(values), cv2.INTER_NEAREST))
 
     def _cut(self, plane: NDArray) -> NDArray:

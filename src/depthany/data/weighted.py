@@ -31,13 +31,12 @@ class WeightedOrder:
     """An order in which each set has a share of the positions that is proportional to its weight.
 
     Positions are divided into blocks. Each block has the same number of images of a set, in random places.
-    The images of one set follow each other in passes over that set alone: a set with a large weight is gone
-    through more often than one with a small weight, and no image is drawn again before all others of its set
-    were.
+    Each set has its own passes: a set with a large weight is passed over more often than one with a small
+    weight, and no image is drawn again before all others of its set.
 
     Args:
         counts: images of each set, in the order of the concatenation.
-        weights: of each set, above 0.
+        weights: weights of each set, above 0.
         seed, stream: choose the permutations.
         orders: the order within each set, in place of a shuffle of the whole set; see `ShardOrder`.
     """
@@ -69,7 +68,7 @@ class WeightedOrder:
         return indices
 
     def _of_block(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns of each place in a block [BLOCK] its set, and its position among all draws of that set."""
+        """Returns for each place in a block [BLOCK] its set, and its position among all draws of that set."""
         if self._block is None or self._block[0] != block:
             positions = np.arange(BLOCK) + block * BLOCK
             drawn = shuffled(positions, BLOCK, self.seed, self.stream + 3)  # 0 to 2 are streams of images
@@ -85,11 +84,11 @@ class WeightedOrder:
         return shuffled(positions, self.counts[k], seed_of_set(self.seed, self.stream, k), self.stream)
 
     def describe(self, names: Sequence[str], round_name: str) -> str:
-        """Returns in words which share of the draws each set has, and how often it is gone through.
+        """Returns a line on the share of draws of each set, and on how often the draws pass over it.
 
         Args:
-            names: of the sets.
-            round_name: of as many draws as there are images in all sets, such as "an epoch".
+            names: names of the sets.
+            round_name: name for as many draws as all sets have images, such as "an epoch".
         """
         total = sum(self.counts)
         lines = [
@@ -125,9 +124,9 @@ def named_weights(
         known: names of all sets of the mixture. drawn: those that have a root.
 
     Raises:
-        ValueError: a weight is of no set, or a set that is drawn has none.
+        ValueError: a weight names no known set, or a set that is drawn has none.
     """
-    listed = ", ".join(known) or "there is none"
+    listed = ", ".join(known) or "none"
     for name in weights:
         if name not in known:
             raise ValueError(f"data.weights.{kind}.{name}: no such {kind} set; the sets are: {listed}")

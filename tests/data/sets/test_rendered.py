@@ -198,7 +198,10 @@ def test_list_leaves_out_bad_scenes_and_images(tmp_path: Path) -> None:
     assert len(dataset) == 3 and bad not in [pair.name for pair in dataset.pairs]
     assert dataset.pairs[0].depth.is_file()
     assert dataset.left_out == {"named in bad.txt": 3}
-    for text, message in (("elsewhere", "names no image below .*, such as amusement/"), ("#", "names no")):
+    for text, message in (
+        ("elsewhere", "names no image or folder below .*, such as amusement/"),
+        ("#", "names no"),
+    ):
         (tmp_path / "bad.txt").write_text(text)
         with pytest.raises(ValueError, match=message):
             TartanAir(str(tmp_path), exclude_file="bad.txt")

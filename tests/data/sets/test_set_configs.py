@@ -178,7 +178,7 @@ def test_run_doubts_units_of_training_and_validation(tmp_path: Path) -> None:
         ([], r"data\.labeled\.mine: .*1\.png: depth is stored as uint16.* set depth_scale=1000"),
         (
             ["data.labeled.mine.quantity=disparity", "data.val.mine.quantity=disparity"],
-            r"data\.val\.mine: its labels are disparity of unknown scale, and predictions are scored",
+            r"data\.val\.mine: its labels are disparity of unknown scale, but predictions are scored",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from depthany.data.labeled import PairedDepth
 from depthany.data.pairs import Pair, first_ten, require_unique
 
-# Metres. Wider than any benchmark: the protocol chooses what counts, and must see all of the truth.
+# Metres. Wider than any benchmark: the protocol chooses what counts, and must see all of the ground truth.
 WIDE_RANGE_M = (1e-6, 1e6)
 
 
@@ -19,7 +19,7 @@ class BenchmarkDepth(PairedDepth):
         root: folder of the benchmark.
 
     Raises:
-        ValueError: the folder is missing, holds something else than `layout`, or lacks files. The first ten
+        ValueError: the folder is missing, holds something other than `layout`, or lacks files. The first ten
             are named.
     """
 
@@ -50,7 +50,7 @@ class BenchmarkDepth(PairedDepth):
 
 @contextmanager
 def expecting(layout: str) -> Iterator[None]:
-    """Adds to a ValueError inside what was expected on disk and where to get it."""
+    """Extends a ValueError raised inside by what was expected on disk and where to get it."""
     try:
         yield
     except ValueError as error:
@@ -58,7 +58,7 @@ def expecting(layout: str) -> Iterator[None]:
 
 
 def require_files(root: Path, paths: Sequence[Path]) -> None:
-    """Raises ValueError, which counts the missing files and names the first ten, if files are missing."""
+    """Raises ValueError if files are missing; it counts them and names the first ten."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
         names = first_ten([str(path).removeprefix(f"{root}/") for path in missing])

@@ -17,7 +17,7 @@ _LAYOUT = (
 
 
 class OrdinalPairs:
-    """Images with pairs of points, the nearer of which is known.
+    """Images with pairs of points; which point is nearer is known.
 
     Yang et al. 2024 (arXiv 2406.09414), DA-2K.md of its repository: {path: [{"point1": [row, column],
     "point2": [row, column], "closer_point": "point1"}]}. The type of scene is the first folder of the path.

@@ -16,7 +16,7 @@ class DdadProjected(BenchmarkDepth):
     """The front camera of DDAD, with LiDAR points that were projected to depth maps beforehand.
 
     Guizilini et al. 2020 (arXiv 1905.02693). Projecting needs TRI's own package (dgp), on which this one does
-    not depend. Two files for each image, however deep below root, named as in ZoeDepth's loader:
+    not depend. Two files for each image, at any depth below root, named as in ZoeDepth's loader:
 
         NAME_rgb.png (or .jpg)    1216x1936
         NAME_depth.npy            float32 in metres, 0 = no return; or

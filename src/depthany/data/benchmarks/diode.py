@@ -15,11 +15,11 @@ _PARTS = {"indoors": ("indoors",), "outdoor": ("outdoor",), "all": ("indoors", "
 class Diode(BenchmarkDepth):
     """DIODE's validation images, with float32 depth in metres and a mask of valid pixels.
 
-    Vasiljevic et al. 2019 (arXiv 1908.00463). Depth is stored as (768, 1024, 1). It has numbers off the mask
-    too, which must not count (ZoeDepth's loader reads the mask and does not use it).
+    Vasiljevic et al. 2019 (arXiv 1908.00463). Depth is stored as (768, 1024, 1). Pixels outside the mask
+    have values too, which must not count (ZoeDepth's loader reads the mask and does not use it).
 
     Args:
-        root: holds val/, or is it.
+        root: folder that holds val/, or val/ itself.
         part: indoors (325 images), outdoor (446) or all (771).
         use_mask: False counts every depth above 0, as the loader of ZoeDepth and Depth Anything V1 does.
 

@@ -18,7 +18,7 @@ from depthany.system.packages import reason
 class Eth3d(BenchmarkDepth):
     """The 454 DSLR images of ETH3D's 13 training scenes, 4032x6048, with depth rendered from laser scans.
 
-    Schöps et al. 2017. Depth files are raw little-endian float32 in metres, infinite if unknown, and named as
+    Schöps et al. 2017. Depth files are raw little-endian float32 in metres, infinite if unknown, named like
     the images, .JPG included. They are registered to the original, *distorted* images; those of
     `dslr_images_undistorted` differ by many pixels and are not read.
 

@@ -20,7 +20,7 @@ class Ibims(BenchmarkDepth):
     missing depth, `mask_transp` on glass and the like, through which the laser goes.
 
     Args:
-        root: holds ibims1_core_raw/, or is it.
+        root: folder that holds ibims1_core_raw/, or that folder itself.
 
     Raises:
         ValueError: see `BenchmarkDepth`.

@@ -16,7 +16,7 @@ class Sintel(BenchmarkDepth):
     that `max_depth` and `truth_beyond` of a protocol decide about it.
 
     Args:
-        root: holds training/, or is it.
+        root: folder that holds training/, or training/ itself.
         render: final (with blur and fog) or clean.
 
     Raises:

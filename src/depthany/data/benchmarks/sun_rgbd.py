@@ -40,8 +40,8 @@ class SunRgbd(BenchmarkDepth):
 
     Args:
         root: holds rgb/img-000001.jpg and depth/1.png (or depth/img-000001.png).
-        unit: of the stored numbers: `rotated`, millimetres rotated by 3 bits; or `tenths_of_mm`, 1/10000 m,
-            as V1's loader.
+        unit: unit of the stored numbers: `rotated`, millimetres rotated by 3 bits; or `tenths_of_mm`,
+            1/10000 m, as in V1's loader.
 
     Raises:
         ValueError: see `BenchmarkDepth`; or the unit is unknown.

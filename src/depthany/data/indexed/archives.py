@@ -9,7 +9,7 @@ from depthany.system.packages import optional, reason
 
 _OPEN_FILES = 64  # per process and set; far below the usual limit of 1024
 _OPEN_ENVIRONMENTS = 16
-_LMDB_READS = 1000  # then an environment is opened anew, which unmaps the pages that it has touched
+_LMDB_READS = 1000  # after so many an environment is reopened, which unmaps the pages it has touched
 
 
 class OpenFiles:

@@ -87,7 +87,7 @@ def build_index(
         shutil.rmtree(job.parts)
         ending = f" with suffix {', '.join(suffixes)}" if suffixes else ""
         broken = sum(row.broken_at != NOT_BROKEN for row in rows)
-        why = f", {broken} of them broken or no plain tar" if broken else ""
+        why = f", {broken} of them broken or not plain tars" if broken else ""
         others = sum((Counter(row.passed_over) for row in rows), Counter[str]())
         why += f"; {describe_passed_over(others)}" if others else ""
         raise ValueError(f"{root}: no image{ending} in {len(parts)} {_noun(kind)}{why}")
@@ -120,8 +120,8 @@ def _scan_all(job: Job, workers: int | None, expected: int | None) -> Iterator[P
         pool.shutdown()
     except BrokenProcessPool:
         raise ValueError(
-            f"a process that indexed {job.root} was killed, perhaps because memory ran out; the same command "
-            "continues; try fewer processes (python -m depthany.index workers=1 ...)"
+            f"a process that indexed {job.root} was killed, perhaps because memory ran out: run the same "
+            "command again to continue, with fewer processes (python -m depthany.index workers=1 ...)"
         ) from None
     finally:
         with suppress(OSError):  # removes the folder only if there is no part
@@ -148,7 +148,7 @@ def _make_part(job: Job, name: bytes) -> Part:
 
 
 def _unchanged(job: Job, name: bytes, state: tuple[int, int]) -> Scan | None:
-    """Returns a shard as an earlier index has it; None if it has changed.
+    """Returns a shard as in an earlier index; None if it has changed.
 
     Folders are listed again: an index does not know the folders inside.
     """

@@ -4,10 +4,10 @@ A data set is a sequence of shards (the files of one folder, a tar, an LMDB envi
 paths below the root. An image is an entry of a shard. The file holds, little-endian and without gaps:
 
     magic, length of the header, header (JSON: kind, suffixes, counts)
-    entries       (n + 1) x 20 bytes: offset in the shard, start of the name, size; the last one ends the
-    names names         bytes of all names, in the order of the entries
-    shards        (s + 1) x 40 bytes: first entry, size, mtime, byte where it breaks off, start of the name
-    shard names   bytes of the paths below the root
+    entries      (n + 1) x 20 bytes: offset in the shard, start of the name, size; the last one ends the names
+    names        bytes of all names, in the order of the entries
+    shards       (s + 1) x 40 bytes: first entry, size, mtime, byte where it breaks off, start of the name
+    shard names  bytes of the paths below the root
 
 Opening reads only header and shards. Paths are relative, so data and index can be moved.
 
@@ -52,7 +52,7 @@ class IndexHeader:
     """What an index describes.
 
     suffixes: endings of file names that count as images; empty if every entry counts (LMDB).
-    passed_over: by shard and suffix, how many files look like images or other media and are no entries.
+    passed_over: by shard and suffix, how many files look like images or other media but are not entries.
     """
 
     kind: str
@@ -228,7 +228,7 @@ def write_index(
     entries: Iterable[NDArray[np.void]],
     names: Iterable[bytes],
 ) -> None:
-    """Writes an index file to `path`. The bytes depend on the arguments alone.
+    """Writes an index file to `path`. The bytes depend only on the arguments.
 
     Args:
         rows: shards in their final order.
@@ -265,7 +265,7 @@ def _shard_table(rows: list[ShardRow]) -> NDArray[np.void]:
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[IndexHeader, int]:
-    again = "delete it, and it will be built anew"
+    again = "delete it to have it rebuilt"
     try:
         if file.read(len(MAGIC)) != MAGIC:
             raise ValueError("not an index of this version")

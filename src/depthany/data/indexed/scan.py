@@ -84,8 +84,8 @@ def is_image(name: str, suffixes: tuple[str, ...]) -> bool:
 
 
 def passed_over_beside_tars(root: Path) -> Counter[str]:
-    """Returns, by suffix, how many files below a folder of tars look like images or other media, compressed
-    tars included.
+    """Returns, by suffix, how many files below a folder of tars look like images or other media, including
+    compressed tars.
     """
     counts = Counter[str]()
     for _, _, names in walk(root):

@@ -39,7 +39,7 @@ def plan_prefetch(
         return prefetch, []
     line = (
         f"{SHARED_MEMORY} has {room / 1e6:.3g} MB free: each loader process reads {prefetch} batches ahead "
-        f"in place of {PREFETCH}, which may be slower; docker run --shm-size=8g gives more"
+        f"instead of {PREFETCH}, which may be slower; docker run --shm-size=8g gives more"
     )
     return prefetch, [line]
 

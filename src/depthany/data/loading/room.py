@@ -30,7 +30,7 @@ def choose_prefetch(batch_bytes: int, workers: int, processes: Processes, room: 
     All processes of a run call it together, before the first of them reads, and get the same.
 
     Args:
-        batch_bytes: of a micro-batch of one training process.
+        batch_bytes: size of a micro-batch of one training process.
         workers: loader processes of one training process; 0 reads nothing ahead.
         room: free bytes of shared memory, see `free_room`.
 
@@ -47,7 +47,7 @@ def choose_prefetch(batch_bytes: int, workers: int, processes: Processes, room: 
     least = needed(batch_bytes, workers, 1, trainers)
     raise ValueError(
         f"the loader processes need {_mb(least)} MB of shared memory ({SHARED_MEMORY}) for batches of "
-        f"{_mb(batch_bytes)} MB (workers={workers}), and {_mb(room)} MB are free: {REMEDY}"
+        f"{_mb(batch_bytes)} MB (workers={workers}), but only {_mb(room)} MB are free: {REMEDY}"
     )
 
 
@@ -57,7 +57,7 @@ def needed(batch_bytes: int, workers: int, prefetch: int, trainers: int) -> int:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether PyTorch failed to put a tensor into shared memory for want of room."""
+    """Whether PyTorch failed to put a tensor into shared memory because it was full."""
     text = str(error)
     is_shared = "shared memory" in text or "</torch_" in text  # what it names its shared files
     return is_shared and any(os.strerror(number) in text for number in _NO_ROOM)

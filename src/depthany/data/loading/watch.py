@@ -196,7 +196,7 @@ class WatchedWorkers:
         reading, begin = self._reads.oldest(), f"no batch for {waited_s:.0f} s (data.read_timeout)"
         if reading is None:
             pids = ", ".join(str(process.pid) for process in self._batches._workers)
-            return f"{begin}, and no loader process is reading a file: is one of them ({pids}) stopped?"
+            return f"{begin}, but no loader process is reading a file: is one of them ({pids}) stopped?"
         worker, kind, index, since_s = reading
         return (
             f"{begin}: loader process {self._batches._workers[worker].pid} has been at "

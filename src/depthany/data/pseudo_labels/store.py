@@ -1,12 +1,11 @@
 """The store of a teacher's labels: HDF5 shards, and a manifest that says what they were made from.
 
-    <store>/manifest.json                    teacher, preprocessing, data sets; counts and checksums when
-    complete <store>/unreadable.txt                   when complete: images without label, one in a line, with
-    the reason <store>/shards/<set>-<first image>.h5    labels of `shard_size` images, from the first one on
-    <store>/shards/<set>-<first image>.json  its `ShardRecord`; it is written last: a shard with a record is
-    done
+    manifest.json                    teacher, preprocessing, data sets; when complete counts and checksums
+    unreadable.txt                   when complete: images without label, one per line, with the reason
+    shards/<set>-<first image>.h5    labels of `shard_size` images, from the first one on
+    shards/<set>-<first image>.json  its `ShardRecord`, written last: a shard with a record is done
 
-A shard depends on images, teacher and preprocessing alone, so a second attempt writes the same bytes.
+A shard depends only on images, teacher and preprocessing, so a second attempt writes the same bytes.
 """
 
 import hashlib
@@ -96,7 +95,7 @@ class ShardRecord:
 def write_shard(
     store: Path, shard: ShardRange, labels: Sequence[NewLabel], unreadable: Sequence[tuple[int, str, str]]
 ) -> ShardRecord:
-    """Writes a shard, then its record, each atomically. The bytes depend on the arguments alone.
+    """Writes a shard, then its record, each atomically. The bytes depend only on the arguments.
 
     Raises:
         ValueError: it cannot be written.
@@ -141,7 +140,7 @@ def begin_store(store: Path, settings: StoreSettings, remedy: str = "pass anothe
     """Begins a store, or checks that the existing one has the same settings.
 
     Args:
-        remedy: what helps where they are others, besides going on with those of the store.
+        remedy: what else helps if the settings differ, besides going on with those of the store.
 
     Raises:
         ValueError: the settings differ (all differences are named), or the store cannot be written.
@@ -161,7 +160,7 @@ def read_manifest(store: Path) -> tuple[StoreSettings, dict[str, Any]]:
     """Returns the settings and the whole manifest of a store.
 
     Raises:
-        ValueError: there is none, or it is damaged or of another version.
+        ValueError: there is no store, or it is damaged or of another version.
     """
     path = store / MANIFEST
     if not path.is_file():
@@ -277,7 +276,7 @@ class PseudoLabels:
         if label is not None and label.image_size != size:
             (height, width), (h, w) = size, label.image_size
             raise ValueError(
-                f"image {index} of {name} has {width}x{height} pixels, and had {w}x{h} when {self.store} "
+                f"image {index} of {name} has {width}x{height} pixels, but had {w}x{h} when {self.store} "
                 "was made: label again"
             )
         return None if label is None else label.disparity

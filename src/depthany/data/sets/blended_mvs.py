@@ -11,7 +11,7 @@ from depthany.data.pairs import Pair
 
 
 class BlendedMVS(LayoutDepth):
-    """`<scene>/blended_images/%08d.jpg` with `<scene>/rendered_depth_maps/%08d.pfm`, however deep.
+    """`<scene>/blended_images/%08d.jpg` with `<scene>/rendered_depth_maps/%08d.pfm`, at any depth below root.
 
     Depth is in units of the reconstruction of the scene, not in metres; 0 is invalid.
 

@@ -30,7 +30,7 @@ class DIML(LayoutDepth):
     Valid depth is up to 10 m indoors, and 2 to 80 m outdoors. `min_depth` and `max_depth` narrow both ranges.
 
     Args:
-        root: folder that holds one or both parts, however deep.
+        root: folder that holds one or both parts, at any depth.
         parts: `indoor`, `outdoor` or both.
         common: see `PairedDepth`.
     """

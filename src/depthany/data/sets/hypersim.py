@@ -40,12 +40,12 @@ class Hypersim(LayoutDepth):
     nothing, such as one through a window.
 
     Args:
-        root: folder of the scenes, however deep.
+        root: folder of the scenes, at any depth.
         split: `train`, `val` or `test` of the official split, without the frames that it excludes; or `all`.
         split_csv: metadata_images_split_scene_v1.csv of ml-hypersim; None = in `root`. Not read for `all`.
         camera_csv: metadata_camera_parameters.csv of ml-hypersim. Its `M_cam_from_uv` describes the tilted
-            and shifted lenses of some scenes (ml-hypersim#24, #79). None = in `root`, and a warning if it is
-            not there. `pinhole` = a pinhole camera of 886.81 px for all scenes, as in Depth Anything V2's
+            and shifted lenses of some scenes (ml-hypersim#24, #79). None = in `root`, with a warning if it is
+            missing. `pinhole` = a pinhole camera of 886.81 px for all scenes, as in Depth Anything V2's
             metric code.
         missing: `sky` takes NaN as sky, disparity 0; None as unknown. Neither Depth Anything paper says.
         common: see `PairedDepth`.

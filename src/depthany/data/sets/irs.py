@@ -11,7 +11,7 @@ BASELINE_M, FOCAL_PX = 0.1, 480.0  # "for most of the data" (IRS#2)
 
 
 class IRS(LayoutDepth):
-    """`.../l_N.png` with `.../d_N.exr` in one folder, however deep (Store, Home, Office ...).
+    """`.../l_N.png` with `.../d_N.exr` in one folder, at any depth (Store, Home, Office ...).
 
     The EXR holds disparity in pixels: depth = 0.1 m * 480 px / disparity. 0 is infinitely far, and invalid.
     Beyond 200 m the disparity is below a quarter of a pixel, and invalid as in CUT3R's preparation.

@@ -37,8 +37,8 @@ class KITTI(PairedDepth):
     """Raw `<date>/<drive>/image_02/data/N.png` (or .jpg) with annotated
     `<split>/<drive>/proj_depth/groundtruth/image_02/N.png`: 16 bits, metres = v / 256, 0 = not measured.
 
-    The first and last five frames of a drive have no annotation, which is no error. A name is the path of the
-    image without suffix.
+    The first and last five frames of a drive have no annotation, which is not an error. A name is the path of
+    the image without suffix.
 
     A list names images and depth maps by drive, camera and number. Depth is found where the drive lies below
     `depth_root`, whatever folders the list puts in front; images may lie below their date though the list
@@ -56,7 +56,7 @@ class KITTI(PairedDepth):
             `data_depth_annotated` if it exists, else anywhere below `root`, such as `train` and `val` beside
             the dates.
         split: `train`, `val`, `all`, `eigen_test` or `eigen_test_in_val`. A drive below a folder `train` or
-            `val` is of that split, another one of that of the official archive.
+            `val` belongs to that split, any other drive to its split in the official archive.
         cameras: 2 = left, 3 = right; not for lists.
         list_file: see `PairedDepth`. For Eigen's test images None = `eigen_test_files_with_gt.txt` in root.
         common: see `PairedDepth`.

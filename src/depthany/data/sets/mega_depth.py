@@ -29,7 +29,7 @@ class MegaDepth(LayoutDepth):
     the result is kept in `kinds_file`. 0 is invalid.
 
     Args:
-        root: folder of the scenes, however deep, such as `phoenix/S6/zl548/MegaDepth_v1` or one above it.
+        root: folder of the scenes, at any depth, such as `phoenix/S6/zl548/MegaDepth_v1` or one above it.
         kinds_file: file that keeps the kind of each map; None = in the user's cache folder.
         common: see `PairedDepth`. A `list_file` must name Euclidean maps only.
     """

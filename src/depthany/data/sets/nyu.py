@@ -22,8 +22,8 @@ DEPTHS = {"raw": ("rawDepths", "depth"), "filled": ("depths", "filled")}  # in t
 
 
 class NYUv2(PairedDepth):
-    """`nyu_depth_v2_labeled.mat` and `splits.mat` (cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html), or the
-    test frames alone as `test/<scene>/{rgb,depth,filled}_NNNN.png` (Marigold's evaluation data).
+    """`nyu_depth_v2_labeled.mat` and `splits.mat` (cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html), or only
+    the test frames as `test/<scene>/{rgb,depth,filled}_NNNN.png` (Marigold's evaluation data).
 
     The .mat is of MATLAB's format 7.3, which is HDF5. HDF5 shows MATLAB's axes in reverse, images [n 3 w h]
     and depths [n w h]. The PNGs hold millimetres in 16 bits. Both have the same names, such as

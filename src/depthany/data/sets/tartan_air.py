@@ -13,10 +13,10 @@ class TartanAir(LayoutDepth):
     """`<env>/<env>/{Easy,Hard}/Pxxx/image_left/N_left.png` with `.../depth_left/N_left_depth.npy`; metres.
 
     Args:
-        root: folder of the environments, however deep.
+        root: folder of the environments, at any depth.
         exclude: environments to leave out, by the name of a folder in the path, such as `amusement`.
-        sky_beyond_m: depth from which on a pixel is sky; None = no sky. Sky is stored as 10000 and more. The
-            paper does not say how it treats sky (V2#144 is users' advice).
+        sky_beyond_m: a pixel at this depth or beyond is sky; None = no sky. Sky is stored as 10000 and more.
+            The paper does not say how it treats sky (V2#144 is users' advice).
         common: see `PairedDepth`.
     """
 

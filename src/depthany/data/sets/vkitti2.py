@@ -51,7 +51,7 @@ class VirtualKITTI2(LayoutDepth):
     camera and number. 16-bit depth in centimetres. 65535 is sky, not 655.35 m.
 
     Args:
-        root: folder of the scenes, however deep.
+        root: folder of the scenes, at any depth.
         cameras: 0 = left, 1 = right. The 20K images of the paper are about one camera (21,260 of 42,520).
         scenes: such as `Scene01`; None = all five.
         variants: such as `clone`, `fog`, `15-deg-left`; None = all ten.

@@ -35,9 +35,7 @@ class Voc(PairedMasks):
         path = self.root / LISTS / f"{self.split}.txt"
         if not path.is_file():
             there = sorted(each.stem for each in path.parent.glob("*.txt"))
-            raise ValueError(
-                f"{path}: no such list; split is one of {', '.join(there) or 'none that is there'}"
-            )
+            raise ValueError(f"{path}: no such list for split; choose from {', '.join(there) or 'none'}")
         words = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
         stems = [Path(word).stem for word in words]  # some lists of train_aug hold paths
         return self.existing((f"JPEGImages/{stem}.jpg", f"{self.masks}/{stem}.png") for stem in stems)
