@@ -92,7 +92,7 @@ def bar_of_all(processes: Processes, description: str, total: int) -> Iterator[C
     Every process calls the function with the number of items that it has done since, by default 1.
 
     Args:
-        processes: that share the work.
+        processes: processes that share the work.
         description: what is counted; unique in a run.
         total: how many there are in all processes.
     """
