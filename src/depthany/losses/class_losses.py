@@ -52,7 +52,7 @@ def ohem_loss(
 
     Args:
         prediction, target, mask, mean_over_ranks: see `cross_entropy_loss`.
-        ohem_threshold: probability of the true class, 0..1, from which on a pixel is easy.
+        ohem_threshold: probability of the true class, 0..1, above which a pixel is easy.
         ohem_least: pixels of the batch that count at least.
     """
     pixel_losses = per_pixel(prediction, target, mask)  # [b h w]

@@ -18,7 +18,7 @@ REDUCTIONS = ("batch", "image")
 class Difference(NamedTuple):
     """What `normalised_difference` returns.
 
-    values: [b n] normalised prediction minus normalised target; finite and without meaning where not used.
+    values: [b n] normalised prediction minus normalised target; finite but meaningless where not used.
     used: [b n] bool, True where the difference counts.
     """
 

@@ -18,8 +18,8 @@ class FeatureAlignment(NamedTuple):
     loss: [] mean cosine distance of the tokens kept, 0 with zero gradient if no token is kept.
     kept: [] share of the tokens that are kept; its mean over the ranks is that of the whole batch.
     distance: [b n] cosine distance of each token, in 0..2, without gradient.
-    acting: [] 1 if any token of all ranks is kept, else 0. None with mean_over="all", where the loss is as
-        small as the share of the tokens that are kept.
+    acting: [] 1 if any token of all ranks is kept, else 0. None with mean_over="all", where the loss
+        shrinks with the share of the tokens that are kept.
     """
 
     loss: Tensor

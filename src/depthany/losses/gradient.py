@@ -42,8 +42,8 @@ def gradient_loss(
 
     Source: Ranftl et al. 2020 (arXiv 1907.01341) eq. 11 in the form of MiDaS' code, to which the authors of
     Depth Anything V2 point: scale k has every 2^k-th pixel, its sum is divided by the number of its valid
-    pixels, and the scales are added. So the weight 2 of Depth Anything V2 (arXiv 2406.09414, section 7) means
-    what it means there. V2 does not publish the number of scales; MiDaS has 4.
+    pixels, and the scales are added. So the weight 2 of Depth Anything V2 (arXiv 2406.09414, section 7) has
+    the same meaning here. V2 does not publish the number of scales; MiDaS has 4.
 
     A pair of neighbours counts where both are valid, and in a mixed image both in the same region: inside and
     outside of the box have scales of their own, so a step of R across the border means nothing.
@@ -60,7 +60,7 @@ def gradient_loss(
         mean_over_ranks: see `depthany.losses.reduce.MeanOverRanks`.
 
     Returns:
-        [] the loss; float64 for float64 input, else float32. Raises ValueError as `affine_invariant_loss`.
+        [] the loss; float64 for float64 input, else float32. Raises ValueError like `affine_invariant_loss`.
     """
     check_maps(prediction, target, mask, box_mask, normalisation, reduction, trim)
     if scales < 1:

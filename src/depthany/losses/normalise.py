@@ -17,7 +17,7 @@ from depthany.losses.reduce import full_precision, masked_mean
 class Normalised(NamedTuple):
     """Maps that can be compared pixel by pixel.
 
-    prediction, target: [b n]; finite off the mask, and without meaning there.
+    prediction, target: [b n]; finite but meaningless off the mask.
     spread: [b] how far the target's values lie apart, in the target's unit; 0 if they are all equal.
     """
 
@@ -53,7 +53,7 @@ def by_median_and_mad(prediction: Tensor, target: Tensor, mask: Tensor, eps: flo
 
 
 def both_by_median_and_mad(prediction: Tensor, target: Tensor, mask: Tensor, eps: float) -> Normalised:
-    """Does what `by_median_and_mad` does, in the way of a GPU: both maps at once, in half the kernels.
+    """The GPU form of `by_median_and_mad`: both maps at once, in half the kernels.
 
     Args:
         prediction, target, mask, eps: see `by_median_and_mad`.

@@ -21,9 +21,9 @@ def masked_median(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def median_by_rank(values: Tensor, mask: Tensor) -> Tensor:
-    """Returns what `masked_median` returns, in the way of a GPU and for several maps with the same mask.
+    """The GPU form of `masked_median`, for several maps with the same mask.
 
-    Of several pixels that are equal to the median the first one has the gradient, whatever the device.
+    Of several pixels equal to the median, the first one gets the gradient, on any device.
 
     Args:
         values: [... b n], finite.
@@ -43,8 +43,8 @@ def kth_largest(values: Tensor, mask: Tensor, k: Tensor, most: int) -> Tensor:
     """Returns the k-th largest value [... b 1] of each row over its mask, without gradient.
 
     torch has a fast selection for a GPU, `topk`, which takes one k for all rows. So each row gets more values
-    above all others, as many as make its k equal to `most`. Its median and kthvalue have one block of threads
-    work on a row, and which of several equal values they take changes from run to run.
+    above all others, as many as make its k equal to `most`. Its median and kthvalue let one block of
+    threads work on a row, and which of several equal values they take changes from run to run.
 
     Args:
         values: [... b n], finite. mask: [b n] bool.

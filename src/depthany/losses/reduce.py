@@ -35,8 +35,8 @@ def mean_of_sums(
 
     Args:
         totals, counts: [b ...] sum of the errors of each image, and of how many pixels.
-        reduction: "batch": the mean over all pixels of the batch; "image": the mean over the images that have
-            a pixel of the mean of each.
+        reduction: "batch": the mean over all pixels of the batch; "image": the mean of each image first,
+            then over the images that have a pixel.
         mean_over_ranks: see `MeanOverRanks`.
     """
     if reduction == "batch":

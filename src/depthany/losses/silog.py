@@ -31,7 +31,7 @@ def silog_loss(
 
     The pixels of the whole micro-batch are pooled, those of other ranks too: an image with many valid pixels
     weighs more than one with few. Source: ZoeDepth's SILogLoss (github.com/isl-org/ZoeDepth, loss.py), which
-    Depth Anything V1 takes over; it is 10 times the square root of lambda = 0.85, but for a factor n/(n - 1).
+    Depth Anything V1 takes over; it is 10 times the square root of lambda = 0.85, up to a factor n/(n - 1).
 
     Args:
         prediction: [b h w] metres, 0 or more.

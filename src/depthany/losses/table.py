@@ -33,15 +33,15 @@ LOSSES: dict[str, Loss] = {
     "ohem": ohem_loss,
     "dice": dice_loss,
 }
-OF_CLASSES = ("cross_entropy", "ohem", "dice")  # the others, but for those of plug-ins, are of depth
+OF_CLASSES = ("cross_entropy", "ohem", "dice")  # the others, except those of plug-ins, are of depth
 OF_DEPTH = ("affine_invariant", "gradient", "silog", "silog_v2", "log_gradient")
 
 
 def require_terms_of(kind: str, terms: Mapping[str, float], who: str) -> None:
-    """Raises a ValueError if a loss is not of maps of this kind.
+    """Raises ValueError if a loss does not take maps of this kind.
 
     Args:
-        kind: of quantity that is learned. terms: see `require_terms`. who: the stage, for the message.
+        kind: kind of quantity to learn. terms: see `require_terms`. who: the stage, for the message.
     """
     wrong = OF_DEPTH if kind == "classes" else OF_CLASSES
     for name in terms:
