@@ -40,7 +40,7 @@ def test_class_that_is_only_predicted_counts_as_0() -> None:
 
 
 def test_number_beyond_the_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match="a prediction is class 4, and there are 4 classes"):
+    with pytest.raises(ValueError, match="a prediction is class 4, but there are 4 classes"):
         confusion_matrix(np.array([0]), np.array([4]), 4)
 
 

@@ -120,10 +120,10 @@ def fit(method: str, x: NDArray, y: NDArray) -> Fit:
 
 
 def is_degenerate(method: str, y: NDArray) -> bool:
-    """Returns whether a truth says nothing about a fitted prediction.
+    """Returns whether a ground truth says nothing about a fitted prediction.
 
-    That is so where it is constant, up to rounding, which a constant prediction meets with error 0; or where
-    it has no more pixels than the fit has free parameters (scale, or scale and shift), so that almost any
+    This holds where it is constant up to rounding, so that a constant prediction has error 0; or where it
+    has no more pixels than the fit has free parameters (scale, or scale and shift), so that almost any
     prediction has error 0. Metres that are not fitted are never degenerate.
 
     Args:
@@ -210,8 +210,8 @@ def align_least_squares(prediction: Tensor, target: Tensor, mask: Tensor) -> tup
     """Returns scale and shift per image that minimise Σ (scale·prediction + shift - target)² over the mask.
 
     The batched form of `least_squares`, on the device of its arguments; prediction at several scales uses
-    it. Source: Ranftl et al. 2020 (arXiv 1907.01341). That Depth Anything's output is affine in disparity,
-    not in depth, is its authors' statement. Solved about the means in float64, since the sums of squares of
+    it. Source: Ranftl et al. 2020 (arXiv 1907.01341). Depth Anything's authors state that its output is
+    affine in disparity, not in depth. Solved about the means in float64, since the sums of squares of
     a map of 10⁵ pixels cancel in float32.
 
     Args:

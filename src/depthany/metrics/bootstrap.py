@@ -23,7 +23,7 @@ def intervals(
         statistic: maps counts [r images], how often each image is in each resample, to values [r] by name.
         images: number of images.
         resamples: number of resamples.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     draw, rows = np.random.default_rng(seed), max(1, _CELLS // images)
     parts: list[Mapping[str, NDArray[np.float64]]] = []

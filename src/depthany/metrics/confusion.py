@@ -1,7 +1,7 @@
 """Scores of predicted classes, all from one confusion matrix.
 
 The matrix [k k] counts pixels: rows are true classes, columns predicted ones; pixels to ignore are left out
-before. With TP the diagonal, FN the rest of a row and FP the rest of a column,
+first. With TP the diagonal, FN the rest of a row and FP the rest of a column,
 
     IoU of a class   TP / (TP + FP + FN)             pixel accuracy   sum of TP / all pixels
     mIoU             mean IoU over the classes       class accuracy   mean of TP / (TP + FN)
@@ -29,13 +29,13 @@ def confusion_matrix(labels: NDArray, predicted: NDArray, classes: int) -> NDArr
     """
     for what, numbers in (("a label", labels), ("a prediction", predicted)):
         if numbers.size and int(numbers.max()) >= classes:
-            raise ValueError(f"{what} is class {int(numbers.max())}, and there are {classes} classes, from 0")
+            raise ValueError(f"{what} is class {int(numbers.max())}, but there are {classes} classes, from 0")
     pairs = labels.astype(np.int64) * classes + predicted
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def class_sums(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns [3 k] of a confusion matrix [k k]: pixels of each class that are right, in truth, predicted.
+    """Returns sums [3 k] of a confusion matrix [k k]: the correct, true and predicted pixels of each class.
 
     Sums of several images add, as their matrices do.
     """

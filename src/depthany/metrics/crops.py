@@ -26,7 +26,7 @@ def eigen_nyu(height: int, width: int) -> Box:
 def eigen_nyu_any_size(height: int, width: int) -> Box:
     """Returns rows 45 to 470 and columns 41 to 600 of a map of any size, as ZoeDepth's code cuts them.
 
-    Of a larger map it is the upper left part, of a smaller one what is there: the code's check of the size is
+    A larger map keeps its upper left part, a smaller one what it has: the code's check of the size is
     commented out (zoedepth/utils/misc.py, compute_metrics).
 
     Raises:
@@ -51,7 +51,7 @@ def eigen_kitti(height: int, width: int) -> Box:
 
 
 def kitti_kb(height: int, width: int) -> Box:
-    """Returns the lowest 352 rows and middle 1216 columns, as KITTI's benchmark (BTS, ZoeDepth, Marigold).
+    """Returns the lowest 352 rows and middle 1216 columns, as in KITTI's benchmark (BTS, ZoeDepth, Marigold).
 
     Raises:
         ValueError: the image is smaller.

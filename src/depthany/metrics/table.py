@@ -39,7 +39,7 @@ class Metric:
     """One row of the table.
 
     Args:
-        heading: of its column, such as AbsRel.
+        heading: heading of its column, such as AbsRel.
         better: whether a lower or a higher score is better.
         sums: numbers of one image, an array of one fixed shape [*s], such as [2] = (count, total) or a
             confusion matrix [k k]. Metrics that name the same function share one call of it. What it takes
@@ -148,7 +148,7 @@ def pixel_sums(names: Sequence[str], depth_pred_m: NDArray, depth_m: NDArray) ->
     """Returns the sums of the listed metrics over the pixels of an image, in one pass over them.
 
     Args:
-        names: of metrics; those that are not over pixels are left out.
+        names: names of metrics; those that are not over pixels are left out.
         depth_pred_m, depth_m: [n] predicted and true depth in m, both above 0, valid pixels only; n > 0.
 
     Raises:
@@ -174,7 +174,7 @@ def image_sums(names: Sequence[str], over: Over, *data: Any) -> Sums:
     A metric that is not defined for this image has no entry.
 
     Args:
-        names: of metrics; those that are not over `over` are left out.
+        names: names of metrics; those that are not over `over` are left out.
         over: maps or pairs.
         data: what the function of such a metric takes; see `Metric`.
     """
