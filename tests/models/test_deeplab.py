@@ -232,7 +232,7 @@ def test_weights_of_timm_and_google_start_the_trunk(tmp_path: Path) -> None:
         ({"model": "mobilenetv3_large_100"}, "choose from mobilenetv2_035"),
         ({"output_stride": 4}, "output_stride=4: expected 8, 16, 32"),
         ({"padding": "valid"}, "choose from same, symmetric"),
-        ({"model": "resnet50"}, "padding=same: resnet50 has padding=symmetric alone"),
+        ({"model": "resnet50"}, "padding=same: resnet50 has only padding=symmetric"),
         ({"bn_eps": 0}, "bn_eps=0: expected more than 0"),
         ({"std": [1, 1, 0]}, "three numbers"),
     ],

@@ -241,6 +241,6 @@ def test_input_size_too_large_for_any_image_is_refused() -> None:
 
 def test_rounded_input_size_is_a_warning(model: DenseModel) -> None:
     assert [Preprocessing().shorter_side(size) for size in (500, 504, 14)] == [504, 504, 14]
-    with pytest.warns(UserWarning, match="input_size=50 is taken as 56, a multiple of 14"):
+    with pytest.warns(UserWarning, match="input_size=50 is rounded up to 56, a multiple of 14"):
         rounded = model.infer(photo(20, 20), 50)
     assert (rounded == model.infer(photo(20, 20), 56)).all()

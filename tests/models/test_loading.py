@@ -181,7 +181,7 @@ def test_weights_that_are_not_finite_are_named(
 def test_another_architecture_is_refused_with_what_it_has(tmp_path: Path) -> None:
     resnet = {"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(1000)}
     torch.save(resnet, tmp_path / V2)
-    with pytest.raises(ValueError, match=r"is no depth model.*it has: conv1.weight, fc.bias"):
+    with pytest.raises(ValueError, match=r"is not a depth model.*it has: conv1.weight, fc.bias"):
         load_model(tmp_path / V2)
     save_file(resnet, tmp_path / "resnet.safetensors")
     with pytest.raises(FileNotFoundError, match=r"config.json is missing"):
@@ -289,7 +289,7 @@ def test_a_hub_id_offline_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
         DownloadError, match=r"config.json of an-organisation/a-model from the Hugging Face hub"
     ) as failure:
         load_model("an-organisation/a-model")
-    assert "no local path either" in str(failure.value)
+    assert "not a local path either" in str(failure.value)
     assert "\n" not in str(failure.value)
 
 

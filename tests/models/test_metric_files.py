@@ -130,7 +130,7 @@ def test_a_midas_core_ends_in_one_line(tmp_path: Path, domains: bool) -> None:
     torch.save({"model": midas}, tmp_path / "ZoeD_M12_NK.pt")
     kind = r"softplus bins of nyu and kitti" if domains else "softplus bins"
     with pytest.raises(
-        ValueError, match=rf"ZoeDepth's head \({kind}\) on a core that is no Depth Any"
+        ValueError, match=rf"ZoeDepth's head \({kind}\) on a core that is not a Depth Any"
     ) as failure:
         load_model(tmp_path / "ZoeD_M12_NK.pt")
     assert "\n" not in str(failure.value)
@@ -154,11 +154,13 @@ def test_official_code_has_released_bins_alone() -> None:
     with torch.device("meta"):
         large = bins_model("vitl", max_depth_m=80.0)
         others = {
-            "taps=v1 alone, and this model has taps=v2": build_model(
+            "only with taps=v1, but this model has taps=v2": build_model(
                 {"name": "dinov2", "size": "vits", "taps": "v2"}, head={"name": "metric_bins"}
             ),
-            "attractor_alpha=300.0 alone, and this model 1000.0": bins_model("vits", attractor_alpha=1000.0),
-            "domains={'nyu': 10.0, 'kitti': 80.0} alone": bins_model(
+            "only attractor_alpha=300.0, but this model has 1000.0": bins_model(
+                "vits", attractor_alpha=1000.0
+            ),
+            "only domains={'nyu': 10.0, 'kitti': 80.0}, but": bins_model(
                 "vits", name="metric_bins_nk", domains={"rooms": 10.0, "streets": 65.0}
             ),
         }
@@ -175,7 +177,7 @@ def test_official_code_has_released_bins_alone() -> None:
 
 def test_transformers_cannot_hold_bins(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"cannot hold bins: transformers has ZoeDepth's head on a neck of its own"
+        ValueError, match=r"cannot hold bins: transformers has ZoeDepth's head only on a neck of its"
     ):
         save_huggingface(bins_model("vits"), tmp_path / "folder")
 

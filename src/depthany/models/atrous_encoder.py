@@ -35,13 +35,13 @@ class AtrousEncoder(Encoder):
         model: timm's name of a MobileNetV2 or a ResNet, such as mobilenetv2_100 (the number is the width
             multiplier in percent) or resnet50. The weights are random; nothing is downloaded.
         output_stride: pixels per cell of the last level; kernels of later stages are dilated to keep it.
-        padding: of a strided convolution, which matters for even sizes: "same" pads the rest on the right and
-            below, as TensorFlow does; "symmetric" pads both sides alike, as PyTorch does. Both are equal for
-            sides of output_stride * n + 1. ResNets have "symmetric" alone.
-        bn_eps: that BatchNorm adds to the variance: 1e-3 in Google's trunk, 1e-5 in timm's and torchvision's.
+        padding: padding of strided convolutions, which matters for even sizes: "same" pads the rest on the
+            right and below, as TensorFlow does; "symmetric" pads both sides alike, as PyTorch does. Both are
+            equal for sides of output_stride * n + 1. ResNets have only "symmetric".
+        bn_eps: added to BatchNorm's variance: 1e-3 in Google's trunk, 1e-5 in timm's and torchvision's.
         bn_momentum: share of the batch in BatchNorm's running statistics: .0003 in Google's training of
             30,000 steps, .1 in PyTorch.
-        mean, std: of the normalisation, RGB in 0..1; .5 and .5 give Google's -1..1.
+        mean, std: values of the normalisation, RGB in 0..1; .5 and .5 give Google's -1..1.
 
     Raises:
         ValueError: the model is unknown, or an argument is not one of its choices.
@@ -111,7 +111,7 @@ class AtrousEncoder(Encoder):
             )
 
     def unused_names(self) -> set[str]:
-        """Returns the names of what timm's whole model has and no level depends on."""
+        """Returns the names of the parts of timm's whole model that no level depends on."""
         with torch.device("meta"):
             whole = timm.create_model(self.label.partition(".")[0], pretrained=False)
         return whole.state_dict().keys() - self.timm_model.state_dict().keys()
@@ -127,7 +127,7 @@ def is_mobilenet(model: str) -> bool:
 
 
 def pad_symmetrically(module: nn.Module) -> None:
-    """Replaces TensorFlow's padding by one that needs no size of the image; see `is_symmetric_at`."""
+    """Replaces TensorFlow's padding by one independent of the image's size; see `is_symmetric_at`."""
     for child in module.modules():
         if isinstance(child, Conv2dSame):  # a Conv2d with another forward
             (kernel, _), (step, _) = child.kernel_size, child.dilation
@@ -142,7 +142,7 @@ def _check(model: str, output_stride: int, padding: str, bn_eps: float) -> None:
         raise ValueError(f"output_stride={output_stride}: expected {', '.join(map(str, OUTPUT_STRIDES))}")
     require_choice("padding", padding, PADDINGS)
     if padding == "same" and not is_mobilenet(model):
-        raise ValueError(f"padding=same: {model} has padding=symmetric alone, as published")
+        raise ValueError(f"padding=same: {model} has only padding=symmetric, as published")
     if not 0 < bn_eps < 1:
         raise ValueError(f"bn_eps={bn_eps}: expected more than 0, such as 1e-3 (Google) or 1e-5 (timm)")
 

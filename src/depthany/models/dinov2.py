@@ -188,7 +188,7 @@ def patch_grid(image: Tensor) -> tuple[int, int]:
     """Returns patches (p, q) per column and row of an image [b 3 h w].
 
     Raises:
-        ValueError: a side is no multiple of 14.
+        ValueError: a side is not a multiple of 14.
     """
     h, w = image.shape[-2:]
     if h % PATCH or w % PATCH or not h or not w:

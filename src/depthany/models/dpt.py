@@ -45,7 +45,7 @@ class DPT(nn.Module):
         config: the last two arguments as plain values; the encoder sets the others.
 
     Raises:
-        ValueError: a level would have to be resampled by a factor that is no power of two.
+        ValueError: a level would have to be resampled by a factor that is not a power of two.
     """
 
     def __init__(self, widths: Four, strides: Four, features: int, out_channels: Four) -> None:

@@ -27,7 +27,7 @@ def prepare_for_inference(model: DenseModel, dtype: torch.dtype = torch.float32)
     """Changes a model for good: eval mode, no gradients, no longer to be trained or saved. Returns the model.
 
     Args:
-        dtype: of weights and activations; torch.float32 changes the maps by rounding alone. The head's
+        dtype: type of weights and activations; torch.float32 changes the maps only by rounding. The head's
             `float32_layers` stay float32, so that the map has no steps.
     """
     model.eval().requires_grad_(False)
@@ -77,7 +77,7 @@ class FusedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns [b n c_out] of x [b n c_in]."""
-        x = x.to(self.weight.dtype)  # needed inside autocast alone, which ignores this call
+        x = x.to(self.weight.dtype)  # needed only inside autocast, which ignores this call
         fused = torch.ops.mkldnn._linear_pointwise
         return fused(x, self.weight, self.bias, self.activation, [], "none")
 

@@ -11,12 +11,12 @@ CAST_BY_AUTOCAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 def hold_weights(networks: Iterable[nn.Module], amp: torch.dtype | None) -> None:
-    """Casts, once, the weights that autocast would cast at every use: it keeps its casts only of weights that
-    learn.
+    """Casts, once, the weights that autocast would cast at every use: it caches its casts only for weights
+    that learn.
 
     What autocast computes in float32 (norms, LayerScale, position embeddings, the head's `float32_layers`)
-    stays as it is, so that outputs under autocast are equal bit for bit; without autocast the networks do not
-    work any more. Saves 6 % of a forward pass of `vitt` at 126, 8 images, 30 % of `vits` with 2 (Intel Xeon,
+    stays as it is, so that outputs under autocast are equal bit for bit; without autocast the networks no
+    longer work. Saves 6 % of a forward pass of `vitt` at 126, 8 images, 30 % of `vits` with 2 (Intel Xeon,
     one thread).
 
     Args:

@@ -24,21 +24,23 @@ def infer_batch(
     batch_size: int = 8,
     amp: torch.dtype | None = None,
 ) -> list[NDArray[np.float32]]:
-    """Predicts the map [h w] float32 of each image, in the order and at the sizes of the images; of a model
-    of classes the number of the most likely one, uint8.
+    """Predicts the map [h w] float32 of each image, in the order and at the sizes of the images; for a model
+    of classes, the numbers of the most likely ones, uint8.
 
     Args:
         images: uint8 RGB, [h w 3] each.
         input_size: pixels of the shorter side as the model sees it; rounded up to a multiple of the patch
             size, with a warning.
         batch_size: images of equal model-input shape that go through the model together. In float32 that
-            changes the result by rounding alone, less than 1e-5 of its range.
+            changes the result only by rounding, less than 1e-5 of its range.
         amp: dtype of autocast; None computes in the type of the weights.
     """
     preprocessing.require_input_size(input_size)
     if (used := preprocessing.shorter_side(input_size)) != input_size:
         multiple = preprocessing.multiple
-        warnings.warn(f"input_size={input_size} is taken as {used}, a multiple of {multiple}", stacklevel=3)
+        warnings.warn(
+            f"input_size={input_size} is rounded up to {used}, a multiple of {multiple}", stacklevel=3
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected 1 or more")
     results: dict[int, NDArray[np.float32]] = {}
@@ -93,7 +95,7 @@ def resize_map(
 
 
 def class_map(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
-    """Returns the most likely class [height width] uint8 of logits [k h w], enlarged bilinearly before.
+    """Returns the most likely class [height width] uint8 of logits [k h w], enlarged bilinearly first.
 
     Classes are enlarged in groups, so that memory does not grow with their number.
 

@@ -127,7 +127,7 @@ class DenseModel(nn.Module):
 
         Args:
             images: [h w 3] uint8 RGB of any sizes.
-            batch_size: most images of a pass. In float32 it changes the maps by rounding alone, less than
+            batch_size: most images of a pass. In float32 it changes the maps only by rounding, less than
                 1e-5 of their range.
         """
         size = self.input_size if input_size is None else input_size

@@ -41,7 +41,7 @@ class Preprocessing:
     Attributes:
         multiple: both sides of an input are multiples of this number of pixels: the patch size of a vision
             transformer, the largest stride of a CNN.
-        mean, std: of the normalisation, RGB in 0..1.
+        mean, std: mean and standard deviation of the normalisation, RGB in 0..1.
     """
 
     multiple: int = 14
@@ -55,8 +55,8 @@ class Preprocessing:
         multiple of `multiple`, or up if the nearest one is below `input_size`.
 
         Raises:
-            ValueError: `input_size` is no whole number of at least `multiple`, or the input would have more
-                than `MAX_PIXELS` pixels.
+            ValueError: `input_size` is not a whole number of at least `multiple`, or the input would have
+                more than `MAX_PIXELS` pixels.
         """
         self.require_input_size(input_size)
         scale = input_size / min(height, width)
@@ -107,7 +107,7 @@ class Preprocessing:
 
     def normalise(self, image: Tensor) -> Tensor:
         """Returns image [b 3 h w] uint8 RGB as float32, normalised."""
-        if image.device.type != "cpu":  # kept constants, one pass: the same but for rounding
+        if image.device.type != "cpu":  # kept constants, one pass: the same up to rounding
             scale, shift = _scale_and_shift(self.mean, self.std, image.device)
             return torch.addcmul(shift, image.to(torch.float32), scale)
         mean = torch.tensor(self.mean).view(3, 1, 1)

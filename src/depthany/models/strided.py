@@ -1,4 +1,4 @@
-"""Strided convolutions: of narrow images, which oneDNN gets wrong in bfloat16, and as a product."""
+"""Strided convolutions: of narrow images, where oneDNN is wrong in bfloat16, and as a matrix product."""
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,10 @@ def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class PatchProduct(nn.Module):
-    """The embedding of patches as a product, which refuses an image whose sides are no multiples of a patch.
+    """The embedding of patches as a product, which refuses an image whose sides are not multiples of a patch.
 
-    A convolution of the graph would leave out the last rows and columns of such an image without a word; the
-    shapes of this do not fit, and the runtime says so.
+    A convolution of the graph would silently leave out the last rows and columns of such an image; here the
+    shapes do not fit, and the runtime reports it.
 
     Args:
         conv: the convolution from patches to tokens.

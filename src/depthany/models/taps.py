@@ -11,13 +11,13 @@ DEPTH_24 = (4, 11, 17, 23)  # Depth Anything V2's choice for vitl; other depths 
 def tapped_blocks(taps: str | Sequence[int], depth: int, name: str) -> Four:
     """Returns the numbers, from 0, of the four blocks that feed the decoder, shallowest first.
 
-    That V1 taps the last four was unintentional and made no difference to quality, say its authors; V2
-    spreads them.
+    V1 taps the last four; its authors call this unintentional and without effect on quality. V2 spreads
+    them.
 
     Args:
         taps: "v1" (the last four), "v2" (spread over the depth), or four increasing block numbers.
         depth: blocks of the transformer.
-        name: of the transformer, for messages.
+        name: name of the transformer, for messages.
 
     Raises:
         ValueError: the taps are anything else, or there are fewer than four blocks.

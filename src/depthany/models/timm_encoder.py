@@ -53,7 +53,7 @@ class TimmEncoder(Encoder):
             taps = taps if isinstance(taps, str) else list(indices)
         elif taps is not None:
             raise ValueError(
-                f"taps={taps!r}: {model} is no transformer; it always returns its levels of strides "
+                f"taps={taps!r}: {model} is not a transformer; it always returns its levels of strides "
                 f"{', '.join(map(str, layout.strides))}: leave taps out"
             )
         self.config = {"model": model, "taps": taps}
@@ -76,7 +76,7 @@ class TimmEncoder(Encoder):
             image: [b 3 h w] RGB, normalised as `preprocessing` says; h and w are multiples of its `multiple`.
 
         Raises:
-            ValueError: a side of the image is no such multiple.
+            ValueError: a side of the image is not such a multiple.
         """
         h, w = image.shape[-2:]
         multiple = self.preprocessing.multiple
@@ -105,7 +105,7 @@ class TimmEncoder(Encoder):
         self._activation_checkpointing = enable
 
     def unused_names(self) -> set[str]:
-        """Returns the names of what the whole timm model has and the encoder has not: the classifier, and
+        """Returns the names of the parts of the whole timm model that the encoder lacks: the classifier, and
         all else that no level depends on.
         """
         with torch.device("meta"):

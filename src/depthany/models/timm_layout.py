@@ -15,7 +15,7 @@ from depthany.models.taps import tapped_blocks
 
 STAGE_STRIDES = (4, 8, 16, 32)  # pixels per cell of the four levels of a network of stages
 STAGES = ("stages", "blocks", "layers")  # what timm's models call the list of their stages or blocks
-DPT_FEATURES = ((256, 32), (512, 64), (768, 128), (1024, 256))  # up to this width of the last level, so many
+DPT_FEATURES = ((256, 32), (512, 64), (768, 128), (1024, 256))  # largest width of the last level -> channels
 WIDEST_DPT_FEATURES = 384
 EXAMPLES = ("vit_small_patch16_dinov3", "convnext_tiny", "resnet50")
 
@@ -30,7 +30,7 @@ class ModelLayout:
         depth: how many levels the model has; for a transformer, its blocks.
         indices: the four levels that are taken by default, as numbers for `forward_intermediates`.
         widths, strides: channels and pixels per cell of the four levels, shallowest first.
-        mean, std: of the RGB values in 0..1 that the pretrained weights expect.
+        mean, std: mean and standard deviation of the RGB values in 0..1 that the pretrained weights expect.
     """
 
     is_transformer: bool
@@ -66,7 +66,7 @@ class ModelLayout:
     def dpt_widths(self) -> tuple[int, Four]:
         """Returns channels of the fusion path and of the four levels of a DPT decoder that suits the widths.
 
-        They are Depth Anything's for the widths of DINOv2. Of a network of stages the levels keep their
+        They are Depth Anything's for the widths of DINOv2. The levels of a network of stages keep their
         widths up to 1024.
         """
         c1, c2, c3, c4 = (min(width, 1536 if self.is_transformer else 1024) for width in self.widths)
@@ -132,7 +132,7 @@ def _check_levels(name: str, model: nn.Module, layout: ModelLayout) -> None:
     except Exception as error:  # every timm model refuses a size in its own way
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise ValueError(
-            f"{name} does not take images of any size; of ({h}, {w}) it says: {reason}"
+            f"{name} does not take images of any size; for ({h}, {w}) it says: {reason}"
         ) from error
     found = [tuple(level.shape) for level in levels]
     if found != expected:

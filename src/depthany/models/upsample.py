@@ -62,9 +62,9 @@ def resized_back(gradient: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def weights(cells: int, target: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Returns [target cells]: the share of each cell in each resized one. A row has two that add up to 1.
+    """Returns [target cells]: the share of each cell in each resized one. A row has two shares.
 
-    They add up in half precision too: the larger one is rounded, the other one is what it leaves, exactly.
+    They add up to 1 in half precision too: the larger one is rounded, the other one is exactly the rest.
     """
     make = _weights if torch.compiler.is_compiling() else _kept_weights
     return make(cells, target, device, dtype)

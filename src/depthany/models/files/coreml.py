@@ -83,10 +83,10 @@ def output_name(model: DenseModel) -> str:
 def in_torch(path: Path, model: DenseModel, size: tuple[int, int]) -> Callable[[Tensor], NDArray]:
     """Returns a function that computes the map of an image by the weights of a package, for `onnx.drift`.
 
-    PyTorch computes with them in float32: activations in fp16 stay unchecked.
+    PyTorch computes with them in float32, so activations in fp16 are not checked.
 
     Raises:
-        ValueError: a tensor of the package is none of the model's, or too many of them are missing.
+        ValueError: a tensor of the package is not one of the model's, or too many of them are missing.
     """
     graph = GraphModel(model, torch.float32, size).eval()
     put_weights(graph, read_weights(path))

@@ -1,4 +1,4 @@
-"""An exported file, or its weights, in the place of its model, so that it can be scored in the same way."""
+"""An exported file, or its weights, in place of its model, so that it can be scored in the same way."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ class ExportedModel(nn.Module):
     """Computes maps by an exported file, an image at a time.
 
     Args:
-        model: that was exported.
+        model: the model that was exported.
         compute: returns the map of a normalised image [1 3 h w] float32.
 
     Attributes:

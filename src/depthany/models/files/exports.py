@@ -24,7 +24,7 @@ from depthany.models.model import DenseModel
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 PRECISIONS = ("fp32", "fp16", "int8")
-# Largest difference to PyTorch's float32 map, as a share of its range, with which a graph is kept.
+# A graph is kept if its map differs from PyTorch's float32 map by at most this share of the range.
 TOLERANCE = {"float32": 1e-4, "float16": 0.05}
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
@@ -34,8 +34,8 @@ class ExportOptions:
     """What the user chose, apart from the format.
 
     Attributes:
-        dtype: of the stored weights, a name in `DTYPES`, where no `precision` is given.
-        precision: fp32, fp16 or int8: of a small file, which is scored beside that in float32.
+        dtype: type of the stored weights, a name in `DTYPES`, where no `precision` is given.
+        precision: fp32, fp16 or int8, of a small file that is scored beside the float32 one.
         calibration: returns inputs [1 3 h w] float32 by which int8 finds the ranges of activations.
         size: (height, width) of the only input size of a graph; None: any.
         batch: the only number of images of an ONNX graph; None: any.
@@ -51,9 +51,9 @@ class ExportOptions:
 
 
 def one_size(model: DenseModel, format_name: str, options: ExportOptions) -> ExportOptions:
-    """Returns the options with the only size of a graph that takes one alone: the model's own, as a square.
+    """Returns the options with the size of a graph that takes only one: the model's own, as a square.
 
-    Those are Core ML and 8-bit files, and dilated CNNs, whose padding would depend on the size.
+    Such are Core ML and 8-bit files, and dilated CNNs, whose padding would depend on the size.
     """
     is_cnn = isinstance(model.encoder, AtrousEncoder) and "size" in FORMATS[format_name].options
     if options.size is not None or not (is_cnn or format_name == "coreml" or options.precision == "int8"):
@@ -91,7 +91,7 @@ def write_onnx(model: DenseModel, path: Path, options: ExportOptions) -> None:
     """Writes an ONNX graph.
 
     Raises:
-        ValueError: onnxruntime computes something else with it than PyTorch with the model.
+        ValueError: the graph's output in onnxruntime differs from the model's in PyTorch.
     """
     if options.precision is not None:
         write_small_onnx(model, path, options)
@@ -130,7 +130,7 @@ def write_torchscript(model: DenseModel, path: Path, options: ExportOptions) -> 
     """Writes a TorchScript file.
 
     Raises:
-        ValueError: it computes something else than the model.
+        ValueError: its output differs from the model's.
     """
     save_torchscript(model, path, DTYPES[options.dtype], options.size)
     require_close(model, in_torchscript(path), "TorchScript", options)
@@ -159,7 +159,7 @@ class Format:
     """A format of exports.
 
     Attributes:
-        suffix: of its file or folder; "" for a folder of any name.
+        suffix: suffix of its file or folder; "" for a folder of any name.
         check: raises a ValueError, before anything is written, if the format cannot hold the model.
         write: writes the model to a path and compares it with the model.
         options: the fields of `ExportOptions` that it takes.
@@ -209,7 +209,7 @@ def require_close(
     """Prints how far an exported graph is from the model; raises a ValueError if that is too far."""
     try:
         rows: list[dict[str, Any]] = drift(model, compute, check_sizes(model, options.size, options.batch))
-    except (RuntimeError, torch.jit.Error) as error:  # a trace that holds for one size alone
+    except (RuntimeError, torch.jit.Error) as error:  # a trace that holds for one size only
         reason = str(error).strip().rsplit("\n", 1)[-1]
         raise ValueError(
             f"{program} cannot run the graph at another size ({reason}); it was not kept"

@@ -57,6 +57,6 @@ def _fold(conv: nn.Conv2d, norm: Any) -> None:
 
 
 def _activation(norm: Any) -> nn.Module:
-    """Returns what timm's `BatchNormAct2d` does besides; nothing for a plain BatchNorm."""
+    """Returns the activation of timm's `BatchNormAct2d`; the identity for a plain BatchNorm."""
     activation: nn.Module = getattr(norm, "act", nn.Identity())
     return activation

@@ -49,7 +49,7 @@ def arguments_from_huggingface(
         preprocessor: content of `preprocessor_config.json`, empty where there is none.
 
     Raises:
-        ValueError: it describes a network that is no Depth Anything.
+        ValueError: it describes a network that is not a Depth Anything.
     """
     backbone: Mapping[str, Any] = config.get("backbone_config") or _VITS
     size = size_of_width(backbone.get("hidden_size", 768), where)
@@ -114,9 +114,9 @@ def save_huggingface(model: DenseModel, folder: str | Path) -> Path:
 
     The network there gives our output within 1e-4 of its range on the same input tensor if the model has
     pos_interpolation "size", or the image is square at the size of the position embeddings (518 pixels;
-    vitt 126); otherwise it interpolates the positions its own way. `pipeline` besides antialiases the
+    vitt 126); otherwise it interpolates the positions its own way. `pipeline` also antialiases the
     image, resizes one smaller than the input size by its longer side, and resizes the output bicubically.
-    The image processor in the subfolder "exact" does as `infer` does; docs/exports.md has figures.
+    The image processor in the subfolder "exact" works like `infer`; docs/exports.md has figures.
 
     Raises:
         ValueError: it cannot be written, or max_depth_m is not a whole number of metres, which

@@ -1,4 +1,4 @@
-"""A depth model from whatever file, folder or hub repository has one."""
+"""Loads a depth model from a file, a folder or a hub repository."""
 
 import json
 import logging
@@ -70,8 +70,8 @@ def load_model(
     """Loads the model of a file, a folder or a hub repository, in eval mode, float32.
 
     Args:
-        source: a run directory of ours, its `model.safetensors`, or a training checkpoint `.pt`, of which
-            averaged weights are taken where it has them; an official Depth Anything V1 or V2 `.pth`, relative
+        source: a run directory of ours, its `model.safetensors`, or a training checkpoint `.pt`, whose
+            averaged weights are used if it has them; an official Depth Anything V1 or V2 `.pth`, relative
             or metric; a metric `.pt` of V1, with bins; a Hugging Face folder of
             `DepthAnythingForDepthEstimation` or `MobileNetV2ForSemanticSegmentation`, or its id on the hub
             ("organisation/name"); a file of torchvision's `deeplabv3_resnet50` or `deeplabv3_resnet101`.
@@ -82,7 +82,7 @@ def load_model(
     Raises:
         FileNotFoundError: there is no such source.
         DownloadError: the source is not local, and the hub cannot be reached or has no such model.
-        ValueError: the source is damaged, could run code, is no model, holds NaN or infinity, has names or
+        ValueError: the source is damaged, could run code, is not a model, holds NaN or infinity, has names or
             shapes that do not fit, or contradicts `taps` or `max_depth_m`.
     """
     found = find_model(source, taps, max_depth_m)
@@ -98,7 +98,7 @@ def load_model(
 @torch.inference_mode()
 def _warn_of_constant_maps(model: DenseModel, where: Path) -> None:
     """Logs a warning if the maps of four test images are constant, as those of a metric file read as a
-    relative one: there the sigmoid's input, below 0 nearer than half of `max_depth`, meets a ReLU.
+    relative one: a ReLU then gets the sigmoid's input, which is below 0 nearer than half of `max_depth`.
     """
     multiple, weights = model.preprocessing.multiple, next(model.parameters())
     coarse = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -129,7 +129,7 @@ def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
     if _model_type(path / CONFIG_NAME) == "zoedepth":
         raise ValueError(
             f"{path} is a ZoeDepth of transformers, whose encoder and neck (readout of the CLS token, 16 "
-            "pixels per patch) are none of ours: use transformers' ZoeDepthForDepthEstimation"
+            "pixels per patch) are not ours: use transformers' ZoeDepthForDepthEstimation"
         )
     if path.is_dir() and not _is_huggingface(path / CONFIG_NAME):
         path = _finished(path)
@@ -153,7 +153,7 @@ def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
         config = _own_config(config_path)
         return _own(path, config["model"], state, config)
     raise ValueError(
-        f"{path} is no depth model: expected entries 'model' and 'model_config' (a checkpoint of ours) or "
+        f"{path} is not a depth model: expected entries 'model' and 'model_config' (a checkpoint of ours) or "
         f"weights pretrained.* and depth_head.* (official); it has: {listed([str(key) for key in content])}"
     )
 
@@ -188,7 +188,7 @@ def _official(path: Path, state: Mapping[str, Tensor], taps: str | None, max_dep
             about = {} if trained is None else {"trained_on": {"sets": [trained]}}
     if taps is None:
         raise UnknownGeneration(
-            f"{path}: its name is none of the official ones (as depth_anything_vits14.pth, "
+            f"{path}: its name is not an official one (such as depth_anything_vits14.pth or "
             "depth_anything_v2_vits.pth), and V1 and V2 files look alike inside: pass taps=v1 or taps=v2, "
             f"and for a metric file also {METRIC_RANGES}"
         )

@@ -16,14 +16,14 @@ def local_path(source: str | Path) -> Path:
 
 
 def is_hub_id(source: str | Path) -> bool:
-    """Whether a source that is no local path can be a model on the hub, such as organisation/name."""
+    """Whether a source that is not a local path can be a model on the hub, such as organisation/name."""
     path = Path(source)
     is_file = path.suffix in (".safetensors", ".pt", ".pth")
     return bool(HUB_ID.fullmatch(str(source))) and not path.parent.is_dir() and not is_file
 
 
 def locate(source: str | Path) -> Path:
-    """Returns the local path of a source; a hub id that is no local path is downloaded."""
+    """Returns the local path of a source; a hub id that is not a local path is downloaded."""
     path = local_path(source)
     if path.exists():
         return path
@@ -32,7 +32,7 @@ def locate(source: str | Path) -> Path:
             f"{source} does not exist; pass a run directory, a .safetensors, .pt or .pth file, a Hugging "
             "Face folder or the id of one on the hub"
         )
-    way_out = "it is no local path either: pass that of a file or folder"
+    way_out = "it is not a local path either: pass the path of a file or folder"
     for name in (CONFIG_NAME, PREPROCESSOR_NAME, WEIGHTS_NAME):
         file = hub_file(str(source), name, f"{name} of {source} from the Hugging Face hub", way_out)
     return file.parent

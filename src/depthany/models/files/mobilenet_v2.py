@@ -70,7 +70,7 @@ def read_mobilenet_v2(
     """Returns what a folder of `MobileNetV2ForSemanticSegmentation` holds.
 
     Args:
-        path: of the weights.
+        path: path of the weights.
         config: content of `config.json`.
         preprocessor: content of `preprocessor_config.json`, empty where there is none.
         state: tensors by their names in `transformers`.
@@ -115,13 +115,13 @@ def trunk_of(encoder: AtrousEncoder, state: Mapping[str, Tensor], path: Path) ->
     """Returns the trunk's weights in `state` by timm's names; those of any other file as they are.
 
     Raises:
-        ValueError: they were trained with TensorFlow's padding, and the encoder pads in another way.
+        ValueError: they were trained with TensorFlow's padding, but the encoder pads differently.
     """
     if not is_google_trunk(state):
         return dict(state)
     if encoder.padding != "same":
         raise ValueError(
-            f"{path} has weights of TensorFlow's padding, and model.encoder.padding=symmetric gives other "
+            f"{path} has weights for TensorFlow's padding, but model.encoder.padding=symmetric gives other "
             "features at even sizes: pass model.encoder.padding=same"
         )
     known = {**state, **_counters(state)}
@@ -135,13 +135,13 @@ def require_mobilenet_v2(model: DenseModel) -> tuple[AtrousEncoder, DeepLabHead]
     is_google = isinstance(head, DeepLabHead) and head.config["style"] == "google"
     if not (is_google and isinstance(encoder, AtrousEncoder) and _multiplier(encoder)):
         raise ValueError(
-            f"format=huggingface holds a DeepLab of a MobileNetV2 in Google's style, and this model has "
+            f"format=huggingface holds a DeepLab of a MobileNetV2 in Google's style, but this model has "
             f"encoder {model.encoder.label} and head {model.config['head']['name']}: use format=onnx"
         )
     assert isinstance(encoder, AtrousEncoder) and isinstance(head, DeepLabHead)
     if head.config["rates"] or head.config["width"] != 256:
         raise ValueError(
-            f"format=huggingface has no atrous branches and a width of 256, and this model has "
+            f"format=huggingface has no atrous branches and a width of 256, but this model has "
             f"rates={head.config['rates']} width={head.config['width']}: use format=onnx"
         )
     return encoder, head
@@ -243,7 +243,7 @@ def _unused_weights(channels: int, width: int) -> dict[str, Tensor]:
 
 
 def _multiplier(encoder: AtrousEncoder) -> float | None:
-    """Returns transformers' `depth_multiplier` of a trunk, None if it is no MobileNetV2 that they have."""
+    """Returns transformers' `depth_multiplier` of a trunk, None if transformers has no such MobileNetV2."""
     stem = encoder.label.partition(".")[0]
     known = {f"mobilenetv2_{name}": multiplier for multiplier, name in TIMM_OF_MULTIPLIER.items()}
     return known.get(stem) if is_mobilenet(stem) else None

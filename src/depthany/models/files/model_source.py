@@ -17,7 +17,7 @@ from depthany.models.taps import TAPS
 from depthany.system.choices import require_choice
 from depthany.system.rules import split_words
 
-KEYS = ("source", "taps", "max_depth")  # of the mapping
+KEYS = ("source", "taps", "max_depth")  # keys of the mapping
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ModelSource:
     Attributes:
         source, taps: see `load_model`.
         max_depth: metres, `max_depth_m` of `load_model`.
-        key: of the setting, for messages.
+        key: key of the setting, for messages.
     """
 
     source: str
@@ -53,8 +53,8 @@ class ModelSource:
         """Returns the model that the setting `key` names.
 
         Args:
-            value: of the setting: a text or a mapping.
-            taps, max_depth: of the settings beside it; a mapping overrules them.
+            value: value of the setting: a text or a mapping.
+            taps, max_depth: values of the settings beside it; a mapping overrides them.
 
         Raises:
             ValueError: the mapping has no source or an unknown key, or a value is not allowed.

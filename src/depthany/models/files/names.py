@@ -18,7 +18,7 @@ from depthany.models.dinov2 import Size
 
 Rows = tuple[tuple[str, str], ...]
 
-# timm and DINOv2 differ in the SwiGLU of ViT-g alone.
+# timm and DINOv2 differ only in the SwiGLU of ViT-g.
 DINOV2_SWIGLU: Rows = (("mlp.fc1", "mlp.w12"), ("mlp.fc2", "mlp.w3"))
 
 HF_ENCODER: Rows = (
@@ -99,7 +99,7 @@ HF_UNUSED = (
 
 
 def has_swiglu(spec: Size) -> bool:
-    """Whether the blocks have SwiGLU instead of GELU layers: ViT-g alone."""
+    """Whether the blocks have SwiGLU instead of GELU layers: only in ViT-g."""
     return spec.timm_name.startswith("vit_giant")
 
 

@@ -26,8 +26,8 @@ RELEASED_NAME = re.compile(r"depth_anything_((v2_(metric_\w+_)?)?vit[sblg](14)?|
 
 
 def save_official(model: DenseModel, path: str | Path) -> Path:
-    """Writes the `.pth` state dict that the released code of the model's generation loads; of a model with
-    bins the file that the code of V1's metric models loads.
+    """Writes the `.pth` state dict that the released code of the model's generation loads; for a model
+    with bins, the file that the code of V1's metric models loads.
 
     `released_stem` returns the name that this code expects. Positions are interpolated there as by
     pos_interpolation "official".
@@ -90,6 +90,6 @@ def check_official(model: DenseModel, path: Path) -> Dinov2:
         what = f"{encoder.label} with taps={taps} that predicts {model.quantity.describe()}"
         remedy = f"pass out={path.with_name(f'{stem}.pth')}" if stem else "pass a name of your own"
         raise ValueError(
-            f"out={path} is the released name of another model, and this one is {what}: {remedy}"
+            f"out={path} is the released name of another model, but this one is {what}: {remedy}"
         )
     return encoder

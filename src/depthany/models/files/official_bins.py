@@ -53,10 +53,10 @@ def read_bins(path: Path, state: Mapping[str, Tensor], taps: str | None, max_dep
     Args:
         state: tensors by their released names.
         taps: "v1" or "v2"; the default is V1, the only generation that was released with bins.
-        max_depth_m: metres at the far end of the range, where the file is none of the released ones.
+        max_depth_m: metres at the far end of the range, if the file is not a released one.
 
     Raises:
-        ValueError: its core is no Depth Anything, or its bins are of no known kind.
+        ValueError: its core is not a Depth Anything, or the kind of its bins is unknown.
     """
     head = _head_of(path, state)
     if f"{CORE}pretrained.cls_token" not in state:
@@ -64,8 +64,8 @@ def read_bins(path: Path, state: Mapping[str, Tensor], taps: str | None, max_dep
             f" of {' and '.join(head['domains'])}" if "domains" in head else ""
         )
         raise ValueError(
-            f"{path} has ZoeDepth's head ({kind}) on a core that is no Depth Anything (MiDaS with BEiT in "
-            "released files), whose encoder is none of ours: use transformers' ZoeDepthForDepthEstimation"
+            f"{path} has ZoeDepth's head ({kind}) on a core that is not a Depth Anything (MiDaS with BEiT "
+            "in released files), whose encoder is not ours: use transformers' ZoeDepthForDepthEstimation"
         )
     size = size_of_width(state[f"{CORE}pretrained.cls_token"].shape[-1], str(path))
     metres, trained_on = RELEASED.get(path.stem, (max_depth_m, None))
@@ -127,14 +127,14 @@ def check_bins(model: DenseModel) -> None:
     """Raises a ValueError if the code of V1's metric models, which has ZoeDepth's head, has no such model."""
     head, taps = model.config["head"], model.config["encoder"]["taps"]
     if taps != "v1":
-        raise ValueError(f"the official code has bins with taps=v1 alone, and this model has taps={taps}")
+        raise ValueError(f"the official code has bins only with taps=v1, but this model has taps={taps}")
     released: dict[str, Any] = {"n_bins": 64, "embed_dim": 128, **RELEASED_ARGUMENTS}
     is_nk = isinstance(model.head, MetricBinsNKHead)
     released |= {"attractors": [16] * 4, "domains": DOMAINS} if is_nk else {"attractors": [16, 8, 4, 1]}
     for name, value in released.items():
         if head[name] != value:
             raise ValueError(
-                f"the official code has {name}={value} alone, and this model {head[name]}: use format=onnx"
+                f"the official code has only {name}={value}, but this model has {head[name]}: use format=onnx"
             )
 
 

@@ -24,7 +24,7 @@ from depthany.models.model import DenseModel
 from depthany.models.strided import PatchProduct
 
 FOLDING_SIDE = 64  # pixels of the image that shows which layer follows which
-OPSET = 18  # that the exporter writes; others are converted from it
+OPSET = 18  # version that the exporter writes; others are converted from it
 CUBIC = -0.75  # the free parameter of torch's bicubic kernel
 SIZE_RULE = (
     "scale so that the shorter side is input_size, then round each side to the nearest multiple, or up if "
@@ -36,10 +36,10 @@ OFFSET = {"official": 0.1, "size": 0.0}  # added to the number of patches, see `
 class GraphModel(nn.Module):
     """A copy of the model whose position embeddings are computed in the graph; input and output are float32.
 
-    A dilated CNN has its BatchNorm in its convolutions, and no padding that depends on the size where it can.
+    In a dilated CNN, BatchNorm is folded into the convolutions, and where possible padding ignores the size.
 
     Args:
-        dtype: of weights and activations.
+        dtype: type of weights and activations.
         size: (height, width) of the only input size, with constant position embeddings; None: any.
     """
 
@@ -126,7 +126,7 @@ def save_onnx(
     `<name>.data` beside it.
 
     Args:
-        dtype: of weights and activations.
+        dtype: type of weights and activations.
         size: (height, width) of the only input size; None: any multiples of the patch size.
         batch: the only number of images; None: any.
         opset: version of the ONNX operators.

@@ -20,7 +20,7 @@ def size_of_width(width: int, where: str) -> str:
         if size.embed_dim == width:
             return name
     widths = ", ".join(f"{name} {size.embed_dim}" for name, size in SIZES.items())
-    raise ValueError(f"{where}: tokens are {width} wide, expected one of {widths}; it is no Depth Anything")
+    raise ValueError(f"{where}: tokens are {width} wide, expected one of {widths}: not a Depth Anything")
 
 
 def require_depth_anything(
@@ -31,25 +31,25 @@ def require_depth_anything(
     """Returns the encoder; raises a `ValueError` if another format cannot hold the model.
 
     Args:
-        heads: those that the format can hold.
+        heads: heads that the format can hold.
     """
     if isinstance(model.head, BinsHead) and BinsHead not in heads:
         raise ValueError(
-            f"format={format_name} cannot hold bins: transformers has ZoeDepth's head on a neck of its own "
-            "alone (readout of the CLS token, 16 pixels per patch): use format=onnx, or official for V1"
+            f"format={format_name} cannot hold bins: transformers has ZoeDepth's head only on a neck of its "
+            "own (readout of the CLS token, 16 pixels per patch): use format=onnx, or official for V1"
         )
     parts: dict[str, Any] = {"encoder": Dinov2, "decoder": DPT, "head": heads}
     for part, expected in parts.items():
         if not isinstance(getattr(model, part), expected):
             raise ValueError(
-                f"format={format_name} holds Depth Anything alone (DINOv2, DPT, a released head), and this "
+                f"format={format_name} holds only Depth Anything (DINOv2, DPT, a released head), but this "
                 f"model has {part} {model.config[part]['name']}: use format=onnx"
             )
     assert isinstance(model.encoder, Dinov2)
     features, out_channels = model.encoder.dpt_widths
     if model.config["decoder"] != {"name": "dpt", "features": features, "out_channels": list(out_channels)}:
         raise ValueError(
-            f"format={format_name} needs the decoder widths of {model.encoder.label}, and this model has "
+            f"format={format_name} needs the decoder widths of {model.encoder.label}, but this model has "
             f"{model.config['decoder']}: use format=onnx"
         )
     return model.encoder

@@ -35,7 +35,7 @@ class CheckedModel(nn.Module):
         if self.height and (height != self.height or width != self.width):
             raise ValueError("the image has another size than this model was exported for")
         if height % self.multiple != 0 or width % self.multiple != 0 or height == 0 or width == 0:
-            raise ValueError("a side of the image is no multiple of the patch size: resize it first")
+            raise ValueError("a side of the image is not a multiple of the patch size: resize it first")
         return self.traced(image)
 
 
@@ -50,7 +50,7 @@ def save_torchscript(
     The extra file "depthany.json" inside it says what preprocessing needs, see `onnx.description`.
 
     Args:
-        dtype: of weights and activations.
+        dtype: type of weights and activations.
         size: (height, width) of the only input size; None: any multiples of the patch size.
     """
     multiple = model.preprocessing.multiple

@@ -24,7 +24,7 @@ def read_torchvision_deeplab(path: Path, state: Mapping[str, Tensor]) -> Found:
     """Returns what `state`, a file of torchvision's DeepLab V3, holds, without its auxiliary classifier.
 
     Raises:
-        ValueError: the backbone is none of the ResNets.
+        ValueError: the backbone is not one of these ResNets.
     """
     blocks = {name.split(".")[2] for name in state if name.startswith("backbone.layer3.")}
     if len(blocks) not in BLOCKS_OF_LAYER3:

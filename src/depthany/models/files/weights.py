@@ -70,7 +70,7 @@ def _load_timm(encoder: TimmEncoder | AtrousEncoder, path: Path) -> None:
         is_google, state = is_google_trunk(state), trunk_of(encoder, state, path)
         if not is_google and encoder.config["bn_eps"] != TIMM_EPS:
             log.warning(
-                "warning: %s was trained with bn_eps=%g, and model.encoder.bn_eps=%g changes its features: "
+                "warning: %s was trained with bn_eps=%g, but model.encoder.bn_eps=%g changes its features: "
                 "pass model.encoder.bn_eps=%g model.encoder.padding=symmetric, and the mean and std of timm",
                 path, TIMM_EPS, encoder.config["bn_eps"], TIMM_EPS,
             )  # fmt: skip
@@ -117,7 +117,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
         raise
     except pickle.UnpicklingError:
         raise ValueError(f"{path} is damaged or could run code: expected plain tensors; not opened") from None
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
+    except Exception as error:  # a damaged file can raise almost anything
         kind = "safetensors" if path.suffix == ".safetensors" else "torch"
         reason = str(error).split("\n", 1)[0]
         raise ValueError(f"{path} is not a whole {kind} file ({reason}); copy it again") from None
@@ -137,7 +137,7 @@ def weights_file(source: Path) -> Path:
 
 
 def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Returns the state dict inside known wrappers: tensors alone, without a prefix that all names share."""
+    """Returns the state dict inside known wrappers: only tensors, without a prefix that all names share."""
     for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -235,7 +235,7 @@ def _check_size(
     width = state[name_of("cls_token")].shape[-1]
     if width != encoder.spec.embed_dim:
         names = [name for name, spec in SIZES.items() if spec.embed_dim == width]
-        seems = f"seems to be {names[0]}" if names else "is no known size"
+        seems = f"seems to be {names[0]}" if names else "is not a known size"
         raise ValueError(
             f"{path} is {width} wide and {seems}; {encoder.label} is {encoder.spec.embed_dim} wide: "
             f"{other_weights(encoder.label)}"

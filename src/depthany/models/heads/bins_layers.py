@@ -149,7 +149,7 @@ def mixture_numbers(
         pixels: [b h w c] features at full resolution.
         condition: [b h w 1], one more feature; None where the MLP has no weights for it.
         embedding: [b h' w' e].
-        weights: of an MLP with GELU.
+        weights: weights of an MLP with GELU.
     """
     size, first = pixels.shape[:3], weights.first
     channels = (pixels.shape[-1], 0 if condition is None else 1, embedding.shape[-1])

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from depthany.models.heads.bins_layers import resized, resized_gradient
 
 NORM_EPS = 1e-3  # added to the outputs of a ReLU that become widths or points
-MIXTURE_EPS = 1e-4  # added to each of two outputs of which the first one's share is taken
+MIXTURE_EPS = 1e-4  # added to two outputs before the first one's share is taken
 PROBABILITY_EPS = 1e-4  # least probability inside a logarithm
 STIRLING_EPS = 1e-7
 BLOCK_VALUES = 2**17  # numbers in a map of the rows that are computed together on the CPU: 512 KB
@@ -94,7 +94,7 @@ def log_coefficients(n_bins: int, like: Tensor) -> Tensor:
 
 
 def _is_traced() -> bool:
-    """Whether an exporter records the operators: a loop over rows would hold for one size alone."""
+    """Whether an exporter records the operators: a loop over rows would hold for one size only."""
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
@@ -111,7 +111,7 @@ def _row_blocks(row_values: int, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 class _Attracted(torch.autograd.Function):
-    """Attraction that goes through rows and points one after the other, and keeps its inputs alone."""
+    """Attraction that goes through rows and points one after the other, and keeps only its inputs."""
 
     @staticmethod
     def forward(ctx: Any, centers: Tensor, points: Tensor, alpha: float, gamma: int) -> Tensor:

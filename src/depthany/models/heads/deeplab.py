@@ -101,7 +101,7 @@ class DeepLabHead(ClassesHead):
         pooling = next(branch for branch in self.branches if isinstance(branch, Pooling))
         if pooling.uses_batch and len(level) < self.least_images:
             raise ValueError(
-                f"the head deeplab normalises pooled features over the images of a batch, and this batch of "
+                f"the head deeplab normalises pooled features over the images of a batch, but this batch of "
                 f"training has {len(level)}: raise batch_size, or lower accumulate, to {self.least_images} "
                 "images or more per process, or set stage.batch_norm=frozen"
             )
@@ -118,7 +118,7 @@ class DeepLabHead(ClassesHead):
 class Pooling(ASPPPooling):
     """torchvision's branch of global pooling, enlarged with TensorFlow's corners where the logits are.
 
-    The enlarged value is the same everywhere, but for the rounding, in which the two differ.
+    The enlarged value is the same everywhere up to rounding, in which the two differ.
     """
 
     def __init__(self, channels: int, width: int, align_corners: bool) -> None:

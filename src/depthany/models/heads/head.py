@@ -21,9 +21,9 @@ class Head(nn.Module):
     `config`; it sets `quantity` and is a row of `depthany.models.tables.HEADS`.
 
     Attributes:
-        config: constructor arguments but for `features`, as plain values.
+        config: constructor arguments except `features`, as plain values.
         quantity: what the map holds.
-        borrows: name of another head -> names of those of its layers that this head can start from.
+        borrows: name of another head -> names of its layers that this head can start from.
         takes_levels: whether it works on the encoder's levels, which the decoder `levels` hands on, and not
             on a pyramid.
         least_images: images that a batch of training must have, for BatchNorm after a global pooling.

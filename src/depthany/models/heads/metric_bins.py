@@ -1,4 +1,4 @@
-"""Metric depth through bins: ZoeDepth's head on a relative model, as Depth Anything V1 is made metric."""
+"""Metric depth through bins: ZoeDepth's head on a relative model, as in Depth Anything V1's metric models."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -28,7 +28,7 @@ SEED_WIDTH = 256  # hidden channels of the seed bins of a single head
 
 
 class BinsHead(OutputConvolutions):
-    """What `metric_bins` and `metric_bins_nk` have in common: the layers that know no range of depth.
+    """What `metric_bins` and `metric_bins_nk` have in common: the layers that know no depth range.
 
     Args:
         features: channels F of the pyramid.
@@ -97,7 +97,7 @@ class BinsHead(OutputConvolutions):
             pixels: [b h w 32] features at full resolution, for the distribution over the bins.
             condition: [b h w 1] disparity, for the same, or None.
             bins: weights of the bins, for all images or for each one.
-            limits: near and far end in metres, the far one perhaps [b 1 1 1]; of normed bins alone.
+            limits: near and far end in metres, the far one perhaps [b 1 1 1]; for normed bins only.
         """
         embedding = mlp(bottleneck, self.seed_embedding.weights())
         raw = mlp(bottleneck, bins.seed, last_in_float32=True)
