@@ -152,7 +152,7 @@ def test_cloud_range_is_labelled_as_assumed_and_checked(tab, tmp_path: Path) -> 
     drop(tab, tmp_path / "photo.png")
     wait_for_result(tab)
     tab.get_by_text("Point cloud", exact=True).click()
-    tab.get_by_text("This model knows no metres").wait_for()
+    tab.get_by_text("This model does not predict metres").wait_for()
     nearest = tab.get_by_label("Nearest (m), assumed")
     nearest.fill("30")
     nearest.press("Tab")

@@ -65,7 +65,7 @@ def test_existing_results_are_left_alone(predict, photos: Path, tmp_path: Path) 
     kept.write_bytes(b"mine")
     (tmp_path / "out" / "2_color.png").unlink()
     ended = predict(f"images={photos}")
-    assert "1 predicted, 5 there already (overwrite=true predicts them anew)" in ended.out
+    assert "1 predicted, 5 there already (overwrite=true predicts them again)" in ended.out
     assert kept.read_bytes() == b"mine"
     assert "6 predicted" in predict(f"images={photos}", "save=color,npy").out, "npy was not there"
     assert kept.read_bytes() == b"mine"

@@ -33,7 +33,7 @@ def test_margin_is_mirrored_and_cut_off(model: DenseModel) -> None:
         (found,) = predicted(Predictor(model, 28, margin=margin), image)
         assert found.shape == (28, 42)
         assert np.allclose(found, expected, rtol=1e-5) == bool(margin)
-    with pytest.raises(ValueError, match=r"margin=2: mirrors 28 pixels, and the shorter side .* has 28"):
+    with pytest.raises(ValueError, match=r"margin=2: mirrors 28 pixels, but the shorter side .* has 28"):
         Predictor(model, 28, margin=2)
 
 

@@ -16,7 +16,7 @@ class Claims:
 
     Args:
         store: folder of the store.
-        header: of the store.
+        header: header of the store.
 
     Attributes:
         open: shards that were not done when this object was made.
@@ -52,7 +52,7 @@ class Claims:
             return False
         except NotImplementedError:
             raise ValueError(
-                f"{path.parent}: this disk has no file locks: label into a folder that has"
+                f"{path.parent}: this disk has no file locks: label into a folder on another disk"
             ) from None
         self._locks[shard] = lock
         if path.exists():  # another worker finished it between the look and the lock

@@ -13,7 +13,7 @@ def constant_maps(names: Sequence[str], of: int, what: str = "maps") -> str:
     """Returns one line that counts and names constant predictions.
 
     Args:
-        names: of those that are constant, at least one.
+        names: names of those that are constant, at least one.
         of: how many predictions there are.
     """
     shown = ", ".join(sorted(names)[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")

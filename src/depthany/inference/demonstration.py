@@ -9,8 +9,8 @@ SIZE = "vitt"  # of the sample's encoder; no released model has it
 TRAINED_LARGE = 392  # pixels; the released models were trained at 518, and gain from more
 RELEASED = "checkpoint=depth_anything_v2_vits.pth"
 NOTE = (
-    "a small model of the bundled sample is right, and blurry, on that sample's scenes; on photographs it "
-    f"gives blobs. For those load a file of Depth Anything, such as {RELEASED} "
+    "a small model of the bundled sample gives correct but blurry maps of that sample's scenes, and blobs "
+    f"on photographs. For these load a file of Depth Anything, such as {RELEASED} "
     "(huggingface.co/depth-anything)"
 )
 

@@ -76,7 +76,7 @@ class Labeler:
         halve: store labels at half the teacher's resolution, as the mean of 2 x 2 pixels.
         batch_size: images of equal shape that go through the teacher together.
         workers: threads that read, and as many that encode.
-        progress: called with a number of images whenever so many more are done.
+        progress: called with the number of images done since its last call.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class Labeler:
         """Labels all shards of `claims`; returns the counts of this worker.
 
         Raises:
-            ValueError: an image cannot be read and must be, too many cannot, a prediction is not finite, or
-                a shard cannot be written.
+            ValueError: an image is unreadable and must not be skipped, too many were skipped, a prediction is
+                not finite, or a shard cannot be written.
         """
         try:
             with BackgroundPool(threads=1, pending=1) as writer:
@@ -162,7 +162,7 @@ class Labeler:
         return F.avg_pool2d(disparity[None, None], 2)[0, 0] if self.halve else disparity
 
     def encode(self, image: LabelingImage, pending: Pending) -> None:
-        """Encodes the label of an image, when it is there, for its shard."""
+        """Waits for the label of an image, and encodes it for its shard."""
         disparity = pending.wait()  # [h w]
         coded = encode_label(disparity)
         position = image.position
@@ -175,7 +175,7 @@ class Labeler:
         """Notes an image without label.
 
         Raises:
-            ValueError: no image may be unreadable, or fewer than those that are.
+            ValueError: no image may be skipped, or more were skipped than may be.
         """
         if self.reading.unreadable == "error":
             raise ValueError(f"{skipped.message} (data.unreadable=skip leaves such images out)")

@@ -73,7 +73,7 @@ class LabelingJob:
         """Begins the store, or checks that it is the same one; returns the shards that are not labeled yet.
 
         Args:
-            remedy: what helps where it is a store of other labels, for the message.
+            remedy: what to do if it is a store of other labels, for the message.
 
         Raises:
             ValueError: the folder holds other labels, or another program's files, or cannot be written.
@@ -94,7 +94,7 @@ class LabelingJob:
         """Labels the shards that no other worker has, under a progress bar; returns this process's counts.
 
         Args:
-            projects: whether to print now and then what its images take.
+            projects: whether to print now and then the space and time that its images take.
 
         Raises:
             ValueError: see `Labeler.run`.
@@ -109,7 +109,7 @@ class LabelingJob:
         return counts
 
     def labeler(self, progress: Any) -> Labeler:
-        """Returns what labels; see `Labeler` for `progress`."""
+        """Returns the labeler; see `Labeler` for `progress`."""
         predictor = Predictor(self.teacher.model, self.input_size, label="the teacher")
         half = self.resolution == "half"
         return Labeler(predictor, self.sets, self.reading, half, self.batch_size, self.workers, progress)

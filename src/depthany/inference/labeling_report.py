@@ -14,7 +14,7 @@ _PROJECT_AFTER_S = 20.0  # before the first projection; the time doubles before 
 
 
 class LabelingProgress:
-    """Advances the progress bar, and now and then prints what its images take.
+    """Advances the progress bar, and now and then prints the space and time that its images take.
 
     Args:
         advance: advances the bar by a number of images.
@@ -38,8 +38,8 @@ def print_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any
     """Prints what was done.
 
     Args:
-        counts: of all processes.
-        manifest: of the complete store; None if other workers are still labeling.
+        counts: counts of all processes.
+        manifest: manifest of the complete store; None if other workers are still labeling.
     """
     if counts.labels:
         seconds = time.monotonic() - counts.began
@@ -51,7 +51,7 @@ def print_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any
     if counts.constant:
         print(f"warning: {counts.constant} of {counts.labels} labels are constant: {WHY}")
     if manifest is None:
-        print(f"{store}: other workers have shards in hand; the last of them completes the store")
+        print(f"{store}: other workers are still labeling shards; the last of them completes the store")
         return
     print(
         f"{store} is complete: {manifest['labels']} labels in {len(manifest['shards'])} shards, "
@@ -62,13 +62,13 @@ def print_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any
 
 
 def summary_of_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any] | None) -> str:
-    """Returns what was done in one line; arguments as those of `print_labels`.
+    """Returns a line on what was done; the arguments are those of `print_labels`.
 
     Raises:
         ValueError: other workers are still labeling.
     """
     if manifest is None:
-        raise ValueError(f"{store}: another process has shards in hand: start again when it is done")
+        raise ValueError(f"{store}: another process is still labeling shards: start again when it is done")
     seconds = time.monotonic() - counts.began
     made = f"{counts.labels} of them made now in {seconds:.1f} s, {counts.rate():.1f}/s"
     line = f"{store}: {manifest['labels']} labels, {size_of(manifest['bytes'])}, {made}"

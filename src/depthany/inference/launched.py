@@ -17,7 +17,7 @@ class Launched:
     launched it goes on at once, and those that use the results wait for them.
 
     Args:
-        results: of each image, any shape.
+        results: results of each image, any shape.
         is_finite: [b] bool, whether the map of each image is.
         clock: started before the computation.
     """
@@ -39,7 +39,7 @@ class Pending:
     """The result of one image of a `Launched` batch.
 
     Attributes:
-        index: of the image in its batch.
+        index: index of the image in its batch.
         refuse: called where the map of the image is not finite; raises.
         note_seconds: called once for a batch with the seconds that the device took; threads may call it.
     """
@@ -74,7 +74,7 @@ class DeviceClock:
         self._began = self._ended = time.monotonic()
 
     def stop(self) -> None:
-        """Queues the end behind all that the device has to do."""
+        """Queues the end behind all work of the device."""
         self._ended = time.monotonic()
         if self._events:
             self._events[1].record()
@@ -102,7 +102,7 @@ def stacked(inputs: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 def _to_host(tensor: Tensor) -> Tensor:
-    """Copies a tensor of any shape of a GPU to page-locked memory, behind what the GPU does."""
+    """Copies a GPU tensor of any shape to page-locked memory, queued behind the GPU's work."""
     if not tensor.is_cuda:
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)

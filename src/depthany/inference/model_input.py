@@ -1,4 +1,4 @@
-"""What an evaluation protocol fixes of the input of a model: its size, and the views that are averaged."""
+"""What an evaluation protocol fixes about the input of a model: its size, and the views to average."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class FixedSize:
         keep_aspect: scale by one factor, the one of height and width that is closer to 1, and round both
             sides to the nearest multiple of the patch size; False stretches the image to `size`.
         resize_first: height and width to which the image is resized before (bilinear, corners not aligned, no
-            antialiasing); None: not.
+            antialiasing); None: no such step.
     """
 
     size: Size
@@ -76,7 +76,7 @@ class ModelInput:
         fixed: one size for every image; None: see `input_size`.
         flip: average over the mirrored image, too.
         allow_not_finite: hand out maps in metres with NaN or infinity, which the score replaces and counts.
-        window, stride: of logits of classes, see `Predictor`.
+        window, stride: for a model of classes, see `Predictor`.
     """
 
     input_size: int | None = None

@@ -18,10 +18,10 @@ class OutputSettings:
     """What the values of a prediction are, and how they are shown.
 
     Args:
-        quantity: disparity, with a scale and shift of no meaning, depth in metres, or classes.
+        quantity: disparity, whose scale and shift mean nothing, depth in metres, or classes.
         colour_map: a name in `depthany.display.pictures.COLOUR_MAPS`.
-        range_m: (nearest, farthest) of point clouds, in metres. The ends of a disparity are put there; points
-            of a metric model beyond are left out.
+        range_m: (nearest, farthest) of point clouds, in metres. The ends of a disparity are mapped to it;
+            points of a metric model outside it are left out.
         focal_px: focal length in pixels; None: it follows from `fov_deg`, the horizontal field of view.
         per_metre: stored value of one metre in 16-bit files.
         stored_span: smallest and largest disparity of 16-bit files; None: those of each map.

@@ -53,7 +53,7 @@ class PredictedPhoto:
     Attributes:
         image: [h w 3] uint8 RGB.
         values: [h w] float32, as predicted.
-        name: of the file, without suffix.
+        name: name of the file, without suffix.
     """
 
     image: NDArray[np.uint8]
@@ -67,7 +67,7 @@ class Page:
     Args:
         model: prepared for inference.
         max_megapixels: larger photos are refused before they are decoded.
-        input_size: at first, a multiple of the patch; None: that of training.
+        input_size: initial input size, a multiple of the patch; None: that of training.
     """
 
     def __init__(self, model: DenseModel, max_megapixels: float, input_size: int | None = None) -> None:
@@ -81,7 +81,7 @@ class Page:
     def predict(self, path: str | None, input_size: float | None, colour_map: str) -> list[Any]:
         """Returns prediction, slider, metres, 16-bit PNG, point cloud and its view (none yet) and message.
 
-        A size that cannot be used leaves all but the message as it is.
+        An unusable size changes nothing but the message.
         """
         if path is None:
             return [None, None, "", _no_download(), *no_cloud(), ""]
@@ -156,7 +156,7 @@ class Page:
         """Returns the photo [h w 3] uint8 RGB.
 
         Raises:
-            ValueError: the file is no image of a known format, is damaged, or has too many pixels.
+            ValueError: the file is not an image of a known format, is damaged, or has too many pixels.
         """
         stored = read_bytes(path)
         try:

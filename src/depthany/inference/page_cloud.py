@@ -12,11 +12,11 @@ from depthany.inference.outputs import OutputSettings, upright_points, write_ply
 from depthany.system.packages import optional
 
 CLOUD_POINTS = 1_000_000  # largest file; a larger photo contributes every 2nd, 3rd ... pixel
-SHOWN_POINTS = 250_000  # of the view
+SHOWN_POINTS = 250_000  # largest view
 LARGEST_RATIO = 1.2  # of the depths of neighbours that the view connects
 ASSUMED = (
-    "This model knows no metres: the distances of nearest and farthest are **assumed** here, and so is the "
-    "field of view. The cloud is only as accurate as they are."
+    "This model does not predict metres: the nearest and farthest distances are **assumed** here, and so is "
+    "the field of view. The cloud is only as accurate as they are."
 )
 ASSUMED_VIEW = (
     "Depth is in metres, as predicted; the field of view is **assumed**: it sets how wide the cloud is."
@@ -77,7 +77,7 @@ def make_cloud(
     """Writes the cloud and the smaller one of the view; returns download, view and message, for the page.
 
     Args:
-        path: of the PLY file; that of the view has the suffix .glb.
+        path: path of the PLY file; the file of the view has the suffix .glb.
         image: [h w 3] uint8 RGB.
         values: [h w] as predicted.
         settings: with the assumed range and field of view.
@@ -99,10 +99,10 @@ def write_surface(
 ) -> None:
     """Writes a binary glTF of triangles between neighbouring points, cut where depth jumps.
 
-    A browser draws a point as one pixel, which of a small photo leaves little to see.
+    A browser draws a point as one pixel, which leaves little to see of a small photo.
 
     Args:
-        path: of the file.
+        path: path of the file.
         image: [h w 3] uint8 RGB.
         values: [h w] as predicted.
         settings: range and field of view.

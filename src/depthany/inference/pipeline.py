@@ -27,7 +27,7 @@ class Skipped(Generic[Item]):
     Attributes:
         item: as it was passed to the pipeline.
         message: one line that names the item and says what is wrong with it.
-        reason: a few words that many items share, by which they are counted.
+        reason: a few words that many items share; they are counted by it.
     """
 
     item: Item
@@ -52,8 +52,8 @@ def run_pipeline(
 
     `predict`, `skip` and `group_done` are called in the calling thread. At most `queue` + `threads` images
     wait in front of the batches, 2 * `batch_size` in the batches and `queue`, or `threads` if these are more,
-    behind the model. If a stage
-    fails, no further item is begun and its exception is raised here; the same holds for Ctrl-C.
+    behind the model. If a stage fails, no further item is begun and its exception is raised here; the same
+    holds for Ctrl-C.
 
     Args:
         items: what is predicted, in order; iterated lazily.

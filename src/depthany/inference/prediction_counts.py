@@ -66,7 +66,7 @@ class PredictionCounts:
         """Prints the counts, and to stderr what could not be read."""
         parts = [f"{len(self.done)} predicted"]
         if self.existing:
-            parts.append(f"{len(self.existing)} there already (overwrite=true predicts them anew)")
+            parts.append(f"{len(self.existing)} there already (overwrite=true predicts them again)")
         if self.unreadable:
             parts.append(f"{len(self.unreadable)} unreadable")
         if self.passed_over:

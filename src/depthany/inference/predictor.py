@@ -27,7 +27,7 @@ class PreparedImage:
     """An image as the model takes it. Images whose inputs have equal shapes can share a batch.
 
     Attributes:
-        name: of the image, for messages.
+        name: name of the image, for messages.
         inputs: [3 h w] for each scale: float32 as `Predictor.prepare` returns it, or uint8 RGB, which is
             normalised on the device of the model.
         size: (height, width) of the image.
@@ -57,7 +57,7 @@ class Predictor:
         label: name of the model in tables and messages.
         margin: patches of mirrored border that `prepare` adds on each side of an input, and that are cut off
             its map: less of the rim that zero padding leaves (docs/exports.md). The released code has none.
-        fixed_size: of the input, in place of `input_size` and `scales`; None: there is none.
+        fixed_size: fixed size of the input, in place of `input_size` and `scales`; None: not fixed.
         allow_not_finite: return metres that are NaN or infinite, instead of raising.
         window: side in pixels of a window that slides over the input of a model of classes, rounded up to a
             multiple of its patch; logits are averaged where windows overlap. None: the input as a whole.
@@ -85,7 +85,7 @@ class Predictor:
             self.model.preprocessing.require_input_size(size)
             if size <= self._margin_px:
                 raise ValueError(
-                    f"margin={self.margin}: mirrors {self._margin_px} pixels, and the shorter side of an "
+                    f"margin={self.margin}: mirrors {self._margin_px} pixels, but the shorter side of an "
                     f"input has {size}: lower margin, or raise input_size"
                 )
 
@@ -111,7 +111,7 @@ class Predictor:
 
         Args:
             image: [height width 3] uint8 RGB.
-            name: of the image, for messages.
+            name: name of the image, for messages.
 
         Raises:
             ValueError: the input of the image would be too large.
@@ -128,8 +128,8 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, images: Sequence[PreparedImage]) -> Tensor:
-        """Returns the maps [b h w] float32 of images of equal shapes, on the device of the model; of a model
-        of classes logits [b k h w].
+        """Returns the maps [b h w] float32 of images of equal shapes, on the device of the model; for a model
+        of classes, logits [b k h w].
 
         Raises:
             ValueError: memory is not enough, or a map is not finite (see `allow_not_finite`).
@@ -151,12 +151,12 @@ class Predictor:
         """Begins to predict images of equal shapes; on a GPU it returns before the results are there.
 
         Args:
-            finish: makes the result of an image of its map [h w], or logits [k h w], on the device.
+            finish: makes the result of an image from its map [h w], or logits [k h w], on the device.
             note_seconds: see `Pending`.
 
         Returns:
-            The result of each image, to be waited for, in any thread. Waiting raises a ValueError if the map
-            is not finite (see `allow_not_finite`).
+            The result of each image, for which any thread may wait. Waiting raises ValueError if the map is
+            not finite (see `allow_not_finite`).
 
         Raises:
             ValueError: memory is not enough.
@@ -197,8 +197,8 @@ class Predictor:
         raise ValueError(f"{name}: the prediction of {self.label} is not finite: try precision=fp32")
 
     def predict_resized(self, images: Sequence[PreparedImage]) -> Iterator[NDArray[np.float32]]:
-        """Yields the map [height width] float32 of each image, at the image's own size; of a model of classes
-        their numbers, uint8. See `predict`.
+        """Yields the map [height width] float32 of each image, at the image's own size; for a model of
+        classes, the class numbers, uint8. See `predict`.
         """
         for values, image in zip(self.predict(images), images, strict=True):
             yield self._resized(values, image).cpu().numpy()
@@ -210,7 +210,7 @@ class Predictor:
         return resize_map(values, image.size)
 
     def class_numbers(self, logits: Tensor, size: tuple[int, int]) -> NDArray[Any]:
-        """Returns the most likely class [height width] uint8 of logits [k h w], enlarged before."""
+        """Returns the most likely class [height width] uint8 from logits [k h w], enlarged first."""
         return class_map(logits, size, self.align_corners).cpu().numpy()
 
     @property

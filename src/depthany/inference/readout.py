@@ -1,4 +1,4 @@
-"""What the page of `depthany.app` shows of metres: a colour bar, and the depth under the pointer."""
+"""How the page of `depthany.app` shows metres: a colour bar, and the depth under the pointer."""
 
 import base64
 from html import escape

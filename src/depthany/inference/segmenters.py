@@ -21,10 +21,10 @@ from depthany.system.packages import optional, reason
 
 
 class Segmenter(Protocol):
-    """What tells the probability of one class in every pixel.
+    """Predicts the probability of one class at every pixel.
 
     Attributes:
-        names: of its classes. revision: what identifies its weights.
+        names: names of its classes. revision: identifies its weights.
     """
 
     @property
@@ -42,7 +42,7 @@ class Segmenter(Protocol):
 def class_probability(
     logits: Tensor, number: int, size: tuple[int, int], align_corners: bool
 ) -> NDArray[np.float32]:
-    """Returns the softmax probability [height width] of a class, of logits [k h w] enlarged to the size.
+    """Returns the softmax probability [height width] of a class, from logits [k h w] enlarged to the size.
 
     Classes are enlarged one by one, so that memory does not grow with their number.
     """
@@ -116,7 +116,7 @@ def open_segmenter(source: ModelSource, compute: Compute, input_size: int | None
             processor decides.
 
     Raises:
-        ValueError: the model is no segmenter, or a package is missing.
+        ValueError: the model is not a segmenter, or a package is missing.
     """
     folder = Path(source.source)
     if _architecture(folder).endswith("ForSemanticSegmentation"):

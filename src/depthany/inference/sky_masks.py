@@ -29,7 +29,7 @@ _SKY = (70, 130, 180)
 class SkySettings:
     """What decides a mask; noted beside the masks, and compared when a folder is continued.
 
-    model, revision: of the segmenter. sky_class: name of the class. threshold: least probability of sky.
+    model, revision: identify the segmenter. sky_class: its name. threshold: least probability of sky.
     erode: pixels by which the sky is made smaller, for thin structures in front of it.
     """
 
@@ -63,7 +63,7 @@ class SkyJob:
 class SkyCounts:
     """What became of the images; threads add to it.
 
-    shares: of the sky in each image that was predicted. unreadable: one line per file.
+    shares: share of sky in each predicted image. unreadable: one line per file.
     """
 
     shares: list[float] = field(default_factory=list)
@@ -95,7 +95,7 @@ def make_masks(
     """Predicts and writes the masks of all images that can be read.
 
     Args:
-        number: of the class.
+        number: number of the class.
         batch_size: images of equal input shape that go through the model together.
         workers: threads that read, and as many that write.
     """
@@ -133,19 +133,19 @@ def write_mask(path: Path, sky: NDArray[np.bool_]) -> None:
 
 
 def require_same_note(out: Path, settings: SkySettings) -> None:
-    """Raises ValueError if the folder holds masks that were made otherwise."""
+    """Raises ValueError if the folder holds masks that were made with other settings."""
     path = out / NOTE
     if not path.is_file():
         return
     try:
         noted: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["settings"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is damaged: overwrite=true makes the masks anew") from None
+        raise ValueError(f"{path} is damaged: overwrite=true makes all masks again") from None
     for key, value in asdict(settings).items():
         if noted.get(key) != value:
             raise ValueError(
                 f"{out} holds masks with {key}={noted.get(key)}, not {value}: pass another out=..., or "
-                "overwrite=true to make all of them anew"
+                "overwrite=true to make all of them again"
             )
 
 
@@ -159,7 +159,7 @@ def draw_contact_sheet(out: Path, jobs: Sequence[SkyJob]) -> Path:
     """Writes a picture of some images with their sky in blue; returns its path.
 
     Args:
-        jobs: whose masks are there.
+        jobs: jobs whose masks exist.
     """
     chosen = [jobs[k * len(jobs) // min(SHOWN, len(jobs))] for k in range(min(SHOWN, len(jobs)))]
     tiles = [_tile(job) for job in chosen]

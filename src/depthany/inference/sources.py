@@ -20,8 +20,8 @@ class Source:
     """One image or video.
 
     Attributes:
-        path: of the file.
-        name: of its results below the output folder, without suffix, such as "day 1/IMG_7".
+        path: path of the file.
+        name: name of its results below the output folder, without suffix, such as "day 1/IMG_7".
     """
 
     path: Path

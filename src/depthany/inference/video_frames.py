@@ -27,7 +27,7 @@ class FrameFolder:
     """The frames of a video in one format: 000001.npy, 000002.npy ... and, when all are there, frames.json.
 
     Each file appears whole or not at all. A folder without frames.json is continued if it was begun with the
-    same settings, and begun anew otherwise.
+    same settings, and restarted otherwise.
 
     Args:
         index: path of its frames.json.
@@ -36,7 +36,7 @@ class FrameFolder:
         span: smallest and largest disparity of the whole video, one scale for all 16-bit files; None: each
             file has its own.
         about: JSON-able settings that the values depend on.
-        overwrite: begin anew in any case.
+        overwrite: restart in any case.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class Clip:
     """What is known of a video before its frames are decoded.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         frames: number of frames, or None if it is not known.
         is_counted: True if the file states the number of frames; False if it follows from the duration.
         rate: frames per second, on average where it varies.
@@ -72,7 +72,7 @@ class Clip:
 
 
 def probe_video(path: Path) -> Clip:
-    """Reads what a video file says of itself.
+    """Reads the metadata of a video file.
 
     Raises:
         UnreadableVideo: the file is empty, damaged or has no picture.
@@ -144,5 +144,5 @@ def _open(path: Path) -> Any:
         raise UnreadableVideo(f"{path}: cannot read the video: {error.strerror}") from None
     if not container.streams.video:
         container.close()
-        raise UnreadableVideo(f"{path}: has no picture, sound alone")
+        raise UnreadableVideo(f"{path}: has no picture, only sound")
     return container

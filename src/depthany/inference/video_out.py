@@ -46,10 +46,10 @@ def predict_video(
         scale: "frame": the colours, and the 16-bit numbers of disparity, of a frame span its own values;
             "clip": they span the values of the whole clip, which takes a pass over it before the first frame
             is written; "metres": the colours span `colour_range_m`. See `scale_of`.
-        counts: of the prediction; each frame is a map.
+        counts: counts of the prediction; each frame is a map.
         about: JSON-able settings that the values depend on; a folder of raw frames that was begun with others
-            is begun anew.
-        overwrite: begin a folder of raw frames anew in any case.
+            is restarted.
+        overwrite: restart a folder of raw frames in any case.
 
     Raises:
         UnreadableVideo: the video is damaged or cut short; no file is left at `targets`.
@@ -91,7 +91,7 @@ def frame_folders(
     about: Mapping[str, Any],
     overwrite: bool,
 ) -> list[FrameFolder]:
-    """Returns the folders of raw frames among the targets; `span` is the scale of 16-bit disparity alone."""
+    """Returns the folders of raw frames among the targets; `span` is the scale of 16-bit disparity only."""
     stored_in_span = None if settings.quantity.is_metric else "png16"
     return [
         FrameFolder(path, name, settings, span if name == stored_in_span else None, about, overwrite)
@@ -214,7 +214,7 @@ class VideoFile:
     The format needs even sides: the last row or column of a picture with odd sides is written twice.
 
     Args:
-        path: of the file.
+        path: path of the file.
         clip: the video whose rate and time base it gets.
     """
 
@@ -229,7 +229,7 @@ class VideoFile:
 
         Args:
             pixels: [h w 3] uint8 RGB.
-            time: from which it is shown, in units of the clip's `time_base`.
+            time: when it is first shown, in units of the clip's `time_base`.
         """
         odd_rows, odd_columns = pixels.shape[0] % 2, pixels.shape[1] % 2
         pixels = np.pad(pixels, ((0, odd_rows), (0, odd_columns), (0, 0)), mode="edge")
