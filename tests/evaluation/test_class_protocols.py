@@ -48,7 +48,7 @@ def test_reader_of_protocol_reads_its_layout(stem: str, tmp_path: Path) -> None:
     dataset = chosen.open()
     assert len(dataset) == 1
     assert dataset.read(0).labels.valid.all()
-    with pytest.raises(ValueError, match=f"has {COUNTS[stem]} images, and"):
+    with pytest.raises(ValueError, match=f"has {COUNTS[stem]} images, but"):
         choose([stem], roots, OmegaConf.create({}))[0][0].open()
 
 

@@ -322,7 +322,7 @@ def break_image(garden: Path) -> list[str]:
         (break_nan, r"depth/2\.npy: no valid pixel"),
         (break_size, r"depth/2\.png: depth is 20x20, its image .*2\.png is 40x30"),
         (break_image, r"images/2\.png: not an image.*skip_unreadable=true"),
-        (lambda _: ["override.count=7"], r"folder has 7 images, and .*garden has 6: .*override\.count=6"),
+        (lambda _: ["override.count=7"], r"folder has 7 images, but .*garden has 6: .*override\.count=6"),
         (
             lambda _: ["protocol=nyu"],
             "unknown protocol 'nyu'; choose from all, .*folder, .*sample_test_rooms",

@@ -83,7 +83,7 @@ def test_error_of_scale_alone_goes_with_the_scale() -> None:
     assert report.means["median"]["abs_rel"] == pytest.approx(0, abs=1e-6)
     assert report.median_scale == pytest.approx(0.8)
     assert "AbsRel is 0.2500 in metres, 0.0000 with the scale of each image corrected" in report.words()
-    assert "100 % of the error is scale (in the median image depth times 0.800 fits)" in report.words()
+    assert "100 % of the error is scale (for the median image, depth times 0.800 fits)" in report.words()
 
 
 def test_error_of_a_shift_remains_with_the_scale() -> None:

@@ -178,7 +178,10 @@ def test_paired_difference_has_a_narrow_interval():
         ({"clip_prediction": (3, 1)}, "nearest < farthest"),
         ({"max_depth": None}, "clip_prediction=null"),
         ({"count": 0}, "expected 1 or more"),
-        ({"eval_size": (392, 518), "input_size": 518}, "give one of them; eval_size with keep_aspect=true"),
+        (
+            {"eval_size": (392, 518), "input_size": 518},
+            "give only one of them; eval_size with keep_aspect=true",
+        ),
         ({"keep_aspect": False}, r"keep_aspect=false needs eval_size=\[height, width\]"),
         ({"metrics": ("abs_rel", "mine")}, "p: unknown metric 'mine' of task depth; choose from abs_rel"),
         ({"task": "ordinal", "metrics": ("abs_rel",)}, "of task ordinal; choose from accuracy"),

@@ -284,5 +284,5 @@ def test_metres_are_scored_without_alignment() -> None:
 def test_classes_are_refused() -> None:
     model = RedIsDisparity()
     model.quantity = Quantity("classes", class_names=("sky", "road"))
-    with pytest.raises(ValueError, match=r"the model predicts classes, and protocol \w+ scores depth"):
+    with pytest.raises(ValueError, match=r"the model predicts classes, but protocol \w+ scores depth"):
         scores(model, [smooth(28, 42)])

@@ -34,7 +34,7 @@ def score_aligned(
 
     Args:
         x, depth_m: [n] predicted and true depth in m, n > 0. metrics: names; those over pixels count.
-        range_m: to which the aligned prediction is clipped.
+        range_m: range in m to which the aligned prediction is clipped.
     """
     found = dict[str, AlignedScore]()
     for method in WORDS:
@@ -47,12 +47,12 @@ def score_aligned(
 
 @dataclass(frozen=True)
 class ScaleReport:
-    """What is left of the error of a set if the depth of each image is aligned to the truth.
+    """The error of a set that remains after the depth of each image is aligned to the truth.
 
     Attributes:
         metric: name of an error in `METRICS`. error: its value as predicted.
         means: scores of the set, by method of WORDS.
-        median_scale: of the images, the median factor that makes the median depth the true one.
+        median_scale: median over images of the factor that makes the median depth the true one.
         left_out: how many images have a truth that allows no alignment; they are in neither the error nor
             the means.
     """
@@ -77,8 +77,8 @@ class ScaleReport:
         share = f"{100 * self.share_of_scale:.0f} %" if self.share_of_scale else "none"
         return (
             f"{heading} is {self.error:.4f} in metres, {scaled:.4f} with the scale of each image "
-            f"corrected, {fitted:.4f} with scale and shift fitted: {share} of the error is scale (in the "
-            f"median image depth times {self.median_scale:.3f} fits)" + self._words_left_out()
+            f"corrected, {fitted:.4f} with scale and shift fitted: {share} of the error is scale (for the "
+            f"median image, depth times {self.median_scale:.3f} fits)" + self._words_left_out()
         )
 
     def _words_left_out(self) -> str:

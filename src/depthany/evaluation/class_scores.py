@@ -25,14 +25,14 @@ def require_classes(quantity: Quantity, dataset: Any, who: str) -> None:
     """Raises ValueError unless a predictor predicts the classes of a set, in the same order.
 
     Args:
-        dataset: with the attribute `classes`, a `ClassList`. who: the predictor, for the message.
+        dataset: data set with the attribute `classes`, a `ClassList`. who: the predictor, for the message.
     """
     wanted, given = tuple(dataset.classes.names), quantity.class_names
     if quantity.kind != "classes":
-        raise ValueError(f"{who} predicts {quantity.describe()}, and the labels of this set are classes")
+        raise ValueError(f"{who} predicts {quantity.describe()}, but the labels of this set are classes")
     if wanted != given:
         raise ValueError(
-            f"{who} predicts {len(given)} classes ({_few(given)}), and the set has {len(wanted)} "
+            f"{who} predicts {len(given)} classes ({_few(given)}), but the set has {len(wanted)} "
             f"({_few(wanted)}): the same classes in the same order are needed; ids of a classes file can map "
             "those of the set"
         )
@@ -50,10 +50,10 @@ def score_classes(
 
     Args:
         predicted: [h w] uint8 class numbers at the size of the labels.
-        labels: of unit "class".
+        labels: labels of unit "class".
         classes: how many there are.
         metrics: names of metrics over classes.
-        index, name: of the image in its set.
+        index, name: index and name of the image in its set.
     """
     valid = labels.valid
     if not valid.any():

@@ -21,15 +21,15 @@ class Comparison:
     """Predictors under protocols. All processes score; process 0 writes and prints.
 
     Attributes:
-        predictors: that are compared, with different labels.
+        predictors: predictors to compare, with different labels.
         chosen, sets: protocols, and the opened data set of each.
         out: folder of the files.
         about: what results.json says of the whole run besides the results.
         batch_size, workers, skip_unreadable: see `score_set`.
-        limit: score so many images of each set, evenly spaced; None scores all.
-        pictures: best, median and worst images in report.html, so many of each; 0 writes no report.
+        limit: number of images to score per set, evenly spaced; None scores all.
+        pictures: number of best, of median and of worst images in report.html; 0 writes no report.
         zooms: places with strong true edges that are enlarged below each of them.
-        results: of the protocols that are done.
+        results: results of the protocols that are done.
     """
 
     predictors: Sequence[ScoredPredictor]

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE = 0.25  # of a window, as share of the shorter side of the image
-LEAST_PIXELS = 16  # of a side
+SIDE = 0.25  # side of a window, as share of the shorter side of the image
+LEAST_PIXELS = 16  # least side of a window, in pixels
 EDGE = 1.1  # ratio of depth between neighbours that makes an edge
 Window = tuple[slice, slice]
 

@@ -29,7 +29,7 @@ class Score:
     """A score of the exported model and that of the model in float32.
 
     Attributes:
-        name: of the score, with what it was found on.
+        name: name of the score, with what it was found on.
         exported, original: the scores.
         lost: points by which the exported one is worse; below 0 it is better.
     """
@@ -67,7 +67,7 @@ def score_under(
     """Scores both models under a protocol, by its first metric.
 
     Args:
-        limit: score so many images of the set, evenly spaced; None scores all.
+        limit: number of images to score, evenly spaced; None scores all.
 
     Raises:
         ValueError: the protocol does not fit the model, or nothing was scored.
@@ -111,7 +111,7 @@ def score_on_images(model: DenseModel, compute: Compute, inputs: Iterable[Tensor
 
 
 def _difference(model: DenseModel, found: NDArray, expected: NDArray) -> float:
-    """Returns what is lost of 1 in one map."""
+    """Returns the loss of one map: share of other classes, or mean difference as a share."""
     if model.quantity.kind == "classes":
         return float((found.argmax(1) != expected.argmax(1)).mean())
     difference = np.abs(found.astype(np.float64) - expected)

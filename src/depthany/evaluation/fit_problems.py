@@ -34,7 +34,7 @@ class FitProblems:
         return cls(len(rows), negative, tuple(row.name for row in rows if row.is_constant))
 
     def warnings(self) -> list[str]:
-        """Returns one line per kind of which there are more than MANY."""
+        """Returns one line for each kind with a share of images above MANY."""
         negative, constant, of_all = len(self.negative), len(self.constant), f"of {self.images} images"
         lines = []
         if negative > MANY * self.images:
@@ -50,7 +50,7 @@ class FitProblems:
         return lines
 
     def notes(self) -> list[str]:
-        """Returns one line per kind of which there is any, with names."""
+        """Returns one line for each kind that occurs, with names."""
         lines = []
         if self.negative:
             lines.append(

@@ -27,7 +27,7 @@ def open_predictors(
 
     Args:
         sources: models, and folders of predictions.
-        quantities: of the folders of predictions, in their order; a single one is that of all.
+        quantities: quantities of the folders of predictions, in their order; a single one holds for all.
         stored_per_unit: see `FolderPredictor`.
 
     Returns:
@@ -59,7 +59,7 @@ def _quantities(given: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
     named = f"quantity={','.join(given)}"
     if not folders:
         if given:
-            raise ValueError(f"{named} is for folders of predictions, and no checkpoint is one")
+            raise ValueError(f"{named} is for folders of predictions, but no checkpoint is one")
         return {}
     if not given:
         raise ValueError(
@@ -68,7 +68,7 @@ def _quantities(given: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
         )
     given = [*given] * len(folders) if len(given) == 1 else given
     if len(given) != len(folders):
-        raise ValueError(f"{named} names {len(given)} quantities, and there are {len(folders)} folders")
+        raise ValueError(f"{named} names {len(given)} quantities, but there are {len(folders)} folders")
     return dict(zip(folders, given))
 
 

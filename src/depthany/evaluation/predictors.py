@@ -17,7 +17,7 @@ from depthany.inference.predictor import PreparedImage
 from depthany.models.output import Quantity
 from depthany.system.packages import reason
 
-CLASSES = "classes"  # what a model of classes predicts, in the place of a space
+CLASSES = "classes"  # what a model of classes predicts, in place of a space
 QUANTITIES = {"disparity": Quantity("disparity"), "depth": Quantity("depth_m")}  # by the user's word
 
 
@@ -89,7 +89,7 @@ class FolderPredictor:
 
         Raises:
             MissingPrediction: there is no such file.
-            ValueError: the file cannot be read, is no map of numbers, or its texts contradict `quantity`.
+            ValueError: the file cannot be read, is not a map of numbers, or its texts contradict `quantity`.
         """
         path = self._find(name)
         values = _read_npy(path) if path.suffix == ".npy" else self._read_png(path)

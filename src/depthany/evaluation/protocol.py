@@ -29,7 +29,7 @@ class Protocol:
         align: how it is fitted; none takes metres as they are.
         align_per: one fit per image, or per sequence (images whose names share a folder).
         crop: which pixels count.
-        input_crop: what is cut before the model sees the image.
+        input_crop: how the image is cropped before the model sees it.
         min_depth: m; nearer truth does not count. None does not cut the truth.
         max_depth: m; for farther truth see `truth_beyond`. None does not cut the truth.
         bounds: whether truth exactly at min_depth or max_depth counts (inclusive) or not (strict).
@@ -113,7 +113,7 @@ class Protocol:
     def _check_input(self) -> None:
         if self.eval_size is not None and self.input_size is not None:
             raise ValueError(
-                f"input_size={self.input_size} and eval_size={list(self.eval_size)}: give one of them; "
+                f"input_size={self.input_size} and eval_size={list(self.eval_size)}: give only one of them; "
                 "eval_size with keep_aspect=true keeps the aspect, too"
             )
         if self.eval_size is None and (self.resize_first is not None or not self.keep_aspect):
@@ -167,10 +167,10 @@ class Protocol:
             what = "classes" if quantity == "classes" else "depth or disparity"
             scored = "classes" if self.task == "classes" else "depth"
             raise ValueError(
-                f"{who} predicts {what}, and protocol {self.name} scores {scored}: choose another protocol"
+                f"{who} predicts {what}, but protocol {self.name} scores {scored}: choose another protocol"
             )
         if self.task == "depth" and self.align == "none" and quantity != "depth":
             raise ValueError(
-                f"{who} predicts disparity of unknown scale and shift, and align=none of protocol "
+                f"{who} predicts disparity of unknown scale and shift, but align=none of protocol "
                 f"{self.name} takes metres: use override.align=least_squares, or a metric model"
             )

@@ -1,4 +1,4 @@
-"""From a name, a pattern or a file to a protocol and its data set: configs/protocol and files of the user."""
+"""Finds protocols and their data sets by name, pattern or file: configs/protocol and files of the user."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Chosen:
 
         Raises:
             ValueError: the set is not complete, does not have the protocol's number of images, or its labels
-                are no depth in metres.
+                are not depth in metres.
         """
         try:
             dataset = instantiate(self.dataset)
@@ -49,12 +49,12 @@ class Chosen:
             require_metres(dataset, f"protocol {self.protocol.name}")
         if self.protocol.task == "classes" and getattr(dataset, "unit", "m") != "class":
             raise ValueError(
-                f"protocol {self.protocol.name}: its labels are no classes: name a reader of masks, such as "
+                f"protocol {self.protocol.name}: its labels are not classes: name a reader of masks, such as "
                 "dataset: {_target_: depthany.data.folder_masks.FolderMasks, root: ..., classes_file: ...}"
             )
         if self.protocol.count is not None and len(dataset) != self.protocol.count:
             raise ValueError(
-                f"protocol {self.protocol.name} has {self.protocol.count} images, and "
+                f"protocol {self.protocol.name} has {self.protocol.count} images, but "
                 f"{self.dataset.get('root')} has {len(dataset)}: complete it, or score what is there with "
                 f"override.count={len(dataset)}"
             )
@@ -76,7 +76,7 @@ def protocol_names() -> list[str]:
 def choose(
     words: list[str], roots: DictConfig, override: DictConfig, folder: DictConfig | None = None
 ) -> tuple[list[Chosen], dict[str, str]]:
-    """Returns the chosen protocols, and why those were left out that `all` or a pattern also matches.
+    """Returns the chosen protocols, and why others that `all` or a pattern matches were left out.
 
     Args:
         words: names, patterns such as sample_*, paths of YAML files, or all.
@@ -126,7 +126,7 @@ def leave_out_unfit(
     A pattern such as sample_* also matches protocols of metres, which a model of disparity leaves out.
 
     Args:
-        spaces: of the predictors, disparity or depth, by label.
+        spaces: space of each predictor, disparity or depth, by label.
 
     Raises:
         ValueError: a protocol that was named takes metres and a predictor has none, or no protocol is left.
@@ -165,8 +165,8 @@ def load_protocol(source: str, roots: DictConfig, override: DictConfig) -> Chose
     """Returns a protocol by its name or the path of its file, with the user's roots and changes.
 
     Raises:
-        ValueError: the file is no YAML of a protocol, or a setting is unknown, has a wrong type, or has a
-            value that cannot be.
+        ValueError: the file is not a protocol in YAML, or a setting is unknown, has a wrong type, or has a
+            value that is not allowed.
     """
     path = _file_of(source)
     written = _read(path)
@@ -225,7 +225,7 @@ def _is_folder(dataset: dict[str, Any]) -> bool:
 
 
 def _completed(dataset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a set, those of a user's folder with what is given and left open in it."""
+    """Returns the settings of a set; fills in the given ones that a user's folder leaves open."""
     open_keys = [key for key in given if dataset.get(key) is None] if _is_folder(dataset) else []
     return dataset | {key: given[key] for key in open_keys}
 

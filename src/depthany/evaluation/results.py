@@ -31,7 +31,7 @@ class ProtocolResult:
         dataset: its settings, as plain values. changed: settings of the protocol that the user changed.
         images: how many the set has. asked: how many of them were to be scored.
         scored: by label of the predictor, in the order of the command.
-        class_names: of the set, if its labels are classes.
+        class_names: class names of the set, if its labels are classes.
     """
 
     protocol: Protocol
@@ -59,11 +59,11 @@ class ProtocolResult:
         return self._once(("confusion", label), lambda: confusion_of(rows, classes))
 
     def class_table(self, label: str) -> list[ClassScore]:
-        """Returns the scores of each class, [] where labels are no classes."""
+        """Returns the scores of each class, [] where labels are not classes."""
         return class_table(self.confusion(label), self.class_names) if self.class_names else []
 
     def scale_report(self, label: str) -> ScaleReport | None:
-        """Returns how much of the error of metres is scale; None if nothing was aligned to tell."""
+        """Returns how much of the error of metres is scale; None if no alignment tells it."""
         return self._once(("scale", label), lambda: scale_report(self.scored[label].rows, self.protocol))
 
     def differences(self) -> dict[str, "Difference"]:

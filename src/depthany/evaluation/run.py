@@ -1,7 +1,7 @@
 """THE loop of evaluation: scores the images of a set, read ahead of the model and scored behind it.
 
 Used by `python -m depthany.evaluate` and by the validation of a training run. The result does not depend on
-the number of threads or processes, or on their order; on the batch size by rounding alone.
+the number of threads or processes, or on their order, and on the batch size only by rounding.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ class Scored:
     """The scores of a set, in the order of its images.
 
     Attributes:
-        rows: of the images that counted.
+        rows: rows of the images that count.
         empty: names of images without a pixel (or pair) that counts.
         degenerate: names of images whose truth says nothing; see `metrics.align.is_degenerate`.
         missing: names of images without prediction.
@@ -65,7 +65,7 @@ class EvaluationImage(PreparedImage):
     """An image that was read, with its truth; its `size` is that of the truth.
 
     Attributes:
-        index: of the image in its set.
+        index: index of the image in its set.
         pixels: [h w 3] uint8 RGB as the predictor sees it.
         labels: the true depth or classes; None in an ordinal task.
         scene: type of scene, in an ordinal task.
@@ -103,7 +103,7 @@ def score_set(
 
     Args:
         batch_size: images of equal input shape that go through the model together. In float32 it changes a
-            prediction by rounding alone.
+            prediction only by rounding.
         workers: threads that read, and as many that score.
         convert_images: accept gray, RGBA, CMYK and 16-bit images.
         skip_unreadable: leave out and list images that cannot be read, instead of stopping.
@@ -176,7 +176,7 @@ def merged(names: Mapping[int, str], results: Sequence[RankResult]) -> Scored:
     """Returns the results of all processes as one, in the order of the images.
 
     Args:
-        names: of all images, by index.
+        names: names of all images, by index.
     """
     rows = sorted((row for result in results for row in result.rows), key=lambda row: row.index)
     skipped = sorted((each for result in results for each in result.skipped), key=lambda each: each.item)
@@ -228,7 +228,7 @@ def _cropped(
         return pixels, labels
     if pixels.shape[:2] != labels.mask.shape:
         raise ValueError(
-            f"{name}: input_crop={protocol.input_crop} crops image and truth alike, and they are "
+            f"{name}: input_crop={protocol.input_crop} crops image and truth alike, but they are "
             f"{pixels.shape[:2]} and {labels.mask.shape}"
         )
     try:
@@ -265,7 +265,7 @@ def score_one(
 
     Args:
         prediction: [h w] at the size of the truth.
-        space: of the prediction, disparity, depth or classes.
+        space: space of the prediction, disparity, depth or classes.
         classes: how many there are.
     """
     if image.labels is None:

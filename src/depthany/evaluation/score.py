@@ -58,7 +58,7 @@ class Row:
     """The scores of one image.
 
     Attributes:
-        index, name: of the image in its set.
+        index, name: index and name of the image in its set.
         scores: by metric; a metric that is not defined for this image is missing.
         sums: by metric, what the scores are made of; they add over images.
         fitted: scale and shift, None where nothing is fitted.
@@ -69,7 +69,7 @@ class Row:
         scene: kind of scene (ordinal).
         replaced: pixels that counted and whose prediction was NaN or infinite.
         aligned: where metres are not fitted, the scores after an alignment, by its method.
-        confusion: of classes.
+        confusion: confusion matrix, for classes.
     """
 
     index: int
@@ -126,7 +126,7 @@ def select(
     Args:
         prediction: [h w] at the size of the truth. quantity: what it is, disparity or depth.
         disparity, mask: [h w] the truth, as in `Labels`.
-        index, name: of the image in its set.
+        index, name: index and name of the image in its set.
     """
     space = protocol.fitted_in(quantity)
     counted = counted_pixels(disparity, mask, protocol)
@@ -244,7 +244,7 @@ def aligned_depth_m(
 
     Args:
         prediction: [h w] at the size of the truth. quantity: what it is, disparity or depth.
-        fitted: that of its `Row`.
+        fitted: the fit of its `Row`.
     """
     space = protocol.fitted_in(quantity)
     prediction, _ = without_nan(prediction, protocol)

@@ -32,9 +32,9 @@ class Trial:
 
     Attributes:
         max_loss: points that it may lose in any score; see `export_scores`.
-        protocols: under which it is scored.
+        protocols: protocols under which it is scored.
         images: paths of images on which its maps are compared with the model's.
-        limit: images of each set that are scored, evenly spaced; None: all.
+        limit: number of images to score per set, evenly spaced; None: all.
         calibration: paths of the training images that calibrate 8 bits.
     """
 
@@ -128,7 +128,7 @@ def prepared(model: DenseModel, paths: Sequence[Path], size: tuple[int, int] | N
 
 
 def evenly(paths: Sequence[Path], limit: int | None) -> list[Path]:
-    """Returns so many of the paths, evenly spaced; all if there are fewer or `limit` is None."""
+    """Returns at most `limit` of the paths, evenly spaced; None returns all."""
     count = len(paths) if limit is None else min(limit, len(paths))
     return [paths[k * len(paths) // count] for k in range(count)]
 

@@ -29,7 +29,7 @@ class Tile:
     Attributes:
         picture: [h w 3] uint8 RGB.
         caption: the words under it.
-        column: of the page, from 1; None: the next one.
+        column: column of the page, from 1; None: the next one.
     """
 
     picture: NDArray[np.uint8]
@@ -60,8 +60,8 @@ def tiles_of(
     The image is predicted once more and aligned as in its row; truth and predictions share a colour scale.
 
     Args:
-        index: of the image in the set.
-        rows: of the image, by the label of the predictor.
+        index: index of the image in the set.
+        rows: row of the image for each predictor, by label.
         zooms: how many places are enlarged; none where truth is sparse.
     """
     shown, zoomed, maps_m = list[Tile](), list[Tile](), dict[str, NDArray[np.float64]]()
