@@ -300,7 +300,7 @@ def test_unwritable_shard_leaves_no_half_checkpoint(
 ) -> None:
     settings = arguments(tiny_world, tmp_path / "run", teacher_run, *SPLIT, f"if_save_fails={if_save_fails}")
     ended = torchrun(settings, before=only(1, FULL_ONCE))
-    assert f"{ended.out}{ended.err}".count("No space left on device; what was written before is whole") == 1
+    assert f"{ended.out}{ended.err}".count("No space left on device; files written before are complete") == 1
     kept = sorted(path.name for path in (tmp_path / "run/checkpoints").glob("*.dcp"))
     if if_save_fails == "stop":
         assert ended.code != 0

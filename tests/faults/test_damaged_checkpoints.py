@@ -79,7 +79,7 @@ def test_flipped_bit_of_a_weight_is_noticed(two: Path) -> None:
     weight = payload(2)["model"]["layer.3.weight"].numpy().tobytes()
     flip(path, content, 8 * (content.index(weight) + 17) + 6)
     assert not same(torch.load(path, weights_only=True), payload(2)), "torch takes it as it is"
-    with pytest.raises(ValueError, match="its checksum is not that of its bytes"):
+    with pytest.raises(ValueError, match="its checksum does not match its bytes"):
         read_checkpoint(path)
 
 

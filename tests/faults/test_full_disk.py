@@ -106,7 +106,7 @@ def lines(run_dir: Path) -> list[dict[str, float]]:
 
 def lost(out: str) -> tuple[int, int]:
     """Lines of metrics.jsonl and of TensorBoard that the run says are lost."""
-    told = re.search(r"that are lost: (\d+) of metrics.jsonl, (\d+) of TensorBoard", out)
+    told = re.search(r"lost from the log in \S+: (\d+) of metrics.jsonl, (\d+) of TensorBoard", out)
     assert told is not None, out
     return int(told[1]), int(told[2])
 
@@ -164,7 +164,7 @@ def test_failed_save_stops_run_which_resumes_bitwise(
     assert ended.err.count("\n") == 1
     told = ended.err + ended.out  # in `out` where the next line of the log met the full disk a moment before
     assert f"cannot write {run_dir}/checkpoints/step_00000004.pt: No space left on device" in told
-    assert "make room, and the same command goes on from step 2" in told
+    assert "make room, then the same command continues from step 2" in told
     assert_only_step_2(run_dir)
     (disk / "filler").unlink()
     ended = start(settings)
@@ -278,7 +278,7 @@ def test_lost_lines_are_reported_once_and_counted(disk: Path, monkeypatch: pytes
     assert first.startswith(
         f"warning: cannot write the log in {disk}: No space left on device; training goes"
     )
-    assert last == f"warning: lines of the log in {disk} that are lost: 4 of metrics.jsonl, 4 of TensorBoard"
+    assert last == f"warning: lines lost from the log in {disk}: 4 of metrics.jsonl, 4 of TensorBoard"
     assert len(list(disk.glob("events*"))) == 2, "no file for each line that was tried"
 
 

@@ -101,7 +101,7 @@ def test_a_continued_run_keeps_its_threads(two_cores: None, monkeypatch: pytest.
     assert progress.threads == 1
     progress.threads = 2  # it began on a quiet machine
     (line,) = keep_threads(progress, None, busy)
-    assert "threads: 2, as the run began" in line
+    assert "threads: 2, as when the run began" in line
     assert chosen["count"] == 2
     chosen["count"] = 1
     assert keep_threads(progress, 1, Compute(torch.device("cpu"))) == []  # the user has set threads=1

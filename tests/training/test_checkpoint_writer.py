@@ -125,7 +125,7 @@ def test_stop_raises_failed_write_at_next_save(no_folder: Path) -> None:
     with writer:
         writer.save(state)
         state.progress.step = 2
-        with pytest.raises(ValueError, match=r"cannot write .*step_00000001.pt: .*goes on from its start"):
+        with pytest.raises(ValueError, match=r"cannot write .*step_00000001.pt: .*continues from its start"):
             writer.save(state)
 
 

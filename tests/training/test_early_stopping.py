@@ -118,7 +118,7 @@ def test_stopped_run_is_finished(start, tiny_world, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("eval_every=0",), "eval_every=0 makes one at the end alone: set eval_every"),
+        (("eval_every=0",), "eval_every=0 validates only at the end: set eval_every"),
         (("data.val.mine.root=null",), "needs a validation set: set one of data.val.mine.root=..."),
         (("early_stopping.patience=0",), "early_stopping.patience=0: expected 1 or more"),
     ],

@@ -233,13 +233,13 @@ def test_trained_head_must_fit_the_labels() -> None:
     of_sets = {"name": "metric_sigmoid", "max_depth_m": None}
     require_trained_head(model, train_settings(of_sets, far_m=10.0), both)
     with pytest.raises(
-        ValueError, match=r"is for depth up to 10 m, and labels go to 65 m: set stage.far_m=10, or start"
+        ValueError, match=r"is for depth up to 10 m, but labels go to 65 m: set stage.far_m=10, or start"
     ):
         require_trained_head(model, train_settings(of_sets), both)
     named = {"name": "metric_bins_nk", "domains": {"near": 10.0, "far": 65.0}}
     require_trained_head(model_with("bins_nk"), train_settings(named), both)
     with pytest.raises(
-        ValueError, match=r"are near, far, and those of the settings rooms, streets: set head"
+        ValueError, match=r"are near, far, but those of the settings rooms, streets: set head"
     ):
         require_trained_head(model_with("bins_nk"), train_settings({**named, "domains": None}), both)
 

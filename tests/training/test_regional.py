@@ -255,7 +255,7 @@ def test_out_of_memory_names_the_settings(
     assert ended.err.strip() == (
         "error: memory ran out after step 3, with 6 images of 28 x 28 in a micro-batch; the step was not "
         "taken. activation_checkpointing=true (now false) takes less and continues this run; with "
-        "accumulate=2 (now 1), or a smaller batch_size (now 6) or crop_size (now 28 x 28), begin a run anew"
+        "accumulate=2 (now 1), or a smaller batch_size (now 6) or crop_size (now 28 x 28), start a new run"
     )
     assert [path.name for path in (tmp_path / "checkpoints").glob("step*")] == ["step_00000002.pt"]
     assert not (tmp_path / "model.safetensors").exists()

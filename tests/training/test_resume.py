@@ -188,7 +188,7 @@ def test_all_checkpoints_damaged_is_an_error(start, interrupted) -> None:
         path.write_bytes(b"")
     ended = start(settings)
     assert ended.code == 2
-    assert "none of 2 checkpoints can be read; overwrite=true starts anew" in ended.err
+    assert "none of 2 checkpoints can be read; overwrite=true starts from scratch" in ended.err
     assert not (run_dir / "model.safetensors").exists()
 
 

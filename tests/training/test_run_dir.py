@@ -113,8 +113,8 @@ def test_model_that_stopped_early_is_complete(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "model_steps, checkpoint, steps, words",
     [
-        (6, 6, 4, r"holds a run of 6 steps, and 4 are asked for \(steps: 6 -> 4\)"),
-        (None, 6, 4, r"holds a run of 6 steps, and 4 are asked for"),
+        (6, 6, 4, r"holds a run of 6 steps, but 4 are asked for \(steps: 6 -> 4\)"),
+        (None, 6, 4, r"holds a run of 6 steps, but 4 are asked for"),
         (6, None, 9, "finished run of 6 steps without its checkpoints"),
     ],
 )
@@ -160,7 +160,7 @@ def test_run_continues_elsewhere_with_other_means(
     assert ended.code == 0, ended.err
     assert "continuing with other settings: data.labeled.mine.root: " in ended.out
     assert "precision: fp32 -> bf16" in ended.out
-    assert "schedule=poly is over all 8 steps: the learning rate goes on at 0.25 of its largest" in ended.out
+    assert "schedule=poly spans all 8 steps: the learning rate goes on at 0.25 of its largest" in ended.out
     newest = torch.load(tmp_path / "run/checkpoints/step_00000008.pt", weights_only=True)
     assert newest["state"]["step"] == 8
     assert newest["state"]["best_score"] is None, "it was that of other images"

@@ -200,4 +200,4 @@ def test_one_image_per_batch_norm_is_refused(
     words = ["head=linear", "batch_size=1"]
     ended = start(tiny_world.settings("segmentation", tmp_path / "run", *words))
     assert ended.code == 2
-    assert "batch_size=1 gives BatchNorm 1 image at a time, and after a global pooling the head" in ended.err
+    assert "batch_size=1 gives BatchNorm 1 image at a time, but after a global pooling the head" in ended.err

@@ -92,7 +92,7 @@ def test_checkpoint_is_whole_with_all_notes_and_bytes(tmp_path: Path) -> None:
     assert fault_of(folder) == ""
     (folder / "__2_0.distcp").write_bytes(bytes([2]) * 99 + b"x")
     assert [bool(fault_of(folder, rank, 3)) for rank in range(3)] == [False, False, True]  # each its share
-    assert fault_of(folder) == "__2_0.distcp: its checksum is not that of its bytes"
+    assert fault_of(folder) == "__2_0.distcp: its checksum does not match its bytes"
     (folder / "process_1.json").unlink()
     assert "it is not complete" in fault_of(folder)
 

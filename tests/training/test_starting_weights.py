@@ -180,7 +180,7 @@ def test_encoder_of_whole_model_is_warned_of(
     with caplog.at_level("WARNING"):
         model = build_model(settings(pretrained=True, weights=str(path)), 28)
     assert [part for part in PARTS if equal(model, source, part)] == ["encoder"]
-    assert f"model.weights={path} is a whole depth model: the encoder alone is taken" in caplog.text
+    assert f"model.weights={path} is a whole depth model: only its encoder is taken" in caplog.text
     caplog.clear()
     torch.save(source.encoder.state_dict(), tmp_path / "encoder.pth")
     build_model(settings(pretrained=True, weights=str(tmp_path / "encoder.pth")), 28)

@@ -121,7 +121,7 @@ def test_labels_of_another_teacher_are_refused(
     refused = start(student(tiny_world, run_dir, teacher, "once", "steps=4"))
     assert refused.code == 2 and refused.err.count("\n") == 1
     assert "teacher.weights_sha256: the store has" in refused.err
-    assert "overwrite=true makes the labels anew" in refused.err
+    assert "overwrite=true makes the labels again" in refused.err
     anew = start(student(tiny_world, run_dir, teacher, "once", "overwrite=true"))
     assert anew.code == 0, anew.err
     assert content(run_dir / "pseudo_labels").keys() == before.keys()

@@ -195,7 +195,7 @@ def test_time_to_go_is_said_once(
         tracker.progress(step, 1.0, 1.0)
     tracker.close()
     said = [line for line in capsys.readouterr().out.splitlines() if "to go" in line]
-    assert said == [f"about {minutes(85 * 3.0)} minutes to go on this machine, by the rate of steps 5 to 15"]
+    assert said == [f"about {minutes(85 * 3.0)} minutes to go on this machine, at the rate of steps 5 to 15"]
 
 
 def test_resume_logs_no_step_twice(tmp_path: Path) -> None:

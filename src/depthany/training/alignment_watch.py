@@ -24,7 +24,7 @@ class AlignmentWatch:
     them.
 
     Args:
-        total_steps: of the run.
+        total_steps: total steps of the run.
         steps_in_a_row: by state; changed in place, so that a checkpoint can hold it (`Progress`) and a
             resumed run counts on.
     """
@@ -70,7 +70,7 @@ def _line(state: str, means: Mapping[str, float], steps: float) -> str:
         )
     return (
         f"feature alignment leaves no token out: for {steps:.0f} steps in a row more than {MANY:.0%} of them "
-        f"were beyond alpha ({figures}), so that the student may differ from the frozen encoder nowhere. "
-        "Unless alpha=0 means that: raise stage.feature_alignment.alpha, or lower stage.weights.feature; "
+        f"were beyond alpha ({figures}), so the student may not differ from the frozen encoder anywhere. "
+        "Unless alpha=0 is meant so: raise stage.feature_alignment.alpha, or lower stage.weights.feature; "
         "set center=none beside it if it is mean; or align to the student's own start with encoder=null"
     )

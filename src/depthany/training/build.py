@@ -1,4 +1,4 @@
-"""From the settings of a training run to its objects."""
+"""Builds the objects of a training run from its settings."""
 
 import math
 from collections.abc import Mapping, Sequence, Sized
@@ -80,7 +80,7 @@ def build_state(
     """Builds model, stage and optimizer in their initial state, on the device, the same on all ranks.
 
     Args:
-        labeled: the labeled sets, of which a metric model takes its range.
+        labeled: the labeled sets, from which a metric model takes its range.
     """
     settings, chosen = with_metric_head(settings, labeled), STAGES[settings.stage.name]
     settings = with_class_head(settings, labeled)
@@ -98,7 +98,7 @@ def build_state(
     for network in (model, stage):
         network.to(device)
     if uses_fsdp(settings.parallel, model.encoder.label, processes):
-        shard_run(model, stage, processes, device)  # of contiguous weights of one type alone
+        shard_run(model, stage, processes, device)  # needs contiguous weights of one type
     else:
         hold_weights(stage.frozen().values(), amp)
         if settings.channels_last:
@@ -157,7 +157,7 @@ def build_sets(entries: Mapping[str, Any], key: str) -> dict[str, Any]:
 
     Args:
         entries: arguments of each set, with its class as `_target_`.
-        key: of the mixture in the configuration, for messages.
+        key: key of the mixture in the configuration, for messages.
 
     Raises:
         ValueError: a set refuses its arguments.
@@ -177,12 +177,12 @@ def _build_set(entry: Mapping[str, Any], key: str) -> Any:
 def dataset_notes(
     settings: TrainSettings, dataset: TrainingSet, val_sets: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Returns lines on the sets, those of validation included: see `set_notes`; and labels that do not look
-    like what the settings say, by a look at some of each set.
+    """Returns notes on the sets, validation sets included (see `set_notes`), and warnings on labels that do
+    not look like what the settings say; reads some images of each set.
 
     Raises:
         ValueError: the settings do not say the unit of labels, or a validation set has no depth in metres, or
-            not the camera that it needs.
+            lacks the camera that it needs.
     """
     of_validation = {f"data.val.{name}": images for name, images in (val_sets or {}).items()}
     if not learns_classes(settings):

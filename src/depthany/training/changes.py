@@ -12,7 +12,7 @@ from depthany.config.entry import flat
 from depthany.system.files import checkout_dir
 from depthany.training.optim import ScheduleSettings, lr_factor
 
-PLACE = "place"  # of the folder of the run, not of the run: no change
+PLACE = "place"  # where the folder of the run lies: no change
 FREE = "free"  # where and how fast it computes, what it reports and keeps: at most the rounding changes
 LENGTH = "length"  # how many steps the run has
 MOVED = "moved"  # where a data set lies; its files must be the same
@@ -171,7 +171,7 @@ def _leave_out_unused(began: dict[str, Any], settings: dict[str, Any]) -> None:
 
 
 def _is_newer(change: Change, before: Mapping[str, Any], older: Mapping[str, Any]) -> bool:
-    """Whether a setting that may change is newer than the run, and no validation set that was added."""
+    """Whether a setting that may change is newer than the run, and is not an added validation set."""
     is_set = change.key.startswith(f"{VALIDATION}.")
     return change.kind == FREE and not is_set and change.key not in before and change.key not in older
 
@@ -206,7 +206,7 @@ def continued(changes: Changes, step: int, total_steps: int, schedule: ScheduleS
     if changes.of(LENGTH) and schedule.name != "constant" and step < total_steps:
         factor = lr_factor(step, total_steps, schedule)
         lines.append(
-            f"schedule={schedule.name} is over all {total_steps} steps: the learning rate goes on at "
-            f"{factor:.3g} of its largest; the steps before had that of another length"
+            f"schedule={schedule.name} spans all {total_steps} steps: the learning rate goes on at "
+            f"{factor:.3g} of its largest; earlier steps followed a schedule of another length"
         )
     return lines

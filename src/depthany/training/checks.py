@@ -59,7 +59,7 @@ def check(cfg: DictConfig) -> TrainSettings:
 
 
 def _require_sample(settings: TrainSettings) -> None:
-    """Raises a ValueError that says how to get the sample, if the run reads it and it is not there."""
+    """Raises a ValueError that says how to get the sample, if the run reads it and it is missing."""
     kinds = (settings.data.labeled, settings.data.unlabeled, settings.data.val)
     roots = [entry.get("root") for entries in kinds for entry in entries.values()]
     own = "data=folder_classes" if settings.stage.name == "segmentation" else "data=folder"
@@ -69,7 +69,7 @@ def _require_sample(settings: TrainSettings) -> None:
 
 
 def _require_weights(settings: TrainSettings) -> None:
-    """Raises a ValueError if the encoder's weights are not there."""
+    """Raises ValueError if the encoder's weights are missing."""
     weights = settings.model.weights
     is_read = settings.model.pretrained and settings.model.init is None
     if not is_read or weights is None or Path(weights).exists():
@@ -113,7 +113,7 @@ def _refuse_settings_of_others(cfg: DictConfig, stage: type[Stage]) -> None:
 
 
 def _require_teacher(settings: TrainSettings, stage: type[Stage]) -> None:
-    """Raises a ValueError if a stage lacks the teacher that it needs, or is given labels that it does not."""
+    """Raises ValueError if a stage lacks the teacher that it needs, or gets labels that it does not use."""
     name = settings.stage.name
     if not stage.needs.teacher and settings.pseudo_labels not in (ONLINE, ONCE):
         raise ValueError(
@@ -126,7 +126,7 @@ def _require_teacher(settings: TrainSettings, stage: type[Stage]) -> None:
 
 
 def _require_init(settings: TrainSettings) -> None:
-    """Raises a ValueError if the model to start from is not there."""
+    """Raises ValueError if the model to start from is missing."""
     if settings.model.init is None:
         return
     init = ModelSource.of("model.init", settings.model.init)
@@ -139,13 +139,13 @@ def _require_init(settings: TrainSettings) -> None:
 
 
 def _may_exist(source: ModelSource, settings: TrainSettings) -> bool:
-    """Whether a model is there, or can be on the hub: not if it is named like a run beside this one."""
+    """Whether a model exists, or can be on the hub: not if it is named like a run beside this one."""
     is_future_run = Path(source.source).parent in (Path("outputs"), Path(settings.run_dir).parent)
     return source.exists if is_future_run else source.may_exist
 
 
 def no_teacher(source: ModelSource) -> str:
-    """Returns the message about a teacher that is not there."""
+    """Returns the message about a missing teacher."""
     return (
         f"no teacher at {source}: train one first (python -m depthany.train stage=teacher), or pass the run "
         "directory or model.safetensors of another, an official .pth, a Hugging Face folder or a hub id"
@@ -159,8 +159,8 @@ def _require_validations(settings: TrainSettings) -> None:
         return
     if settings.eval_every == 0:
         raise ValueError(
-            f"early_stopping.patience={patience} counts validations, and eval_every=0 makes one at the end "
-            "alone: set eval_every, or early_stopping.patience=null"
+            f"early_stopping.patience={patience} counts validations, but eval_every=0 validates only at the "
+            "end: set eval_every, or early_stopping.patience=null"
         )
     if not rooted(settings.data.val):
         keys = " ".join(f"data.val.{name}.root=..." for name in settings.data.val) or "data.val"
@@ -200,7 +200,7 @@ def set_weights(settings: TrainSettings, kind: str) -> list[float] | None:
 
 
 def check_processes(settings: TrainSettings, processes: Processes) -> None:
-    """Raises a ValueError if so many processes cannot share the run."""
+    """Raises ValueError if `size` processes cannot share the run."""
     size, (labeled, unlabeled) = processes.size, per_micro_batch(settings)
     size_name = settings.model.encoder.get("size", "")
     if settings.precision == "fp16" and uses_fsdp(settings.parallel, size_name, processes):

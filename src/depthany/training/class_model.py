@@ -54,18 +54,18 @@ def require_class_head(model: DenseModel, settings: TrainSettings, labeled: Sequ
     if model.quantity.class_names != names:
         raise ValueError(
             f"the head of model.init={settings.model.init} has {len(model.quantity.class_names)} classes, "
-            f"and the labeled sets have {len(names)}, or others: start a new head, model.init_parts=encoder"
+            f"but the labeled sets have {len(names)}, or others: start a new head by model.init_parts=encoder"
         )
 
 
 def require_same_classes(settings: TrainSettings, sets: Mapping[str, Any]) -> None:
-    """Raises ValueError if sets, those of validation included, are no masks or differ in their classes."""
+    """Raises ValueError if sets, those of validation included, are not masks or differ in their classes."""
     if not learns_classes(settings):
         return
     for name, images in sets.items():
         if getattr(images, "unit", "m") != "class":
             raise ValueError(
-                f"{name}: its labels are no classes, and stage={settings.stage.name} is scored on them: "
+                f"{name}: its labels are not classes, but stage={settings.stage.name} is scored on these: "
                 f"choose data=sample_classes or data=folder_classes, or leave it out: {name}.root=null"
             )
     same_classes(sets)
@@ -83,13 +83,13 @@ def norm_notes(settings: TrainSettings, model: DenseModel, processes: Processes)
     images = per_micro_batch(settings)[0] // processes.size
     if trained and images < model.head.least_images:
         raise ValueError(
-            f"batch_size={settings.batch_size} gives BatchNorm {images} image at a time, and after a global "
+            f"batch_size={settings.batch_size} gives BatchNorm {images} image at a time, but after a global "
             f"pooling the head needs {model.head.least_images}: raise batch_size, lower accumulate, or set "
             "stage.batch_norm=frozen"
         )
     if trained and images < FEW_IMAGES and model.head.least_images > 1:
         return [
-            f"warning: BatchNorm's statistics are of {images} images at a time, and of fewer than "
+            f"warning: BatchNorm takes its statistics over {images} images at a time; with fewer than "
             f"{FEW_IMAGES} they are poor: raise batch_size, or set stage.batch_norm=frozen"
         ]
     return []

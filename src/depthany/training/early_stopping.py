@@ -16,7 +16,7 @@ class EarlyStoppingSettings:
 
 
 def note_score(progress: Progress, score: float, metric: str, min_delta: float) -> None:
-    """Counts a validation as one without improvement, or begins to count anew.
+    """Counts a validation as one without improvement, or resets the count.
 
     Args:
         score: value of the metric, which all ranks have alike.

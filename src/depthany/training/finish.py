@@ -30,7 +30,7 @@ def finish(
 
     Args:
         faults: lines on what was wrong as training ended.
-        next_command: what a user does with such a model.
+        next_command: the command that a user runs next with such a model.
     """
     # config.json would no longer describe the model of a shorter run
     (run_dir / WEIGHTS_NAME).unlink(missing_ok=True)
@@ -41,7 +41,7 @@ def finish(
         save_model(model, run_dir, extra={"training": {**about, "settings": saved}})
     except ValueError as error:
         raise ValueError(
-            f"{error}; the run is not finished: make room, and the same command goes on"
+            f"{error}; the run is not finished: make room, then the same command continues"
         ) from error
     if next(iter(scores.values())):
         fitted = model.quantity.kind == "disparity"

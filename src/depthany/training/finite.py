@@ -13,7 +13,7 @@ from depthany.training.stages.base import StageOutput
 
 @dataclass
 class _Open:
-    """A step of which it is not known yet whether it is finite.
+    """A step that is not yet known to be finite.
 
     step: number of steps before it.
     skips: whether fp16's scaler leaves out a step with a gradient that is not finite, without an error.
@@ -32,13 +32,13 @@ class _Open:
 class FiniteCheck:
     """Looks at the loss and the gradient norm of each step.
 
-    `at_once` it reads both before the step is taken, which is free on a CPU. A GPU would have to be waited
-    for twice a step, so there it leaves the step out itself, and `settle` raises the error later: before the
-    next step, and before anything is averaged, logged, scored or saved.
+    With `at_once` it reads both before the step is taken, which is free on a CPU. On a GPU that would mean
+    two waits per step, so there the device itself skips a bad step, and `settle` raises the error later:
+    before the next step, and before anything is averaged, logged, scored or saved.
 
     Args:
-        at_once: see above. Later needs an optimizer that can leave out a step, see `for_run`.
-        processes: that share the batches; all call each method together.
+        at_once: see above. False needs an optimizer that can skip a step, see `for_run`.
+        processes: processes that share the batches; all call each method together.
     """
 
     at_once: bool = True
@@ -57,10 +57,10 @@ class FiniteCheck:
         return cls(device.type != "cuda" or not can_leave_out, processes)
 
     def gradient_of_loss(self, output: StageOutput, step: int) -> Tensor | None:
-        """Returns what the backward pass of a micro-batch starts from in place of 1, or None for 1.
+        """Returns the gradient that the backward pass of a micro-batch starts from; None means 1.
 
-        Raises a ValueError if it looks at once and the loss is not finite. Else that is NaN for such a loss,
-        and with it every gradient is NaN, on all ranks.
+        Raises ValueError if `at_once` and the loss is not finite. Otherwise the start is NaN for such a loss,
+        so every gradient is NaN, on all ranks.
         """
         if self.at_once:
             if not torch.isfinite(output.loss):
@@ -97,9 +97,9 @@ class FiniteCheck:
             del optimizer.found_inf  # type: ignore[attr-defined]
 
     def settle(self) -> bool:
-        """Reads what is known of the newest step; returns False if that has been done.
+        """Reads the numbers of the newest step; returns False if they were read before.
 
-        Raises a ValueError if its loss was not finite, or its gradient and no scaler has left it out.
+        Raises ValueError if its loss was not finite, or its gradient was not and no scaler skipped the step.
         """
         is_new, newest = self._is_new, self._open
         self._is_new, self._open = False, None

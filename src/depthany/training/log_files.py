@@ -73,10 +73,10 @@ class LogFiles:
             try:
                 logger.close()
             except OSError as error:
-                self._tell(f"warning: cannot end the log in {self._run_dir}: {why(error)}")
+                self._tell(f"warning: cannot close the log in {self._run_dir}: {why(error)}")
         if open_ones and any(self.lost.values()):
             lost = ", ".join(f"{count} of {title}" for title, count in self.lost.items())
-            self._tell(f"warning: lines of the log in {self._run_dir} that are lost: {lost}")
+            self._tell(f"warning: lines lost from the log in {self._run_dir}: {lost}")
 
     def _open(self, logger: type[Logger], place: LogPlace) -> None:
         self._loggers.append(logger(place))
@@ -90,7 +90,7 @@ class LogFiles:
             failure = f"cannot write the log in {self._run_dir}: {why(error)}"
             if not self._goes_on or logger is None:
                 raise ValueError(
-                    f"{failure}; the last checkpoint is whole: make room, and the same command continues"
+                    f"{failure}; the last checkpoint is whole: make room, then the same command continues"
                 ) from error
             if not any(self.lost.values()):
                 self._tell(

@@ -69,15 +69,15 @@ class LoopSettings:
 
     @property
     def saves_before_validation(self) -> bool:
-        """Whether a validation that fails, as on a bad file, costs no step; one can also end the run."""
+        """Whether steps are saved first: a validation may fail, as on a bad file, or end the run."""
         return self.save_every > 0 or self.early_stopping.patience is not None
 
     def is_due(self, step: int, every: int, at_end: bool = True) -> bool:
-        """Whether to do after `step` what is done every so many steps (0 = never) and at the end."""
+        """Whether something done each `every` steps (0 = never) and at the end is due after `step`."""
         return (every > 0 and step % every == 0) or (at_end and step == self.total_steps)
 
     def uses_weights_of(self, step: int) -> bool:
-        """Whether anything is logged, shown, scored or saved after this step; so it is after the last one."""
+        """Whether anything is logged, shown, scored or saved after this step; always after the last."""
         every = (self.log_every, self.image_every, self.eval_every, self.save_every)
         return any(self.is_due(step, each) for each in every)
 
@@ -89,9 +89,9 @@ class Run:
     state: model, stage, optimizer and progress, restored from the newest checkpoint.
     batches: micro-batches from the first that `state` has not seen.
     score: scores a model that one process can use on the validation sets.
-    tracker, writer: of the log and of the checkpoints.
+    tracker, writer: write the log and the checkpoints.
     amp: dtype of autocast, or None.
-    newest_scores: those of the last validation, with its step.
+    newest_scores: scores of the last validation, with its step.
     faults: lines on what was wrong at the last line of the log.
     """
 
@@ -108,7 +108,7 @@ class Run:
     faults: tuple[str, ...] = ()
 
     def is_over(self) -> bool:
-        """Whether all steps are taken, or early stopping ends the run before."""
+        """Whether all steps are taken, or early stopping ends the run earlier."""
         progress, settings = self.state.progress, self.settings
         return progress.step >= settings.total_steps or has_run_out(progress, settings.early_stopping)
 
@@ -196,7 +196,7 @@ def update(state: TrainingState, clip_norm: float | None, check: FiniteCheck | N
     """Takes one optimizer step from the accumulated gradients; returns their norm [].
 
     Args:
-        check: refuses a gradient that is not finite; None = one that looks at once.
+        check: refuses a gradient that is not finite; None = a check that reads at once.
     """
     state.scaler.unscale_(state.optimizer)
     parameters = [*state.model.parameters(), *trained_parameters(state.stage)]

@@ -16,7 +16,7 @@ def explained_out_of_memory(settings: TrainSettings, progress: Progress) -> Iter
     """Turns the error of a device or CPU whose memory is full into one that names the settings.
 
     Args:
-        progress: of the run.
+        progress: progress of the run.
 
     Raises:
         ValueError: memory ran out inside; the step under way has changed no checkpoint.
@@ -38,7 +38,7 @@ def out_of_memory(settings: TrainSettings, step: int) -> str:
     again = "activation_checkpointing=true (now false) takes less and continues this run; "
     return (
         f"memory ran out after step {step}, with {images} images of {h} x {w} in a micro-batch; the step was "
-        f"not taken. {'' if settings.activation_checkpointing else again}with {anew}, begin a run anew"
+        f"not taken. {'' if settings.activation_checkpointing else again}with {anew}, start a new run"
     )
 
 

@@ -30,7 +30,7 @@ class Meter:
     is the same on all ranks, and images are counted over all of them; the time is that of this rank.
 
     Args:
-        processes: that share the batches. is_relative: see `OutputWatch`.
+        processes: processes that share the batches. is_relative: see `OutputWatch`.
         alignment: counts the steps of a feature alignment that leaves out all tokens, or none.
 
     Attributes:
@@ -129,8 +129,8 @@ class Meter:
             return None
         self._is_told_of_busy = True
         return (
-            f"the machine is busy: in {waits:.0%} of its time this process waits for a CPU. If steps are "
-            "slow, stop it and continue with a thread per free core, such as threads=1"
+            f"the machine is busy: this process waits for a CPU {waits:.0%} of the time. If steps are "
+            "slow, stop it and continue with one thread per free core, such as threads=1"
         )
 
     def new_faults(self, means: Mapping[str, float]) -> list[str]:

@@ -48,7 +48,7 @@ def metric_head(settings: TrainSettings, labeled: Sequence[Any]) -> dict[str, An
     if DOMAINS in head and head[DOMAINS] is None:
         if len(labeled) < 2:
             raise ValueError(
-                f"model.head.name={head['name']} tells domains apart, and there is one labeled set: add "
+                f"model.head.name={head['name']} tells domains apart, but there is one labeled set: add "
                 "another domain, or choose head=bins"
             )
         head[DOMAINS] = dict(zip(rooted(settings.data.labeled), ends_m))
@@ -82,7 +82,7 @@ def labeled_options(settings: TrainSettings, labeled: Sequence[Any]) -> LabeledO
 def _number(name: str, domain: str, domains: Sequence[str]) -> int:
     if domain not in domains:
         raise ValueError(
-            f"labeled set {name} is in domain {domain!r}, and those of the head are {', '.join(domains)}: "
+            f"labeled set {name} is in domain {domain!r}, but those of the head are {', '.join(domains)}: "
             f"set +stage.domains.{name}=..."
         )
     return domains.index(domain)
@@ -101,15 +101,15 @@ def require_trained_head(model: DenseModel, settings: TrainSettings, labeled: Se
     remedy = "or start a new head: model.init_parts=encoder+decoder"
     if (end_m := trained.get(END)) is not None and wanted.get(END, end_m) > end_m:
         raise ValueError(
-            f"the head of model.init={settings.model.init} is for depth up to {end_m:g} m, and labels go to "
+            f"the head of model.init={settings.model.init} is for depth up to {end_m:g} m, but labels go to "
             f"{wanted[END]:g} m: set stage.far_m={end_m:g}, {remedy}"
         )
     theirs, ours = (list(head.get(DOMAINS) or {}) for head in (trained, wanted))
     if theirs != ours:
         raise ValueError(
-            f"the domains of model.init={settings.model.init} are {', '.join(theirs) or 'none'}, and those "
+            f"the domains of model.init={settings.model.init} are {', '.join(theirs) or 'none'}, but those "
             f"of the settings {', '.join(ours) or 'none'}: set head, model.head.domains and stage.domains as "
-            f"they are there, {remedy}"
+            f"in that model, {remedy}"
         )
 
 
@@ -119,7 +119,7 @@ def require_cameras(settings: TrainSettings, val_sets: Mapping[str, Any]) -> Non
     for name, images in val_sets.items():
         if canonical is not None and getattr(images, "focal", None) is None:
             raise ValueError(
-                f"{name}.focal is null, and stage.canonical_focal={canonical:g} scales depth by it: set it "
+                f"{name}.focal is null, but stage.canonical_focal={canonical:g} scales depth by it: set it "
                 f"(pixels), or leave the set out: {name}.root=null"
             )
 

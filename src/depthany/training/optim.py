@@ -149,7 +149,7 @@ def build_optimizer(
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float | None) -> Tensor:
-    """Scales gradients down to a norm of at most `clip_norm`; returns their norm [] before that.
+    """Scales gradients down to a norm of at most `clip_norm`; returns their norm [] before scaling.
 
     None scales nothing, and on a GPU saves a pass over the gradients, whose norm comes from few kernels.
     """
@@ -200,5 +200,5 @@ def _cosine_between(start: float, end: float, share: float) -> float:
 
 
 def _fused(groups: list[dict[str, Any]]) -> bool:
-    """Whether torch has the step in one pass over memory for the device of these parameters."""
+    """Whether torch can take the step in one pass over memory on the device of these parameters."""
     return groups[0]["params"][0].device.type in ("cpu", "cuda")

@@ -1,4 +1,4 @@
-"""Watches what a model puts out while it trains, and how many images say something: has training died?
+"""Watches a model's outputs during training, and how many images carry information: has training died?
 
 A loss does not show it. The affine-invariant loss of a constant map is 1, that of outputs of 1e35 is 1 too
 (their deviation is infinite), and that of labels without spread is 0.
@@ -30,7 +30,7 @@ class OutputWatch:
     Everything stays on its device until `read`.
 
     Args:
-        processes: that share the batches; `read` is over all of them.
+        processes: processes that share the batches; `read` is over all of them.
         is_relative: only the spread of a target means something, see `depthany.data.targets.Target`.
     """
 
@@ -124,7 +124,7 @@ def extent(target: Tensor, mask: Tensor, is_relative: bool) -> tuple[Tensor, Ten
 
 
 def without_empty_losses(means: Mapping[str, float]) -> dict[str, float]:
-    """Returns the scalars without losses of which no image counted: their 0 would look perfect."""
+    """Returns the scalars without losses in which no image counted: their 0 would look perfect."""
     counted = {name.removeprefix(COUNTED): share for name, share in means.items() if name.startswith(COUNTED)}
     empty = {f"loss/{kind}" for kind, share in counted.items() if share == 0}
     if counted and not any(counted.values()):

@@ -1,7 +1,7 @@
 """One training run on several ranks: gradients are averaged, counts and notes of a batch put together.
 
 A loss divides by the mean over the ranks of its count (`losses.reduce.MeanOverRanks`), so that the mean
-gradient is the gradient of the whole batch: results do not depend on the number of ranks, but for rounding.
+gradient is the gradient of the whole batch: results depend on the number of ranks only by rounding.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -93,7 +93,7 @@ class StageAndModel(nn.Module):
     """Stage and model as one module, whose forward pass DDP can see.
 
     Args:
-        stage: of the run.
+        stage: stage of the run.
         model: the model that learns.
     """
 

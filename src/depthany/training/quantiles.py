@@ -12,7 +12,7 @@ QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 
 
 def quantiles(distributions: Mapping[str, Tensor], processes: Processes = ALONE) -> dict[str, float]:
-    """Returns the quantiles of each distribution as <name>/p10 and so on; nothing of an empty one.
+    """Returns the quantiles of each distribution as <name>/p10 and so on; none for an empty one.
 
     A quantile q of n values is the one at place q (n - 1), rounded, in ascending order. It waits for the
     device; all ranks call it together.

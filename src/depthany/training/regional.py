@@ -32,7 +32,7 @@ def choose_compile(
 
     Args:
         choice: true | false | auto: on a GPU that Triton supports, for a run of `LONG_STEPS` or more.
-        steps: that are left to train.
+        steps: steps left to train.
         deterministic: whether the run repeats bit for bit, which `auto` leaves to the plain kernels.
     """
     if choice != "auto":
@@ -46,7 +46,7 @@ def choose_compile(
         if torch.cuda.get_device_capability(device) < OLDEST_GPU
         else "deterministic=true"
         if deterministic
-        else f"{steps} steps are fewer than {LONG_STEPS}, which pay for the compilation"
+        else f"{steps} steps are fewer than the {LONG_STEPS} from which compilation pays off"
         if steps < LONG_STEPS
         else ""
     )
@@ -62,12 +62,12 @@ def compile_run(model: DenseModel, stage: Stage, **options: Any) -> None:
     and student have batches of their own, each of one size (see `UsualSize`).
 
     Args:
-        options: of `torch.compile`.
+        options: options of `torch.compile`.
     """
     options = {"dynamic": False, **options}
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, MOST_VARIANTS)
-    # Traced instead of looked up, such a function gives the same: ours depend on their arguments alone.
+    # Traced instead of looked up, such a function returns the same: ours depend only on their arguments.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
     for network in (model, *stage.frozen().values()):
         for region in regions_of(network):

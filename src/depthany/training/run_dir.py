@@ -65,8 +65,8 @@ def require_own(run_dir: Path, overwrite: bool) -> None:
     """Checks that what a run deletes or replaces in the folder was written by one; other files stay.
 
     Raises:
-        ValueError: files of such names lie in a folder that is no run's, or `overwrite` is given for a folder
-            that holds the current one or the user's home.
+        ValueError: files of such names lie in a folder that belongs to no run, or `overwrite` is given for a
+            folder that holds the current one or the user's home.
     """
     folder, current = run_dir.expanduser().resolve(), Path.cwd().resolve()
     if overwrite and (current.is_relative_to(folder) or Path.home().is_relative_to(folder)):
@@ -79,8 +79,8 @@ def require_own(run_dir: Path, overwrite: bool) -> None:
         return
     if foreign := [path.relative_to(run_dir).as_posix() for path in _own_files(run_dir)]:
         raise ValueError(
-            f"run_dir={run_dir} holds {', '.join(foreign[:3])}{', ...' if foreign[3:] else ''} and no "
-            f"{SETTINGS_FILE} of a run: nothing there is touched, with overwrite=true neither; pass another "
+            f"run_dir={run_dir} holds {', '.join(foreign[:3])}{', ...' if foreign[3:] else ''} but no "
+            f"{SETTINGS_FILE} of a run: nothing in it is touched, not even with overwrite=true; pass another "
             "run_dir"
         )
 
@@ -204,7 +204,7 @@ def claim(
             return None
         if done > total_steps:
             raise _refusal(model)(
-                f"{run_dir} holds a run of {done} steps, and {total_steps} are asked for "
+                f"{run_dir} holds a run of {done} steps, but {total_steps} are asked for "
                 f"({listed(changes.of(LENGTH))}): pass another run_dir, or overwrite=true"
             )
         if model and not checkpoints:

@@ -8,7 +8,7 @@ from depthany.training.checkpoints.state import Progress
 
 
 def keep_threads(progress: Progress, asked: int | None, compute: Compute) -> list[str]:
-    """Goes on with the number of threads that the run began with, unless one is asked for.
+    """Keeps the number of threads that the run began with, unless one is asked for.
 
     Returns:
         Lines on why the threads are not one per core.
@@ -19,6 +19,6 @@ def keep_threads(progress: Progress, asked: int | None, compute: Compute) -> lis
     progress.threads = torch.get_num_threads()
     if progress.threads != here:
         return [
-            f"threads: {began}, as the run began, for the same bits; threads={here} suits the machine now"
+            f"threads: {began}, as when the run began, for the same bits; threads={here} suits this machine"
         ]
     return [compute.note] if compute.note else []

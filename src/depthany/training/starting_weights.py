@@ -60,15 +60,15 @@ def build_from(
 
 
 def warn_of_unused_parts(weights: str, others: Set[str]) -> None:
-    """Logs a warning if `model.weights` is a whole depth model, of which the encoder alone was taken.
+    """Logs a warning if `model.weights` is a whole depth model, from which only the encoder was taken.
 
     Args:
         others: as `load_encoder_weights` returns them.
     """
     if others & DEPTH_PARTS:
         logger.warning(
-            "warning: model.weights=%s is a whole depth model: the encoder alone is taken, decoder and head "
-            "start at random; model.init takes them too",
+            "warning: model.weights=%s is a whole depth model: only its encoder is taken; decoder and head "
+            "start at random; model.init takes them, too",
             weights,
         )
 
@@ -81,6 +81,6 @@ def _borrowed_layers(head: Mapping[str, Any], trained: Mapping[str, Any]) -> tup
 
 
 def _differences(settings: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
-    """Returns in words what the trained part has and the settings say otherwise."""
+    """Returns in words how the arguments of the trained part differ from the settings."""
     changed = {key: value for key, value in settings.items() if trained.get(key) != value}
     return " ".join(f"{key}={trained.get(key)} instead of {value}" for key, value in changed.items())

@@ -1,4 +1,4 @@
-"""Labels that a student reads and does not ask its teacher for: of a store, or of one that its run makes."""
+"""Labels that a student reads instead of asking its teacher: from a store, or from one that its run makes."""
 
 import shutil
 from collections.abc import Mapping
@@ -39,8 +39,8 @@ from depthany.training.settings import ONCE, ONLINE, TrainSettings
 _BATCH = 8  # images of equal shape that go through the teacher together, as configs/pseudo_label.yaml has it
 _SHARD = 500  # images of a shard at most, the same
 _SHARDS, _LEAST_SHARD = 32, 4  # shards of a small set at least: processes share it, and a kill loses little
-_MEASURED = 32  # images whose sizes are looked at before
-_ANEW = "overwrite=true makes the labels anew, or pass another run_dir"
+_MEASURED = 32  # images whose sizes are read for the estimate
+_ANEW = "overwrite=true makes the labels again, or pass another run_dir"
 
 
 def open_pseudo_labels(
@@ -64,7 +64,7 @@ def open_pseudo_labels(
             f"pseudo_labels={store}: no such folder (looked from {Path.cwd()}); choose {ONLINE}, {ONCE}, or "
             "the folder of a store made by python -m depthany.pseudo_label"
         )
-    remedy = "label anew with python -m depthany.pseudo_label, or pass the store of these, or "
+    remedy = "label again with python -m depthany.pseudo_label, or pass the matching store, or "
     manifest = _require_fit(store, settings, teacher, unlabeled, f"{remedy}pseudo_labels=online")
     if not manifest["complete"]:
         raise ValueError(
@@ -141,7 +141,7 @@ def labeling_job(
 
 
 def announcement(job: LabelingJob, shards: list[ShardRange], images: int) -> str:
-    """Returns the line before labeling: what is labeled, what it takes on disk, and the room that is there.
+    """Returns the line before labeling: what is labeled, how much disk it takes, and how much is free.
 
     Raises:
         ValueError: the room is not enough.
@@ -151,7 +151,7 @@ def announcement(job: LabelingJob, shards: list[ShardRange], images: int) -> str
     size = f"about {size_of(need)} ({size_of(of_label)} each)"
     if need > free:
         raise ValueError(
-            f"pseudo_labels={ONCE} needs {size} for {images} labels in {job.out}, and {size_of(free)} are "
+            f"pseudo_labels={ONCE} needs {size} for {images} labels in {job.out}, but {size_of(free)} are "
             "free: make room, or pass pseudo_labels=online or a run_dir on another disk, or label in half "
             "resolution with python -m depthany.pseudo_label and pass its store"
         )

@@ -36,7 +36,7 @@ COMPARED = (  # settings in the summary of a run, and those that begin so
     *("optimizer.name", "optimizer.weight_decay", "schedule.name", "ema.decay", "perturb.cutmix_p", "seed"),
 )
 WARM_UP, MEASURED = 5, 10  # steps before those that an estimate of the time is from, and their number
-WORTH_A_LINE_S = 60.0  # shortest time to go that is said
+WORTH_A_LINE_S = 60.0  # shortest remaining time that is printed
 FILE_COLUMNS = 110  # of tables in a file or pipe
 
 
@@ -109,7 +109,7 @@ class Tracker:
             if left_s >= WORTH_A_LINE_S:
                 left = minutes(left_s)
                 self.say(
-                    f"about {left} minutes to go on this machine, by the rate of steps {first} to {step}"
+                    f"about {left} minutes to go on this machine, at the rate of steps {first} to {step}"
                 )
 
     def say(self, text: str) -> None:

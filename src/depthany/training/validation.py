@@ -56,11 +56,11 @@ def evaluate(
     clipped. Sky counts in neither fit nor metric, since it has no depth.
 
     Args:
-        sets: by name. input_size: pixels of the shorter side at the model's input.
+        sets: sets by name. input_size: pixels of the shorter side at the model's input.
         amp: dtype of autocast, or None.
         batch_size: images of equal shape that go through the model together; changes scores by rounding.
         convert_images: accept gray, RGBA, CMYK and 16-bit images.
-        processes: that share the images; all call this with the same weights and get the same scores.
+        processes: share the images; all call this with the same weights and get the same scores.
         metrics: names in `metrics.table.METRICS`.
         max_unreadable_share: leave out images that cannot be read, as long as they are at most this share of
             a set; None = none may be unreadable.
@@ -68,17 +68,17 @@ def evaluate(
         canonical_focal: see `CanonicalPredictor`; None = predictions are metres of any camera.
         eval_size: height and width to which images are stretched, in place of `input_size`; None = their
             aspect is kept.
-        window, stride: of a model of classes, see `Predictor`.
+        window, stride: for a model of classes, see `Predictor`.
         pictures: draws each set; None = no pictures.
 
     Returns:
         By set: the metrics, and the numbers of images that counted (`images`), have a negative scale
         (`negative_scales`) or a constant prediction (`constant_predictions`), or were left out, as their
-        truth says nothing (`degenerate_truths`) or as they cannot be read (`unreadable`). Of classes: the
+        truth says nothing (`degenerate_truths`) or as they cannot be read (`unreadable`). For classes: the
         metrics, the IoU of each class that is not absent (`iou/<name>`), `images` and `unreadable`.
 
     Raises:
-        ValueError: an image cannot be read, or too many; no valid depth in a set; a model without depth.
+        ValueError: an image, or too many, cannot be read; a set has no valid depth; the model predicts none.
     """
     was_training, align = model.training, alignment_of(model.quantity)
     predictor = Predictor(model.eval(), input_size, amp=amp, window=window, stride=stride)
@@ -147,8 +147,8 @@ def _score(
 class CanonicalPredictor(Predictor):
     """Returns metres of a camera from a model that predicts them for one of another focal length.
 
-    focal_px: that the model was trained for, in pixels of what it sees.
-    focal, focal_width: of the images, see `data.labeled.PairedDepth`.
+    focal_px: focal length that the model was trained for, in pixels of its input.
+    focal, focal_width: camera of the images, see `data.labeled.PairedDepth`.
     """
 
     focal_px: float = 1.0
@@ -174,9 +174,9 @@ def canonical(predictor: Predictor, dataset: Any, focal_px: float) -> Predictor:
 
 
 def alignment_of(quantity: Quantity) -> str:
-    """Returns how a prediction of this quantity is aligned; raises ValueError for one that is no depth."""
+    """Returns how a prediction of this quantity is aligned; raises ValueError for one that is not depth."""
     if quantity.kind not in ALIGNED_AS:
-        raise ValueError(f"the model predicts {quantity.describe()}: validation scores depth alone")
+        raise ValueError(f"the model predicts {quantity.describe()}: validation scores only depth")
     return ALIGNED_AS[quantity.kind]
 
 
@@ -187,7 +187,7 @@ def protocol_of(
     metrics: Sequence[str],
     eval_size: tuple[int, int] | None = None,
 ) -> Protocol:
-    """Returns how a set is scored: what it calls valid counts, at any distance.
+    """Returns how a set is scored: every pixel that it calls valid counts, at any distance.
 
     A set of unknown scale has no metres; predictions are clipped to the range of the set.
     """

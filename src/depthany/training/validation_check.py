@@ -40,10 +40,10 @@ def check_sets(
     """Reads the images and labels of every set, or a random part if they take too long; rank 0 reads.
 
     Args:
-        sets: by name. align: name of the alignment that scores them, see `alignment_of`.
+        sets: sets by name. align: name of the alignment that scores them, see `alignment_of`.
         convert_images, max_unreadable_share: see `training.validation.evaluate`.
         processes: all call this, and all raise or return the same.
-        longest_s: after so many seconds no further image is read; a share for each set.
+        longest_s: seconds after which no further image is read; each set gets a share.
 
     Returns:
         Lines for the user: what will be left out, and how much was read if not all.

@@ -55,7 +55,7 @@ def load_latest(folder: Path, processes: Processes = ALONE) -> dict[str, Any] | 
         logger.warning("%s is damaged (%s): trying the one before", folder / name, faults[0])
     if names:
         raise ValueError(
-            f"{folder}: none of {len(names)} checkpoints can be read; overwrite=true starts anew"
+            f"{folder}: none of {len(names)} checkpoints can be read; overwrite=true starts from scratch"
         )
     return None
 
@@ -66,5 +66,5 @@ def _read(path: Path, processes: Processes) -> tuple[dict[str, Any] | None, str]
         return None, fault_of(path, processes.rank, processes.size)
     try:
         return read_checkpoint(path), ""
-    except Exception as error:  # whatever its bytes lead to; the caller reports it, and fails if none is left
+    except Exception as error:  # it can be any; the caller reports it, and fails if none is left
         return None, why(error) or type(error).__name__

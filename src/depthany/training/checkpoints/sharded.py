@@ -56,7 +56,7 @@ def on_mesh(payload: Mapping[str, Any], local: Mapping[str, Tensor], mesh: Devic
     Args:
         payload: tells the placements and full shapes.
         local: copies in CPU memory of what `local_tensors` returns.
-        mesh: of the CPUs of all ranks.
+        mesh: mesh of the CPUs of all ranks.
     """
     return {
         name: DTensor.from_local(
@@ -94,7 +94,7 @@ def write_sharded(
     dist.all_gather_object(faults, fault, group=group)
     if any(faults):
         raise ValueError(
-            f"cannot write {folder}: {next(filter(None, faults))}; what was written before is whole"
+            f"cannot write {folder}: {next(filter(None, faults))}; files written before are complete"
         )
 
 
@@ -114,7 +114,7 @@ def fault_of(folder: Path, rank: int = 0, size: int = 1) -> str:
         files = sorted((name, *about) for note in notes for name, about in note["files"].items())
         for name, length, checksum in files[rank::size]:
             if (folder / name).stat().st_size != length or crc32(folder / name) != checksum:
-                return f"{name}: its checksum is not that of its bytes"
+                return f"{name}: its checksum does not match its bytes"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"it is not complete: {why(error)}"
     return ""
@@ -153,7 +153,7 @@ def begin_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def plain_of(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what of a payload is neither tensor nor known from the configuration."""
+    """Returns the part of a payload that is neither a tensor nor known from the configuration."""
     return {"scaler": payload["scaler"], "state": payload["state"]}
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and exact resume.
+"""Checkpoints that are either complete or absent, and exact resume.
 
 Everything random is a function of (seed, step), so `TrainingState` is the whole state of a run.
 """
@@ -40,7 +40,7 @@ class Progress:
     best_score: best value so far of the stage's primary metric; None = no validation yet.
     score_to_beat, validations_without_gain: see `early_stopping.note_score`.
     steps_in_a_row: see `alignment_watch.AlignmentWatch`, which changes it.
-    threads: of the model on a CPU; another number would change the results by rounding.
+    threads: CPU threads of the model; another number would change the results by rounding.
     """
 
     step: int = 0
@@ -87,9 +87,9 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """All that training changes, and exactly what a checkpoint holds; of the stage, what it trains.
+    """All that training changes, and exactly what a checkpoint holds; of the stage, only what it trains.
 
-    average: of the model's weights, which is scored and saved in their place; None = no averaging.
+    average: average of the model's weights, scored and saved in their place; None = no averaging.
     """
 
     model: DenseModel
@@ -153,8 +153,8 @@ def require_averages(present: bool) -> None:
     """Raises a ValueError unless a checkpoint has the averages that a run with `ema.decay` goes on from."""
     if not present:
         raise ValueError(
-            "the checkpoint has no averaged weights, and an average that begins in the middle is not that of "
-            "the run: resume it with ema.decay=null, or start anew with overwrite=true"
+            "the checkpoint has no averaged weights, and an average that begins in the middle would differ "
+            "from the run's: resume with ema.decay=null, or start from scratch with overwrite=true"
         )
 
 
@@ -208,7 +208,7 @@ def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
 
 def _seal(path: Path) -> None:
     """Appends the CRC-32 of all bytes before it, as the comment of the zip file that torch wrote."""
-    with zipfile.ZipFile(path):  # torch closes its file without a look at whether the end went in
+    with zipfile.ZipFile(path):  # torch does not check whether the end of its file was written
         pass
     with open(path, "rb+") as file:
         file.seek(-2, os.SEEK_END)  # length of the comment, so far 0
@@ -247,7 +247,7 @@ def prune(folder: Path, step: int, keep: int) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns the payload of a checkpoint file, on the CPU; a damaged file raises whatever its bytes lead to.
+    """Returns the payload of a checkpoint file, on the CPU; a damaged file can raise anything.
 
     Every byte is read twice: `torch.load` checks no checksum, and takes a flipped bit for a weight. Those
     that `torch.save` writes do not cover the places of the tensors in the file.
@@ -258,5 +258,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if seal[: len(_SEAL_START)] != _SEAL_START:
         raise ValueError("its end is missing")
     if seal != _SEAL % checksum:
-        raise ValueError("its checksum is not that of its bytes")
+        raise ValueError("its checksum does not match its bytes")
     return torch.load(path, map_location="cpu", weights_only=True)

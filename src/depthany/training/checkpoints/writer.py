@@ -59,7 +59,7 @@ class CheckpointWriter:
     it. A write that fails leaves earlier checkpoints as they are.
 
     Args:
-        folder: of the checkpoints, which no other run writes to.
+        folder: folder of the checkpoints, which no other run writes to.
         keep: newest checkpoints kept, besides the best; older ones are deleted once a newer is durable.
         if_fails: "stop": the next `save` or `wait` raises; "continue": the next `save` tries again.
         tell: receives a line on each write that failed under "continue", from the thread.
@@ -163,8 +163,8 @@ class CheckpointWriter:
             self.failed += 1
             if not self._goes_on:
                 raise ValueError(
-                    f"{error}; if_save_fails=stop ends the run here: make room, and the same command goes on "
-                    f"from {self.newest()}"
+                    f"{error}; if_save_fails=stop ends the run here: make room, then the same command "
+                    f"continues from {self.newest()}"
                 ) from error
             self._tell(
                 f"warning: {error}; if_save_fails=continue: training goes on, the next save tries again "

@@ -10,7 +10,7 @@ import numpy as np
 from depthany.system.files import write_atomically
 
 Setting = str | float | bool
-SCORES = "val/"  # the names of scores begin so
+SCORES = "val/"  # prefix of the names of scores
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,20 @@ class Logger:
 
     @classmethod
     def require(cls) -> None:
-        """Raises a ValueError if it cannot be used here, such as for want of a package."""
+        """Raises ValueError if it cannot be used here, for example because a package is missing."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the numbers of a step."""
         raise NotImplementedError(f"{type(self).__name__} has no scalars")
 
     def picture(self, title: str, sheet: np.ndarray, step: int) -> None:
-        """Writes a picture, `sheet` [h w 3] uint8 RGB; a logger of numbers alone leaves it out."""
+        """Writes a picture, `sheet` [h w 3] uint8 RGB; a logger of numbers only skips it."""
 
     def summary(self, settings: Mapping[str, Setting], scores: Mapping[str, float]) -> None:
         """Writes what compares finished runs: a few settings, and final scores by their names in the log."""
 
     def recover(self) -> None:
-        """Makes ready for the next write after one that failed."""
+        """Prepares for the next write after one that failed."""
 
     def close(self) -> None:
         """Writes what is left, and closes; may be called twice."""

@@ -34,8 +34,7 @@ class Needs:
 
 @dataclass
 class StageSettings:
-    """The group `stage` of the configuration, as far as all stages have it; a stage's `Settings` extend
-    it."""
+    """The part of the configuration group `stage` that all stages share; a stage's `Settings` extend it."""
 
     name: str = setting()
 
@@ -75,7 +74,7 @@ class StageImages:
     clean, seen: [b 3 h w] uint8, before and after perturbation.
     target, prediction: [b h w], in the unit of the stage's target.
     mask: [b h w] bool, True where the target is known.
-    kind: of quantity that target and prediction are. The prediction of classes is logits [b k h w].
+    kind: kind of quantity of target and prediction. A prediction of classes is logits [b k h w].
     colours: RGB of each class.
 
     Maps of another size than the images are resized to them in pictures.
@@ -184,7 +183,7 @@ class Stage(nn.Module):
         return self
 
     def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
-        """Returns loss and log of a micro-batch; `generator` (on the CPU) decides all that is random."""
+        """Returns loss and log of a micro-batch; `generator` (on the CPU) determines all random choices."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
 

@@ -62,7 +62,7 @@ class MetricStage(TermsStage):
         """Returns views and ranges of the labeled sets; their domains are those of the head.
 
         Raises:
-            ValueError: `stage.domains` or `stage.views.bottom_centre` name a set that there is not.
+            ValueError: `stage.domains` or `stage.views.bottom_centre` name a set that does not exist.
         """
         far_m = float("inf") if settings.far_m is None else settings.far_m
         for key, named in (
@@ -106,7 +106,7 @@ class MetricStage(TermsStage):
 
 
 def at_label_sizes(depth_m: Tensor, batch: Batch) -> Tensor:
-    """Returns depth_m [l h w] at the sizes of the labels, [l H W] with their edges beside smaller ones.
+    """Returns depth_m [l h w] at the sizes of the labels, [l H W]; smaller maps are padded by their edges.
 
     The prediction is resized, bilinear with aligned corners, never the labels: sparse ones keep each point.
     """

@@ -81,7 +81,7 @@ class SegmentationStage(TermsStage):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         count = len(batch.labeled_image)
         if self.settings.batch_norm == "frozen" or count < model.head.least_images:
-            keep_statistics(model)  # too few images for statistics of their own, or told so
+            keep_statistics(model)  # too few images for statistics of their own, or configured so
         image = model.preprocessing.normalise(at_least_one(batch.labeled_image))  # [l 3 h w]
         logits = model(image).map[:count]  # [l k h w]
         hard = {"ohem_threshold": self.settings.ohem_threshold, "ohem_least": self.settings.ohem_least}

@@ -159,7 +159,7 @@ class StudentStage(TermsStage):
         )
 
     def frozen(self) -> dict[str, nn.Module]:
-        """Returns the teacher and the frozen encoder, as far as there are any."""
+        """Returns the teacher and the frozen encoder, if there are any."""
         networks = {"teacher": self.teacher, "frozen_encoder": self.frozen_encoder}
         return {name: network for name, network in networks.items() if network is not None}
 

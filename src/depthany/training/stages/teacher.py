@@ -1,4 +1,4 @@
-"""Stage 1: the teacher learns from labeled images alone."""
+"""Stage 1: the teacher learns from labeled images only."""
 
 import shlex
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class TeacherStage(TermsStage):
     @classmethod
     def next_command(cls, run_dir: Path) -> str:
         """Returns the command that trains its student."""
-        of_default = run_dir == Path("outputs/teacher")  # which the student takes without a word
+        of_default = run_dir == Path("outputs/teacher")  # which the student takes by default
         teacher = "" if of_default else f" stage.teacher={shlex.quote(str(run_dir))} ..."
         return f"python -m depthany.train stage=student{teacher}"
 
