@@ -1,6 +1,6 @@
 """Show the depth of a photo on a page in the browser: `python -m depthany.app checkpoint=...`.
 
-The work is in `depthany.commands`, which is imported as it begins: `--help` takes a second.
+The work is in `depthany.commands`, which is imported only when the command runs: `--help` takes a second.
 """
 
 import sys

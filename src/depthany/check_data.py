@@ -1,6 +1,6 @@
 """Find what is wrong with data sets before training does: `python -m depthany.check_data data=...`.
 
-The work is in `depthany.commands`, which is imported as it begins: `--help` takes a second.
+The work is in `depthany.commands`, which is imported only when the command runs: `--help` takes a second.
 """
 
 import sys

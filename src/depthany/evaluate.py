@@ -1,6 +1,6 @@
 """Score models and predictions: `python -m depthany.evaluate checkpoint=... protocols=...`.
 
-The work is in `depthany.commands`, which is imported as it begins: `--help` takes a second.
+The work is in `depthany.commands`, which is imported only when the command runs: `--help` takes a second.
 """
 
 import sys
@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def run(cfg: DictConfig) -> int:
-    """Scores every checkpoint under every protocol, writes and prints; returns the exit code."""
+    """Scores every checkpoint under every protocol, writes and prints the results; returns the exit code."""
     from depthany.commands.evaluate_command import run
 
     return run(cfg)

@@ -1,6 +1,6 @@
 """Write a model for other programs: `python -m depthany.export checkpoint=... format=onnx out=...`.
 
-The work is in `depthany.commands`, which is imported as it begins: `--help` takes a second.
+The work is in `depthany.commands`, which is imported only when the command runs: `--help` takes a second.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Index the large unlabeled sets of a mixture: `python -m depthany.index data=...`.
 
-The work is in `depthany.commands`, which is imported as it begins: `--help` takes a second.
+The work is in `depthany.commands`, which is imported only when the command runs: `--help` takes a second.
 """
 
 import sys

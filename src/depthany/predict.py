@@ -1,6 +1,6 @@
 """Predict the depth of photos and videos: `python -m depthany.predict checkpoint=... images=...`.
 
-The work is in `depthany.commands`, which is imported as it begins: `--help` takes a second.
+The work is in `depthany.commands`, which is imported only when the command runs: `--help` takes a second.
 """
 
 import sys

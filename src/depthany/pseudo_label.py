@@ -1,6 +1,6 @@
 """Label unlabeled images once for any number of students: `python -m depthany.pseudo_label teacher=...`.
 
-The work is in `depthany.commands`, which is imported as it begins: `--help` takes a second.
+The work is in `depthany.commands`, which is imported only when the command runs: `--help` takes a second.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Masks of the sky for labeled sets: `python -m depthany.sky checkpoint=... images=... out=...`.
 
-The work is in `depthany.commands`, which is imported as it begins: `--help` takes a second.
+The work is in `depthany.commands`, which is imported only when the command runs: `--help` takes a second.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Train a stage such as the teacher or the student: `python -m depthany.train stage=teacher`.
 
-The work is in `depthany.commands`, which is imported as it begins: `--help` takes a second.
+The work is in `depthany.commands`, which is imported only when the command runs: `--help` takes a second.
 """
 
 import sys

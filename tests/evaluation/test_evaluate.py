@@ -259,7 +259,7 @@ def test_only_metric_models_are_scored_without_alignment(
     for text in (out, (tmp_path / "out" / "report.html").read_text()):
         assert "scale corrected" in text and f"{after['means']['median']['abs_rel']:.4f}" in text
         assert "of the error is scale" in text
-    assert "predicts 10 m at most, and truth counts up to 80 m" in out
+    assert "predicts 10 m at most, but ground truth counts up to 80 m" in out
     with open(tmp_path / "out" / "per_image.csv") as file:
         rows = list(csv.DictReader(file))
     mean = np.mean([float(row["abs_rel_after_median"]) for row in rows])

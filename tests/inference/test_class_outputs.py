@@ -111,7 +111,7 @@ def test_formats_and_videos_of_depth_are_refused(
     assert "save=png16: the model predicts 3 classes; choose from color, overlay, side, npy" in ended.err
     (tmp_path / "a.mp4").touch()
     ended = predict(f"checkpoint={folder}", f"images={tmp_path / 'a.mp4'}")
-    assert "a.mp4 is a video, and the model predicts 3 classes" in ended.err
+    assert "a.mp4 is a video, but the model predicts 3 classes" in ended.err
     with pytest.raises(ValueError, match=r"save=overlay: the model predicts disparity"):
         check_formats(["overlay"], OutputSettings(Quantity("disparity")))
 

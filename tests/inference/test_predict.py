@@ -281,7 +281,7 @@ MISTAKES = {
     "scales=[]": "scales=[]: expected factors on input_size",
     "scales=[1.0,-1.0]": "scales=[1.0, -1.0]: expected more than 0",
     "flip=sideways": "flip: Value 'sideways'",
-    "near_m=1": "give both or none",
+    "near_m=1": "give both or neither",
     "taps=v2": "is a model with taps=v1, not v2",
     "max_depth=20": "is a model with max_depth=None, not 20",
     "batch_size=0": "batch_size=0: expected 1 or more",

@@ -357,7 +357,7 @@ def test_input_size_that_no_crop_can_have_is_refused(
     tiny_world, teacher_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], micro: str
 ) -> None:
     assert label(settings(tiny_world, teacher_run, tmp_path / "store", "input_size=30")) == 2
-    assert "input_size=30 is no multiple of 14, as the crop_size of students" in capsys.readouterr().err
+    assert "input_size=30 is not a multiple of 14, as the crop_size of students" in capsys.readouterr().err
     assert not (tmp_path / "store" / "manifest.json").exists()
 
 

@@ -186,7 +186,7 @@ def test_size_counts_folders_and_weights_beside(tmp_path: Path) -> None:
 MISTAKES = {
     "precision=int8": "pass calibration=FOLDER, such as calibration=data/sample/labeled/train/images",
     "precision=fp64": "unknown precision 'fp64'; choose from fp32, fp16, int8",
-    "precision=fp16 dtype=float16": "dtype=float16 precision=fp16: give one of them",
+    "precision=fp16 dtype=float16": "dtype=float16 precision=fp16: give only one of them",
     "precision=fp16 calibration=photos": "calibration=photos is for format=onnx precision=int8",
     "images=photos": "images=photos scores a file of precision=fp32, fp16 or int8: pass precision",
     "format=torchscript precision=fp16 out=x.pt": "precision=fp16 is for format=onnx or coreml",

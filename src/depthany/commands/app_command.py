@@ -50,7 +50,7 @@ def start(cfg: DictConfig) -> Any:
     size = model.input_size if cfg.input_size is None else cfg.input_size
     model.preprocessing.require_input_size(size)
     if (used := model.preprocessing.shorter_side(size)) != size:
-        print(f"input_size={size} is taken as {used}, a multiple of {model.preprocessing.multiple}")
+        print(f"input_size={size} is rounded up to {used}, a multiple of {model.preprocessing.multiple}")
 
     from depthany.inference.page import Page, build, theme
     from depthany.inference.readout import SCRIPT
@@ -60,7 +60,7 @@ def start(cfg: DictConfig) -> Any:
     page.launch(
         allowed_paths=[str(shown.example)] if shown.example else [],
         server_name=cfg.host,
-        server_port=cfg.port,  # None: the first free one, by gradio
+        server_port=cfg.port,  # None: gradio takes the first free one
         share=False,
         max_file_size=int(cfg.max_upload_mb * 2**20),
         theme=theme(),
@@ -76,7 +76,7 @@ def run(cfg: DictConfig) -> int:
     """Serves the page until Ctrl-C; returns the exit code."""
     cfg = check(cfg)
     page = start(cfg)
-    print(f"open {page.local_url} in a browser; Ctrl-C ends it", flush=True)
+    print(f"open {page.local_url} in a browser; press Ctrl-C to stop", flush=True)
     with suppress(KeyboardInterrupt):
         threading.Event().wait()
     page.close(verbose=False)

@@ -69,7 +69,7 @@ def run(cfg: DictConfig) -> int:
 
 
 def verdict(summaries: Mapping[str, SetSummary], complete: bool) -> str:
-    """Returns the result in a few words; a warning is no error, and all is not well with it."""
+    """Returns the result in a few words. Warnings alone are no error, but then not all is well."""
     if any(summary.is_wrong for summary in summaries.values()):
         return "problems were found"
     if not complete:

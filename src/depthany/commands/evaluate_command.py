@@ -61,7 +61,7 @@ class EvaluateSettings(CheckpointSettings, BatchSettings):
 
 
 def run(cfg: DictConfig) -> int:
-    """Scores every checkpoint under every protocol, writes and prints; returns the exit code."""
+    """Scores every checkpoint under every protocol, writes and prints the results; returns the exit code."""
     cfg = check_settings(cfg, EvaluateSettings)
     processes = launched_processes()
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads, processes)
@@ -120,14 +120,14 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
 
 
 def models_of(value: Any, taps: str | None = None, max_depth: float | None = None) -> list[ModelSource]:
-    """Returns the models that the setting `checkpoint` names; a path that exists may have commas."""
+    """Returns the models that the setting `checkpoint` names; an existing path may contain commas."""
     is_text = isinstance(value, str) and not value.startswith("{")
     named = split_paths("checkpoint", value) if is_text else value
     return ModelSource.several("checkpoint", named, taps, max_depth)
 
 
 def doubts_of(chosen: Sequence[Chosen], sets: Sequence[Any]) -> list[str]:
-    """Returns warnings about truth that does not look like depth in metres, from a look at some of each set.
+    """Returns warnings about ground truth that does not look like metres; reads some images of each set.
 
     Raises:
         ValueError: the settings of a set do not say the unit of its depth.
@@ -145,13 +145,13 @@ def doubts_of(chosen: Sequence[Chosen], sets: Sequence[Any]) -> list[str]:
 
 
 def input_notes(protocol: Protocol, predictor: ScoredPredictor) -> list[str]:
-    """Returns lines on an input size that the model rounds, and on truth beyond the range of the model."""
+    """Returns notes on an input size that the model rounds, and on ground truth beyond the model's range."""
     who, notes = f"{protocol.name}, {predictor.label}", list[str]()
     quantity, farthest = predictor.quantity, protocol.prediction_range_m[1]
     largest = quantity.max_depth_m or quantity.trained_to_m
     if protocol.align == "none" and largest is not None and largest < farthest:
         verb = "predicts" if quantity.max_depth_m else "was trained on"
-        notes.append(f"{who}: {verb} {largest:g} m at most, and truth counts up to {farthest:g} m")
+        notes.append(f"{who}: {verb} {largest:g} m at most, but ground truth counts up to {farthest:g} m")
     if not isinstance(predictor, Predictor):
         return notes
     set_up = predictor.for_protocol(protocol.name, protocol.model_input)
@@ -163,7 +163,7 @@ def input_notes(protocol: Protocol, predictor: ScoredPredictor) -> list[str]:
         )
         if used != (height, width):
             notes.append(
-                f"{who}: eval_size={height}x{width} is taken as {used[0]}x{used[1]}, multiples of "
+                f"{who}: eval_size={height}x{width} is rounded to {used[0]}x{used[1]}, multiples of "
                 f"{preprocessing.multiple}"
             )
     elif preprocessing.shorter_side(set_up.input_size) != set_up.input_size and protocol.input_size:
@@ -182,7 +182,7 @@ def describe(
 
 
 def _about(predictor: ScoredPredictor) -> str:
-    """Returns what a predictor predicts, and the data that its metres are from where it is known."""
+    """Returns what a predictor predicts and, if known, the data on which it learned metres."""
     quantity = predictor.quantity.describe()
     trained_on = predictor.model.trained_on if isinstance(predictor, Predictor) else None
     return quantity if trained_on is None else f"{quantity}, from {trained_on.describe()}"

@@ -31,8 +31,8 @@ from depthany.system.rules import setting, split_words
 
 EXAMPLE_IMAGES = "data/sample/labeled/train/images"
 COREML_NOTE = (
-    "Core ML computes on a Mac or an iPhone alone: the scores above are of the file's weights, read back "
-    "into PyTorch; activations in fp16 stay unchecked, so compare some maps on the device"
+    "Core ML runs only on a Mac or an iPhone: the scores above are those of the file's weights, read back "
+    "into PyTorch. Activations in fp16 are not checked, so compare some maps on the device"
 )
 
 
@@ -71,7 +71,7 @@ class ExportSettings(CheckpointSettings):
     def _check_small(self) -> None:
         """Raises ValueError if settings of small files contradict one another."""
         if self.precision is not None and self.dtype != ExportOptions().dtype:
-            raise ValueError(f"dtype={self.dtype} precision={self.precision}: give one of them")
+            raise ValueError(f"dtype={self.dtype} precision={self.precision}: give only one of them")
         if self.precision == "int8" and self.format == "onnx" and self.calibration is None:
             raise ValueError(
                 "precision=int8 finds the ranges of activations on training images: pass calibration=FOLDER, "
@@ -90,7 +90,7 @@ class ExportSettings(CheckpointSettings):
 
 
 def export_options(settings: Any) -> ExportOptions:
-    """Returns what the writers need of the settings; raises ValueError if `size` is no size."""
+    """Returns the settings that the writers need; raises ValueError if `size` is not a size."""
     return ExportOptions(
         settings.dtype, settings.precision, None, fixed_size(settings.size), settings.batch, settings.opset
     )
@@ -127,7 +127,7 @@ def run(cfg: DictConfig) -> int:
 
 
 def trial_of(cfg: DictConfig) -> Trial:
-    """Returns by which protocols and images a small file is judged; raises a ValueError if one is missing."""
+    """Returns the protocols and images that score a small file; raises ValueError if one is missing."""
     known = OmegaConf.load(config_dir() / "evaluate.yaml")
     roots = OmegaConf.create({**dict.fromkeys(known.roots), **cfg.roots})
     words = [] if cfg.protocols is None else split_words("protocols", cfg.protocols)
@@ -164,8 +164,8 @@ def notes(model: DenseModel, format_name: str, out: Path) -> list[str]:
     lines, reader = [], FORMATS[format_name].reader
     if reader is not None and reader[1] != model.config["encoder"].get("pos_interpolation", reader[1]):
         lines.append(
-            f"{reader[0]} resamples position embeddings in another way than this model: equal "
-            "maps for square images at the size of the stored embeddings, close ones elsewhere"
+            f"{reader[0]} resamples position embeddings differently from this model: its maps are "
+            "equal for square images at the size of the stored embeddings, and close at other sizes"
         )
     if format_name == "coreml":
         lines.append(COREML_NOTE)
@@ -178,7 +178,7 @@ def notes(model: DenseModel, format_name: str, out: Path) -> list[str]:
     if format_name == "official" and out.stem != released_stem(model):
         taps, max_depth_m = model.config["encoder"]["taps"], model.config["head"].get("max_depth_m")
         metric = "" if max_depth_m is None else f" max_depth={max_depth_m:g}"
-        lines.append(f"the name is none of the released ones: load it here with taps={taps}{metric}")
+        lines.append(f"the name is not that of a released model: load it here with taps={taps}{metric}")
     return lines
 
 
@@ -196,5 +196,5 @@ def _check_out(out: Path, format_name: str, overwrite: bool) -> None:
         raise ValueError(f"out={out} exists; pass overwrite=true to replace it, or another path")
     if out.is_dir() and (foreign := sorted({path.name for path in out.iterdir()} - set(files))):
         raise ValueError(
-            f"out={out} holds more than an export, {foreign[0]}; it is not replaced: pass another path"
+            f"out={out} also holds {foreign[0]}, no part of an export; it is not replaced: pass another path"
         )

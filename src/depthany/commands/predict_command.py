@@ -63,7 +63,7 @@ class PredictSettings(CheckpointSettings, BatchSettings):
         if not self.scales:
             raise ValueError("scales=[]: expected factors on input_size, such as [1.0, 1.5]")
         if (self.near_m is None) != (self.far_m is None):
-            raise ValueError(f"near_m={self.near_m} far_m={self.far_m}: give both or none, in metres")
+            raise ValueError(f"near_m={self.near_m} far_m={self.far_m}: give both or neither, in metres")
         if self.near_m is not None and self.far_m is not None and self.near_m >= self.far_m:
             raise ValueError(f"near_m={self.near_m} far_m={self.far_m}: expected near_m < far_m")
 
@@ -131,7 +131,7 @@ def run_video(
         clip = probe_video(source.path)
         scale = scale_of(cfg.video_scale, settings)
         if scale == "metres" and (range_m := colour_range_m(settings)):
-            print(f"{source.path.name}: colours of all frames from {range_m[0]:g} to {range_m[1]:g} m")
+            print(f"{source.path.name}: the colours of all frames span {range_m[0]:g} to {range_m[1]:g} m")
         passes = 2 if takes_two_passes(targets, scale, settings.quantity) else 1
         about = {key: plain(cfg)[key] for key in DECIDING}
         with Bar(f"frames of {source.path.name}", clip.frames and passes * clip.frames) as bar:
@@ -154,7 +154,7 @@ def run_video(
 
 
 def formats(cfg: DictConfig, settings: OutputSettings) -> tuple[str, ...]:
-    """Returns the file formats to write, each once: by default pictures, of classes overlays too."""
+    """Returns the file formats to write, without repeats; by default pictures, for classes overlays too."""
     if cfg.save is None:
         return ("color", "overlay") if settings.is_of_classes else ("color",)
     return tuple(dict.fromkeys(split_words("save", cfg.save)))
@@ -165,8 +165,8 @@ def refuse_videos_of_classes(sources: Sequence[Source], settings: OutputSettings
     videos = [source.path for source in sources if source.is_video]
     if videos and settings.is_of_classes:
         raise ValueError(
-            f"{videos[0]} is a video, and the model predicts {settings.quantity.describe()}: classes are "
-            "predicted of photos alone; take the frames out first, such as by ffmpeg"
+            f"{videos[0]} is a video, but the model predicts {settings.quantity.describe()}: classes are "
+            "predicted for photos only; extract the frames first, for example with ffmpeg"
         )
 
 
@@ -176,7 +176,7 @@ def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
     videos = [source for source in sources if source.is_video]
     if others and videos:
         raise ValueError(
-            f"save={','.join(others)}: a video can be saved as {', '.join(VIDEO_ENDINGS)} only, and "
+            f"save={','.join(others)}: a video can be saved as {', '.join(VIDEO_ENDINGS)} only, but "
             f"{videos[0].path} is one"
         )
 

@@ -41,7 +41,7 @@ class PseudoLabelSettings(BatchSettings, OfficialFileSettings):
 
     def __post_init__(self) -> None:
         if self.verify is not None and self.inspect is not None:
-            raise ValueError("verify= and inspect= were both given: one at a time")
+            raise ValueError("verify= and inspect= were both given: give only one of them")
 
 
 def run(cfg: DictConfig) -> int:
@@ -94,11 +94,11 @@ def label(cfg: DictConfig, processes: Processes, compute: Compute) -> None:
 
 
 def require_crop_size(size: int, teacher: DenseModel) -> None:
-    """Raises a ValueError if no student can have crops of the size of the labels."""
+    """Raises ValueError if no student can train on crops of the labels' size."""
     teacher.preprocessing.require_input_size(size)
     if (used := teacher.preprocessing.shorter_side(size)) != size:
         raise ValueError(
-            f"input_size={size} is no multiple of {teacher.preprocessing.multiple}, as the crop_size of "
+            f"input_size={size} is not a multiple of {teacher.preprocessing.multiple}, as the crop_size of "
             f"students that learn from these labels must be: try {used}"
         )
 
@@ -114,7 +114,7 @@ def open_sets(cfg: DictConfig) -> dict[str, Any]:
 
 def describe(teacher: ReadyModel, size: int, images: int, done: int, compute: Compute) -> str:
     """Returns one line on what the command is going to do."""
-    before = f" ({done} of them are in shards that are done)" if done else ""
+    before = f" ({done} of them are in finished shards)" if done else ""
     return (
         f"{teacher.model.encoder.label} labels {images} images{before} at input_size={size}, "
         f"{compute.describe()}"

@@ -79,14 +79,14 @@ def run(cfg: DictConfig) -> int:
 
 
 def chosen(sources: list[Source], limit: int | None) -> list[Source]:
-    """Returns the images, or so many of them, evenly spaced.
+    """Returns all images, or `limit` of them, evenly spaced.
 
     Raises:
-        ValueError: there is no image but videos.
+        ValueError: there are only videos.
     """
     images = [source for source in sources if not source.is_video]
     if not images:
-        raise ValueError(f"{sources[0].path} is a video: masks of the sky are made of images")
+        raise ValueError(f"{sources[0].path} is a video: masks of the sky are made for images only")
     wanted = len(images) if limit is None else min(limit, len(images))
     return [images[k * len(images) // wanted] for k in range(wanted)]
 
@@ -101,7 +101,7 @@ def report(
         some = sum(share > 0 for share in counts.shares)
         parts[0] += f", {some} with sky ({np.mean(counts.shares):.1%} of all pixels)"
     if len(jobs) > len(wanted):
-        parts.append(f"{len(jobs) - len(wanted)} there already (overwrite=true makes them anew)")
+        parts.append(f"{len(jobs) - len(wanted)} there already (overwrite=true replaces them)")
     if counts.unreadable:
         parts.append(f"{len(counts.unreadable)} unreadable")
     if passed_over:

@@ -59,7 +59,7 @@ def run(cfg: DictConfig) -> int:
 
 
 def is_to_train(settings: TrainSettings, processes: Processes) -> bool:
-    """Whether the run directory lacks the model of these settings; looks at no data.
+    """Whether the run directory still lacks the model of these settings; reads no data.
 
     Raises:
         ValueError: the directory is not a run's, or holds a finished run with other settings.
@@ -112,7 +112,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         try:
             with open_writer(settings, state, tracker, processes) as writer:
                 if changes.validation:
-                    writer.save(state)  # without the old best score, which a second start must not take up
+                    writer.save(state)  # without the old best score, which a restart must not pick up
                     writer.save_progress(state.progress)
                 shown = partial(score, pictures=pictures)
                 training = Run(state, batches, shown, loop, tracker, writer, device, amp, processes)
@@ -142,7 +142,7 @@ def open_scoring(
     tracker: Tracker | NullTracker,
     processes: Processes,
 ) -> partial[SetScores]:
-    """Returns what scores a model on the validation sets."""
+    """Returns the function that scores a model on the validation sets."""
     return partial(
         uncompiled(evaluate) if state.stage.is_compiled else evaluate,
         sets=val_sets,
@@ -158,7 +158,7 @@ def open_scoring(
 def compile_if_chosen(
     settings: TrainSettings, state: TrainingState, total_steps: int, device: torch.device
 ) -> list[str]:
-    """Compiles the regions of the run if the settings say so; returns what to say of the choice."""
+    """Compiles the regions of the run if the settings say so; returns a line about the choice, if any."""
     left = total_steps - state.progress.step
     chosen, line = choose_compile(settings.compile, device, left, settings.deterministic)
     if chosen:
@@ -167,7 +167,7 @@ def compile_if_chosen(
 
 
 def open_pictures(settings: TrainSettings, tracker: Tracker | NullTracker, state: TrainingState) -> Examples:
-    """Returns what draws the validations of a run; `image_every=0` leaves out the examples."""
+    """Returns the object that draws the pictures of a validation; `image_every=0` leaves out examples."""
 
     def log(title: str, sheet: NDArray[np.uint8]) -> None:
         tracker.picture(title, sheet, state.progress.step)
@@ -176,7 +176,7 @@ def open_pictures(settings: TrainSettings, tracker: Tracker | NullTracker, state
 
 
 def reading_of_validation(settings: TrainSettings) -> dict[str, Any]:
-    """Returns how images of the validation sets are read: as those of the training sets are."""
+    """Returns how to read the images of the validation sets: like those of the training sets."""
     data = settings.data
     share = data.max_unreadable_share if data.unreadable == "skip" else None
     return {"convert_images": data.convert_images, "max_unreadable_share": share}
@@ -192,7 +192,7 @@ def begin_or_resume(
     """Claims the run directory, and loads the newest checkpoint in it into `state`.
 
     Returns:
-        What has changed since the run began; None if its result is there, and there is nothing to train.
+        What has changed since the run began; None if its result exists and there is nothing to train.
     """
     run_dir = Path(settings.run_dir)
     if settings.overwrite and processes.is_main:
@@ -211,7 +211,7 @@ def begin_or_resume(
 
 
 def saved_settings(settings: TrainSettings, sampler: MixedBatches, dataset: TrainingSet) -> dict[str, Any]:
-    """Returns the settings with what was found of the images: others would come in another order."""
+    """Returns the settings with counts and names of the images, on which the order of training depends."""
     labeled, unlabeled = sampler.counts
     names = {
         "labeled": dict(zip(rooted(settings.data.labeled), map(identity, dataset.labeled))),
@@ -221,12 +221,12 @@ def saved_settings(settings: TrainSettings, sampler: MixedBatches, dataset: Trai
 
 
 def already_there(run_dir: Path, changes: Changes) -> str:
-    """Returns the line about a run that is finished, and about changes that have no effect on it."""
+    """Returns the line about a finished run, and about changed settings that have no effect on it."""
     free = changes.of(FREE)
-    unused = f" ({listed(free)}: of no effect on what is trained)" if free else ""
+    unused = f" ({listed(free)}: no effect on what is trained)" if free else ""
     return (
-        f"{run_dir} holds a finished run with these settings{unused}: more steps, epochs or passes continue "
-        "it, overwrite=true or another run_dir=... trains anew"
+        f"{run_dir} holds a finished run with these settings{unused}: raise steps, epochs or passes to "
+        "continue it, or pass overwrite=true or another run_dir=... to train from scratch"
     )
 
 
