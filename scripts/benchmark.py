@@ -68,7 +68,7 @@ def main() -> None:
         "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: see benchmark_device.py"
     )
     inference.add_argument("--steps", type=int, default=10, help="calls of a round on a GPU (default 10)")
-    inference.add_argument("--eager", dest="compiled", action="store_false", help="GPU: nothing is compiled")
+    inference.add_argument("--eager", dest="compiled", action="store_false", help="GPU: compile nothing")
     arguments = parser.parse_args()
     one_thread = {
         "data": benchmark_data,

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pictures", nargs="+", default=["1500x1000", "2250x1500"], help="width x height (default both)"
     )
-    parser.add_argument("--quality", type=int, default=90, help="of the JPEG, 4:2:0 (default 90)")
-    parser.add_argument("--png", choices=("opencv", "pillow"), default="opencv", help="writes the depth")
+    parser.add_argument("--quality", type=int, default=90, help="JPEG quality, 4:2:0 (default 90)")
+    parser.add_argument("--png", choices=("opencv", "pillow"), default="opencv", help="writer of the depth")
     parser.add_argument("--batch", type=int, default=8, help="pictures per round (default 8)")
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
 
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
             )
             for depth in (False, True):
                 report(
-                    "image and depth" if depth else "image alone",
+                    "image and depth" if depth else "image only",
                     interleave(build(root, arguments.size, depth), arguments.rounds),
                     arguments.batch,
                 )

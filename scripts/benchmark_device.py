@@ -87,7 +87,7 @@ class Device:
         return torch.cuda.memory_allocated(self.device) / 1e9 if self.is_cuda else 0.0
 
     def peak_gb(self) -> float:
-        """Returns the most memory since the last call, and begins anew."""
+        """Returns the peak memory since the last call, and resets it."""
         if not self.is_cuda:
             return 0.0
         peak = torch.cuda.max_memory_allocated(self.device) / 1e9
@@ -109,7 +109,7 @@ def run_training(arguments: argparse.Namespace, compute: Compute, peak_side: int
     """Prints a table for each network and stage.
 
     Args:
-        arguments: of `benchmark.py train`; `arguments.encoder` None means all `NETWORKS`.
+        arguments: those of `benchmark.py train`; `arguments.encoder` None means all `NETWORKS`.
     """
     device = Device(compute)
     peak_tflops = device.matrix_tflops(peak_side)

@@ -125,7 +125,7 @@ class Contestant:
         self.number += 1
 
     def cost(self, images: int) -> float:
-        """Returns the CPU seconds per image over the steps that about so many images make."""
+        """Returns the CPU seconds per image over steps that add up to about `images` images."""
         steps = max(1, round(images / self.settings.batch_size))
         began = time.process_time()
         for _ in range(steps):

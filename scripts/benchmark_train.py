@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eager",
         dest="compiled",
         action="store_false",
-        help="GPU: nothing is compiled, which takes a minute",
+        help="GPU: compile nothing (compiling takes a minute)",
     )
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
     parser.add_argument("--threads", type=int, help="CPU threads (default one per core)")
@@ -126,7 +126,7 @@ def alternate(turns: dict[str, Turn], rounds: int) -> dict[str, list[Cost]]:
 
 
 def contestant(name: str, arguments: argparse.Namespace, stage: str, size: int) -> Turn:
-    """Returns a contestant in this process; its batches are read before."""
+    """Returns a contestant in this process; its batches are read in advance."""
     batches = list(read(arguments, stage, size, arguments.rounds + 1, workers=0))
     torch.manual_seed(0)
     model, student = depth_anything(arguments.encoder, input_size=size), stage == "student"

@@ -6,7 +6,7 @@ r"""How far apart the tokens of an encoder are, and those of a trained student f
         --images PHOTOS
 
 Feature alignment leaves out a student's tokens with 1 - cos < alpha to the frozen encoder's
-(stage.feature_alignment). Whether that can ever be otherwise depends on the encoder: if all of its tokens
+(stage.feature_alignment). Whether any token can be farther depends on the encoder: if all of its tokens
 point nearly the same way, none is far from any other. The script prints quantiles of
 
 - cos between tokens of different places of different images,
@@ -66,17 +66,20 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--encoder", default="vitt", help="size of the frozen encoder (default vitt)")
     parser.add_argument(
-        "--weights", type=Path, default=SAMPLE / "encoder_vitt.safetensors", help="its file (the sample's)"
+        "--weights",
+        type=Path,
+        default=SAMPLE / "encoder_vitt.safetensors",
+        help="weights of the frozen encoder (default: the sample's)",
     )
     parser.add_argument("--student", help="run directory or model file of a student of that encoder")
     parser.add_argument(
-        "--images", type=Path, nargs="+", default=IMAGES, help="folders (training images of the sample)"
+        "--images", type=Path, nargs="+", default=IMAGES, help="folders (default: training images of sample)"
     )
     parser.add_argument("--count", type=int, default=128, help="images drawn from all folders (default 128)")
     parser.add_argument("--pairs", type=int, default=200_000, help="pairs of tokens (default 200000)")
     parser.add_argument("--size", type=int, default=126, help="pixels per side of the input (default 126)")
     parser.add_argument("--alpha", type=float, default=0.15, help="margin (default 0.15, the paper's)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of images and pairs (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of images and pairs (default 0)")
     parser.add_argument("--out", type=Path, default=Path("outputs/feature_distances.png"), help="picture")
     return parser.parse_args()
 

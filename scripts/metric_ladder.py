@@ -4,7 +4,7 @@
     python scripts/metric_ladder.py --seeds 0 1 2
 
 It fine-tunes the bare encoder, and the teacher and the student of scripts/ladder.py with the same seed, to
-metres: with bins and with a sigmoid, on rooms and on streets. Training sees labeled images alone; scores, in
+metres: with bins and with a sigmoid, on rooms and on streets. Training sees only labeled images; scores, in
 metres without any fit, are those of the labeled and of the unlabeled appearance. It writes metric_ladder.md,
 .png and .json to --out. Finished runs are kept, so the same command continues. --test also scores the test
 split: for the final table only, never to choose a setting.

@@ -1,4 +1,4 @@
-"""Depth of a photo from an exported ONNX file, with onnxruntime, NumPy and OpenCV alone.
+"""Depth of a photo from an exported ONNX file, with nothing but onnxruntime, NumPy and OpenCV.
 
     python -m depthany.export checkpoint=outputs/student format=onnx out=student.onnx
     python scripts/onnx_example.py student.onnx photo.jpg depth.npy

@@ -5,7 +5,7 @@
     python scripts/pretrain_sample_encoder.py --roots outputs/pretraining
 
 A masked autoencoder, which made the bundled encoder; with `--parts mae distill` self-distillation as in
-DINOv2 (DINO, iBOT and KoLeo of lightly) starts from it. Images alone are used: no depth, no class, no
+DINOv2 (DINO, iBOT and KoLeo of lightly) starts from it. It uses only images: no depth, no classes, and no
 image of the sample's validation and test splits. The state is saved every minute in `--work`: the same
 command continues an interrupted run and, on a CPU, ends with the same bits as an uninterrupted one.
 `scripts/probe_encoder.py` says what the features are worth.

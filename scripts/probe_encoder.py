@@ -4,9 +4,9 @@
 
 A ridge regression from the final patch tokens, fitted on labeled/train, predicts for each patch the logarithm
 of its median depth and the class that most of its pixels have; its strength is chosen on labeled/val. The
-table has the scores on labeled/val and on unlabeled/val, so the second shows how the features bear another
-look. It also has the cosine between tokens of different images, which says whether the features spread.
-Deterministic; seconds per encoder. No test image is used.
+table has the scores on labeled/val and on unlabeled/val, so the second shows how the features cope with
+another look. It also has the cosine between tokens of different images, which says whether the features
+spread. Deterministic; seconds per encoder. No test image is used.
 """
 
 import argparse

@@ -6,7 +6,7 @@
 
 An image depends only on --seed, --samples, its split and its index, not on the counts, the number of
 processes or existing images. Existing files are kept, so the same command continues an interrupted run, a
-larger count adds to a smaller one, and a depth or mask that an existing image lacks is added alone.
+larger count adds to a smaller one, and an existing image gets only the depth or mask that it lacks.
 Cost: 1 to 1.5 s of one core per image, half of it to build the scene.
 """
 

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("teacher", type=Path, help="a finished run")
     parser.add_argument("student", type=Path, help="a finished run")
     parser.add_argument("--out", type=Path, default=Path("docs/strip.jpg"))
-    parser.add_argument("--each", type=int, default=2, help="rooms, and as many streets (default 2)")
+    parser.add_argument("--each", type=int, default=2, help="number of rooms, and of streets (default 2)")
     args = parser.parse_args()
     models = {"teacher": load_model(args.teacher), "student": load_model(args.student)}
     predictors = [Predictor(model, model.input_size, label=name) for name, model in models.items()]

@@ -6,8 +6,8 @@
 
 For each seed it trains three teachers on the labeled streets: with the sky of the labels, without any sky,
 and with masks that `depthany.sky` makes by the segmentation model of scripts/transfer_ladder.py. It scores
-depth where there is one (sky counts in neither fit nor score), and the share of pairs of a sky pixel and
-another pixel of the same image of which the sky has the smaller disparity. It writes sky_ladder.md and .json
+depth where there is one (sky counts in neither fit nor score), and pairs of a sky pixel and another pixel
+of the same image: the share in which the sky has the smaller disparity. It writes sky_ladder.md and .json
 to --out. Finished runs are kept. --test also scores the test split: for the final table only.
 """
 
@@ -127,7 +127,7 @@ def sky_is_farther(model: DenseModel, streets: FolderDepth) -> float:
 
 
 def share_in_order(smaller: NDArray[np.floating], larger: NDArray[np.floating]) -> float:
-    """Returns the share of pairs of values [n] and [m] of which the first is smaller; ties count half."""
+    """Returns the share of pairs of values [n] and [m] in which the first is smaller; ties count half."""
     ranks = rankdata(np.concatenate([larger, smaller]))[: larger.size]
     wins = ranks.sum() - larger.size * (larger.size + 1) / 2
     return float(wins / (larger.size * smaller.size))

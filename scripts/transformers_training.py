@@ -1,8 +1,8 @@
 """Training with `transformers` as its user would write it, for the comparison in benchmark_train.py.
 
-torch.optim.AdamW with its defaults but for the learning rate, then `loss.backward()`, `optimizer.step()`,
+torch.optim.AdamW with its defaults except for the learning rate, then `loss.backward()`, `optimizer.step()`,
 `optimizer.zero_grad()`. The loss functions are ours: transformers has none for depth. The student's teacher
-and frozen encoder are of transformers too, in eval mode under `torch.no_grad()` and the same autocast;
+and frozen encoder are from transformers too, in eval mode under `torch.no_grad()` and the same autocast;
 labeled and unlabeled images share one forward pass. Colour jitter, grayscale and blur are torchvision's,
 image by image with our strengths; CutMix pastes boxes drawn by our function with `torch.where`.
 """

@@ -47,7 +47,7 @@ SCORED: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 
 def main() -> None:
     parser = parser_of_runs(__doc__ or "", "outputs/v2_ladder")
-    parser.add_argument("--limit", type=int, help="score so many images of each set, for a quick look")
+    parser.add_argument("--limit", type=int, help="number of images to score per set, for a quick look")
     args = parser.parse_args()
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = product(args.seeds, EXPERIMENTS)

@@ -2,7 +2,7 @@
 
 The student's CLS token of a crop predicts the teacher's of another crop (DINO, arXiv 2104.14294), its masked
 patch tokens predict the teacher's unmasked ones (iBOT, arXiv 2111.07832), and CLS tokens are spread apart
-(KoLeo, arXiv 1806.03198). The teacher is the moving average of the student. Besides, a linear layer guesses
+(KoLeo, arXiv 1806.03198). The teacher is the moving average of the student. A linear layer also predicts
 the pixels of masked patches, which keeps what the masked autoencoder has learnt (SimMIM, arXiv 2111.09886).
 """
 
