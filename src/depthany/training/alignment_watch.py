@@ -71,6 +71,6 @@ def _line(state: str, means: Mapping[str, float], steps: float) -> str:
     return (
         f"feature alignment leaves no token out: for {steps:.0f} steps in a row more than {MANY:.0%} of them "
         f"were beyond alpha ({figures}), so the student may not differ from the frozen encoder anywhere. "
-        "Unless alpha=0 is meant so: raise stage.feature_alignment.alpha, or lower stage.weights.feature; "
+        "Unless alpha=0 intends that: raise stage.feature_alignment.alpha, or lower stage.weights.feature; "
         "set center=none beside it if it is mean; or align to the student's own start with encoder=null"
     )

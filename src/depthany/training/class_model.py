@@ -65,7 +65,7 @@ def require_same_classes(settings: TrainSettings, sets: Mapping[str, Any]) -> No
     for name, images in sets.items():
         if getattr(images, "unit", "m") != "class":
             raise ValueError(
-                f"{name}: its labels are not classes, but stage={settings.stage.name} is scored on these: "
+                f"{name}: its labels are not classes, but stage={settings.stage.name} is scored on classes: "
                 f"choose data=sample_classes or data=folder_classes, or leave it out: {name}.root=null"
             )
     same_classes(sets)
