@@ -1,4 +1,4 @@
-"""Alignment of a prediction of unknown scale and shift to the truth, and its inversion to metres."""
+"""Alignment of a prediction of unknown scale and shift to the ground truth, and its inversion to metres."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _ROUNDING = 1e-6  # relative difference of values that are one value in float32,
 
 @dataclass(frozen=True)
 class Fit:
-    """truth ~ scale * prediction + shift, in the space of the fit.
+    """Fit of ground truth ~ scale * prediction + shift, in the space of the fit.
 
     solvable: False where the prediction is constant: scale is 0 and shift the constant that fits best.
     """
@@ -38,7 +38,7 @@ def least_squares(x: NDArray, y: NDArray) -> Fit:
     float64 copy of them.
 
     Args:
-        x, y: [n] prediction and truth, n > 0, finite.
+        x, y: [n] prediction and ground truth, n > 0, finite.
     """
     x_mean, y_mean = float(x.mean(dtype=np.float64)), float(y.mean(dtype=np.float64))
     variance = covariance = 0.0
@@ -56,7 +56,7 @@ def median_scaling(x: NDArray, y: NDArray) -> Fit:
     """Returns scale = median(y) / median(x), without shift (Zhou et al. 2017, arXiv 1704.07813).
 
     Args:
-        x, y: [n] prediction and truth, n > 0, finite. A median of x that is not above 0 has no scale.
+        x, y: [n] prediction and ground truth, n > 0, finite. A median of x that is not above 0 has no scale.
     """
     x_median = float(np.median(x))
     if x_median <= 0:
@@ -65,7 +65,7 @@ def median_scaling(x: NDArray, y: NDArray) -> Fit:
 
 
 def robust_l1(x: NDArray, y: NDArray) -> Fit:
-    """Returns the line that minimises Σ |scale·x + shift - y| / y, errors relative to the truth.
+    """Returns the line that minimises Σ |scale·x + shift - y| / y, errors relative to the ground truth.
 
     Source: MoGe (Wang et al. 2024, arXiv 2410.19115), weight 1/g. Solved exactly on at most 64 x 64 pixels:
     for a given scale the best shift is a weighted median; the remaining function of the scale is convex, and
@@ -73,7 +73,7 @@ def robust_l1(x: NDArray, y: NDArray) -> Fit:
     image, this takes every n-th valid pixel.
 
     Args:
-        x, y: [n] prediction and truth, n > 0, finite, y above 0.
+        x, y: [n] prediction and ground truth, n > 0, finite, y above 0.
     """
     x, y = _every_nth(x, y)
     start = least_squares(x, y)
@@ -114,7 +114,7 @@ def fit(method: str, x: NDArray, y: NDArray) -> Fit:
 
     Args:
         method: a name in METHODS.
-        x, y: [n] prediction and truth in the space of the fit, n > 0, finite; y above 0.
+        x, y: [n] prediction and ground truth in the space of the fit, n > 0, finite; y above 0.
     """
     return METHODS[method].fit(x, y)
 
@@ -127,7 +127,7 @@ def is_degenerate(method: str, y: NDArray) -> bool:
     prediction has error 0. Metres that are not fitted are never degenerate.
 
     Args:
-        method: a name in METHODS. y: [n] truth in the space of the fit, n > 0, finite and above 0.
+        method: a name in METHODS. y: [n] ground truth in the space of the fit, n > 0, finite and above 0.
     """
     free = METHODS[method].free
     return free > 0 and (len(y) <= free or float(y.max()) <= (1 + _ROUNDING) * float(y.min()))
@@ -217,7 +217,7 @@ def align_least_squares(prediction: Tensor, target: Tensor, mask: Tensor) -> tup
     Args:
         prediction: [b h w] disparity of any scale and shift.
         target: [b h w] disparity, 1/m; any value, even NaN, where the mask is False.
-        mask: [b h w] bool, True where the truth is known.
+        mask: [b h w] bool, True where the ground truth is known.
 
     Returns:
         scale, shift: [b] float64.

@@ -14,7 +14,7 @@ _MIN_DEPTH = 1e-6  # before inversion, as in the code of Depth Pro
 
 
 def boundary_sums(depth_pred_m: NDArray, depth_m: NDArray, known: NDArray[np.bool_]) -> list[float] | None:
-    """Returns [1, boundary F1] of an image, None where the truth has a hole, since a hole would be an edge.
+    """Returns [1, boundary F1] of an image; None where the ground truth has a hole, which would be an edge.
 
     Args:
         depth_pred_m, depth_m: [h w] predicted and true depth in m, finite.
@@ -24,7 +24,7 @@ def boundary_sums(depth_pred_m: NDArray, depth_m: NDArray, known: NDArray[np.boo
 
 
 def boundary_f1(depth_pred_m: NDArray, depth_m: NDArray) -> float:
-    """Returns the F1 in 0..1 between the occluding edges of prediction and truth.
+    """Returns the F1 in 0..1 between the occluding edges of prediction and ground truth.
 
     A pixel is in front of a neighbour if its inverse depth is more than t times the neighbour's. Precision
     and recall of that relation are averaged over the four directions, and their F1 over thresholds t with
@@ -39,7 +39,7 @@ def boundary_f1(depth_pred_m: NDArray, depth_m: NDArray) -> float:
     """
     if depth_pred_m.shape != depth_m.shape or depth_m.ndim != 2:
         raise ValueError(
-            f"prediction is {depth_pred_m.shape}, truth {depth_m.shape}; expected one shape [h w] for both"
+            f"prediction is {depth_pred_m.shape}, ground truth {depth_m.shape}; expected one shape [h w]"
         )
     predicted, true = (_ratios(1.0 / np.maximum(map_m, _MIN_DEPTH)) for map_m in (depth_pred_m, depth_m))
     return float(sum(w * _f1(predicted, true, t) for t, w in zip(THRESHOLDS, WEIGHTS)))
@@ -50,7 +50,7 @@ def edge_sums(depth_pred_m: NDArray, depth_m: NDArray, known: NDArray[np.bool_])
 
     An edge is a pair of neighbours, side by side or one below the other, one of which is more than t times as
     far away. The prediction has it if the same one is more than t times as far. Both pixels must be known, so
-    truth may have holes.
+    ground truth may have holes.
 
     Args:
         depth_pred_m, depth_m: [h w] predicted and true depth in m, finite. known: [h w] bool.

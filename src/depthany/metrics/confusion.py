@@ -6,15 +6,15 @@ first. With TP the diagonal, FN the rest of a row and FP the rest of a column,
     IoU of a class   TP / (TP + FP + FN)             pixel accuracy   sum of TP / all pixels
     mIoU             mean IoU over the classes       class accuracy   mean of TP / (TP + FN)
 
-Rule for absent classes: a class that neither occurs in the truth nor is predicted anywhere in the set has no
-IoU (0 / 0) and is left out of the mean, as mmsegmentation and DINOv3's code do. Code that counts it as 0
-reports less. Legend: `k` classes, `n` pixels.
+Rule for absent classes: a class that neither occurs in the ground truth nor is predicted anywhere in the set
+has no IoU (0 / 0) and is left out of the mean, as in mmsegmentation and DINOv3's code. Code that counts it as
+0 reports less. Legend: `k` classes, `n` pixels.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-ABSENT_RULE = "mean over the classes that occur in truth or prediction of the set; others are left out"
+ABSENT_RULE = "mean over the classes that occur in ground truth or prediction of the set; others are left out"
 CORRECT, TRUE, PREDICTED = range(3)  # rows of the sums of classes [3 k]
 
 
@@ -59,7 +59,7 @@ def mean_iou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def mean_class_accuracy(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the mean over the classes in truth of `class_accuracy` [...], from sums [... 3 k]."""
+    """Returns the mean over the classes in ground truth of `class_accuracy` [...], from sums [... 3 k]."""
     return _mean(class_accuracy(sums))
 
 

@@ -1,7 +1,7 @@
 """Scores of a predicted depth in metres against the true one.
 
-With p the prediction, g the truth, d = ln p - ln g, means over the valid pixels (Eigen et al. 2014, arXiv
-1406.2283; SILog as in Marigold):
+With p the prediction, g the ground truth, d = ln p - ln g, means over the valid pixels (Eigen et al. 2014,
+arXiv 1406.2283; SILog as in Marigold):
 
     abs_rel   mean |p - g| / g                  log10     mean |log10 p - log10 g|
     sq_rel    mean (p - g)² / g, in m           silog     100 · sqrt(mean d² - (mean d)²)

@@ -156,7 +156,7 @@ def pixel_sums(names: Sequence[str], depth_pred_m: NDArray, depth_m: NDArray) ->
     """
     if depth_pred_m.shape != depth_m.shape or depth_m.ndim != 1:
         raise ValueError(
-            f"prediction is {depth_pred_m.shape}, truth {depth_m.shape}; expected one shape [n] for both"
+            f"prediction is {depth_pred_m.shape}, ground truth {depth_m.shape}; expected one shape [n]"
         )
     if not len(depth_m):
         raise ValueError("an image without a valid pixel has no score: leave it out, and report it")
