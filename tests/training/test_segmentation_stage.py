@@ -35,7 +35,7 @@ def test_run_names_its_classes(class_run: Path) -> None:
     said = (class_run.parent / "out.txt").read_text()
     assert "the encoder starts from random weights" in said
     assert "pixels of 4 of 4 masks: " in said
-    assert "mIoU: mean over the classes that occur in truth or prediction" in said
+    assert "mIoU: mean over the classes that occur in ground truth or prediction" in said
 
 
 def test_scores_have_the_classes(class_run: Path) -> None:

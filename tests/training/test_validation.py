@@ -135,7 +135,8 @@ def test_truth_that_says_nothing_is_not_perfect(scale: float) -> None:
     assert (found["images"], found["degenerate_truths"]) == (1, 2)
     assert found["abs_rel"] == scores(model, [clear])["abs_rel"]
     assert lines[0] == (
-        "warning: set: 2 of 3 images left out, as their truth is constant or has too few pixels: wall, pixel"
+        "warning: set: 2 of 3 images left out, as their ground truth is constant or has too few pixels: "
+        "wall, pixel"
     )
     with pytest.raises(ValueError, match="set: none of 2 images has a valid depth that varies"):
         scores(model, [one_wall(), one_pixel()])

@@ -51,9 +51,9 @@ def evaluate(
 ) -> dict[str, Scores]:
     """Returns the scores of a model on each set, means over its images.
 
-    The prediction is resized to the truth bilinearly (corners aligned). A disparity is fitted to 1 / depth by
-    least squares per image over the valid pixels, clipped to the set's range and inverted; metres are only
-    clipped. Sky counts in neither fit nor metric, since it has no depth.
+    The prediction is resized to the ground truth bilinearly (corners aligned). A disparity is fitted to
+    1 / depth by least squares per image over the valid pixels, clipped to the set's range and inverted;
+    metres are only clipped. Sky counts in neither fit nor metric, since it has no depth.
 
     Args:
         sets: sets by name. input_size: pixels of the shorter side at the model's input.
@@ -73,9 +73,10 @@ def evaluate(
 
     Returns:
         By set: the metrics, and the numbers of images that counted (`images`), have a negative scale
-        (`negative_scales`) or a constant prediction (`constant_predictions`), or were left out, as their
-        truth says nothing (`degenerate_truths`) or as they cannot be read (`unreadable`). For classes: the
-        metrics, the IoU of each class that is not absent (`iou/<name>`), `images` and `unreadable`.
+        (`negative_scales`) or a constant prediction (`constant_predictions`), or were left out, as
+        their ground truth says nothing (`degenerate_truths`) or as they cannot be read (`unreadable`). For
+        classes: the metrics, the IoU of each class that is not absent (`iou/<name>`), `images` and
+        `unreadable`.
 
     Raises:
         ValueError: an image, or too many, cannot be read; a set has no valid depth; the model predicts none.
@@ -212,8 +213,8 @@ def _scores_of(
     _report_unreadable(name, unreadable, images, max_share, say)
     if degenerate:
         say(
-            f"warning: {name}: {len(degenerate)} of {images} images left out, as their truth is constant or "
-            f"has too few pixels: {shown(degenerate)}"
+            f"warning: {name}: {len(degenerate)} of {images} images left out, as their ground truth is "
+            f"constant or has too few pixels: {shown(degenerate)}"
         )
     if not scored.rows:
         raise ValueError(nothing_to_evaluate(name, images))

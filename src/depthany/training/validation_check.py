@@ -99,7 +99,7 @@ def _read(dataset: LabeledSet, protocol: Protocol, convert_images: bool, longest
     found, until = _Found(), time.monotonic() + longest_s
 
     def read(index: int) -> str | bool:
-        """Returns why an image cannot be used, or else whether its truth says something."""
+        """Returns why an image cannot be used, or else whether its ground truth says something."""
         try:
             labels = dataset.read(index, convert_images).labels
         except MissingPackage:
