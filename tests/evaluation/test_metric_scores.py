@@ -113,7 +113,7 @@ def test_scale_report_compares_the_same_images() -> None:
     assert report is not None
     assert report.error == pytest.approx(0.25), "the image of one distance would make it 1.125"
     assert report.left_out == 1
-    assert report.words().endswith("; images left out, as their truth allows no alignment: 1")
+    assert report.words().endswith("; images left out, as their ground truth allows no alignment: 1")
 
 
 def test_only_patterns_leave_out_metric_protocols() -> None:

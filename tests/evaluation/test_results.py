@@ -188,5 +188,7 @@ def test_degenerate_truth_is_never_perfect(tmp_path: Path, align: str) -> None:
         return
     assert [row.name for row in scored.rows] == ["0"]
     assert scored.degenerate == ["1", "2"]
-    assert result.notes("maps") == ["2 with a constant truth or too few pixels for a fit, left out: 1, 2"]
+    assert result.notes("maps") == [
+        "2 with a constant ground truth or too few pixels for a fit, left out: 1, 2"
+    ]
     assert result.is_partial("maps")

@@ -349,7 +349,7 @@ def test_boundary_f1_needs_truth_without_holes(tmp_path: Path) -> None:
         0.25
     )  # one direction of four has edges
     notes = ProtocolResult(protocol, {}, {}, 2, 2, {"p": scored}).notes("p")
-    assert notes == ["no boundary_f1 for 1 of 2 images: their truth has holes"]
+    assert notes == ["no boundary_f1 for 1 of 2 images: their ground truth has holes"]
 
 
 @dataclass

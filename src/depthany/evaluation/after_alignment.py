@@ -17,7 +17,7 @@ WORDS = {  # method of alignment -> what it corrects in each image, for tables
 
 @dataclass(frozen=True)
 class AlignedScore:
-    """Scores and their sums, by metric, of one image whose metres were aligned to the truth by `fitted`."""
+    """Scores and their sums, by metric, of one image whose metres `fitted` aligned to the ground truth."""
 
     scores: dict[str, float]
     sums: Sums
@@ -30,7 +30,7 @@ def score_aligned(
     metrics: Sequence[str],
     range_m: tuple[float, float],
 ) -> dict[str, AlignedScore]:
-    """Returns the scores of metres after each alignment of WORDS; none where the truth says nothing.
+    """Returns the scores of metres after each alignment of WORDS; none where the ground truth says nothing.
 
     Args:
         x, depth_m: [n] predicted and true depth in m, n > 0. metrics: names; those over pixels count.
@@ -47,14 +47,14 @@ def score_aligned(
 
 @dataclass(frozen=True)
 class ScaleReport:
-    """The error of a set that remains after the depth of each image is aligned to the truth.
+    """The error of a set that remains after the depth of each image is aligned to the ground truth.
 
     Attributes:
         metric: name of an error in `METRICS`. error: its value as predicted.
         means: scores of the set, by method of WORDS.
         median_scale: median over images of the factor that makes the median depth the true one.
-        left_out: how many images have a truth that allows no alignment; they are in neither the error nor
-            the means.
+        left_out: how many images have a ground truth that allows no alignment; they count in neither the
+            error nor the means.
     """
 
     metric: str
@@ -84,7 +84,7 @@ class ScaleReport:
     def _words_left_out(self) -> str:
         if not self.left_out:
             return ""
-        return f"; images left out, as their truth allows no alignment: {self.left_out}"
+        return f"; images left out, as their ground truth allows no alignment: {self.left_out}"
 
     def to_json(self) -> dict[str, object]:
         """Returns plain values for results.json."""

@@ -1,4 +1,4 @@
-"""Which images are fitted to their truth together, and when all of them are there."""
+"""Which images are fitted to their ground truth together, and when all of them are there."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping
@@ -9,7 +9,7 @@ from depthany.evaluation.score import Pixels
 
 
 class AlignmentGroups:
-    """Collects the pixels of images that are fitted to their truth together; threads may call it.
+    """Collects the pixels of images that are fitted to their ground truth together; threads may call it.
 
     Args:
         names: by index, of all images that will be added or dropped.

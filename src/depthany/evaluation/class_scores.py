@@ -83,7 +83,7 @@ def confusion_of(rows: Sequence[Row], classes: int) -> NDArray[np.int64]:
 class ClassScore:
     """The scores of one class of a set.
 
-    iou, accuracy: None where they are not defined. share: of the pixels that are of this class in truth.
+    iou, accuracy: None where they are not defined. share: share of the pixels that truly have this class.
     """
 
     name: str

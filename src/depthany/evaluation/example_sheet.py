@@ -1,4 +1,4 @@
-"""A few images of a set as one picture: input, truth, prediction and error, with captions."""
+"""A few images of a set as one picture: input, ground truth, prediction and error, with captions."""
 
 from collections.abc import Sequence
 

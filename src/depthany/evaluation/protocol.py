@@ -25,15 +25,15 @@ class Protocol:
         task: depth, ordinal (pairs of points), or classes (segmentation). Of the choices below, classes have
             input_size, eval_size, window, flip and metrics; they are scored by one confusion matrix of the
             whole set, at the size of the masks, to which logits are enlarged as the model's head does it.
-        space: where a prediction is fitted to the truth: disparity, depth, or own (that of the prediction).
+        space: space of the fit to the ground truth: disparity, depth, or own (that of the prediction).
         align: how it is fitted; none takes metres as they are.
         align_per: one fit per image, or per sequence (images whose names share a folder).
         crop: which pixels count.
         input_crop: how the image is cropped before the model sees it.
-        min_depth: m; nearer truth does not count. None does not cut the truth.
-        max_depth: m; for farther truth see `truth_beyond`. None does not cut the truth.
-        bounds: whether truth exactly at min_depth or max_depth counts (inclusive) or not (strict).
-        truth_beyond: what truth beyond max_depth, sky included, becomes: invalid, or clip to max_depth.
+        min_depth: m; nearer ground truth does not count. None does not cut the ground truth.
+        max_depth: m; for farther ground truth see `truth_beyond`. None does not cut the ground truth.
+        bounds: whether ground truth exactly at min_depth or max_depth counts (inclusive) or not (strict).
+        truth_beyond: ground truth beyond max_depth, including sky, is invalid, or clipped to max_depth.
         clip_prediction: nearest and farthest depth in m to which the aligned prediction is clipped. None
             takes min_depth and max_depth.
         not_finite: refuse stops at a prediction with NaN or infinity. clip replaces them in a prediction of
@@ -45,7 +45,7 @@ class Protocol:
         flip: the prediction is the mean with that of the mirrored image.
         window: classes: side in pixels of a window that slides over the model's input; None = as a whole.
         stride: pixels between windows; None = two thirds of a window.
-        upsample: how the prediction is resized to the truth.
+        upsample: how the prediction is resized to the ground truth.
         averaging: image (mean over images of their scores) or pixel (one score of all pixels together).
         metrics: names in `metrics.table.METRICS`, in the order of tables; the first one decides which images
             are best and worst. Empty: the default ones of the task.

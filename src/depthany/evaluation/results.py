@@ -19,7 +19,7 @@ from depthany.metrics.bootstrap import LEVEL, RESAMPLES, SEED, Statistic, interv
 from depthany.metrics.table import METRICS, scores_of
 from depthany.system.files import write_atomically
 
-UNDEFINED = {"boundary_f1": "their truth has holes"}  # why an image lacks a metric, where it is known
+UNDEFINED = {"boundary_f1": "their ground truth has holes"}  # why an image lacks a metric, where it is known
 RESULTS_FILE = "results.json"
 
 
@@ -100,7 +100,7 @@ class ProtocolResult:
             (scored.missing, "without prediction"),
             (scored.unreadable, "unreadable"),
             (scored.empty, "without anything that counts"),
-            (scored.degenerate, "with a constant truth or too few pixels for a fit"),
+            (scored.degenerate, "with a constant ground truth or too few pixels for a fit"),
         ):
             if names:
                 lines.append(f"{len(names)} {what}, left out: {shown(names)}")
@@ -176,8 +176,8 @@ def summary(rows: Sequence[Row], protocol: Protocol) -> dict[str, float]:
 def scale_report(rows: Sequence[Row], protocol: Protocol) -> ScaleReport | None:
     """Returns what an alignment would leave of the error; None if no image has one, or no error is listed.
 
-    Images whose truth allows no alignment (see `metrics.align.is_degenerate`) are in neither the error nor
-    the means.
+    Images whose ground truth allows no alignment (see `metrics.align.is_degenerate`) count in neither the
+    error nor the means.
     """
     errors = [name for name in protocol.metrics if METRICS[name].better == "lower"]
     scored = len(rows)

@@ -30,7 +30,7 @@ MISSING, UNREADABLE = "without prediction", "unreadable"  # reasons for which an
 
 
 class UnreadableImage(ValueError):
-    """An image, or its truth, cannot be read; names the file."""
+    """An image, or its ground truth, cannot be read; names the file."""
 
 
 class ScoredSet(Protocol):
@@ -48,7 +48,7 @@ class Scored:
     Attributes:
         rows: rows of the images that count.
         empty: names of images without a pixel (or pair) that counts.
-        degenerate: names of images whose truth says nothing; see `metrics.align.is_degenerate`.
+        degenerate: names of images whose ground truth says nothing; see `metrics.align.is_degenerate`.
         missing: names of images without prediction.
         unreadable: one line per unreadable image, which names it.
     """
@@ -62,7 +62,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class EvaluationImage(PreparedImage):
-    """An image that was read, with its truth; its `size` is that of the truth.
+    """An image that was read, with its ground truth; its `size` is that of the ground truth.
 
     Attributes:
         index: index of the image in its set.
@@ -112,7 +112,7 @@ def score_set(
             equal to that of one process, bit for bit.
 
     Raises:
-        UnreadableImage: an image or its truth cannot be read, and must not be skipped.
+        UnreadableImage: an image or its ground truth cannot be read, and must not be skipped.
         ValueError: a file of predictions is unusable, a prediction is not finite, or the protocol needs
             another quantity than the predictor's.
     """
@@ -198,7 +198,7 @@ def read_one(
     convert_images: bool = False,
     skip_unreadable: bool = False,
 ) -> EvaluationImage | Skipped[int]:
-    """Reads an image and its truth, crops both as the protocol says, and prepares the image."""
+    """Reads an image and its ground truth, crops both as the protocol says, and prepares the image."""
     name = dataset.name(index)
     try:
         sample = dataset.read(index, convert_images)
@@ -223,12 +223,12 @@ def read_one(
 def _cropped(
     name: str, pixels: NDArray[np.uint8], labels: Labels, protocol: protocols.Protocol
 ) -> tuple[NDArray[np.uint8], Labels]:
-    """Crops image and truth before the model sees them."""
+    """Crops image and ground truth before the model sees them."""
     if protocol.input_crop == "none":
         return pixels, labels
     if pixels.shape[:2] != labels.mask.shape:
         raise ValueError(
-            f"{name}: input_crop={protocol.input_crop} crops image and truth alike, but they are "
+            f"{name}: input_crop={protocol.input_crop} crops image and ground truth alike, but they are "
             f"{pixels.shape[:2]} and {labels.mask.shape}"
         )
     try:
@@ -241,7 +241,7 @@ def _cropped(
 def predict_at_truth(
     predictor: ScoredPredictor, images: Sequence[EvaluationImage], protocol: protocols.Protocol
 ) -> Iterator[NDArray[np.float32]]:
-    """Yields the prediction [h w] of each image of a batch, at the size of its truth; of classes their
+    """Yields the prediction [h w] of each image of a batch, at the size of its ground truth; of classes their
     numbers.
     """
     if protocol.task == "classes":
@@ -264,7 +264,7 @@ def score_one(
     """Returns the row of an image, or those of its sequence if the image completes it.
 
     Args:
-        prediction: [h w] at the size of the truth.
+        prediction: [h w] at the size of the ground truth.
         space: space of the prediction, disparity, depth or classes.
         classes: how many there are.
     """

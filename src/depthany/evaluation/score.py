@@ -21,9 +21,9 @@ _ROUNDING = 1e-6  # relative error of a true depth that was stored as disparity 
 class Pixels:
     """The pixels of an image that count, in the space of the fit.
 
-    x, y: [n] float32 prediction and truth. depth_m: [n] float32 true depth in m.
+    x, y: [n] float32 prediction and ground truth. depth_m: [n] float32 true depth in m.
     maps: prediction in the space of the fit and true depth in m, [h w] float32 each, and [h w] bool where the
-        truth is known; None unless the protocol lists a metric over maps.
+        ground truth is known; None unless the protocol lists a metric over maps.
     replaced: how many values of x were NaN or infinite.
     """
 
@@ -62,9 +62,9 @@ class Row:
         scores: by metric; a metric that is not defined for this image is missing.
         sums: by metric, what the scores are made of; they add over images.
         fitted: scale and shift, None where nothing is fitted.
-        is_constant: the prediction was scored as a constant: it is one where the truth counts, or, for
+        is_constant: the prediction was scored as a constant: it is one where the ground truth counts, or, for
             align=median, its median is not above 0.
-        is_degenerate: there are no scores, since the truth says nothing; see `metrics.align.is_degenerate`.
+        is_degenerate: the ground truth says nothing, so there are no scores; see `align.is_degenerate`.
         pixels: how many counted.
         scene: kind of scene (ordinal).
         replaced: pixels that counted and whose prediction was NaN or infinite.
@@ -94,7 +94,7 @@ class Row:
 def counted_pixels(
     disparity: NDArray[np.float32], mask: NDArray[np.bool_], protocol: Protocol
 ) -> NDArray[np.bool_]:
-    """Returns [h w] bool, True where the truth is known, within the range and within the crop.
+    """Returns [h w] bool, True where the ground truth is known, within the range and within the crop.
 
     Args:
         disparity: [h w] true disparity in 1/m, 0 = infinitely far. mask: [h w] where it is known.
@@ -124,8 +124,8 @@ def select(
     """Returns the pixels of an image that count.
 
     Args:
-        prediction: [h w] at the size of the truth. quantity: what it is, disparity or depth.
-        disparity, mask: [h w] the truth, as in `Labels`.
+        prediction: [h w] at the size of the ground truth. quantity: what it is, disparity or depth.
+        disparity, mask: [h w] the ground truth, as in `Labels`.
         index, name: index and name of the image in its set.
     """
     space = protocol.fitted_in(quantity)
@@ -166,7 +166,7 @@ def _clipped_depth_m(disparity: NDArray[np.float32], protocol: Protocol) -> NDAr
 def score_together(members: Sequence[Pixels], quantity: str, protocol: Protocol) -> list[Row]:
     """Returns the scores of images that share one fit: a single image, or a sequence.
 
-    Images without a pixel that counts have no row; those with a degenerate truth have rows without scores.
+    Images without a pixel that counts have no row; those with degenerate ground truth have no scores.
 
     Args:
         quantity: what was predicted, disparity or depth.
@@ -243,7 +243,7 @@ def aligned_depth_m(
     """Returns the whole map [h w] in metres as it was scored, for pictures.
 
     Args:
-        prediction: [h w] at the size of the truth. quantity: what it is, disparity or depth.
+        prediction: [h w] at the size of the ground truth. quantity: what it is, disparity or depth.
         fitted: the fit of its `Row`.
     """
     space = protocol.fitted_in(quantity)

@@ -1,4 +1,4 @@
-"""Pictures of single images for the report: input and truth, prediction and error of each predictor."""
+"""Pictures of single images for the report: input, ground truth, predictions and their errors."""
 
 import base64
 from collections.abc import Sequence
@@ -54,15 +54,16 @@ def tiles_of(
     protocol: Protocol,
     zooms: int = 0,
 ) -> list[Tile]:
-    """Returns input and truth, then prediction and error of each predictor that has a row for this image,
-    then places with the strongest true edges, enlarged, side by side.
+    """Returns input and ground truth, then prediction and error of each predictor that has a row for this
+    image, then enlarged places with the strongest true edges, side by side.
 
-    The image is predicted once more and aligned as in its row; truth and predictions share a colour scale.
+    The image is predicted once more and aligned as in its row. Ground truth and predictions
+    share a colour scale.
 
     Args:
         index: index of the image in the set.
         rows: row of the image for each predictor, by label.
-        zooms: how many places are enlarged; none where truth is sparse.
+        zooms: how many places are enlarged; none where ground truth is sparse.
     """
     shown, zoomed, maps_m = list[Tile](), list[Tile](), dict[str, NDArray[np.float64]]()
     for predictor in predictors:
@@ -88,7 +89,7 @@ def tiles_of(
 def _zooms(
     image: EvaluationImage, maps_m: dict[str, NDArray[np.float64]], protocol: Protocol, count: int
 ) -> list[Tile]:
-    """Returns `count` rows of input, truth and the maps [h w] of the predictors around true edges."""
+    """Returns `count` rows of input, ground truth and the maps [h w] of the predictors around true edges."""
     true_disparity, counted, (low, high) = _truth(image, protocol)
     if _is_sparse(counted):
         return []
@@ -125,7 +126,7 @@ def _of_depth(
         spread = f"{1 / high:.2f} to {1 / low:.2f} m"
         tiles.append(Tile(image.pixels, "input"))
         truth = colour(_thick(true_disparity, counted), low, high, _grown(counted), "spectral_r")
-        tiles.append(Tile(truth, f"truth, red to blue: {spread}"))
+        tiles.append(Tile(truth, f"ground truth, red to blue: {spread}"))
     how = "in metres, not fitted" if protocol.align == "none" else "fitted"
     tiles.append(Tile(colour(1 / depth_m, low, high, colour_map="spectral_r"), f"{label}, {how}", column=3))
     wrong = colour(_thick(error, counted), 0, WORST_ERROR, _grown(counted), "inferno")
