@@ -41,10 +41,10 @@ def left_out_notes(sets: Mapping[str, Sized]) -> list[str]:
     notes = list[str]()
     for name, dataset in sets.items():
         for why, count in getattr(dataset, "left_out", {}).items():
-            notes.append(f"{name}: {count} pairs {why} are left out")
+            notes.append(f"{name}: {count} pair(s) {why} are left out")
         if unpaired := getattr(dataset, "unpaired", []):
             count, first = len(unpaired), unpaired[0]
-            notes.append(f"{name}: {count} files without partner are left out, the first: {first}")
+            notes.append(f"{name}: {count} file(s) without partner are left out, the first: {first}")
         if passed_over := passed_over_line(dataset):
             notes.append(f"{name}: {passed_over}")
     return notes

@@ -149,8 +149,8 @@ def test_notes_name_sizes_and_left_out_files(tmp_path: Path) -> None:
     image = "office/office/Easy/P000/image_left/000009_left.png"
     assert lines == [
         "warning: data.labeled.tartanair: 1 images found, 306000 expected",
-        "data.labeled.tartanair: 1 pairs in amusement are left out",
-        f"data.labeled.tartanair: 1 files without partner are left out, the first: {image}",
+        "data.labeled.tartanair: 1 pair(s) in amusement are left out",
+        f"data.labeled.tartanair: 1 file(s) without partner are left out, the first: {image}",
     ]
 
 
