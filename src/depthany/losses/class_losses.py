@@ -44,7 +44,7 @@ def ohem_loss(
     ohem_least: int = OHEM_LEAST,
     mean_over_ranks: MeanOverRanks = on_one_rank,
 ) -> Tensor:
-    """Mean cross-entropy over the hard pixels: those whose true class has at most `ohem_threshold`.
+    """Mean cross-entropy over the hard pixels: their true class has a probability up to `ohem_threshold`.
 
     At least `ohem_least` pixels of a rank's batch count, the hardest ones (all of them if it has fewer).
     Source: Shrivastava et al. 2016 (arXiv 1604.03540) as segmentation code has it, such as that of
