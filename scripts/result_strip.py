@@ -51,9 +51,9 @@ def main() -> None:
 
 
 def chosen(tiles: list[Tile]) -> list[Tile]:
-    """Returns image, teacher, student and truth of the tiles of an image, with these captions."""
+    """Returns image, teacher, student and ground truth of the tiles of an image, with these captions."""
     shown = []
-    for caption in ("input", "teacher", "student", "truth"):
+    for caption in ("input", "teacher", "student", "ground truth"):
         found = next(
             tile for tile in tiles if tile.caption.startswith(caption) and "error" not in tile.caption
         )
