@@ -248,7 +248,7 @@ def test_point_clouds_are_refused_for_videos(predict, tmp_path: Path) -> None:
     ended = predict(f"images={tmp_path / 'a.mp4'}", "save=color,ply")
     assert ended.code == 2
     assert ended.err == (
-        "error: save=ply: a video can be saved as color, side, png16, npy, exr, pfm only, and "
+        "error: save=ply: a video can be saved as color, side, png16, npy, exr, pfm only, but "
         f"{tmp_path / 'a.mp4'} is one\n"
     )
     assert not (tmp_path / "out").exists()

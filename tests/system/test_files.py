@@ -15,7 +15,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         partial.write_text("ne")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(ValueError, match=rf"cannot write {path}: No space left on device; .* is whole"):
+    with pytest.raises(ValueError, match=rf"cannot write {path}: No space left on device; .* are complete"):
         write_atomically(path, half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

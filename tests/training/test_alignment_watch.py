@@ -77,8 +77,12 @@ class Log:
         self.meter = Meter(ALONE, True, AlignmentWatch(total_steps, self.progress.steps_in_a_row))
         self.tracker = Tracker(folder, self.progress.step, total_steps, "", loggers=["jsonl"])
         self.said: list[str] = []
-        self.tracker.say = self.said.append  # type: ignore[method-assign]
+        self.tracker.say = self.keep  # type: ignore[method-assign]
         self.optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "name": "encoder"}], 1.0)
+
+    def keep(self, line: str) -> None:
+        if "minutes to go" not in line:  # a slow machine says so
+            self.said.append(line)
 
     def steps(self, shares: Iterable[float | None]) -> "Log":
         for share in shares:

@@ -50,7 +50,7 @@ def test_folder_of_others_is_not_touched(start, tiny_world, tmp_path: Path, over
     before = tree(folder)
     ended = start(tiny_world.settings("teacher", folder, f"overwrite={overwrite}"))
     assert ended.code == 2
-    what = "checkpoints/step_00000010.pt, model.safetensors, config.json and no settings.yaml of a run"
+    what = "checkpoints/step_00000010.pt, model.safetensors, config.json but no settings.yaml of a run"
     assert re.fullmatch(rf"error: run_dir=\S+ holds {what}: .*\n", ended.err)
     assert tree(folder) == before
 
@@ -61,7 +61,7 @@ def test_any_file_of_a_runs_names_is_foreign(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     runs.require_own(tmp_path, overwrite=True)
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=f"holds {name} and no settings.yaml of a run"):
+    with pytest.raises(ValueError, match=f"holds {name} but no settings.yaml of a run"):
         runs.require_own(tmp_path, overwrite=False)
 
 

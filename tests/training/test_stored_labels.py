@@ -135,7 +135,7 @@ def test_full_disk_is_noticed_before_labeling(
     monkeypatch.setattr(stored_labels.shutil, "disk_usage", lambda _: usage(10_000, 9_000, 1_000))
     ended = start(student(tiny_world, tmp_path / "run", teacher_run, "once"))
     assert ended.code == 2 and ended.err.count("\n") == 1
-    assert "pseudo_labels=once needs about 7" in ended.err and "and 1 kB are free" in ended.err
+    assert "pseudo_labels=once needs about 7" in ended.err and "but 1 kB are free" in ended.err
     assert not list((tmp_path / "run").rglob("*.h5"))
 
 

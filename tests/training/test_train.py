@@ -189,7 +189,7 @@ def test_finished_run_changes_no_file(start, tiny_world, teacher_run: Path) -> N
     before = contents(teacher_run)
     ended = start(tiny_world.settings("teacher", teacher_run, "log_every=2"))
     assert ended.code == 0
-    assert "finished run with these settings (image_every: 3 -> 0; log_every: 1 -> 2: of no" in ended.out
+    assert "finished run with these settings (image_every: 3 -> 0; log_every: 1 -> 2: no effect" in ended.out
     assert "overwrite=true" in ended.out
     assert contents(teacher_run) == before
 
