@@ -154,7 +154,7 @@ class PairedDepth(ABC):
     def expectation(self) -> str:
         """Returns what the data set should look like, and what was left out, for a message."""
         layout = " ".join((inspect.getdoc(type(self)) or "").split("\n\n")[0].split()).rstrip(".")
-        left_out = "".join(f"; {count} pairs {why} are left out" for why, count in self.left_out.items())
+        left_out = "".join(f"; {count} pair(s) {why} are left out" for why, count in self.left_out.items())
         return f"{type(self).__name__} expects {layout}{left_out}"
 
     def _listed(self, list_file: Path) -> tuple[Sequence[Pair], list[str]]:

@@ -146,7 +146,7 @@ def test_validation_part_of_vkitti2(tmp_path: Path) -> None:
     assert labels.sky is not None and labels.sky.sum(1).tolist() == [8, 0, 0, 0, 0, 0]
     np.testing.assert_allclose(labels.values[1, 1:4], [5, 655.34, 5], rtol=1e-7)
     with pytest.raises(
-        ValueError, match=r"found; VirtualKITTI2 expects .*; 2 pairs of other scenes are left"
+        ValueError, match=r"found; VirtualKITTI2 expects .*; 2 pair\(s\) of other scenes are left"
     ):
         VirtualKITTI2(str(tmp_path / "Scene20"), cameras=[0, 1], **options)
 
@@ -229,7 +229,7 @@ def test_hypersim_follows_the_official_split(scenes: Path) -> None:
     assert train.left_out == {"not in the split train": 2}
     assert len(Hypersim(str(scenes), split="val")) == 1
     assert len(Hypersim(str(scenes), split="all")) == 4
-    with pytest.raises(ValueError, match=r"no pair .*; 4 pairs not in the split test are left out"):
+    with pytest.raises(ValueError, match=r"no pair .*; 4 pair\(s\) not in the split test are left out"):
         Hypersim(str(scenes), split="test")
 
 
