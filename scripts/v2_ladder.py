@@ -6,7 +6,9 @@ For each seed it trains teacher and student by experiment=sample and by experime
 them on images of the labeled and of the unlabeled domain, and writes v2_ladder.md and .json to --out:
 AbsRel and delta1, boundary F1 and recall of edges (sky counts as the farthest depth there), and the share of
 point pairs in the right order. Finished runs are kept, so the same command continues. It needs a CPU, about
-an hour on two cores. --test also scores the test split: for the final table only, never to choose a setting.
+an hour on two cores, or 40 minutes with --ladder: then the runs of V1 are those of scripts/ladder.py, which
+trains them with the same settings. --test also scores the test split: for the final table only, never to
+choose a setting.
 """
 
 import argparse
@@ -28,10 +30,19 @@ from depthany.evaluation.results import summary
 from depthany.evaluation.run import score_set
 from depthany.inference.predictor import Predictor
 from depthany.metrics.table import METRICS
-from seeded_runs import command_line, difference_cells, heading_lines, mean_cells, parser_of_runs, train
+from seeded_runs import (
+    command_line,
+    difference_cells,
+    heading_lines,
+    mean_cells,
+    parser_of_runs,
+    require_runs,
+    train,
+)
 
 EXPERIMENTS = {"V1": "sample", "V2": "sample_v2"}
 STAGES = ("teacher", "student")
+V1_OF_LADDER = {"teacher": "teacher", "student": "feature_alignment"}  # stage -> run of scripts/ladder.py
 DOMAINS = ("labeled", "unlabeled", "test")
 SHOWN = ("abs_rel", "delta1", "boundary_f1", "edge_recall_10", "accuracy")
 # protocols of a domain -> what is changed in them; the score of a domain is the mean over its protocols
@@ -48,7 +59,10 @@ SCORED: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 def main() -> None:
     parser = parser_of_runs(__doc__ or "", "outputs/v2_ladder")
     parser.add_argument("--limit", type=int, help="number of images to score per set, for a quick look")
+    parser.add_argument("--ladder", type=Path, help="--out of scripts/ladder.py: its runs are those of V1")
     args = parser.parse_args()
+    if args.ladder:
+        require_runs(args.ladder, V1_OF_LADDER.values(), args.seeds)
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = product(args.seeds, EXPERIMENTS)
         for run in [pool.submit(train_both, recipe, seed, args) for seed, recipe in runs]:
@@ -56,7 +70,7 @@ def main() -> None:
     domains = DOMAINS if args.test else DOMAINS[:-1]
     values = {
         f"{recipe} {stage}": np.array(
-            [scores(run_dir(args.out, recipe, stage, seed), domains, args) for seed in args.seeds]
+            [scores(run_dir(args, recipe, stage, seed), domains, args) for seed in args.seeds]
         )  # [seeds domains metrics]
         for recipe in EXPERIMENTS
         for stage in STAGES
@@ -74,12 +88,14 @@ def train_both(recipe: str, seed: int, args: argparse.Namespace) -> None:
     for stage in STAGES:
         words = [f"stage={stage}", f"experiment={EXPERIMENTS[recipe]}", f"seed={seed}"]
         if stage == "student":
-            words.append(f"stage.teacher={run_dir(args.out, recipe, 'teacher', seed)}")
-        train(run_dir(args.out, recipe, stage, seed), [*words, *args.overrides])
+            words.append(f"stage.teacher={run_dir(args, recipe, 'teacher', seed)}")
+        train(run_dir(args, recipe, stage, seed), [*words, *args.overrides])
 
 
-def run_dir(out: Path, recipe: str, stage: str, seed: int) -> Path:
-    return out / f"{recipe.lower()}_{stage}_{seed}"
+def run_dir(args: argparse.Namespace, recipe: str, stage: str, seed: int) -> Path:
+    if recipe == "V1" and args.ladder:
+        return Path(args.ladder, f"{V1_OF_LADDER[stage]}_{seed}")
+    return Path(args.out, f"{recipe.lower()}_{stage}_{seed}")
 
 
 def scores(folder: Path, domains: tuple[str, ...], args: argparse.Namespace) -> list[list[float]]:

@@ -205,6 +205,18 @@ def test_ladder_of_both_recipes_scores_finished_runs(
     assert (tmp_path / "v2_ladder.json").exists()
 
 
+def test_ladder_of_both_recipes_takes_trained_v1(
+    run: Callable[[str], str], teacher_run: Path, tmp_path: Path, micro: str
+) -> None:
+    finished(teacher_run, *(tmp_path / f"{name}_0" for name in ("v2_teacher", "v2_student")))
+    ladder = tmp_path / "ladder"
+    command = f"v2_ladder --seeds 0 --limit 2 --out {tmp_path} --ladder {ladder}"
+    with pytest.raises(SystemExit, match="teacher_0 has no trained model"):
+        run(command)
+    finished(teacher_run, ladder / "teacher_0", ladder / "feature_alignment_0")
+    assert "| V2 student - V1 student | +0.000" in run(f"{command} --data {SCRIPTS.parent / 'data/sample'}")
+
+
 def test_ladder_settings_are_known(
     start: Callable, tiny_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

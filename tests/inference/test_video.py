@@ -15,6 +15,8 @@ from PIL import Image
 
 from depthany import load_model
 from depthany.data.depth_files import read_depth
+from depthany.display.captions import legend_steps
+from depthany.display.pictures import COLOUR_MAPS
 from depthany.display.progress import Bar
 from depthany.inference.outputs import OutputSettings
 from depthany.inference.prediction_counts import PredictionCounts
@@ -122,6 +124,29 @@ def test_one_depth_has_one_colour_in_every_frame(tmp_path: Path) -> None:
         depth_m = ((frame / 255 - mean) / std).mean(2)
         expected = 255 * (1 - np.clip(depth_m, 0, 3) / 3)
         assert np.abs(picture[:, :, 0] - expected).mean() < 6  # of 255, after two encodings
+
+
+@pytest.mark.parametrize("quantity", [Quantity("disparity"), Quantity("depth_m", 3.0)])
+def test_frames_have_the_legend_of_photos(tmp_path: Path, quantity: Quantity) -> None:
+    model = BrightnessIsDisparity()
+    model.quantity = quantity
+    write_video(tmp_path / "a.mp4", ramps(2, 100, 160), Fraction(5))
+    settings = OutputSettings(quantity, colour_map="gray", legend=True)
+    clip, predictor = probe_video(tmp_path / "a.mp4"), Predictor(model, 28)
+    targets = {name: tmp_path / f"{name}.mp4" for name in ("color", "side")}
+    scale = scale_of("auto", settings)
+    with Bar("frames", clip.frames) as bar:
+        predict_video(clip, targets, predictor, settings, 2, scale, bar, PredictionCounts())
+    words = ("far 3.00 m", "near 0.00 m") if quantity.is_metric else ("far", "near (no unit)")
+    legend = legend_steps((100, 160), *words, COLOUR_MAPS["gray"])
+    assert legend is not None
+    rows = len(legend)
+    for name, path in targets.items():
+        first, last = (frame[:, :, 0].astype(int) for frame in read_video(path)[0])
+        assert first.shape == (100 + rows + rows % 2, 160 if name == "color" else 320)
+        for frame in (first, last):
+            assert np.abs(frame[100 : 100 + rows, -160:] - legend).mean() < 6  # of 255, after the encoding
+            assert name == "color" or frame[100:, :160].min() > 240
 
 
 def test_frames_stay_in_order_whatever_the_batch_size(tmp_path: Path) -> None:

@@ -35,14 +35,32 @@ def picture(
     return colour(nearness, low, high, colour_map=settings.colour_map)
 
 
-def legend_of(values: NDArray[np.float32], settings: OutputSettings) -> NDArray[np.uint8] | None:
-    """Returns the legend of a picture of `values` [h w] as steps of its colour map [rows w], None without."""
+def legend_of(
+    values: NDArray[np.float32], settings: OutputSettings, span: tuple[float, float] | None = None
+) -> NDArray[np.uint8] | None:
+    """Returns the legend of a picture of `values` [h w] as steps of its colour map [rows w], None without.
+
+    Args:
+        span: as in `picture`.
+    """
     if not settings.legend or settings.is_of_classes:
         return None
     far, near = "far", "near (no unit)"
     if settings.quantity.is_metric:
-        far, near = f"far {values.max():.2f} m", f"near {values.min():.2f} m"
+        farthest, nearest = (-span[0], -span[1]) if span else (values.max(), values.min())
+        far, near = f"far {farthest:.2f} m", f"near {nearest:.2f} m"
     return legend_steps(values.shape, far, near, COLOUR_MAPS[settings.colour_map])
+
+
+def with_legend(
+    pixels: NDArray[np.uint8], legend: NDArray[np.uint8] | None, settings: OutputSettings
+) -> NDArray[np.uint8]:
+    """Returns a picture [h w 3] with its legend, of `legend_of`, below its right side; white beside it."""
+    if legend is None:
+        return pixels
+    below = np.full((len(legend), *pixels.shape[1:]), 255, np.uint8)
+    below[:, -legend.shape[1] :] = COLOUR_MAPS[settings.colour_map][legend]
+    return np.concatenate([pixels, below])
 
 
 def side_by_side(image: NDArray[np.uint8], coloured: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -75,11 +93,8 @@ def write_side(path: Path, image: NDArray | None, values: NDArray, settings: Out
     """
     assert image is not None
     pixels, legend = side_by_side(image, picture(values, settings)), legend_of(values, settings)
-    if legend is not None:
-        below = COLOUR_MAPS[settings.colour_map][legend]
-        pixels = np.concatenate([pixels, side_by_side(np.full_like(below, 255), below)])
     texts = {} if settings.is_of_classes else _map_text(settings, values) | _rows_of(legend)
-    _save_png(path, Image.fromarray(pixels), texts)
+    _save_png(path, Image.fromarray(with_legend(pixels, legend, settings)), texts)
 
 
 def write_overlay(path: Path, image: NDArray | None, values: NDArray, settings: OutputSettings) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from depthany.display.progress import Bar
 from depthany.inference.launched import Pending
-from depthany.inference.outputs import OutputSettings, picture, side_by_side
+from depthany.inference.outputs import OutputSettings, legend_of, picture, side_by_side, with_legend
 from depthany.inference.pipeline import run_pipeline
 from depthany.inference.prediction_counts import PredictionCounts
 from depthany.inference.predictor import Predictor
@@ -155,11 +155,11 @@ def write_frames(
                 folder.add(frame, values)
                 if folder.name == "png16":
                     counts.add_png16(f"{clip.path.name}, frame {frame.number}", values, settings)
-            coloured = picture(values, settings, span) if files else None
+            if files:
+                coloured, legend = picture(values, settings, span), legend_of(values, settings, span)
             for name, file in files.items():
-                assert coloured is not None
                 shown = coloured if name == "color" else side_by_side(frame.pixels, coloured)
-                file.add(shown, frame.time)
+                file.add(with_legend(shown, legend, settings), frame.time)
             bar.advance()
 
         for_each_frame(clip, predictor, write, batch_size, is_needed)
