@@ -5,6 +5,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,9 @@ def test_metric_cloud_assumes_only_the_field_of_view(checkpoints: Path, tmp_path
     ]  # at 90 degrees the left edge is as far to the left as it is away, less half a pixel
     assert left_edge[0] / -left_edge[2] == pytest.approx(-1 + 1 / 70, rel=1e-4)
     assert "expected 1 to 170 degrees" in page.cloud(prediction, None, None, 180)[-1]
+    nowhere = replace(prediction, values=np.zeros_like(prediction.values))
+    download, view, message = page.cloud(nowhere, None, None, 90)
+    assert (download.value, view.value) == (None, None) and "no pixel has a depth" in message
 
 
 def test_metres_are_read_under_the_pointer(browser, checkpoints: Path, tmp_path: Path) -> None:

@@ -181,6 +181,19 @@ def test_metric_cloud_leaves_out_points_beyond_its_range(tmp_path: Path) -> None
     assert sorted(set(-trimesh.load(path).vertices[:, 2])) == [1, 2, 3, 4]
 
 
+def test_clouds_without_a_point_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    depth_m, counts = np.full((5, 7), 2, np.float32), PredictionCounts()
+    counts.add_cloud("a", depth_m, OutputSettings(Quantity("depth_m", 20.0), range_m=(3.0, 9.0)))
+    counts.add_cloud("b", depth_m, OutputSettings(Quantity("depth_m", 20.0), range_m=(1.0, 9.0)))
+    counts.report(tmp_path)
+    message = "1 point cloud(s) (a) are empty: no predicted depth is above 0 and within near_m and far_m"
+    assert f"warning: {message}" in capsys.readouterr().err
+    for name in ("ply", "glb"):
+        settings = OutputSettings(Quantity("depth_m", 20.0), range_m=(3.0, 9.0))
+        path = written(tmp_path / name, name, settings, depth_m)
+        assert trimesh.load(path, process=False).is_empty
+
+
 def test_focal_px_overrides_the_field_of_view(tmp_path: Path) -> None:
     path = written(
         tmp_path,

@@ -1,5 +1,6 @@
 """The files that a prediction is written to."""
 
+import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -160,7 +161,7 @@ def write_glb(path: Path, image: NDArray | None, values: NDArray, settings: Outp
     """
     points, colours = _cloud(image, values, settings)
     cloud = optional("trimesh", "save=glb").PointCloud(points, colours)
-    path.write_bytes(cloud.scene().export(file_type="glb"))
+    path.write_bytes(cloud.scene().export(file_type="glb") if len(points) else _empty_glb())
 
 
 Writer = Callable[..., None]  # (path, image [h w 3] or None, values [h w], settings)
@@ -241,6 +242,14 @@ def _save_png(path: Path, pixels: Image.Image, texts: dict[str, str]) -> None:
     for key, text in texts.items():
         info.add_text(key, text)
     pixels.save(path, "PNG", pnginfo=info, compress_level=1)  # a fifth of level 6's time
+
+
+def _empty_glb() -> bytes:
+    """Returns a binary glTF of nothing, which trimesh refuses to write."""
+    content = b'{"asset":{"version":"2.0"}}'
+    content += b" " * (-len(content) % 4)
+    header = struct.pack("<4sII", b"glTF", 2, 20 + len(content))
+    return header + struct.pack("<I4s", len(content), b"JSON") + content
 
 
 def upright_points(values: NDArray, settings: OutputSettings) -> NDArray[np.float32]:

@@ -82,6 +82,8 @@ def make_cloud(
         values: [h w] as predicted.
         settings: with the assumed range and field of view.
     """
+    if not np.isfinite(settings.depth_m(values)).any():
+        return [*no_cloud(), "**No point cloud:** no pixel has a depth above 0."]
     step, shown = _step(values, CLOUD_POINTS), _step(values, SHOWN_POINTS)
     write_ply(path, image[::step, ::step], values[::step, ::step], settings)
     view = path.with_suffix(".glb")

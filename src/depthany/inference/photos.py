@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from depthany.data.images import read_image
 from depthany.display.progress import Bar
 from depthany.inference.launched import Pending
-from depthany.inference.outputs import WITH_IMAGE, OutputSettings, write
+from depthany.inference.outputs import CLOUDS, WITH_IMAGE, OutputSettings, write
 from depthany.inference.pipeline import Skipped, run_pipeline
 from depthany.inference.prediction_counts import PredictionCounts
 from depthany.inference.predictor import Predictor, PreparedImage
@@ -78,6 +78,8 @@ def predict_photos(
             counts.add_map(photo.job.path.name, values)
         if "png16" in photo.job.targets:
             counts.add_png16(photo.job.path.name, values, settings)
+        if any(name in CLOUDS for name in photo.job.targets):
+            counts.add_cloud(photo.job.path.name, values, settings)
         counts.done.append(photo.job.path)
         bar.advance()
 

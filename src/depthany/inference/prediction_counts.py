@@ -28,6 +28,7 @@ class PredictionCounts:
         beyond: names of photos and frames with metres that do not fit into a 16-bit PNG.
         beyond_pixels: how many such pixels they have.
         beyond_words: what happens to them, for the message.
+        pointless: names of photos whose point cloud has no point.
         passed_over: by suffix, files that look like images or other media and are not predicted.
     """
 
@@ -39,6 +40,7 @@ class PredictionCounts:
     beyond: list[str] = field(default_factory=list)
     beyond_pixels: int = 0
     beyond_words: str = ""
+    pointless: list[str] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     _lock: Lock = field(default_factory=Lock)
 
@@ -62,6 +64,12 @@ class PredictionCounts:
                     f"{end}: png16_per_metre=256 holds up to 255.996 m, save=npy any depth"
                 )
 
+    def add_cloud(self, name: str, values: NDArray[np.float32], settings: OutputSettings) -> None:
+        """Counts a photo whose prediction `values` [h w] has no pixel that is a point of its cloud."""
+        if not np.isfinite(settings.depth_m(values)).any():
+            with self._lock:
+                self.pointless.append(name)
+
     def report(self, out: Path) -> None:
         """Prints the counts, and to stderr what could not be read."""
         parts = [f"{len(self.done)} predicted"]
@@ -75,11 +83,18 @@ class PredictionCounts:
         for line in self.unreadable:
             print(f"error: {line}", file=sys.stderr)
         if self.beyond:
-            named = ", ".join(self.beyond[:3]) + (", ..." if len(self.beyond) > 3 else "")
+            maps = f"{len(self.beyond)} maps ({_first(self.beyond)})"
+            print(f"warning: {self.beyond_pixels} pixels of {maps} are {self.beyond_words}", file=sys.stderr)
+        if self.pointless:
             print(
-                f"warning: {self.beyond_pixels} pixels of {len(self.beyond)} maps ({named}) are "
-                f"{self.beyond_words}",
+                f"warning: {len(self.pointless)} point cloud(s) ({_first(self.pointless)}) are empty: no "
+                "predicted depth is above 0 and within near_m and far_m",
                 file=sys.stderr,
             )
         if self.constant:
             print(f"warning: {constant_maps(self.constant, self.maps)}", file=sys.stderr)
+
+
+def _first(names: list[str]) -> str:
+    """Returns the first names for a message."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
