@@ -2,19 +2,20 @@
 
     python scripts/v2_ladder.py --seeds 0 1 2
 
-For each seed it trains teacher and student by experiment=sample and by experiment=sample_v2, scores all of
-them on images of the labeled and of the unlabeled domain, and writes v2_ladder.md and .json to --out:
-AbsRel and delta1, boundary F1 and recall of edges (sky counts as the farthest depth there), and the share of
-point pairs in the right order. Finished runs are kept, so the same command continues. It needs a CPU, about
-an hour on two cores, or 40 minutes with --ladder: then the runs of V1 are those of scripts/ladder.py, which
-trains them with the same settings. --test also scores the test split: for the final table only, never to
+For each seed it trains teacher and student by experiment=sample and by experiment=sample_v2, and a V1 teacher
+with the gradient-matching loss in addition, the one change of V2 that should sharpen edges. It scores all of
+them on images of the labeled and of the unlabeled domain, and writes v2_ladder.md and .json to --out: AbsRel
+and delta1, boundary F1 and recall of edges (sky counts as the farthest depth there), and the share of point
+pairs in the right order. Finished runs are kept, so the same command continues. It needs a CPU, about an hour
+on two cores. --ladder takes the runs of V1 from scripts/ladder.py, which trains them with the same settings
+if both scripts get the same overrides. --test also scores the test split: for the final table only, never to
 choose a setting.
 """
 
 import argparse
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -40,9 +41,21 @@ from seeded_runs import (
     train,
 )
 
-EXPERIMENTS = {"V1": "sample", "V2": "sample_v2"}
-STAGES = ("teacher", "student")
-V1_OF_LADDER = {"teacher": "teacher", "student": "feature_alignment"}  # stage -> run of scripts/ladder.py
+ROWS = {  # name -> row of its teacher, None for a teacher; and settings
+    "V1 teacher": (None, ["stage=teacher"]),
+    "V1 student": ("V1 teacher", ["stage=student"]),
+    "V2 teacher": (None, ["stage=teacher", "experiment=sample_v2"]),
+    "V2 student": ("V2 teacher", ["stage=student", "experiment=sample_v2"]),
+    "V1 teacher + gradient": (None, ["stage=teacher", "stage.terms.gradient=2"]),
+}
+COMPARED = (  # each with the second one
+    ("V1 teacher + gradient", "V1 teacher"),
+    ("V2 teacher", "V1 teacher"),
+    ("V2 student", "V1 student"),
+    ("V1 student", "V1 teacher"),
+    ("V2 student", "V2 teacher"),
+)
+OF_LADDER = {"V1 teacher": "teacher", "V1 student": "feature_alignment"}  # row -> run of scripts/ladder.py
 DOMAINS = ("labeled", "unlabeled", "test")
 SHOWN = ("abs_rel", "delta1", "boundary_f1", "edge_recall_10", "accuracy")
 # protocols of a domain -> what is changed in them; the score of a domain is the mean over its protocols
@@ -62,18 +75,12 @@ def main() -> None:
     parser.add_argument("--ladder", type=Path, help="--out of scripts/ladder.py: its runs are those of V1")
     args = parser.parse_args()
     if args.ladder:
-        require_runs(args.ladder, V1_OF_LADDER.values(), args.seeds)
-    with ThreadPoolExecutor(args.jobs) as pool:
-        runs = product(args.seeds, EXPERIMENTS)
-        for run in [pool.submit(train_both, recipe, seed, args) for seed, recipe in runs]:
-            run.result()
+        require_runs(args.ladder, OF_LADDER.values(), args.seeds)
+    train_all(args)
     domains = DOMAINS if args.test else DOMAINS[:-1]
     values = {
-        f"{recipe} {stage}": np.array(
-            [scores(run_dir(args, recipe, stage, seed), domains, args) for seed in args.seeds]
-        )  # [seeds domains metrics]
-        for recipe in EXPERIMENTS
-        for stage in STAGES
+        row: np.array([scores(run_dir(args, row, seed), domains, args) for seed in args.seeds])
+        for row in ROWS  # [seeds domains metrics]
     }
     result = {"seeds": args.seeds, "domains": domains, "metrics": SHOWN}
     result["values"] = {name: array.tolist() for name, array in values.items()}
@@ -83,19 +90,30 @@ def main() -> None:
     print(text)
 
 
-def train_both(recipe: str, seed: int, args: argparse.Namespace) -> None:
-    """Trains the teacher of a recipe and then its student, unless they are trained already."""
-    for stage in STAGES:
-        words = [f"stage={stage}", f"experiment={EXPERIMENTS[recipe]}", f"seed={seed}"]
-        if stage == "student":
-            words.append(f"stage.teacher={run_dir(args, recipe, 'teacher', seed)}")
-        train(run_dir(args, recipe, stage, seed), [*words, *args.overrides])
+def train_all(args: argparse.Namespace) -> None:
+    """Trains every row for every seed, `args.jobs` at a time; a student begins when its teacher is done."""
+    with ThreadPoolExecutor(args.jobs) as pool:
+        runs = dict[tuple[str, int], Future[None]]()
+
+        def train_row(row: str, seed: int) -> None:
+            teacher, settings = ROWS[row]
+            words = [*settings, f"seed={seed}"]
+            if teacher is not None:
+                runs[teacher, seed].result()
+                words.append(f"stage.teacher={run_dir(args, teacher, seed)}")
+            train(run_dir(args, row, seed), [*words, *args.overrides])
+
+        for row, seed in product(ROWS, args.seeds):  # a teacher before its student
+            runs[row, seed] = pool.submit(train_row, row, seed)
+        for run in runs.values():
+            run.result()
 
 
-def run_dir(args: argparse.Namespace, recipe: str, stage: str, seed: int) -> Path:
-    if recipe == "V1" and args.ladder:
-        return Path(args.ladder, f"{V1_OF_LADDER[stage]}_{seed}")
-    return Path(args.out, f"{recipe.lower()}_{stage}_{seed}")
+def run_dir(args: argparse.Namespace, row: str, seed: int) -> Path:
+    """Returns the folder of a run."""
+    if args.ladder and row in OF_LADDER:
+        return Path(args.ladder, f"{OF_LADDER[row]}_{seed}")
+    return Path(args.out, f"{row.lower().replace(' + ', '_').replace(' ', '_')}_{seed}")
 
 
 def scores(folder: Path, domains: tuple[str, ...], args: argparse.Namespace) -> list[list[float]]:
@@ -134,9 +152,7 @@ def markdown(
         lines.append(f"| {name} | " + " | ".join(mean_cells(array.reshape(len(seeds), -1))) + " |")
     lines += ["", f"Mean ± standard deviation over seeds {seeds}.", "", "Difference, same seed:", ""]
     lines += heading_lines(columns)
-    pairs = [("V2 teacher", "V1 teacher"), ("V2 student", "V1 student")]
-    pairs += [("V1 student", "V1 teacher"), ("V2 student", "V2 teacher")]
-    for one, other in pairs:
+    for one, other in COMPARED:
         cells = difference_cells((values[one] - values[other]).reshape(len(seeds), -1))
         lines.append(f"| {one} - {other} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -195,7 +195,7 @@ def test_sky_ladder_counts_pairs_and_has_known_settings(
 def test_ladder_of_both_recipes_scores_finished_runs(
     run: Callable[[str], str], teacher_run: Path, tmp_path: Path, micro: str
 ) -> None:
-    names = ("v1_teacher", "v1_student", "v2_teacher", "v2_student")
+    names = ("v1_teacher", "v1_student", "v1_teacher_gradient", "v2_teacher", "v2_student")
     finished(teacher_run, *(tmp_path / f"{name}_0" for name in names))
     printed = run(f"v2_ladder --seeds 0 --limit 4 --out {tmp_path} --data {SCRIPTS.parent / 'data/sample'}")
     for domain in ("labeled", "unlabeled"):
@@ -208,7 +208,9 @@ def test_ladder_of_both_recipes_scores_finished_runs(
 def test_ladder_of_both_recipes_takes_trained_v1(
     run: Callable[[str], str], teacher_run: Path, tmp_path: Path, micro: str
 ) -> None:
-    finished(teacher_run, *(tmp_path / f"{name}_0" for name in ("v2_teacher", "v2_student")))
+    finished(
+        teacher_run, *(tmp_path / f"{name}_0" for name in ("v1_teacher_gradient", "v2_teacher", "v2_student"))
+    )
     ladder = tmp_path / "ladder"
     command = f"v2_ladder --seeds 0 --limit 2 --out {tmp_path} --ladder {ladder}"
     with pytest.raises(SystemExit, match="teacher_0 has no trained model"):
@@ -224,6 +226,9 @@ def test_ladder_settings_are_known(
     naive = importlib.import_module("ladder").NAIVE
     ended = start([*tiny_world.settings("student", tmp_path / "run", *naive), "--cfg", "job"])
     assert ended.code == 0, ended.err
+    _, words = importlib.import_module("v2_ladder").ROWS["V1 teacher + gradient"]
+    ended = start([*tiny_world.settings("teacher", tmp_path / "run", *words[1:]), "--cfg", "job"])
+    assert yaml.safe_load(ended.out)["stage"]["terms"] == {"affine_invariant": 1.0, "gradient": 2}
     _, bare = importlib.import_module("metric_ladder").STARTS["bare encoder"]
     for scenes in ("rooms", "streets"):
         words = ["stage=metric", f"experiment=sample_metric_{scenes}", "head=sigmoid", *bare, "--cfg", "job"]

@@ -144,16 +144,19 @@ def test_defaults_are_the_papers_numbers() -> None:
 
 def test_numbers_of_the_second_paper(tmp_path: Path) -> None:
     teacher = with_paths(tmp_path, "stage=teacher", "experiment=v2_vitg_teacher")
-    students = [
-        with_paths(tmp_path, "stage=student", f"experiment=v2_{size}_student") for size in ("vits", "vitg")
-    ]
+    sizes = ("vits", "vitb", "vitl", "vitg")
+    students = [with_paths(tmp_path, "stage=student", f"experiment=v2_{size}_student") for size in sizes]
+    assert [cfg.model.encoder.size for cfg in students] == list(sizes)
     for cfg in (teacher, *students):
         assert dict(cfg.stage.terms) == {"affine_invariant": 1, "gradient": 2}
-        assert (cfg.optimizer.name, cfg.optimizer.lr, cfg.optimizer.lr_factors.decoder) == ("adam", 5e-6, 10)
+        assert (cfg.optimizer.name, cfg.optimizer.lr, cfg.optimizer.weight_decay) == ("adam", 5e-6, 0)
+        assert dict(cfg.optimizer.lr_factors) == {"encoder": 1, "decoder": 10, "head": 10}
         assert (cfg.model.encoder.taps, cfg.crop_size) == ("v2", 518)
     assert (teacher.batch_size, teacher.steps, teacher.model.encoder.size) == (64, 160_000, "vitg")
     for cfg in students:
         assert (cfg.batch_size, cfg.steps, list(cfg.stage.ratio)) == (192, 480_000, [0, 1])
+        assert dict(cfg.stage.weights) == {"labeled": 0, "unlabeled": 0.5, "feature": 0.5}
+        assert (cfg.stage.trim, cfg.loss.scales, cfg.loss.trim_gradient) == (0.1, 4, False)
         settings = checks.check(cfg)
         assert checks.per_micro_batch(settings) == (0, 192)
         assert settings.data.labeled == {}
@@ -174,6 +177,9 @@ def test_sample_v2_has_settings_of_both_stages() -> None:
     assert dict(teacher.stage.terms) == dict(student.stage.terms) == {"affine_invariant": 1, "gradient": 2}
     assert list(student.stage.ratio) == [0, 1]
     assert (student.run_dir, student.crop_size) == ("outputs/v2_student", 126)
+    first = compose("stage=student", "experiment=sample")
+    assert (student.batch_size, student.optimizer.lr) == (first.batch_size, first.optimizer.lr)
+    assert student.passes / 24 == first.passes / 16, "as many steps"
 
 
 def test_stage_chooses_its_perturbations() -> None:

@@ -15,7 +15,7 @@ from depthany.evaluation.predictors import QUANTITIES, FolderPredictor, holds_pr
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import ProtocolResult, difference, statistic, summary
 from depthany.evaluation.run import score_set
-from depthany.evaluation.score import Row
+from depthany.evaluation.score import Row, score_together, select
 from depthany.inference.predictor import Predictor
 from depthany.metrics.table import DEFAULT_METRICS, pixel_sums, scores_of
 from depthany.models.model import depth_anything
@@ -335,6 +335,19 @@ def test_predictions_are_resized_by_the_protocols_rule(tmp_path: Path) -> None:
         protocol = replace(METRES, upsample=rule)
         (row,) = score_set(FolderPredictor(tmp_path, DEPTH), dataset, protocol).rows
         assert row.scores["abs_rel"] == pytest.approx(0, abs=1e-6), rule
+
+
+def test_crop_cuts_metrics_over_maps() -> None:
+    depth_m = np.full((480, 640), 2, np.float32)
+    depth_m[:, :10] = 1  # the only edge is outside of Eigen's crop
+    known, flat = np.ones_like(depth_m, bool), np.full_like(depth_m, 2)
+    found = {}
+    for crop in ("none", "eigen_nyu"):
+        protocol = replace(METRES, crop=crop, metrics=("abs_rel", "edge_recall_10"))
+        (row,) = score_together([select(flat, "depth", 1 / depth_m, known, protocol)], "depth", protocol)
+        found[crop] = row.scores
+    assert found["none"]["edge_recall_10"] == 0 and found["none"]["abs_rel"] > 0
+    assert found["eigen_nyu"] == {"abs_rel": 0}
 
 
 def test_boundary_f1_needs_truth_without_holes(tmp_path: Path) -> None:

@@ -333,6 +333,12 @@ def test_tokens_of_another_stride_are_refused() -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"ratio=\[0, 0\]: expected two shares"):
         student_settings(ratio=[0, 0])
+    for weights, message in (
+        (ImageWeights(0, 0.5, 0.5), "weights.labeled=0 learns nothing"),
+        (ImageWeights(1, 0, 0), "weights.feature=0 learn nothing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            student_settings(ratio=[1, 2], weights=weights)
     with pytest.raises(ValueError, match=r"terms: unknown loss 'l3'; choose from affine_invariant"):
         student_settings(terms={"l3": 1.0})
 

@@ -167,7 +167,13 @@ class PairedDepth(ABC):
                 f"{list_file}: {len(absent)} file(s) of {2 * len(known)} do not exist below {self.root}, "
                 f"the first: {first_ten(absent)}"
             )
-        return self.pairs_of(known), []
+        return self.pairs_of(self.keep_listed(known)), []
+
+    def keep_listed(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Returns those of the listed (image, depth) paths that are used; a subclass with settings that leave
+        out pairs applies them to a list, too, and counts what they leave out.
+        """
+        return rows
 
     def _leave_out_named(self, exclude_file: str) -> None:
         """Leaves out the pairs that a list names, and files without partner that it names."""

@@ -33,7 +33,8 @@ class Protocol:
         min_depth: m; nearer ground truth does not count. None does not cut the ground truth.
         max_depth: m; for farther ground truth see `truth_beyond`. None does not cut the ground truth.
         bounds: whether ground truth exactly at min_depth or max_depth counts (inclusive) or not (strict).
-        truth_beyond: ground truth beyond max_depth, including sky, is invalid, or clipped to max_depth.
+        truth_beyond: ground truth beyond max_depth, including sky, is invalid, or clipped to max_depth. In
+            metrics over maps (boundary_f1, edge_recall_*) it always counts, clipped to max_depth.
         clip_prediction: nearest and farthest depth in m to which the aligned prediction is clipped. None
             takes min_depth and max_depth.
         not_finite: refuse stops at a prediction with NaN or infinity. clip replaces them in a prediction of

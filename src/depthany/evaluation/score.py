@@ -23,7 +23,8 @@ class Pixels:
 
     x, y: [n] float32 prediction and ground truth. depth_m: [n] float32 true depth in m.
     maps: prediction in the space of the fit and true depth in m, [h w] float32 each, and [h w] bool where the
-        ground truth is known; None unless the protocol lists a metric over maps.
+        ground truth is known, all of the crop; None unless the protocol lists a metric over maps. Sky and
+        ground truth beyond the range have the farthest depth of the range.
     replaced: how many values of x were NaN or infinite.
     """
 
@@ -138,7 +139,9 @@ def select(
     depth_m = np.float32(1) / truth  # [n]
     maps = None
     if any(METRICS[metric].over == "maps" for metric in protocol.metrics):
-        maps = to_space(prediction, quantity, space, floor), _clipped_depth_m(disparity, protocol), mask
+        box = CROPS[protocol.crop](*mask.shape)
+        x_map = to_space(prediction[box], quantity, space, floor)
+        maps = x_map, _clipped_depth_m(disparity[box], protocol), mask[box]
     replaced = 0 if strange is None else int(strange[counted].sum())
     return Pixels(index, name, x, truth if space == "disparity" else depth_m, depth_m, maps, replaced)
 

@@ -31,7 +31,7 @@ class LossSettings:
 
     normalisation: str = setting(choices=NORMALISATIONS)
     reduction: str = setting(choices=REDUCTIONS)
-    scales: int = setting(SCALES, least=1)
+    scales: int = setting(SCALES, least=1, most=10)
     trim_gradient: bool = False
 
 

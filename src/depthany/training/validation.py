@@ -53,7 +53,8 @@ def evaluate(
 
     The prediction is resized to the ground truth bilinearly (corners aligned). A disparity is fitted to
     1 / depth by least squares per image over the valid pixels, clipped to the set's range and inverted;
-    metres are only clipped. Sky counts in neither fit nor metric, since it has no depth.
+    metres are only clipped. Sky counts in neither fit nor metric, since it has no depth; only in metrics over
+    maps, such as boundary_f1, it has the farthest depth of the set's range.
 
     Args:
         sets: sets by name. input_size: pixels of the shorter side at the model's input.

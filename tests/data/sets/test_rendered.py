@@ -209,6 +209,36 @@ def test_list_leaves_out_bad_scenes_and_images(tmp_path: Path) -> None:
         TartanAir(str(tmp_path), exclude_file="none.txt")
 
 
+def test_what_is_left_out_of_a_list_is_counted(tmp_path: Path) -> None:
+    for environment in ("amusement", "hospital"):
+        tartan(tmp_path, environment)
+    pairs = TartanAir(str(tmp_path)).pairs
+    lines = [f"{pair.image.relative_to(tmp_path)} {pair.depth.relative_to(tmp_path)}" for pair in pairs]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    options = {"list_file": str(tmp_path / "list.txt")}
+    dataset = TartanAir(str(tmp_path), exclude=["amusement"], **options)
+    assert (len(dataset), dataset.left_out) == (2, {"in amusement": 2})
+    root = tmp_path / "vkitti"
+    for variant in ("clone", "fog"):
+        vkitti(root, variant=variant)
+    pairs = VirtualKITTI2(str(root)).pairs
+    lines = [f"{pair.image.relative_to(root)} {pair.depth.relative_to(root)}" for pair in pairs]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    chosen = VirtualKITTI2(str(root), variants=["fog"], **options)
+    assert {pair.name.split("/")[1] for pair in chosen.pairs} == {"fog"}
+    assert chosen.left_out == {"of other variants": len(pairs) - len(chosen)}
+
+
+def test_words_where_lists_belong_are_refused(tmp_path: Path) -> None:
+    tartan(tmp_path, "amusement")
+    with pytest.raises(ValueError, match=r"exclude=amusement: expected a list, exclude=\[amusement\]"):
+        TartanAir(str(tmp_path), exclude="amusement")
+    with pytest.raises(ValueError, match=r"exclude=\['amusment'\] names no folder .*, such as amusement/"):
+        TartanAir(str(tmp_path), exclude=["amusment"])
+    with pytest.raises(ValueError, match=r"cameras=0: expected a list, cameras=\[0\]"):
+        VirtualKITTI2(str(tmp_path), cameras=0)
+
+
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
     for frame in range(4):

@@ -9,7 +9,7 @@ from depthany.data.depth_files import read_depth_16
 from depthany.data.labeled import Decoded
 from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
 from depthany.data.pairs import Pair, Pairs
-from depthany.system.choices import require_choice
+from depthany.system.choices import require_choice, require_list
 
 # Names as in ZoeDepth's loaders of the two parts (data/diml_indoor_test.py, diml_outdoor_test.py).
 LAYOUTS = {
@@ -36,6 +36,7 @@ class DIML(LayoutDepth):
     """
 
     def __init__(self, root: str, parts: Sequence[str] = ("indoor", "outdoor"), **common: Any) -> None:
+        require_list("parts", parts)
         for part in parts:
             require_choice("part of DIML", part, tuple(LAYOUTS))
         self.parts = tuple(parts)

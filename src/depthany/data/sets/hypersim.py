@@ -42,6 +42,7 @@ class Hypersim(LayoutDepth):
     Args:
         root: folder of the scenes, at any depth.
         split: `train`, `val` or `test` of the official split, without the frames that it excludes; or `all`.
+            Not read with `list_file`, which is a split of its own.
         split_csv: metadata_images_split_scene_v1.csv of ml-hypersim; None = in `root`. Not read for `all`.
         camera_csv: metadata_camera_parameters.csv of ml-hypersim. Its `M_cam_from_uv` describes the tilted
             and shifted lenses of some scenes (ml-hypersim#24, #79). None = in `root`, with a warning if it is

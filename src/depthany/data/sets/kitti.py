@@ -12,7 +12,7 @@ import numpy as np
 from depthany.data.depth_files import read_depth_16
 from depthany.data.labeled import Decoded, PairedDepth
 from depthany.data.pairs import Pair, Pairs, missing, read_columns, require_pair, require_unique, walk
-from depthany.system.choices import require_choice
+from depthany.system.choices import require_choice, require_list
 
 EIGEN_LIST = "eigen_test_files_with_gt.txt"
 EIGEN_SPLITS = ("eigen_test", "eigen_test_in_val")
@@ -72,6 +72,7 @@ class KITTI(PairedDepth):
         **common: Any,
     ) -> None:
         require_choice("split of KITTI", split, SPLITS)
+        require_list("cameras", cameras)
         if split in EIGEN_SPLITS and list_file is None:
             list_file = os.path.join(root, EIGEN_LIST)
             if os.path.isdir(root) and not os.path.isfile(list_file):

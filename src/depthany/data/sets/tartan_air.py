@@ -7,6 +7,7 @@ from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.layouts import ANYWHERE, Layout, LayoutDepth
 from depthany.data.pairs import Pair
+from depthany.system.choices import require_list
 
 
 class TartanAir(LayoutDepth):
@@ -32,13 +33,21 @@ class TartanAir(LayoutDepth):
     def __init__(
         self, root: str, exclude: Sequence[str] = (), sky_beyond_m: float | None = 10000.0, **common: Any
     ) -> None:
+        require_list("exclude", exclude)
         self.exclude, self.sky_beyond_m = frozenset(exclude), sky_beyond_m
         super().__init__(root, **common)
 
     def keep(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        folders = {part for image, _ in rows for part in image.split("/")[:-1]}
+        if rows and (absent := sorted(self.exclude - folders)):
+            raise ValueError(
+                f"exclude={absent} names no folder above an image below {self.root}, such as {rows[0][0]}"
+            )
         kept = [row for row in rows if self.exclude.isdisjoint(row[0].split("/"))]
         self.count_left_out(f"in {', '.join(sorted(self.exclude))}", len(rows) - len(kept))
         return kept
+
+    keep_listed = keep
 
     def decode(self, pair: Pair) -> Decoded:
         depth_m = read_depth(pair.depth)

@@ -12,6 +12,7 @@ from depthany.data.depth_files import read_depth_16
 from depthany.data.labeled import Decoded
 from depthany.data.layouts import Layout, LayoutDepth
 from depthany.data.pairs import Pair, read_columns
+from depthany.system.choices import require_list
 
 SKY_CM = 65535
 CLIP = "(?:(?:(?:.*/)?([^/]+)/)?([^/]+)/)?"  # scene and variant, at any depth below the root
@@ -52,7 +53,8 @@ class VirtualKITTI2(LayoutDepth):
 
     Args:
         root: folder of the scenes, at any depth.
-        cameras: 0 = left, 1 = right. The 20K images of the paper are about one camera (21,260 of 42,520).
+        cameras: 0 = left, 1 = right. The 20K images of the paper are about one camera (21,260 of 42,520). Not
+            read with `list_file`.
         scenes: such as `Scene01`; None = all five.
         variants: such as `clone`, `fog`, `15-deg-left`; None = all ten.
         depth_root: folder of the scenes with depth, relative to `root` or absolute; None = `root`.
@@ -71,6 +73,8 @@ class VirtualKITTI2(LayoutDepth):
         except_list: str | None = None,
         **common: Any,
     ) -> None:
+        for key, value in (("cameras", cameras), ("scenes", scenes), ("variants", variants)):
+            require_list(key, value)
         self.scenes = None if scenes is None else frozenset(scenes)
         self.variants = None if variants is None else frozenset(variants)
         self.depth_root = None if depth_root is None else Path(root, depth_root)
@@ -111,6 +115,8 @@ class VirtualKITTI2(LayoutDepth):
             self.count_left_out(f"named in {self.except_list}", len(rows) - len(kept))
             rows = kept
         return rows
+
+    keep_listed = keep
 
     def decode(self, pair: Pair) -> Decoded:
         depth_cm = read_depth_16(pair.depth)

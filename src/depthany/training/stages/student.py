@@ -75,6 +75,17 @@ class StudentSettings(TermsSettings):
         super().__post_init__()
         if not any(self.ratio):
             raise ValueError(f"ratio={list(self.ratio)}: expected two shares, for example [1, 2]")
+        labeled, unlabeled = self.ratio
+        if labeled and not self.weights.labeled:
+            raise ValueError(
+                f"ratio={list(self.ratio)} reads labeled images, but weights.labeled=0 learns nothing from "
+                "them: set stage.weights.labeled, or stage.ratio=[0,1]"
+            )
+        if unlabeled and not self.weights.unlabeled and not self.weights.feature:
+            raise ValueError(
+                f"ratio={list(self.ratio)} reads unlabeled images, but weights.unlabeled=0 and "
+                "weights.feature=0 learn nothing from them: set one of them, or stage.ratio=[1,0]"
+            )
 
 
 class StudentStage(TermsStage):
