@@ -5,10 +5,12 @@
     python scripts/sky_ladder.py --seeds 0 1 2
 
 For each seed it trains three teachers on the labeled streets: with the sky of the labels, without any sky,
-and with masks that `depthany.sky` makes by the segmentation model of scripts/transfer_ladder.py. It scores
-depth where there is one (sky counts in neither fit nor score), and pairs of a sky pixel and another pixel
-of the same image: the share in which the sky has the smaller disparity. It writes sky_ladder.md and .json
-to --out. Finished runs are kept. --test also scores the test split: for the final table only.
+and with masks that `depthany.sky` makes by the segmentation model of scripts/transfer_ladder.py. That model
+has learned from these streets, so their masks are better than those of new images; the overlap of masks and
+the sky of the labels is shown for both. It scores depth where there is one (sky counts in neither fit nor
+score), and pairs of a sky pixel and another pixel of the same image: the share in which the sky has the
+smaller disparity. It writes sky_ladder.md and .json to --out. Finished runs are kept. --test also scores the
+test split: for the final table only.
 """
 
 import argparse
@@ -43,12 +45,13 @@ SEGMENTER = "DPT_fine-tuned_student"  # of transfer_ladder.py
 ROWS = ("sky of the labels", "no sky", "sky of predicted masks")
 SHOWN = ("AbsRel", "delta1", "sky farther")
 STREETS = ["images/streets", "depth/streets"]
+TRAIN, NEW = "labeled/train", "labeled/val"  # streets of the teachers; streets that no model has seen
 
 
 def main() -> None:
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    masks = {seed: make_masks(seed, args) for seed in args.seeds}
+    masks = {seed: make_masks(seed, TRAIN, args.out / f"masks_{seed}", args) for seed in args.seeds}
     with ThreadPoolExecutor(args.jobs) as pool:
         for run in [pool.submit(train_one, *each, masks, args) for each in product(args.seeds, ROWS)]:
             run.result()
@@ -56,7 +59,10 @@ def main() -> None:
     values = np.array(
         [[scores(folder_of(row, seed, args.out), domains, args.data) for seed in args.seeds] for row in ROWS]
     )  # [rows seeds domains metrics]
-    overlaps = [overlap(masks[seed], args.data) for seed in args.seeds]
+    overlaps = {TRAIN: [overlap(masks[seed], args.data / TRAIN) for seed in args.seeds], NEW: []}
+    for seed in args.seeds:
+        of_new = make_masks(seed, NEW, args.out / f"masks_of_new_{seed}", args)
+        overlaps[NEW].append(overlap(of_new, args.data / NEW))
     result = {"rows": ROWS, "seeds": args.seeds, "domains": domains, "metrics": SHOWN}
     result |= {"values": values.tolist(), "overlap": overlaps}
     (args.out / "sky_ladder.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -75,11 +81,10 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def make_masks(seed: int, args: argparse.Namespace) -> Path:
-    """Writes a mask for each labeled street by the segmentation model of a seed; returns their folder."""
-    out = args.out / f"masks_{seed}"
+def make_masks(seed: int, split: str, out: Path, args: argparse.Namespace) -> Path:
+    """Writes a mask for each street of a split by the segmentation model of a seed; returns their folder."""
     words = [f"checkpoint={args.transfer / f'{SEGMENTER}_{seed}'}", f"out={out}"]
-    words.append(f"images={args.data / 'labeled/train' / STREETS[0]}")
+    words.append(f"images={args.data / split / STREETS[0]}")
     subprocess.run([sys.executable, "-m", "depthany.sky", *words], check=True)
     return out
 
@@ -133,9 +138,9 @@ def share_in_order(smaller: NDArray[np.floating], larger: NDArray[np.floating]) 
     return float(wins / (larger.size * smaller.size))
 
 
-def overlap(masks: Path, data: Path) -> float:
+def overlap(masks: Path, split: Path) -> float:
     """Returns intersection over union of predicted masks and the sky of the labels, over all pixels."""
-    streets = FolderDepth(str(data / "labeled/train"), *STREETS, 1000, max_depth=65, sky_value=65535)
+    streets = FolderDepth(str(split), *STREETS, 1000, max_depth=65, sky_value=65535)
     both = either = 0
     for index in range(len(streets)):
         sky = streets.labels(index).sky
@@ -144,7 +149,9 @@ def overlap(masks: Path, data: Path) -> float:
     return both / either
 
 
-def markdown(values: NDArray[np.float64], domains: list[str], overlaps: list[float], seeds: list[int]) -> str:
+def markdown(
+    values: NDArray[np.float64], domains: list[str], overlaps: dict[str, list[float]], seeds: list[int]
+) -> str:
     """Returns a table of mean and spread over seeds, and one of the differences to the sky of the labels."""
     columns = [f"{domain} {metric}" for domain in domains for metric in SHOWN]
     lines = [f"`{command_line()}`", "", *heading_lines(columns)]
@@ -155,7 +162,9 @@ def markdown(values: NDArray[np.float64], domains: list[str], overlaps: list[flo
         if i:
             change = runs - values[0].reshape(len(seeds), -1)
             to_first.append(f"| {row} | " + " | ".join(difference_cells(change)) + " |")
-    found = ", ".join(f"{share:.3f}" for share in overlaps)
+    found = "; ".join(
+        f"{split} {', '.join(f'{share:.3f}' for share in shares)}" for split, shares in overlaps.items()
+    )
     lines += [
         "",
         f"Mean ± standard deviation over seeds {seeds}. IoU of masks and sky of the labels: {found}.",

@@ -146,10 +146,15 @@ def test_student_loss_is_weighted_sum_of_terms(center: str) -> None:
 
 @pytest.mark.parametrize("kind", ["labeled", "unlabeled", "feature"])
 def test_each_weight_weighs_its_own_term(kind: str) -> None:
-    weights = ImageWeights(**{**dict.fromkeys(("labeled", "unlabeled", "feature"), 0.0), kind: 0.25})
-    output = student_stage(frozen=far_encoder(), weights=weights)(network(2), make_batch(), generator())
-    torch.testing.assert_close(output.loss, 0.25 * output.scalars[f"loss/{kind}"])
-    assert output.loss > 0
+    weights = {"labeled": 0.25, "unlabeled": 0.5, "feature": 0.125}
+    losses = list[torch.Tensor]()
+    for more in (0.0, 1.0):
+        changed = ImageWeights(**weights | {kind: weights[kind] + more})
+        stage = student_stage(frozen=far_encoder(), weights=changed)
+        output = stage(network(2), make_batch(), generator())
+        losses.append(output.loss)
+    torch.testing.assert_close(losses[1] - losses[0], output.scalars[f"loss/{kind}"])
+    assert losses[1] > losses[0] > 0
 
 
 def test_teacher_labels_the_clean_image() -> None:
