@@ -6,11 +6,11 @@
 
 For each seed it trains three teachers on the labeled streets: with the sky of the labels, without any sky,
 and with masks that `depthany.sky` makes by the segmentation model of scripts/transfer_ladder.py. That model
-has learned from these streets, so their masks are better than those of new images; the overlap of masks and
-the sky of the labels is shown for both. It scores depth where there is one (sky counts in neither fit nor
-score), and pairs of a sky pixel and another pixel of the same image: the share in which the sky has the
-smaller disparity. It writes sky_ladder.md and .json to --out. Finished runs are kept. --test also scores the
-test split: for the final table only.
+has learned from these streets, so the overlap of masks and the sky of the labels is shown for held-out
+streets, too. It scores depth where there is one (sky counts in neither fit nor score), and pairs of a sky
+pixel and another pixel of the same image: the share in which the sky has the smaller disparity. It writes
+sky_ladder.md and .json to --out. Finished runs are kept. --test also scores the test split: for the final
+table only.
 """
 
 import argparse
