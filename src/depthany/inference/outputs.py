@@ -56,7 +56,12 @@ def legend_of(
 def with_legend(
     pixels: NDArray[np.uint8], legend: NDArray[np.uint8] | None, settings: OutputSettings
 ) -> NDArray[np.uint8]:
-    """Returns a picture [h w 3] with its legend, of `legend_of`, below its right side; white beside it."""
+    """Returns a picture with its legend below its right side; white beside it.
+
+    Args:
+        pixels: [h w 3] uint8 RGB.
+        legend: [rows w'] uint8 steps of the colour map, from `legend_of`, at most as wide; None = none.
+    """
     if legend is None:
         return pixels
     below = np.full((len(legend), *pixels.shape[1:]), 255, np.uint8)
