@@ -26,8 +26,9 @@ def build_from(
     """Builds a model with some parts of a trained model, and the others as the settings say, at random.
 
     A part that is taken is built as in the trained model. The log names where that differs from `parts` (a
-    warning, if the encoder is another network), and which parts start at random. A head that is put on another, such as bins on a relative model, is built as
-    in `parts` and takes the layers that it can start from (`Head.borrows`).
+    warning, if the encoder is another network), and which parts start at random. A head that is put on
+    another, such as bins on a relative model, is built as in `parts` and takes the layers that it can start
+    from (`Head.borrows`).
 
     Args:
         init: the trained model.
