@@ -45,7 +45,7 @@ def description(session: onnxruntime.InferenceSession) -> dict:
 
 
 def predict(session: onnxruntime.InferenceSession, photo: np.ndarray) -> np.ndarray:
-    """Returns the map [height width] float32, or class numbers uint8, of a photo [height width 3] uint8 RGB."""
+    """Returns float32 or uint8 class numbers [height width] of a photo [height width 3] uint8 RGB."""
     about = description(session)
     image = prepare(photo, about)
     if about["batch"] is not None:

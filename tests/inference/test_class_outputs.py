@@ -274,7 +274,8 @@ def test_huggingface_segmenter_finds_its_sky(
     segmenter = open_segmenter(source, compute, None)
     image = segmenter.prepare(np.zeros((8, 8, 3), np.uint8), "x")
     dtypes = set[torch.dtype]()
-    segmenter.model.register_forward_hook(lambda _, __, output: dtypes.add(output.logits.dtype))  # type: ignore[attr-defined]
+    network: Any = segmenter.model  # type: ignore[attr-defined]
+    network.register_forward_hook(lambda _, __, output: dtypes.add(output.logits.dtype))
     list(segmenter.probabilities([PreparedImage("x", image, (8, 8))], 1))
     assert dtypes == {torch.bfloat16}, "precision= acts"
 

@@ -51,6 +51,15 @@ def test_linear_head_has_dinov2s_size() -> None:
     assert LinearClassesHead((8,) * 4, names, levels=4).norm.num_features == 32
 
 
+def test_levels_of_unequal_size_are_refused() -> None:
+    encoder, names = {"name": "atrous", "model": "mobilenetv2_035"}, {"class_names": NAMES}
+    with pytest.raises(ValueError, match=r"have 4, 8, 16, 16 pixels .*: pass model\.head\.levels=2"):
+        build_model(encoder, {"name": "levels"}, {"name": "classes_linear", "levels": 4, **names}, 65)
+    model = build_model(encoder, {"name": "levels"}, {"name": "classes_linear", "levels": 2, **names}, 65)
+    assert model.eval()(torch.zeros(1, 3, 65, 65)).map.shape == (1, 3, 65, 65)
+    assert "strides" not in model.config["head"]
+
+
 def test_frozen_encoder_stays_in_eval_mode() -> None:
     model = model_of(*LINEAR)
     model.freeze(("encoder",))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -156,10 +157,9 @@ def test_example_script_enlarges_logits_before_the_classes(align_corners: bool, 
     about |= {"mean": [0] * 3, "std": [1] * 3, "resize_output": {"align_corners": align_corners}}
 
     class Session:
-        custom_metadata_map = {f"depthany.{key}": json.dumps(value) for key, value in about.items()}
-
-        def get_modelmeta(self) -> "Session":
-            return self
+        def get_modelmeta(self) -> SimpleNamespace:
+            texts = {f"depthany.{key}": json.dumps(value) for key, value in about.items()}
+            return SimpleNamespace(custom_metadata_map=texts)
 
         def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
             assert (outputs, inputs["image"].shape) == (["classes"], (1, 3, 28, 42))

@@ -32,7 +32,8 @@ def read_torchvision_deeplab(path: Path, state: Mapping[str, Tensor]) -> Found:
             f"{path} is a DeepLab V3 of torchvision with another backbone: expected resnet50 or resnet101"
         )
     classes = len(state[CLASSIFIER])
-    published = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"]
+    stored = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"]
+    published = [name.strip("_") for name in stored]  # "__background__" is VOC's "background"
     names = published if classes == len(published) else [f"class_{index}" for index in range(classes)]
     used = {name: tensor for name, tensor in state.items() if not name.startswith("aux_classifier.")}
     return Found(
