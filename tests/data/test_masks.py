@@ -137,6 +137,7 @@ def test_classes_file_maps_stored_values(tmp_path: Path) -> None:
         ("classes: [{name: a, ids: [1]}, {name: b, ids: [1]}]", "the stored value 1 has two meanings"),
         ("classes: [{name: a, rgb: [1, 2, 300]}]", "is not in 0..255"),
         ("klasses: [a]", "expected `classes:` with a list"),
+        ("classes: [{name: no}]", "name=False of class 0 is no text: write it in quotes"),
         ("classes: [{name: a, ids: '23'}]", "ids='23' is no whole number or list of them"),
         ("classes: [{name: a, ids: [1.7]}]", r"ids=\[1.7\] is no whole number"),
         ("classes: [{name: a, ids: [true]}]", r"ids=\[True\] is no whole number"),

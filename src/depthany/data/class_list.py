@@ -114,7 +114,10 @@ def _entry(row: Any, number: int) -> tuple[str, Colour, tuple[int, ...]]:
     r, g, b = voc_colours(number + 1)[number] if given.get("rgb") is None else given["rgb"]
     if not all(isinstance(part, int) and 0 <= part <= 255 for part in (r, g, b)):
         raise ValueError(f"rgb={[r, g, b]} of class {number} is not in 0..255")
-    return str(given["name"]), (int(r), int(g), int(b)), _stored(given.get("ids"), "ids", (number,))
+    name = given["name"]
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise ValueError(f"name={name} of class {number} is no text: write it in quotes")
+    return str(name), (int(r), int(g), int(b)), _stored(given.get("ids"), "ids", (number,))
 
 
 def _stored(value: Any, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
