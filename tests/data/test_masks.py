@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthany.data.class_counts import class_notes
 from depthany.data.class_list import ClassList, find_class, read_class_list, same_classes, voc_colours
 from depthany.data.class_lists import ADE20K, CITYSCAPES, CITYSCAPES_RAW, VOC
 from depthany.data.folder_masks import FolderMasks
@@ -136,6 +137,11 @@ def test_classes_file_maps_stored_values(tmp_path: Path) -> None:
         ("classes: [{name: a, ids: [1]}, {name: b, ids: [1]}]", "the stored value 1 has two meanings"),
         ("classes: [{name: a, rgb: [1, 2, 300]}]", "is not in 0..255"),
         ("klasses: [a]", "expected `classes:` with a list"),
+        ("classes: [{name: no}]", "name=False of class 0 is no text: write it in quotes"),
+        ("classes: [{name: a, ids: '23'}]", "ids='23' is no whole number or list of them"),
+        ("classes: [{name: a, ids: [1.7]}]", r"ids=\[1.7\] is no whole number"),
+        ("classes: [{name: a, ids: [true]}]", r"ids=\[True\] is no whole number"),
+        ("classes: [a]\nignore: '7'", "ignore='7' is no whole number"),
     ],
 )
 def test_bad_classes_file_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -143,6 +149,30 @@ def test_bad_classes_file_is_named(text: str, message: str, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=message) as error:
         read_class_list(tmp_path / "c.yaml")
     assert str(tmp_path / "c.yaml") in str(error.value)
+
+
+def test_value_zero_is_a_stored_value(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("classes: [{name: a, ids: 7}, {name: sky, ids: 0}]\nignore: 3")
+    found = read_class_list(tmp_path / "c.yaml")
+    assert (found.ids, found.ignored) == (((7,), (0,)), (3,))
+    (tmp_path / "c.yaml").write_text("classes: [{name: a, ids: 1}]\nignore: 0")
+    assert read_class_list(tmp_path / "c.yaml").lookup()[:3].tolist() == [255, 0, -1]
+
+
+@pytest.mark.parametrize("wrong", [[[0, 255]] * 2, [[7, 255]] * 2])
+def test_foreground_stored_as_255_is_refused(tmp_path: Path, wrong: list[list[int]]) -> None:
+    names = [f"class_{i}" for i in range(8)]
+    with pytest.raises(ValueError, match=r"data.labeled.mine: the mask that .*only . and 255.* ids: \[255\]"):
+        class_notes({"data.labeled.mine": folder(tmp_path, wrong, names)})
+
+
+def test_masks_that_may_lack_classes_are_kept(tmp_path: Path) -> None:
+    assert "1 class not seen" in class_notes({"a": folder(tmp_path / "a", [[0, 0]] * 2)})[0]
+    assert class_notes({"b": folder(tmp_path / "b", [[0, 255]] * 2, ["sky"])})
+    assert class_notes({"c": folder(tmp_path / "c", [[0, 1, 255]] * 2)})
+    (tmp_path / "c/classes.yaml").write_text("classes: [a, {name: b, ids: 255}]")
+    write_numbers(tmp_path / "c/masks/a.png", [[0, 255, 255]] * 2)
+    assert "b 66.7%" in class_notes({"c": FolderMasks(str(tmp_path / "c"))})[0]
 
 
 def test_sets_with_other_classes_are_refused(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from PIL import Image
 from depthany.data.folder_depth import FolderDepth
 from depthany.data.layouts import Layout
 from depthany.data.pairs import Pair, Pairs, missing, read_list, walk
+from depthany.data.samples import NoValidPixel
+from depthany.inference.sources import find_sources
 
 
 def write(root: Path, stem: str, depth_mm: object) -> None:
@@ -92,6 +94,44 @@ def test_pair_without_sky_mask_is_unpaired(root: Path) -> None:
         FolderDepth(str(root), depth_scale=1000, sky_masks="sky")
     dataset = FolderDepth(str(root), depth_scale=1000, sky_masks=str(root / "sky"), allow_incomplete=True)
     assert [pair.name for pair in dataset.pairs] == ["s/0", "s/2"]
+
+
+def masks_of_sky_command(out: Path, images: Path) -> None:
+    """White masks under the names that `depthany.sky images= out=` gives them."""
+    for source in find_sources(str(images), out):
+        (out / source.name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.array([[0, 0, 1]], bool)).save(out / f"{source.name}.png")
+
+
+def test_masks_fit_images_with_a_suffix(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    np.save(root / "a_depth.npy", np.ones((1, 3), np.float32))
+    Image.new("RGB", (3, 1)).save(root / "a_rgb.png")
+    Image.new("RGB", (3, 1)).save(root / "a_rgb.jpg")  # so that depthany.sky keeps the suffix
+    masks_of_sky_command(tmp_path / "sky", root)
+    ends = {"image_suffix": "_rgb.png", "depth_suffix": "_depth.npy"}
+    found = FolderDepth(str(root), ".", ".", sky_masks=str(tmp_path / "sky"), **ends)
+    assert found.labels(0).sky.tolist() == [[False, False, True]]
+    (root / "a_rgb.jpg").unlink()
+    (tmp_path / "sky/a_rgb.png.png").rename(tmp_path / "sky/a_rgb.png")
+    assert FolderDepth(str(root), ".", ".", sky_masks=str(tmp_path / "sky"), **ends).labels(0).sky.any()
+
+
+def test_masks_fit_images_of_a_list(root: Path) -> None:
+    masks_of_sky_command(root / "sky", root / "images")
+    image = next((root / "images/s").glob("1.*"))
+    depth = next((root / "depth/s").glob("1.*"))
+    (root / "list.txt").write_text(f"images/s/{image.name} depth/s/{depth.name}\n")
+    listed = FolderDepth(str(root), depth_scale=1000, sky_masks="sky", list_file=str(root / "list.txt"))
+    assert listed.labels(0).sky.tolist() == [[False, False, True]]
+
+
+def test_photo_of_sky_alone_names_its_mask(root: Path) -> None:
+    masks(root, "s/0", "s/1", "s/2")
+    Image.fromarray(np.ones((1, 3), np.uint8)).save(root / "sky/s/0.png")
+    with pytest.raises(NoValidPixel, match=r"outside the sky of sky_masks, .*sky/s/0\.png: remove"):
+        FolderDepth(str(root), depth_scale=1000, sky_masks="sky").labels(0)
 
 
 def test_sky_mask_of_another_size_is_refused(root: Path) -> None:

@@ -52,6 +52,13 @@ def test_reader_of_protocol_reads_its_layout(stem: str, tmp_path: Path) -> None:
         choose([stem], roots, OmegaConf.create({}))[0][0].open()
 
 
+@pytest.mark.parametrize("stem", FILES)
+def test_protocol_turns_images_as_training_does(stem: str) -> None:
+    of_training = OmegaConf.load(config_dir() / f"dataset/{stem.removesuffix('_val')}.yaml").exif_orientation
+    of_protocol = OmegaConf.load(config_dir() / f"protocol/{stem}.yaml").dataset.get("exif_orientation")
+    assert of_protocol == of_training
+
+
 def test_windows_are_for_classes() -> None:
     with pytest.raises(ValueError, match="window=28 is for task=classes"):
         Protocol("p", window=28)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,26 @@ from depthany.data.folder_depth import FolderDepth
 from depthany.inference.averaging import average_classes, window_starts
 from depthany.inference.outputs import OutputSettings, check_formats
 from depthany.inference.predictor import Predictor, PreparedImage
-from depthany.inference.segmenters import class_probability, require_class
-from depthany.inference.sky_masks import SkySettings
+from depthany.inference.segmenters import (
+    class_probability,
+    open_segmenter,
+    processed,
+    require_class,
+    require_whole_images,
+)
+from depthany.inference.sky_masks import (
+    SkyJob,
+    SkySettings,
+    delete_masks,
+    require_same_note,
+    write_mask,
+    write_note,
+)
+from depthany.models.files.mobilenet_v2 import save_mobilenet_v2
+from depthany.models.files.model_source import ModelSource
 from depthany.models.model import build_model, save_model
 from depthany.models.output import Quantity
+from depthany.system.device import prepare_compute
 
 NAMES = ["dark", "middle", "sky"]
 
@@ -132,10 +149,10 @@ def test_sky_masks_are_written_noted_and_read(
     words = [f"checkpoint={folder}", f"images={photos}", f"out={out}", "threshold=0.34"]
     code, said, err = run_sky(monkeypatch, capsys, *words, "limit=1")
     assert code == 0, err
-    assert "1 masks written" in said
+    assert "1 mask written" in said
     (out / "a.png").write_bytes(kept := (out / "a.png").read_bytes())
     code, said, _ = run_sky(monkeypatch, capsys, *words)
-    assert "1 masks written" in said
+    assert "1 mask written" in said
     assert "1 there already" in said
     assert (out / "a.png").read_bytes() == kept
     with Image.open(out / "day/b.png") as file:
@@ -161,6 +178,52 @@ def test_sky_masks_are_written_noted_and_read(
     assert (labels.sky == expected).mean() > 0.999
     assert (labels.disparity[labels.sky] == 0).all(), "infinitely far"
     assert labels.mask.all()
+
+
+def test_other_input_size_or_precision_is_not_continued(tmp_path: Path) -> None:
+    settings = SkySettings("m", "sha256:1", "sky", 0.5, 0, input_size=28, precision="float32")
+    write_note(tmp_path, settings, {})
+    for key, value in (("input_size", 14), ("precision", "bfloat16")):
+        with pytest.raises(ValueError, match=rf"holds masks with {key}=.*, not {value}: pass another out"):
+            require_same_note(tmp_path, replace(settings, **{key: value}), [])
+    require_same_note(tmp_path, settings, [])
+
+
+def test_masks_without_a_note_are_refused(tmp_path: Path) -> None:
+    write_mask(tmp_path / "a.png", np.ones((2, 2), bool))
+    job = SkyJob(tmp_path / "photos/a.png", tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png exists, but no .*sky\.json says how it was made"):
+        require_same_note(tmp_path, SkySettings("m", "r", "sky", 0.5, 0), [job])
+
+
+def test_overwriting_leaves_no_older_mask(tmp_path: Path) -> None:
+    old, new = (SkySettings("m", "r", "sky", threshold, 0) for threshold in (0.5, 0.9))
+    jobs = [SkyJob(tmp_path / f"photos/{name}.png", tmp_path / f"{name}.png") for name in "ab"]
+    for job in jobs:
+        write_mask(job.target, np.ones((2, 2), bool))
+    write_note(tmp_path, old, {})
+    with pytest.raises(ValueError, match=r"also holds .*b\.png, which overwrite=true would not make again"):
+        delete_masks(tmp_path, new, jobs[:1])
+    assert jobs[0].target.exists(), "a refusal deletes nothing"
+    delete_masks(tmp_path, old, jobs[:1])  # the settings are those of the mask that stays
+    assert [job.target.exists() for job in jobs] == [False, True]
+    delete_masks(tmp_path, new, jobs)
+    assert not any(job.target.exists() for job in jobs)
+
+
+def test_limit_with_overwrite_is_refused_in_one_line(
+    folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (photos / "c.mp4").touch()
+    words = [f"checkpoint={folder}", f"images={photos}", f"out={tmp_path / 'sky'}"]
+    code, said, err = run_sky(monkeypatch, capsys, *words)
+    assert code == 0, err
+    assert "1 video left out" in said
+    code, _, err = run_sky(monkeypatch, capsys, *words, "input_size=42")
+    assert (code, "holds masks with input_size=28, not 42" in err) == (2, True), err
+    code, _, err = run_sky(monkeypatch, capsys, *words, "input_size=42", "overwrite=true", "limit=1")
+    assert (code, "leave out limit" in err) == (2, True), err
+    assert json.loads((tmp_path / "sky/sky.json").read_text())["settings"]["input_size"] == 28
 
 
 def test_label_set_without_sky_is_refused(folder: Path) -> None:
@@ -201,4 +264,45 @@ def test_huggingface_segmenter_finds_its_sky(
     assert code == 0, err
     with Image.open(out / "a.png") as file:
         assert (file.mode, file.size) == ("1", (50, 35))
-    assert json.loads((out / "sky.json").read_text())["settings"]["sky_class"] == "sky"
+    note = json.loads((out / "sky.json").read_text())["settings"]
+    assert note["sky_class"] == "sky"
+    torch.manual_seed(1)  # other weights in the same folder are another segmenter
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "hf")
+    code, _, err = run_sky(monkeypatch, capsys, *words)
+    assert (code, f"holds masks with revision={note['revision']}" in err) == (2, True), err
+    source, compute = ModelSource(str(tmp_path / "hf")), prepare_compute("cpu", "bf16", 1)
+    segmenter = open_segmenter(source, compute, None)
+    image = segmenter.prepare(np.zeros((8, 8, 3), np.uint8), "x")
+    dtypes = set[torch.dtype]()
+    network: Any = segmenter.model  # type: ignore[attr-defined]
+    network.register_forward_hook(lambda _, __, output: dtypes.add(output.logits.dtype))
+    list(segmenter.probabilities([PreparedImage("x", image, (8, 8))], 1))
+    assert dtypes == {torch.bfloat16}, "precision= acts"
+
+
+@pytest.mark.slow  # the import of transformers
+def test_cropping_image_processors_see_whole_photos() -> None:
+    transformers = pytest.importorskip("transformers")
+    crops = transformers.MobileNetV2ImageProcessor(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}
+    )
+    image = np.zeros((60, 120, 3), np.uint8)
+    image[:, :20] = 255
+    assert processed(crops, image).shape == (3, 64, 128)
+    assert len(processed(crops, image)[0, 0].unique()) > 1, "the white edge is seen"
+    require_whole_images(crops, "checkpoint=x")
+    for other in (
+        transformers.DPTImageProcessor(do_pad=True, size_divisor=100),
+        transformers.ConvNextImageProcessor(size={"shortest_edge": 96}, crop_pct=0.5),
+    ):
+        with pytest.raises(ValueError, match=r"checkpoint=x: its image processor .* crops or pads images"):
+            require_whole_images(other, "checkpoint=x")
+
+
+@pytest.mark.slow  # the import of transformers
+def test_mobilenet_of_huggingface_is_read_as_ours(tmp_path: Path) -> None:
+    encoder = {"name": "atrous", "model": "mobilenetv2_035"}
+    head = {"name": "classes_deeplab", "class_names": ["a", "sky"]}
+    save_mobilenet_v2(build_model(encoder, {"name": "levels"}, head, 65).eval(), tmp_path)
+    segmenter = open_segmenter(ModelSource(str(tmp_path)), prepare_compute("cpu", "fp32", 1), None)
+    assert segmenter.predictor.align_corners and segmenter.input_size == 65  # type: ignore[attr-defined]

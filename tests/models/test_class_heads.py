@@ -6,8 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from depthany.data.class_lists import ADE20K
+from depthany.models.dinov2 import Dinov2
+from depthany.models.files.dinov2_linear import _size_and_levels
 from depthany.models.files.loading import load_model
 from depthany.models.heads.classes import LinearClassesHead
 from depthany.models.infer import class_map
@@ -49,6 +53,45 @@ def test_linear_head_has_dinov2s_size() -> None:
     counts = [sum(p.numel() for p in head.parameters()) for head in sizes.values()]
     assert counts == [58_518, 116_886, 155_798]
     assert LinearClassesHead((8,) * 4, names, levels=4).norm.num_features == 32
+
+
+def test_levels_of_unequal_size_are_refused() -> None:
+    encoder, names = {"name": "atrous", "model": "mobilenetv2_035"}, {"class_names": NAMES}
+    with pytest.raises(ValueError, match=r"have 4, 8, 16, 16 pixels .*: pass model\.head\.levels=2"):
+        build_model(encoder, {"name": "levels"}, {"name": "classes_linear", "levels": 4, **names}, 65)
+    model = build_model(encoder, {"name": "levels"}, {"name": "classes_linear", "levels": 2, **names}, 65)
+    assert model.eval()(torch.zeros(1, 3, 65, 65)).map.shape == (1, 3, 65, 65)
+    assert "strides" not in model.config["head"]
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+def test_released_linear_head_joins_its_encoder(levels: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = Dinov2("micro")
+    torch.save(encoder.state_dict(), tmp_path / "dinov2_micro14_pretrain.pth")
+    width = levels * encoder.widths[0]
+    norm, conv = nn.BatchNorm2d(width).eval(), nn.Conv2d(width, 150, 1)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    state = {f"decode_head.bn.{name}": tensor for name, tensor in norm.state_dict().items()}
+    state |= {f"decode_head.conv_seg.{name}": tensor for name, tensor in conv.state_dict().items()}
+    path = tmp_path / "dinov2_micro14_ade20k_head.pth"
+    torch.save({"meta": {}, "state_dict": state}, path)
+    model, image = load_model(path), torch.randn(1, 3, 28, 42)
+    with torch.no_grad():
+        expected = conv(norm(torch.cat(encoder.eval()(image)[-levels:], 1)))
+        torch.testing.assert_close(model.head.logits(model.encoder(image)), expected)  # type: ignore[operator]
+    assert model.quantity.class_names == ADE20K.names
+    assert (model.head.align_corners, model.input_size) == (False, 518)
+
+
+def test_linear_head_of_two_sizes_needs_its_name(tmp_path: Path) -> None:
+    assert _size_and_levels(tmp_path / "dinov2_vits14_ade20k_ms_head.pth", 1536) == ("vits", 4)
+    assert _size_and_levels(tmp_path / "dinov2_vitg14_ade20k_linear_head.pth", 1536) == ("vitg", 1)
+    assert _size_and_levels(tmp_path / "mine.pth", 768) == ("vitb", 1)
+    with pytest.raises(ValueError, match=r"1536 channels fits vitg, vits: expected the name of the released"):
+        _size_and_levels(tmp_path / "mine.pth", 1536)
+    with pytest.raises(ValueError, match=r"100 channels fits no DINOv2"):
+        _size_and_levels(tmp_path / "mine.pth", 100)
 
 
 def test_frozen_encoder_stays_in_eval_mode() -> None:

@@ -1,18 +1,23 @@
 """DeepLab V3: equal logits to transformers' MobileNetV2 and torchvision's ResNet, and its traps."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
 from depthany import load_model
+from depthany.config.entry import config_dir
+from depthany.data.class_lists import VOC
 from depthany.models.atrous_encoder import AtrousEncoder, pad_symmetrically
 from depthany.models.files.mobilenet_v2 import save_mobilenet_v2
+from depthany.models.files.trunk_settings import TIMM, check_trunk_settings
 from depthany.models.files.weights import load_encoder_weights
 from depthany.models.heads.deeplab import DeepLabHead
 from depthany.models.model import DenseModel, build_model, save_model
@@ -144,7 +149,7 @@ def test_torchvision_file_gives_equal_logits(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "deeplabv3_resnet50_coco.pth")
     ours, image = load_model(tmp_path / "deeplabv3_resnet50_coco.pth"), picture(96, 130)
     torch.testing.assert_close(ours(image).map, theirs(image)["out"], atol=1e-5, rtol=1e-5)
-    assert ours.quantity.class_names[-1] == "tvmonitor"
+    assert ours.quantity.class_names == VOC.names, "so that it can be scored on VOC"
     assert (ours.preprocessing.multiple, ours.encoder.strides[-1]) == (1, 8)
 
 
@@ -213,7 +218,7 @@ def test_weights_of_timm_and_google_start_the_trunk(tmp_path: Path) -> None:
 
     whole = timm.create_model("mobilenetv2_035", pretrained=False)
     torch.save(whole.state_dict(), tmp_path / "timm.pth")
-    trunk = AtrousEncoder("mobilenetv2_035", padding="symmetric", bn_eps=1e-5)
+    trunk = AtrousEncoder("mobilenetv2_035", **TIMM)
     load_encoder_weights(trunk, tmp_path / "timm.pth")
     assert torch.equal(trunk.timm_model.conv_stem.weight, whole.conv_stem.weight)
     theirs = transformers_model(output_stride=16, depth_multiplier=0.35)
@@ -222,8 +227,35 @@ def test_weights_of_timm_and_google_start_the_trunk(tmp_path: Path) -> None:
     load_encoder_weights(google, tmp_path / "google")
     stem = theirs.mobilenet_v2.conv_stem.first_conv.convolution.weight
     assert torch.equal(google.timm_model.conv_stem.weight, stem)
-    with pytest.raises(ValueError, match=r"padding=symmetric .* model\.encoder\.padding=same"):
+    remedy = "padding=same model.encoder.bn_eps=0.001 model.encoder.mean=[0.5,0.5,0.5] model.encoder.std="
+    with pytest.raises(ValueError, match=f"pass model.encoder.{re.escape(remedy)}"):
         load_encoder_weights(trunk, tmp_path / "google")
+
+
+@pytest.mark.parametrize("key, value", [("bn_eps", 1e-5), ("mean", [0.4] * 3), ("std", [0.2] * 3)])
+def test_settings_that_change_features_are_named(
+    key: str, value: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    google = AtrousEncoder("mobilenetv2_035", **{key: value})
+    with pytest.raises(ValueError, match=rf"pass model\.encoder\.{key}=\S*$"):
+        check_trunk_settings(google, tmp_path / "model.safetensors", is_google=True)
+    timm = AtrousEncoder("mobilenetv2_035", **{**TIMM, key: value if key != "bn_eps" else 1e-3})
+    check_trunk_settings(timm, tmp_path / "model.safetensors", is_google=False)
+    assert f"warning: {tmp_path / 'model.safetensors'} was not trained with {key}=" in caplog.text
+
+
+def test_own_folder_of_huggingface_keeps_its_settings(tmp_path: Path) -> None:
+    model = deeplab(TIMM)
+    save_mobilenet_v2(model, tmp_path)
+    trunk = AtrousEncoder("mobilenetv2_035", **TIMM)
+    load_encoder_weights(trunk, tmp_path)
+    expected: Any = model.encoder
+    assert torch.equal(trunk.timm_model.conv_stem.weight, expected.timm_model.conv_stem.weight)
+
+
+def test_default_mobilenet_fits_its_default_weights() -> None:
+    encoder = OmegaConf.to_container(OmegaConf.load(config_dir() / "model/mobilenetv2.yaml").encoder)
+    assert {key: encoder[key] for key in TIMM} == TIMM  # type: ignore[call-overload,index]
 
 
 @pytest.mark.parametrize(

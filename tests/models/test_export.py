@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -144,6 +145,32 @@ def test_example_script_equals_infer_without_torch(
         expected = model.infer(np.asarray(photo), 28 if name == "metric" else None)
         limit = 0.05 if name == "metric" else 1e-3  # that graph has float16 weights
         assert relative_difference(found, expected)["max"] < limit, (name, width, height)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_example_script_enlarges_logits_before_the_classes(align_corners: bool, monkeypatch) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("onnx_example")
+    logits = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    about = {"quantity": "classes", "class_names": ["a", "b", "c"], "batch": None, "size": [28, 42]}
+    about |= {"mean": [0] * 3, "std": [1] * 3, "resize_output": {"align_corners": align_corners}}
+
+    class Session:
+        def get_modelmeta(self) -> SimpleNamespace:
+            texts = {f"depthany.{key}": json.dumps(value) for key, value in about.items()}
+            return SimpleNamespace(custom_metadata_map=texts)
+
+        def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            assert (outputs, inputs["image"].shape) == (["classes"], (1, 3, 28, 42))
+            return [logits[None]]
+
+    found = script.predict(Session(), np.zeros((9, 7, 3), np.uint8))
+    enlarged = torch.nn.functional.interpolate(
+        torch.from_numpy(logits)[None], (9, 7), mode="bilinear", align_corners=align_corners
+    )
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, enlarged[0].argmax(0).numpy())
 
 
 def test_graph_of_one_size_takes_no_other(graphs) -> None:

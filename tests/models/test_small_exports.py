@@ -4,16 +4,28 @@ import contextlib
 import io
 import json
 import sys
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+from depthany.commands.export_command import trial_of
 from depthany.config.entry import run_entry
-from depthany.evaluation.export_scores import Score, require_small_loss, score_on_images
+from depthany.evaluation import export_scores
+from depthany.evaluation.export_scores import (
+    Score,
+    predictor_of,
+    require_small_loss,
+    score_on_images,
+    score_under,
+)
+from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.small_files import size_of
 from depthany.export import run
 from depthany.models.files.coreml import put_weights
@@ -160,7 +172,39 @@ def test_loss_on_images_counts_what_changed(
     stand_in: Any = type("Model", (), {"quantity": quantity, "__call__": lambda self, image: model(image)})()
     score = score_on_images(stand_in, lambda image: np.array(found)[None], [torch.zeros(1, 3, 1, 2)])
     assert score.lost == pytest.approx(expected)
-    assert "1 images" in score.name
+    assert score.name.endswith("on 1 image")
+
+
+def test_images_are_stretched_as_the_metadata_say() -> None:
+    model = deeplab("mobilenetv2_035", 65)
+    image = np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8)
+    about = description(model, (65, 33))
+    assert about["resize"]["kernel"] == "bicubic" and not about["resize"]["align_corners"]
+    resized = cv2.resize(image.astype(np.float32) / np.float32(255), (33, 65), interpolation=cv2.INTER_CUBIC)
+    expected = (resized - np.float32(about["mean"])) / np.float32(about["std"])
+    (found,) = predictor_of(model, (65, 33), "x").prepare(image, "x")
+    np.testing.assert_allclose(found.numpy(), expected.transpose(2, 0, 1), atol=1e-6)
+
+
+def test_score_of_one_size_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = namedtuple("Scored", "rows")([{}])
+    monkeypatch.setattr(export_scores, "score_set", lambda *given, **named: rows)
+    monkeypatch.setattr(export_scores, "summary", lambda *given: {"miou": 0.5})
+    protocol = Protocol("voc_val", task="classes", window=65)
+    one: Any = namedtuple("One", "open protocol")(lambda: [0, 1], protocol)
+    model: Any = deeplab("mobilenetv2_035", 65)
+    name = score_under(model, lambda image: image.numpy(), one, (65, 65), None).name
+    assert name == "mIoU of voc_val (images stretched to 65x65, whole)"
+    assert score_under(model, lambda image: image.numpy(), one, None, None).name == "mIoU of voc_val"
+
+
+@pytest.mark.parametrize("key", ["images", "calibration"])
+def test_folder_of_videos_is_refused(key: str, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    given = {"roots": {}, "protocols": None, "images": None, "calibration": None, "out": "x.onnx"}
+    given |= {"max_loss": 1, "limit": None, "calibration_images": 2, key: str(tmp_path)}
+    with pytest.raises(ValueError, match=rf"{key}=.* holds only videos: expected images"):
+        trial_of(OmegaConf.create(given))
 
 
 def test_weights_of_a_package_go_to_their_places() -> None:

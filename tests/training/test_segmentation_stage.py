@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from depthany.data.batch import Batch
 from depthany.losses.reduce import on_one_rank
 from depthany.models.heads.classes import LinearClassesHead
 from depthany.models.model import build_model
+from depthany.system.distributed import ALONE
+from depthany.training.class_model import norm_notes
 from depthany.training.stages.segmentation import SegmentationSettings, SegmentationStage
 
 pytestmark = pytest.mark.usefixtures("micro")
@@ -191,6 +194,18 @@ def test_small_batch_of_pooling_head_uses_running_statistics(monkeypatch: pytest
     output = stage(model, batch, torch.Generator().manual_seed(0))
     assert torch.isfinite(output.loss)
     assert not model.head.norm.running_mean.any()
+
+
+@pytest.mark.parametrize("parts", [("dpt", "classes_dpt"), ("levels", "classes_linear")])
+def test_few_images_for_a_trained_cnn_are_warned_of(parts: tuple[str, str]) -> None:
+    head = {"name": parts[1], "class_names": NAMES}
+    model = build_model({"name": "atrous", "model": "mobilenetv2_035"}, {"name": parts[0]}, head, 65).train()
+    stage = SimpleNamespace(name="segmentation", batch_norm="trained")
+    settings: Any = SimpleNamespace(stage=stage, batch_size=2, accumulate=1)
+    (line,) = norm_notes(settings, model, ALONE)
+    assert "statistics over 2 images at a time; with fewer than 8" in line
+    model.freeze(["encoder"])
+    assert norm_notes(settings, model.train(), ALONE) == []
 
 
 def test_one_image_per_batch_norm_is_refused(

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from depthany.config.entry import config_dir
 from depthany.models.files.loading import load_model
 from depthany.models.files.names import official_name
 from depthany.models.files.official import save_official
@@ -49,6 +51,22 @@ def test_init_takes_the_named_parts(tmp_path: Path, init_parts: str) -> None:
     assert [part for part in PARTS if equal(model, source, part)] == list(INIT_PARTS[init_parts])
 
 
+def test_other_taps_of_init_are_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained(tmp_path)
+    with caplog.at_level("INFO"):
+        build_model(settings(taps="v2", init=str(tmp_path / "trained")), 28)
+    assert "the encoder is that of model.init=" in caplog.text and "warning" not in caplog.text
+
+
+def test_only_the_sample_starts_from_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "outputs" / "student").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with initialize_config_dir(str(config_dir()), version_base=None):
+        words = ["stage=segmentation", "experiment=none", "model=vits", "data=voc"]
+        assert compose("train", words).model.init is None
+        assert compose("train", ["stage=segmentation"]).model.init == "outputs/student"
+
+
 @pytest.mark.parametrize("name", ["metric_bins", "metric_bins_nk", "metric_sigmoid"])
 def test_metric_head_starts_from_the_relative_one(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
@@ -78,7 +96,8 @@ def test_official_file_is_fine_tuned(
     with caplog.at_level("INFO"):
         ended = start(tiny_world.settings("teacher", tmp_path / "run", *more))
     assert ended.code == 0, ended.err
-    assert "size=vits instead of micro taps=v2 instead of v1" in caplog.text
+    assert "warning: the encoder is that of model.init=" in caplog.text
+    assert "size=vits instead of micro taps=v2 instead of v1; model.init=null starts" in caplog.text
     found = load_model(tmp_path / "run")
     assert all(equal(found, official, part) for part in PARTS)
     assert found.config["encoder"]["taps"] == "v2"

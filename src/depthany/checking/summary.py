@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from depthany.checking.inspect import BROKEN_ARCHIVE, ERRORS, FEW_VALID, GRAY, NO_PARTNER, Finding, Problem
-from depthany.data.class_counts import shares_of_classes
+from depthany.data.class_counts import binary_mistake, shares_of_classes
 from depthany.data.counts import count_warning, passed_over_line
 from depthany.data.histogram import DepthHistogram, PackedHistogram
 from depthany.data.plausible import SeenLabels, doubts
@@ -155,6 +155,8 @@ class SetSummary:
                 f"{self.flat} depth maps say nothing about relative depth: training leaves these images out"
             )
             lines.append(SetWarning(FLAT, text))
+        if mistake := binary_mistake(self.dataset):
+            lines.append(SetWarning(IMPLAUSIBLE, mistake))
         return lines + [SetWarning(IMPLAUSIBLE, line) for line in doubts(self.dataset, self.seen)]
 
     def notes(self) -> list[str]:

@@ -135,16 +135,20 @@ def trial_of(cfg: DictConfig) -> Trial:
     return Trial(
         cfg.max_loss,
         chosen,
-        _paths(cfg.images, cfg.out),
+        _paths("images", cfg.images, cfg.out),
         cfg.limit,
-        evenly(_paths(cfg.calibration, cfg.out), cfg.calibration_images),
+        evenly(_paths("calibration", cfg.calibration, cfg.out), cfg.calibration_images),
     )
 
 
-def _paths(images: str | None, out: str) -> list[Path]:
-    """Returns the images that a setting names; none for None."""
-    sources = [] if images is None else find_sources(images, Path(out))
-    return [source.path for source in sources if not source.is_video]
+def _paths(key: str, images: str | None, out: str) -> list[Path]:
+    """Returns the images that a setting names; none for None. Raises ValueError if there are only videos."""
+    if images is None:
+        return []
+    paths = [source.path for source in find_sources(images, Path(out)) if not source.is_video]
+    if not paths:
+        raise ValueError(f"{key}={images} holds only videos: expected images")
+    return paths
 
 
 def check(cfg: DictConfig) -> DictConfig:

@@ -18,6 +18,7 @@ from depthany.inference.sky_masks import (
     SkyCounts,
     SkyJob,
     SkySettings,
+    delete_masks,
     draw_contact_sheet,
     make_masks,
     require_same_note,
@@ -28,8 +29,6 @@ from depthany.models.files.model_source import ModelSource
 from depthany.system.device import prepare_compute, reading_threads
 from depthany.system.files import require_writable
 from depthany.system.rules import setting
-
-MASK = "mask"
 
 
 @dataclass
@@ -50,20 +49,29 @@ def run(cfg: DictConfig) -> int:
     """Writes a mask for each image that has none yet; returns the exit code."""
     cfg = check_settings(cfg, SkyCommandSettings)
     out, passed_over = Path(cfg.out), Counter[str]()
-    sources = chosen(find_sources(cfg.images, out, passed_over), cfg.limit)
+    found = find_sources(cfg.images, out, passed_over)
+    sources, videos = chosen(found, cfg.limit), sum(source.is_video for source in found)
     require_writable(out)
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
     source = ModelSource.of("checkpoint", cfg.checkpoint, cfg.taps, cfg.max_depth)
     segmenter = open_segmenter(source, compute, cfg.input_size)
     number = require_class(segmenter.names, cfg.sky_class, str(source))
     settings = SkySettings(
-        source.source, segmenter.revision, segmenter.names[number], cfg.threshold, cfg.erode
+        source.source,
+        segmenter.revision,
+        segmenter.names[number],
+        cfg.threshold,
+        cfg.erode,
+        segmenter.input_size,
+        compute.precision,
     )
-    if not cfg.overwrite:
-        require_same_note(out, settings)
     jobs = [SkyJob(each.path, out / f"{each.name}.png") for each in sources]
-    wanted = [job for job in jobs if cfg.overwrite or not job.target.exists()]
-    about = {"depthany": depthany.__version__, "images": str(cfg.images), "input_size": cfg.input_size}
+    if cfg.overwrite:
+        delete_masks(out, settings, jobs)
+    else:
+        require_same_note(out, settings, jobs)
+    wanted = [job for job in jobs if not job.target.exists()]
+    about = {"depthany": depthany.__version__, "images": str(cfg.images)}
     write_note(out, settings, about)
     print(
         f"{settings.sky_class} of {source} at {cfg.threshold:g} on {len(wanted)} of {len(jobs)} images, "
@@ -75,7 +83,7 @@ def run(cfg: DictConfig) -> int:
         with Bar("images", len(wanted)) as bar:
             threads = reading_threads(cfg.workers, compute.device)
             counts = make_masks(wanted, segmenter, number, settings, cfg.batch_size, threads, bar)
-    return report(out, jobs, wanted, counts, passed_over)
+    return report(out, jobs, wanted, counts, passed_over, videos)
 
 
 def chosen(sources: list[Source], limit: int | None) -> list[Source]:
@@ -92,11 +100,21 @@ def chosen(sources: list[Source], limit: int | None) -> list[Source]:
 
 
 def report(
-    out: Path, jobs: list[SkyJob], wanted: list[SkyJob], counts: SkyCounts, passed_over: Counter[str]
+    out: Path,
+    jobs: list[SkyJob],
+    wanted: list[SkyJob],
+    counts: SkyCounts,
+    passed_over: Counter[str],
+    videos: int = 0,
 ) -> int:
-    """Draws the contact sheet and prints what was done; returns the exit code."""
+    """Draws the contact sheet and prints what was done; returns the exit code.
+
+    Args:
+        videos: number of videos, which get no masks.
+    """
     done = [job for job in jobs if job.target.exists()]
-    parts = [f"{len(counts.shares)} masks written"]
+    written = len(counts.shares)
+    parts = [f"{written} mask{'s' * (written != 1)} written"]
     if counts.shares:
         some = sum(share > 0 for share in counts.shares)
         parts[0] += f", {some} with sky ({np.mean(counts.shares):.1%} of all pixels)"
@@ -104,6 +122,8 @@ def report(
         parts.append(f"{len(jobs) - len(wanted)} there already (overwrite=true replaces them)")
     if counts.unreadable:
         parts.append(f"{len(counts.unreadable)} unreadable")
+    if videos:
+        parts.append(f"{videos} video{'s' * (videos != 1)} left out (masks are made for images only)")
     if passed_over:
         parts.append(describe_passed_over(passed_over))
     print(f"{out}: {', '.join(parts)}", flush=True)

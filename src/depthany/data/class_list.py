@@ -98,7 +98,7 @@ def read_class_list(path: Path) -> ClassList:
         )
     try:
         entries = [_entry(row, number) for number, row in enumerate(rows)]
-        ignored = tuple(int(value) for value in content.get("ignore") or ())
+        ignored = _stored(content.get("ignore"), "ignore", ())
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(
             f"{path}: {error}: expected entries such as {{name: sky, rgb: [70, 130, 180], ids: [23]}}"
@@ -111,14 +111,23 @@ def _entry(row: Any, number: int) -> tuple[str, Colour, tuple[int, ...]]:
     given: dict[str, Any] = {"name": row} if isinstance(row, str) else dict(row)
     if unknown := given.keys() - {"name", "rgb", "ids"}:
         raise ValueError(f"unknown key {sorted(unknown)[0]!r} of class {number}")
-    r, g, b = given.get("rgb") or voc_colours(number + 1)[number]
+    r, g, b = voc_colours(number + 1)[number] if given.get("rgb") is None else given["rgb"]
     if not all(isinstance(part, int) and 0 <= part <= 255 for part in (r, g, b)):
         raise ValueError(f"rgb={[r, g, b]} of class {number} is not in 0..255")
-    return (
-        str(given["name"]),
-        (int(r), int(g), int(b)),
-        tuple(int(value) for value in given.get("ids") or (number,)),
-    )
+    name = given["name"]
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise ValueError(f"name={name} of class {number} is no text: write it in quotes")
+    return str(name), (int(r), int(g), int(b)), _stored(given.get("ids"), "ids", (number,))
+
+
+def _stored(value: Any, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns stored values, given as a whole number or a list of them; None gives the default."""
+    if value is None:
+        return default
+    values = value if isinstance(value, list) else [value]
+    if any(not isinstance(each, int) or isinstance(each, bool) for each in values):
+        raise ValueError(f"{key}={value!r} is no whole number or list of them")
+    return tuple(values)
 
 
 def voc_colours(count: int) -> list[Colour]:

@@ -5,34 +5,15 @@ Cityscapes, `labels.py` of cityscapesScripts.
 """
 
 from depthany.data.class_list import ClassList, voc_colours
+from depthany.system.class_names import ADE20K_NAMES, VOC_NAMES
 
-_VOC = (
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
-    "person pottedplant sheep sofa train tvmonitor"
-)
-VOC = ClassList.numbered(_VOC.split(), where="PASCAL VOC")
+VOC = ClassList.numbered(VOC_NAMES, where="PASCAL VOC")
 
-_ADE20K = """wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk,
-person, earth, door, table, mountain, plant, curtain, chair, car, water, painting, sofa,
-shelf, house, sea, mirror, rug, field, armchair, seat, fence, desk, rock, wardrobe, lamp,
-bathtub, railing, cushion, base, box, column, signboard, chest of drawers, counter, sand,
-sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, case, pool
-table, pillow, screen door, stairway, river, bridge, bookcase, blind, coffee table, toilet,
-flower, book, hill, bench, countertop, stove, palm, kitchen island, computer, swivel chair,
-boat, bar, arcade machine, hovel, bus, towel, light, truck, tower, chandelier, awning,
-streetlight, booth, television receiver, airplane, dirt track, apparel, pole, land,
-bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship, fountain, conveyer
-belt, canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall, tent, bag,
-minibike, cradle, oven, ball, food, step, tank, trade name, microwave, pot, animal, bicycle,
-lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase, traffic light, tray,
-ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass,
-clock, flag"""
-_ADE20K_NAMES = tuple(name.strip() for name in _ADE20K.replace("\n", " ").split(","))
 # The files count from 1, and 0 is everything else.
 ADE20K = ClassList(
-    _ADE20K_NAMES,
-    tuple(voc_colours(len(_ADE20K_NAMES))),
-    tuple((number + 1,) for number in range(len(_ADE20K_NAMES))),
+    ADE20K_NAMES,
+    tuple(voc_colours(len(ADE20K_NAMES))),
+    tuple((number + 1,) for number in range(len(ADE20K_NAMES))),
     ignored=(0,),
     where="ADE20K",
 )

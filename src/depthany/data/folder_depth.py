@@ -102,6 +102,9 @@ class FolderDepth(PairedDepth):
             images = {stem: path for stem, path in images.items() if path not in taken}
         return paired(images, depths, (self.images, self.image_suffix), (self.depth, self.depth_suffix))
 
+    def image_folder(self) -> Path:
+        return self.root / self.images
+
     def decode(self, pair: Pair) -> Decoded:
         stored = read_stored(pair.depth, self.keys)
         in_metres = self.unit == "m"

@@ -1,7 +1,6 @@
 """Labeled data sets as pairs of files: an image and its depth."""
 
 import inspect
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 
 from depthany.data import orientation
 from depthany.data.depth_files import read_depth
-from depthany.data.image_formats import ALL_IMAGE_SUFFIXES
 from depthany.data.images import decode_image, read_bytes
 from depthany.data.pairs import Pair, Pairs, excluded, first_ten, missing, read_list
 from depthany.data.samples import LabeledSample, NoValidPixel, require_same_size
+from depthany.data.sky_mask_files import SkyMaskFiles
 from depthany.data.targets import Labels, Unit
 from depthany.system.choices import require_choice
 
@@ -55,8 +54,9 @@ class PairedDepth(ABC):
             `read_list`). Lines with `None` as depth are left out, and counted in `left_out`.
         exclude_file: text file, relative to `root` or absolute, of images and folders that are left out, and
             counted in `left_out` (see `pairs.excluded`). It is an error if it names none.
-        sky_masks: folder, relative to `root` or absolute, that holds a mask for each image under the same
-            name (.png). Nonzero pixels are sky (paper, section 3.1).
+        sky_masks: folder, relative to `root` or absolute, that holds a mask for each image (.png) under the
+            image's path below the folder of images, as `depthany.sky` writes it, or under the name of the
+            pair. Nonzero pixels are sky (paper, section 3.1).
         expected: number of images in the paper, for `count_warnings`.
         focal, focal_width: focal length in pixels, and the width in pixels of the images that have it; None =
             unknown, and the width of each image. Only `stage.canonical_focal` reads them.
@@ -190,25 +190,23 @@ class PairedDepth(ABC):
         self.count_left_out(f"named in {exclude_file}", found - len(self.pairs))
         self.unpaired = [name for name in self.unpaired if not is_excluded(name)]
 
-    def _mask_path(self, name: str) -> str:
-        stem, suffix = os.path.splitext(name)
-        return os.path.join(
-            self.sky_masks or "", (stem if suffix.lower() in ALL_IMAGE_SUFFIXES else name) + ".png"
-        )
+    def image_folder(self) -> Path:
+        """Returns the folder of the images, relative to which `sky_masks` are named."""
+        return self.root
+
+    def _sky_files(self) -> SkyMaskFiles:
+        return SkyMaskFiles(self.root / str(self.sky_masks), self.image_folder())
 
     def _leave_out_without_mask(self) -> None:
-        absent = set(missing(self.root, (self._mask_path(pair.name) for pair in self.pairs)))
-        if absent:
-            self.unpaired += [
-                f"{pair.name} (no sky mask)" for pair in self.pairs if self._mask_path(pair.name) in absent
-            ]
-            self.pairs = [pair for pair in self.pairs if self._mask_path(pair.name) not in absent]
+        if absent := self._sky_files().lacking(self.pairs):
+            self.unpaired += [f"{pair.name} (no sky mask)" for pair in self.pairs if pair.name in absent]
+            self.pairs = [pair for pair in self.pairs if pair.name not in absent]
 
     def _sky(self, pair: Pair, decoded: Decoded) -> NDArray[np.bool_] | None:
         """Returns the sky [h w] of the data set joined with that of `sky_masks`; None if neither exists."""
         if self.sky_masks is None:
             return decoded.sky
-        path = self.root / self._mask_path(pair.name)
+        path = self._sky_files().find(pair)
         mask = read_depth(path) != 0
         sizes = (str(pair.depth), decoded.valid.shape, str(path), mask.shape)
         require_same_size(*sizes, what="sky mask", of="depth map")
@@ -245,6 +243,11 @@ class PairedDepth(ABC):
         valid = decoded.valid & (decoded.values >= low) & (decoded.values <= high)  # excludes NaN, infinity
         sky = self._sky(pair, decoded)
         if sky is not None:
+            if self.sky_masks is not None and valid.any() and not (valid & ~sky).any():
+                raise NoValidPixel(
+                    f"{pair.depth}: no valid pixel outside the sky of sky_masks, "
+                    f"{self._sky_files().find(pair)}: remove the pair, or correct the mask"
+                )
             valid &= ~sky
         if not valid.any():
             raise NoValidPixel(f"{pair.depth}: no valid pixel {self.range_text()}")

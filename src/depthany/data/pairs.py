@@ -146,15 +146,23 @@ def missing(root: Path, paths: Iterable[str]) -> list[str]:
 
     Lists each folder once instead of asking for each file, which is much faster on network disks.
     """
-    names = dict[str, frozenset[str]]()
-    absent = list[str]()
-    for path in paths:
-        folder, name = os.path.split(os.path.join(root, path))
-        if folder not in names:
-            names[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
-        if name not in names[folder]:
-            absent.append(path)
-    return absent
+    files = Listings()
+    return [path for path in paths if not files.exists(os.path.join(root, path))]
+
+
+class Listings:
+    """The names in folders, each of which is listed once, however many of its files are asked for."""
+
+    def __init__(self) -> None:
+        self._names = dict[str, frozenset[str]]()
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file or folder."""
+        folder, name = os.path.split(path)
+        if folder not in self._names:
+            is_folder = os.path.isdir(folder)
+            self._names[folder] = frozenset(os.listdir(folder)) if is_folder else frozenset()
+        return name in self._names[folder]
 
 
 def require_unique(names: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from depthany.evaluation.protocol_files import Chosen
 from depthany.evaluation.results import summary
 from depthany.evaluation.run import score_set
-from depthany.inference.model_input import FixedSize, ModelInput
+from depthany.inference.model_input import ModelInput, StretchedSize
 from depthany.inference.predictor import Predictor
 from depthany.metrics.table import METRICS
 from depthany.models.files.exported_model import ExportedModel
@@ -51,20 +51,24 @@ class OneSizePredictor(Predictor):
 
 
 def predictor_of(model: Any, size: tuple[int, int] | None, label: str) -> Predictor:
-    """Returns a predictor of a model, or of an `ExportedModel`, at the size of the exported file.
+    """Returns a predictor of a model, or of an `ExportedModel`, that prepares images as the metadata of the
+    exported file say (`models.files.onnx.description`).
 
     Args:
         size: (height, width) of the only input size; None: any.
     """
     if size is None:
         return Predictor(model, model.input_size, label=label)
-    return OneSizePredictor(model, model.input_size, label=label, fixed_size=FixedSize(size))
+    return OneSizePredictor(model, model.input_size, label=label, fixed_size=StretchedSize(size))
 
 
 def score_under(
     model: DenseModel, compute: Compute, one: Chosen, size: tuple[int, int] | None, limit: int | None
 ) -> Score:
     """Scores both models under a protocol, by its first metric.
+
+    With a size, images are stretched to it whole, whatever size or windows the protocol asks for, since the
+    file takes no other input; the name of the score says so.
 
     Args:
         limit: number of images to score, evenly spaced; None scores all.
@@ -84,7 +88,8 @@ def score_under(
         found.append(summary(scored.rows, one.protocol)[name])
     exported, original = found
     worse = original - exported if METRICS[name].better == "higher" else exported - original
-    return Score(f"{METRICS[name].heading} of {one.protocol.name}", exported, original, 100 * worse)
+    where = "" if size is None else f" (images stretched to {size[0]}x{size[1]}, whole)"
+    return Score(f"{METRICS[name].heading} of {one.protocol.name}{where}", exported, original, 100 * worse)
 
 
 def score_on_images(model: DenseModel, compute: Compute, inputs: Iterable[Tensor]) -> Score:
@@ -103,7 +108,7 @@ def score_on_images(model: DenseModel, compute: Compute, inputs: Iterable[Tensor
             expected = model(image).map.numpy()
         values.append(_difference(model, compute(image), expected))
     lost = float(np.mean(values)) if values else float("nan")
-    where = f"on {len(values)} images"
+    where = f"on {len(values)} image{'s' * (len(values) != 1)}"
     if model.quantity.kind == "classes":
         return Score(f"pixels of the same class {where}", 1 - lost, 1.0, 100 * lost)
     unit = "the depth" if model.quantity.is_metric else "the map's range"

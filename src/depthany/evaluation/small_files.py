@@ -83,7 +83,8 @@ def _scores(
     elif not trial.protocols:
         clouds = (smooth_image(1, h, w) for _, h, w in check_sizes(model, options.size, 1))
         score = score_on_images(model, compute, clouds)
-        yield replace(score, name=score.name.replace("images", "made-up images; pass images= or protocols="))
+        name = score.name.replace(" image", " made-up image")
+        yield replace(score, name=f"{name} (pass images= or protocols=)")
 
 
 def _table(precision: str, size: int, size_in_float32: int, scores: Sequence[Score]) -> list[str]:

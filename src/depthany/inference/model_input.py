@@ -68,6 +68,17 @@ class FixedSize:
 
 
 @dataclass(frozen=True)
+class StretchedSize(FixedSize):
+    """An input of one size for every image, stretched as the metadata of an exported file say: by the kernel
+    of Depth Anything's preprocessing. `size` must be multiples of the patch size.
+    """
+
+    def prepare(self, image: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
+        """Returns the model input [3 h w] float32, normalised, of an image [height width 3] uint8 RGB."""
+        return preprocessing.prepare_at(image, self.size)
+
+
+@dataclass(frozen=True)
 class ModelInput:
     """What a protocol says about the model's side of a score.
 

@@ -30,7 +30,9 @@ class SkySettings:
     """What decides a mask; noted beside the masks, and compared when a folder is continued.
 
     model, revision: identify the segmenter. sky_class: its name. threshold: least probability of sky.
-    erode: pixels by which the sky is made smaller, for thin structures in front of it.
+    erode: pixels by which the sky is made smaller, for thin structures in front of it. input_size: pixels of
+    the shorter side of the model's input; None = its processor decides. precision: number format of the
+    model's matrix products.
     """
 
     model: str
@@ -38,6 +40,8 @@ class SkySettings:
     sky_class: str
     threshold: float
     erode: int
+    input_size: int | None = None
+    precision: str = "float32"
 
     def mask(self, probability: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Returns the sky [h w] bool of its probability [h w]."""
@@ -132,21 +136,52 @@ def write_mask(path: Path, sky: NDArray[np.bool_]) -> None:
     write_atomically(path, lambda partial: picture.save(partial, "PNG"))
 
 
-def require_same_note(out: Path, settings: SkySettings) -> None:
-    """Raises ValueError if the folder holds masks that were made with other settings."""
+def require_same_note(out: Path, settings: SkySettings, jobs: Sequence[SkyJob]) -> None:
+    """Raises ValueError if the folder holds masks that were made with other settings, or does not say how."""
     path = out / NOTE
     if not path.is_file():
+        if there := [job.target for job in jobs if job.target.exists()]:
+            raise ValueError(
+                f"{there[0]} exists, but no {path} says how it was made: pass another out=..., or "
+                "overwrite=true to make it again"
+            )
         return
-    try:
-        noted: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["settings"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is damaged: overwrite=true makes all masks again") from None
+    noted = _noted(out)
+    if noted is None:
+        raise ValueError(f"{path} is damaged: overwrite=true makes all masks again")
     for key, value in asdict(settings).items():
         if noted.get(key) != value:
             raise ValueError(
                 f"{out} holds masks with {key}={noted.get(key)}, not {value}: pass another out=..., or "
                 "overwrite=true to make all of them again"
             )
+
+
+def delete_masks(out: Path, settings: SkySettings, jobs: Sequence[SkyJob]) -> None:
+    """Deletes the masks of the jobs, before the note says that the folder has masks with `settings`: if the
+    run ends early, no mask made otherwise is taken for one of these.
+
+    Raises:
+        ValueError: the folder would keep masks of other images, which were made with other settings.
+    """
+    targets = {job.target for job in jobs}
+    others = [path for path in sorted(out.rglob("*.png")) if path not in targets]
+    if others and _noted(out) != asdict(settings):
+        raise ValueError(
+            f"{out} also holds {others[0]}, which overwrite=true would not make again with these settings: "
+            "leave out limit, name all images, or pass another out=..."
+        )
+    for target in targets:
+        target.unlink(missing_ok=True)
+
+
+def _noted(out: Path) -> Mapping[str, Any] | None:
+    """Returns the settings in the note of a folder; None if there is none, or it is damaged."""
+    try:
+        noted = json.loads((out / NOTE).read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return noted if isinstance(noted, dict) else None
 
 
 def write_note(out: Path, settings: SkySettings, about: Mapping[str, Any]) -> None:

@@ -98,7 +98,14 @@ class Preprocessing:
         5e-5 on noise.
         """
         check_image(image)
-        h, w = self.input_shape(image.shape[0], image.shape[1], input_size)
+        return self.prepare_at(image, self.input_shape(image.shape[0], image.shape[1], input_size))
+
+    def prepare_at(self, image: NDArray[np.uint8], shape: tuple[int, int]) -> Tensor:
+        """Returns the model input [3 h w] float32 of `shape` (h, w) of an image [height width 3] uint8 RGB,
+        whose aspect may change; resized and normalised as in `prepare`.
+        """
+        check_image(image)
+        h, w = shape
         resized = image.astype(np.float32) / np.float32(255.0)
         if resized.shape[:2] != (h, w):
             resized = cv2.resize(resized, (w, h), interpolation=cv2.INTER_CUBIC)

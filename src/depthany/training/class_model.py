@@ -72,7 +72,7 @@ def require_same_classes(settings: TrainSettings, sets: Mapping[str, Any]) -> No
 
 
 def norm_notes(settings: TrainSettings, model: DenseModel, processes: Processes) -> list[str]:
-    """Returns a warning if BatchNorm learns from few images.
+    """Returns a warning if BatchNorm in the encoder, or after a global pooling, learns from few images.
 
     Raises:
         ValueError: the head cannot be trained with so few images at a time.
@@ -87,9 +87,11 @@ def norm_notes(settings: TrainSettings, model: DenseModel, processes: Processes)
             f"pooling the head needs {model.head.least_images}: raise batch_size, lower accumulate, or set "
             "stage.batch_norm=frozen"
         )
-    if trained and images < FEW_IMAGES and model.head.least_images > 1:
+    in_encoder = any(isinstance(m, _BatchNorm) and m.training for m in model.encoder.modules())
+    if trained and images < FEW_IMAGES and (model.head.least_images > 1 or in_encoder):
         return [
-            f"warning: BatchNorm takes its statistics over {images} images at a time; with fewer than "
+            f"warning: BatchNorm takes its statistics over {images} image{'s' * (images != 1)} at a time; "
+            "with fewer than "
             f"{FEW_IMAGES} they are poor: raise batch_size, or set stage.batch_norm=frozen"
         ]
     return []

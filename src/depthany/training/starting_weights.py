@@ -16,6 +16,7 @@ INIT_PARTS = {
     "all": ("encoder", "decoder", "head"),
 }
 DEPTH_PARTS = {"depth_head", "decoder", "neck"}  # of official files, ours and those of Hugging Face
+NETWORK = ("name", "size", "model")  # arguments of an encoder that say which network it is
 FREEZE = {"none": (), "encoder": ("encoder",), "encoder+decoder": ("encoder", "decoder")}
 
 
@@ -24,9 +25,10 @@ def build_from(
 ) -> DenseModel:
     """Builds a model with some parts of a trained model, and the others as the settings say, at random.
 
-    A part that is taken is built as in the trained model. The log names where that differs from `parts`, and
-    which parts start at random. A head that is put on another, such as bins on a relative model, is built as
-    in `parts` and takes the layers that it can start from (`Head.borrows`).
+    A part that is taken is built as in the trained model. The log names where that differs from `parts` (a
+    warning, if the encoder is another network), and which parts start at random. A head that is put on
+    another, such as bins on a relative model, is built as in `parts` and takes the layers that it can start
+    from (`Head.borrows`).
 
     Args:
         init: the trained model.
@@ -45,7 +47,7 @@ def build_from(
     )
     for part in as_trained:
         if others := _differences(parts[part], source.config[part]):
-            logger.info("the %s is that of %s: %s", part, init, others)
+            _tell_of_other(part, init, others, parts[part], source.config[part])
         getattr(model, part).load_state_dict(getattr(source, part).state_dict())
     for layer in borrowed:
         getattr(model.head, layer).load_state_dict(getattr(source.head, layer).state_dict())
@@ -71,6 +73,20 @@ def warn_of_unused_parts(weights: str, others: Set[str]) -> None:
             "start at random; model.init takes them, too",
             weights,
         )
+
+
+def _tell_of_other(
+    part: str, init: ModelSource, others: str, settings: Mapping[str, Any], trained: Mapping[str, Any]
+) -> None:
+    """Logs that a part is not as in the settings; an encoder that is another network is a warning."""
+    if part == "encoder" and any(settings.get(key) != trained.get(key) for key in NETWORK):
+        logger.warning(
+            "warning: the encoder is that of %s, not that of model=: %s; model.init=null starts from the "
+            "encoder of model=",
+            init, others,
+        )  # fmt: skip
+    else:
+        logger.info("the %s is that of %s: %s", part, init, others)
 
 
 def _borrowed_layers(head: Mapping[str, Any], trained: Mapping[str, Any]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depthany.models.dinov2 import SIZES
+from depthany.models.files.dinov2_linear import is_dinov2_linear, read_dinov2_linear
 from depthany.models.files.found import Found, UnknownGeneration
 from depthany.models.files.huggingface import PREPROCESSOR_NAME, arguments_from_huggingface
 from depthany.models.files.locate import locate
@@ -74,7 +75,8 @@ def load_model(
             averaged weights are used if it has them; an official Depth Anything V1 or V2 `.pth`, relative
             or metric; a metric `.pt` of V1, with bins; a Hugging Face folder of
             `DepthAnythingForDepthEstimation` or `MobileNetV2ForSemanticSegmentation`, or its id on the hub
-            ("organisation/name"); a file of torchvision's `deeplabv3_resnet50` or `deeplabv3_resnet101`.
+            ("organisation/name"); a file of torchvision's `deeplabv3_resnet50` or `deeplabv3_resnet101`;
+            a linear segmentation head that DINOv2 released.
         taps: "v1" or "v2", for an official file whose name does not say its generation.
         max_depth_m: metres, for an official metric file whose name does not say them. Relative and metric
             files look alike inside; a warning is logged if the model's maps are constant.
@@ -143,6 +145,8 @@ def _read(path: Path, taps: str | None, max_depth_m: float | None) -> Found:
         return read_bins(path, state, taps, max_depth_m)
     if all(any(name.startswith(part) for name in state) for part in ("pretrained.", "depth_head.")):
         return _official(path, state, taps, max_depth_m)
+    if is_dinov2_linear(state):
+        return read_dinov2_linear(path, state)
     if is_torchvision_deeplab(state):
         return read_torchvision_deeplab(path, state)
     if config_path.is_file() and is_mobilenet_v2(config := _read_json(config_path)):

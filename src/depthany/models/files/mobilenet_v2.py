@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from depthany.models.atrous_encoder import AtrousEncoder, is_mobilenet
 from depthany.models.files.found import Found
 from depthany.models.files.huggingface import PREPROCESSOR_NAME, write_json
+from depthany.models.files.trunk_settings import google_settings
 from depthany.models.heads.deeplab import DeepLabHead
 from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME, DenseModel
 from depthany.system.files import write_atomically
@@ -111,19 +112,10 @@ def is_google_trunk(state: Mapping[str, Tensor]) -> bool:
     return "mobilenet_v2.conv_stem.first_conv.convolution.weight" in state
 
 
-def trunk_of(encoder: AtrousEncoder, state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Returns the trunk's weights in `state` by timm's names; those of any other file as they are.
-
-    Raises:
-        ValueError: they were trained with TensorFlow's padding, but the encoder pads differently.
-    """
+def trunk_of(encoder: AtrousEncoder, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the trunk's weights in `state` by timm's names; those of any other file as they are."""
     if not is_google_trunk(state):
         return dict(state)
-    if encoder.padding != "same":
-        raise ValueError(
-            f"{path} has weights for TensorFlow's padding, but model.encoder.padding=symmetric gives other "
-            "features at even sizes: pass model.encoder.padding=same"
-        )
     known = {**state, **_counters(state)}
     names = {name: huggingface_name(f"encoder.{name}") for name in encoder.timm_model.state_dict()}
     return {ours: known[theirs] for ours, theirs in names.items() if theirs in known}
@@ -211,10 +203,7 @@ def _model_config(
             "name": "atrous",
             "model": f"mobilenetv2_{TIMM_OF_MULTIPLIER[multiplier]}",
             "output_stride": int(config.get("output_stride", 32)),
-            "padding": "same" if config.get("tf_padding", True) else "symmetric",
-            "bn_eps": float(config.get("layer_norm_eps", 1e-3)),
-            "mean": preprocessor.get("image_mean", [0.5] * 3),
-            "std": preprocessor.get("image_std", [0.5] * 3),
+            **google_settings(config, preprocessor),
         },
         "decoder": {"name": "levels"},
         "head": {

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 
 from depthany.models.files.found import Found
 from depthany.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from depthany.system.class_names import VOC_NAMES
 
 CLASSIFIER = "classifier.4.weight"
 BLOCKS_OF_LAYER3 = {6: "resnet50", 23: "resnet101"}
@@ -32,8 +32,7 @@ def read_torchvision_deeplab(path: Path, state: Mapping[str, Tensor]) -> Found:
             f"{path} is a DeepLab V3 of torchvision with another backbone: expected resnet50 or resnet101"
         )
     classes = len(state[CLASSIFIER])
-    published = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"]
-    names = published if classes == len(published) else [f"class_{index}" for index in range(classes)]
+    names = VOC_NAMES if classes == len(VOC_NAMES) else [f"class_{index}" for index in range(classes)]
     used = {name: tensor for name, tensor in state.items() if not name.startswith("aux_classifier.")}
     return Found(
         path,

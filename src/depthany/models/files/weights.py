@@ -21,10 +21,10 @@ from depthany.models.encoder import Encoder
 from depthany.models.files.hub import hub_file
 from depthany.models.files.mobilenet_v2 import is_google_trunk, trunk_of
 from depthany.models.files.names import MASK_TOKENS, dinov2_name, hf_dinov2_name, join_qkv, version_1_name
+from depthany.models.files.trunk_settings import check_trunk_settings
 from depthany.models.timm_encoder import TimmEncoder
 
 log = logging.getLogger(__name__)
-TIMM_EPS = 1e-5  # of BatchNorm in timm's and torchvision's CNNs
 LISTED = 10  # names of mismatched keys in an error message
 WRAPPERS = ("state_dict", "model", "teacher")  # entries under which training codes keep the weights
 OFFICIAL_FILES = {name: f"dinov2_{name}14_pretrain.pth" for name in ("vits", "vitb", "vitl", "vitg")}
@@ -49,8 +49,8 @@ def load_encoder_weights(encoder: Encoder, path: str | Path | None) -> set[str]:
     Raises:
         FileNotFoundError: there is no such file.
         DownloadError: the weights are not in the cache, and the hub cannot be reached.
-        ValueError: the file is damaged, of another size or architecture, or holds NaN; or no rule is known
-            for the encoder.
+        ValueError: the file is damaged, of another size or architecture, or holds NaN; Google's MobileNetV2
+            was trained with other settings than the encoder's; or no rule is known for the encoder.
     """
     if isinstance(encoder, TimmEncoder | AtrousEncoder):
         _load_timm(encoder, _from_hub(encoder.label) if path is None else weights_file(Path(path)))
@@ -67,13 +67,8 @@ def _load_timm(encoder: TimmEncoder | AtrousEncoder, path: Path) -> None:
     counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
     state = unwrap(read_tensors(path))
     if isinstance(encoder, AtrousEncoder):
-        is_google, state = is_google_trunk(state), trunk_of(encoder, state, path)
-        if not is_google and encoder.config["bn_eps"] != TIMM_EPS:
-            log.warning(
-                "warning: %s was trained with bn_eps=%g, but model.encoder.bn_eps=%g changes its features: "
-                "pass model.encoder.bn_eps=%g model.encoder.padding=symmetric, and the mean and std of timm",
-                path, TIMM_EPS, encoder.config["bn_eps"], TIMM_EPS,
-            )  # fmt: skip
+        check_trunk_settings(encoder, path, is_google_trunk(state))
+        state = trunk_of(encoder, state)
     found = {name: tensor for name, tensor in state.items() if name not in unused}
     try:
         load_strictly(encoder.timm_model, counters | found, f"{path} ({encoder.label})")

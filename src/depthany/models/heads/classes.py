@@ -78,9 +78,10 @@ class LinearClassesHead(ClassesHead):
         levels: how many of the encoder's levels are concatenated, the deepest ones: 1 ("lin" of DINOv2), or 4
             ("+ms", which also has test-time scales). They must have one stride.
         dropout: share of activations that training drops before BatchNorm, from torch's global generator.
+        strides: pixels per cell of the encoder's levels; None: they are equal.
 
     Raises:
-        ValueError: `levels` is not 1 to 4, or see `ClassesHead`.
+        ValueError: `levels` is not 1 to 4, the strides of these levels differ, or see `ClassesHead`.
     """
 
     takes_levels: ClassVar[bool] = True
@@ -93,10 +94,17 @@ class LinearClassesHead(ClassesHead):
         align_corners: bool = False,
         levels: int = 1,
         dropout: float = 0.0,
+        strides: Four | None = None,
     ) -> None:
         super().__init__(class_names, class_colours, align_corners)
         if levels not in (1, 2, 3, 4):
             raise ValueError(f"levels={levels}: expected 1 to 4, the deepest levels of the encoder")
+        if strides is not None and len(set(strides[-levels:])) > 1:
+            most, cells = sum(stride == strides[-1] for stride in strides), ", ".join(map(str, strides))
+            raise ValueError(
+                f"model.head.levels={levels}: the encoder's levels have {cells} pixels per cell, but only "
+                f"levels of one size can be concatenated: pass model.head.levels={most}"
+            )
         self.config |= {"levels": levels, "dropout": dropout}
         self.levels = levels
         self.dropout = nn.Dropout2d(dropout)
