@@ -46,8 +46,9 @@ WAYS = {
     "DPT, fine-tuned": ["head=dpt"],
 }
 DEEPLAB = "DeepLab V3, MobileNetV2, random"
-OF_DEEPLAB = [
+OF_DEEPLAB = [  # Google's network
     "model=mobilenetv2",
+    "model.encoder={padding: same, bn_eps: 1e-3, mean: [0.5,0.5,0.5], std: [0.5,0.5,0.5]}",
     "head=deeplab",
     "model.pretrained=false",
     "model.init=null",
