@@ -11,6 +11,7 @@ from depthany.config.checker import check_settings, settings_object
 from depthany.data.weighted import named_weights
 from depthany.losses.table import require_terms_of
 from depthany.metrics.table import METRICS, require_metrics
+from depthany.models.files.download import missing_file
 from depthany.models.files.model_source import ModelSource
 from depthany.system.distributed import Processes
 from depthany.system.sample import HOW_TO_GET, lacks_sample, require_sample
@@ -131,6 +132,8 @@ def _require_init(settings: TrainSettings) -> None:
         return
     init = ModelSource.of("model.init", settings.model.init)
     if not _may_exist(init, settings):
+        if line := missing_file(init.source):
+            raise ValueError(f"{init}: {line}")
         raise ValueError(
             f"no model at {init}, from which the run starts (looked from {Path.cwd()}): train it first "
             "(python -m depthany.train stage=teacher, then stage=student), or pass another, such as "
@@ -146,6 +149,8 @@ def _may_exist(source: ModelSource, settings: TrainSettings) -> bool:
 
 def no_teacher(source: ModelSource) -> str:
     """Returns the message about a missing teacher."""
+    if line := missing_file(source.source):
+        return f"{source}: {line}"
     return (
         f"no teacher at {source}: train one first (python -m depthany.train stage=teacher), or pass the run "
         "directory or model.safetensors of another, an official .pth, a Hugging Face folder or a hub id"
