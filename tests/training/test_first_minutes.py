@@ -1,4 +1,4 @@
-"""What a run shows of itself: examples, the next command, and a busy machine."""
+"""What a run shows of itself: examples, and a busy machine."""
 
 from pathlib import Path
 
@@ -9,8 +9,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from depthany.evaluation.example_sheet import GAP, WIDTH
 from depthany.system import cpu_wait
 from depthany.training.meter import Meter
-from depthany.training.stages.student import StudentStage
-from depthany.training.stages.teacher import TeacherStage
 
 
 def test_run_ends_with_a_picture_of_examples(teacher_run: Path) -> None:
@@ -22,12 +20,6 @@ def test_run_ends_with_a_picture_of_examples(teacher_run: Path) -> None:
 def test_log_shows_the_same_examples_at_every_validation(teacher_run: Path) -> None:
     events = EventAccumulator(str(teacher_run), size_guidance={"images": 0}).Reload()
     assert [each.step for each in events.Images("examples/mine")] == [3, 6]
-
-
-def test_next_command_follows_the_stage() -> None:
-    assert TeacherStage.next_command(Path("outputs/teacher")) == "python -m depthany.train stage=student"
-    assert TeacherStage.next_command(Path("my runs/a")).endswith("stage.teacher='my runs/a' ...")
-    assert "depthany.predict checkpoint=outputs/student" in StudentStage.next_command(Path("outputs/student"))
 
 
 def test_share_of_waiting_counts_since_last_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,12 @@ from omegaconf import DictConfig
 from depthany.commands import train_command
 from depthany.config.given import given_words
 from depthany.config.groups import config_dir
-from depthany.training.next_command import Given, folder_of_images, roots_to_name, student_dir
+from depthany.train import main
+from depthany.training.checks import roots_to_name
+from depthany.training.next_command import Given, folder_of_images, student_dir
 from depthany.training.settings import DataSettings
 from depthany.training.stages.student import StudentStage
 from depthany.training.stages.teacher import TeacherStage
-from depthany.train import main
 
 
 def compose(*words: str) -> DictConfig:
@@ -47,7 +48,9 @@ def test_student_keeps_experiment_and_gets_its_folder() -> None:
 
 def test_student_keeps_own_data_quoted() -> None:
     own = ["data=folder", "data.labeled.mine.root='my images'", "data.labeled.mine.depth_scale=1000"]
-    words = next_of_teacher("my runs/a", "stage=teacher", *own, "steps=7", "stage.terms={affine_invariant: 1}")
+    words = next_of_teacher(
+        "my runs/a", "stage=teacher", *own, "steps=7", "stage.terms={affine_invariant: 1}"
+    )
     assert words == [
         *("stage=student", *own, "data.unlabeled.mine.root=FOLDER"),
         *("stage.teacher=my runs/a", "run_dir=my runs/a_student"),

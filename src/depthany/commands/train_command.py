@@ -29,13 +29,13 @@ from depthany.training.changes import COUNTS, FREE, NAMES, Changes, continued, d
 from depthany.training.checkpoints.resume import resume_latest
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
-from depthany.training.checks import check, check_processes, rooted
+from depthany.training.checks import check, check_processes, rooted, roots_to_name
 from depthany.training.class_model import norm_notes, starting_line
 from depthany.training.examples import Examples
 from depthany.training.finish import finish
 from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.memory import explained_out_of_memory
-from depthany.training.next_command import NOTHING, Given, folder_of_images, roots_to_name
+from depthany.training.next_command import NOTHING, Given, folder_of_images
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.regional import choose_compile, compile_run, uncompiled
 from depthany.training.run_threads import keep_threads

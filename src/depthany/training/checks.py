@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from depthany.config.checker import check_settings, settings_object
 from depthany.data.weighted import named_weights
@@ -16,6 +16,7 @@ from depthany.models.files.model_source import ModelSource
 from depthany.system.distributed import Processes
 from depthany.system.sample import HOW_TO_GET, lacks_sample, require_sample
 from depthany.training.loggers.table import LOGGERS
+from depthany.training.next_command import FOLDER
 from depthany.training.parallel import uses_fsdp
 from depthany.training.settings import ONCE, ONLINE, TrainSettings
 from depthany.training.stages.base import Stage, TermsSettings
@@ -221,3 +222,18 @@ def check_processes(settings: TrainSettings, processes: Processes) -> None:
 def rooted(entries: Mapping[str, Any]) -> list[str]:
     """Returns the names of the sets whose root is not null."""
     return [str(name) for name, entry in entries.items() if entry.get("root", "") is not None]
+
+
+def roots_to_name(cfg: DictConfig) -> tuple[str, ...]:
+    """Returns the settings by which unlabeled sets get their roots, with a placeholder, where no set has one.
+
+    Args:
+        cfg: the configuration as composed, before sets that the stage does not draw are left out.
+    """
+    entries = cfg.data.get("unlabeled") or {}
+    missing = [name for name, entry in entries.items() if OmegaConf.is_missing(entry, "root")]
+    unset = [name for name in entries if name in missing or entries[name].get("root") is None]
+    if "unlabeled_root" in cfg.data and len(unset) == len(entries):
+        return (f"data.unlabeled_root={FOLDER}",)
+    chosen = missing or (unset[:1] if len(unset) == len(entries) else [])
+    return tuple(f"data.unlabeled.{name}.root={FOLDER}" for name in chosen)

@@ -7,8 +7,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from depthany.config.groups import choices, config_dirs
 
 # Settings that say which images and which kind of model a run is about, and not how long it trains.
@@ -59,21 +57,6 @@ def student_dir(teacher_dir: Path) -> Path:
     name = teacher_dir.name
     other = name.replace("teacher", "student") if "teacher" in name else f"{name}_student"
     return teacher_dir.with_name(other)
-
-
-def roots_to_name(cfg: DictConfig) -> tuple[str, ...]:
-    """Returns the settings by which unlabeled sets get their roots, with a placeholder, where no set has one.
-
-    Args:
-        cfg: the configuration as composed, before sets that the stage does not draw are left out.
-    """
-    entries = cfg.data.get("unlabeled") or {}
-    missing = [name for name, entry in entries.items() if OmegaConf.is_missing(entry, "root")]
-    unset = [name for name in entries if name in missing or entries[name].get("root") is None]
-    if "unlabeled_root" in cfg.data and len(unset) == len(entries):
-        return (f"data.unlabeled_root={FOLDER}",)
-    chosen = missing or (unset[:1] if len(unset) == len(entries) else [])
-    return tuple(f"data.unlabeled.{name}.root={FOLDER}" for name in chosen)
 
 
 def folder_of_images(data: Any) -> str:

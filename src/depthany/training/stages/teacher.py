@@ -36,9 +36,7 @@ class TeacherStage(TermsStage):
         """Returns the command that trains its student on the same data."""
         of_default = run_dir == Path("outputs/teacher")  # which the student takes by default
         folders = [] if of_default else [f"stage.teacher={run_dir}", f"run_dir={student_dir(run_dir)}"]
-        return command_line(
-            "train", ["stage=student", *given.shared("student"), *given.unlabeled, *folders]
-        )
+        return command_line("train", ["stage=student", *given.shared("student"), *given.unlabeled, *folders])
 
     def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
         """Returns loss and log of a micro-batch; nothing is drawn from `generator`."""
