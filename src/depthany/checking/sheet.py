@@ -54,7 +54,7 @@ def _all_measured(labels: Labels) -> bool:
 def _legend(unit: str, with_mask: bool) -> str:
     """Returns a description of the tiles of a labeled image, with the unit of its labels."""
     shown = LEGENDS[unit]
-    return f"image | {shown} | {MASK_LEGEND}" if with_mask else f"image | {shown}; all pixels are measured"
+    return f"image | {shown} | {MASK_LEGEND}" if with_mask else f"image | {shown}; no pixel is unknown"
 
 
 def _row(cells: list[NDArray[np.uint8]], width: int) -> NDArray[np.uint8]:

@@ -33,6 +33,7 @@ from depthany.training.checks import check, check_processes, rooted, roots_to_na
 from depthany.training.class_model import norm_notes, starting_line
 from depthany.training.examples import Examples
 from depthany.training.finish import finish
+from depthany.training.first_line import first_line, places_line
 from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.memory import explained_out_of_memory
 from depthany.training.next_command import NOTHING, Given, folder_of_images
@@ -108,7 +109,9 @@ def run_stage(
         notes += [*lines, *label_once(settings, dataset, teacher, compute, processes)]
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
-        tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
+        stage = settings.stage.name
+        tracker.say(first_line(stage, state, dataset, loop.total_steps, device, amp, processes.size))
+        tracker.say(places_line(run_dir, tracker.how_to_look))
         notes += compile_if_chosen(settings, state, loop.total_steps, device)
         for line in (*continued(changes, state.progress.step, loop.total_steps, loop.schedule), *notes):
             tracker.say(line)
