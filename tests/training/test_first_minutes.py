@@ -1,5 +1,6 @@
 """What a run shows of itself: examples, and a busy machine."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,24 @@ def test_busy_machine_is_named_once() -> None:
     assert meter.busy_line({"speed/share_waiting_for_cpu": 0.1}) is None
     assert "50%" in str(meter.busy_line({"speed/share_waiting_for_cpu": 0.5}))
     assert meter.busy_line({"speed/share_waiting_for_cpu": 0.5}) is None
+
+
+def test_first_lines_name_stage_and_folder(start, tiny_world, teacher_run: Path, tmp_path: Path) -> None:
+    """And a run without validation says why it has no examples; how often it validates changes no loss."""
+    settings = tiny_world.settings("teacher", tmp_path / "run", "image_every=3", "eval_every=6")
+    ended = start([*settings, "steps=2"])
+    assert ended.code == 0, ended.err
+    first, second = ended.out.splitlines()[:2]
+    assert first.startswith("training a teacher: micro on 5 labeled images, 2 steps, cpu in float32")
+    assert second == f"results in {tmp_path / 'run'}    curves: tensorboard --logdir {tmp_path}"
+    assert start([*settings, "overwrite=true"]).code == 0
+    assert losses(tmp_path / "run") == losses(teacher_run)
+
+    without = [word for word in settings if "data.val" not in word]
+    ended = start([*without, "steps=1", "overwrite=true"])
+    assert "no examples.png, since no validation set is given: name one in data.val" in ended.out
+
+
+def losses(run_dir: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss/labeled"] for line in lines if "loss/labeled" in line]

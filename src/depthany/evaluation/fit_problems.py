@@ -36,11 +36,8 @@ class FitProblems:
 
     def warnings(self) -> list[str]:
         """Returns one line for each kind with a share of images above MANY."""
-        negative, constant, of_all = (
-            len(self.negative),
-            len(self.constant),
-            f"of {counted(self.images, 'image')}",
-        )
+        negative, constant = len(self.negative), len(self.constant)
+        of_all = f"of {counted(self.images, 'image')}"
         lines = []
         if negative > MANY * self.images:
             lines.append(
