@@ -46,7 +46,7 @@ def test_first_lines_name_stage_and_folder(start, tiny_world, teacher_run: Path,
     ended = start([*settings, "steps=2"])
     assert ended.code == 0, ended.err
     first, second = ended.out.splitlines()[:2]
-    assert first.startswith("training a teacher: micro on 5 labeled images, 2 steps, cpu in float32")
+    assert first.startswith("training a teacher: micro on 4 labeled images, 2 steps, cpu in float32")
     assert second == f"results in {tmp_path / 'run'}    curves: tensorboard --logdir {tmp_path}"
     assert start([*settings, "overwrite=true"]).code == 0
     assert losses(tmp_path / "run") == losses(teacher_run)

@@ -114,7 +114,7 @@ class IndexedImages:
             named = ", ".join(f"{name} at byte {byte}" for name, byte in self.index.broken()[:3])
             more = " ..." if self.broken[3:] else ""
             log.warning(
-                f"{root}: {len(self.broken)} tars break off; the images before are used: {named}{more}"
+                f"{root}: {len(self.broken)} tars are truncated; the images before that are used: {named}{more}"
             )
 
     def __len__(self) -> int:

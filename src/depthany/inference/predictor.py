@@ -186,7 +186,7 @@ class Predictor:
                 raise
             h, w = images[0].inputs[0].shape[1:]
             raise ValueError(
-                f"memory is not enough for {len(images)} images of {h} x {w} pixels at once: lower "
+                f"not enough memory for {len(images)} images of {h} x {w} pixels at once: lower "
                 "batch_size or input_size"
             ) from None
         if self.quantity.kind == "classes":

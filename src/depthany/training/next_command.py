@@ -10,8 +10,10 @@ from typing import Any
 from depthany.config.groups import choices, config_dirs
 
 # Settings that say which images and which kind of model a run is about, and not how long it trains.
-SHARED = ("plugins", "experiment", "data", "data.*", "*@data*", "crop_size", "seed")
-SHARED += ("model", "model.encoder*", "model.decoder*", "model.weights", "model.pretrained")
+SHARED = (
+    *("plugins", "experiment", "data", "data.*", "*@data*", "crop_size", "seed"),
+    *("model", "model.encoder*", "model.decoder*", "model.weights", "model.pretrained"),
+)
 FOLDER = "FOLDER"  # stands for a folder that the user names
 
 
