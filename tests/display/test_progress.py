@@ -21,4 +21,4 @@ def test_time_has_its_unit() -> None:
 
 
 def test_one_is_no_plural() -> None:
-    assert [counted(n, "image") for n in (0, 1, 1250)] == ["0 images", "1 image", "1,250 images"]
+    assert [counted(n, "image") for n in (0, 1, 1250)] == ["0 images", "1 image", "1250 images"]

@@ -160,7 +160,7 @@ def test_loss_on_images_counts_what_changed(
     stand_in: Any = type("Model", (), {"quantity": quantity, "__call__": lambda self, image: model(image)})()
     score = score_on_images(stand_in, lambda image: np.array(found)[None], [torch.zeros(1, 3, 1, 2)])
     assert score.lost == pytest.approx(expected)
-    assert "1 images" in score.name
+    assert "1 image" in score.name
 
 
 def test_weights_of_a_package_go_to_their_places() -> None:

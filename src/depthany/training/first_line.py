@@ -28,11 +28,11 @@ def first_line(
     """
     step = state.progress.step
     counts = {"labeled": dataset.labeled_count, "unlabeled": dataset.unlabeled_count}
-    kinds = [f"{count:,} {kind}" for kind, count in counts.items() if count]
+    kinds = [f"{count} {kind}" for kind, count in counts.items() if count]
     images = f"{' + '.join(kinds)} {'image' if sum(counts.values()) == 1 else 'images'}"
     number_format = str(amp or torch.float32).removeprefix("torch.")
     steps = counted(total_steps, "step")
-    begun = f"continuing at step {step:,} of {total_steps:,}" if step else steps
+    begun = f"continuing at step {step} of {total_steps}" if step else steps
     where = f"{device.type} in {number_format}"
     if processes > 1:
         where += f", {processes} processes ({'FSDP' if is_sharded(state.model) else 'DDP'})"
