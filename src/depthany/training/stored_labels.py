@@ -159,7 +159,8 @@ def announcement(job: LabelingJob, shards: list[ShardRange], images: int) -> str
     shared = f", {job.processes.size} processes" if job.processes.size > 1 else ""
     return (
         f"{job.teacher.model.encoder.label} labels {counted(images, 'image')} once at "
-        f"input_size={job.input_size}, {job.compute.describe()}{shared}: {size} in {job.out}, {size_of(free)} free"
+        f"input_size={job.input_size}, {job.compute.describe()}{shared}: {size} in {job.out}, "
+        f"{size_of(free)} free"
     )
 
 
