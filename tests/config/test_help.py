@@ -110,6 +110,13 @@ def test_help_shows_equal_sets_once() -> None:
     assert "the rest as data.labeled.sample" in page
 
 
+def test_help_tells_protocol_files_from_groups() -> None:
+    page = help_page("evaluate", ["protocols=da2k"], {"protocol": "protocols"})
+    assert "== Names for protocols= (files in configs/protocol/) ==\nprotocols: " in page
+    assert "Choices" not in page
+    assert "Choices (name=choice" in help_page("train", ["stage=teacher"], {})
+
+
 def test_groups_are_those_of_the_defaults() -> None:
     assert list(own_groups("index")) == ["data"]
     assert own_groups("predict") == {}

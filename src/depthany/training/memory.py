@@ -39,8 +39,8 @@ def out_of_memory(settings: TrainSettings, step: int) -> str:
     again = "activation_checkpointing=true (now false) takes less and continues this run; "
     return (
         f"memory ran out after step {step}, with {counted(images, 'image')} of {h} x {w} in a micro-batch; "
-        f"the step was not taken. {'' if settings.activation_checkpointing else again}with {anew}, start a new "
-        "run"
+        f"the step was not taken. {'' if settings.activation_checkpointing else again}with {anew}, "
+        "start a new run"
     )
 
 
