@@ -60,8 +60,8 @@ def test_help_of_all_commands_imports_no_torch(printed: tuple[dict[str, str], li
 
 
 def shown_choices(page: str) -> list[str]:
-    part = page.partition("== Choices")[2].partition("== Settings")[0]
-    return re.findall(r"^(\w+): ", part, re.MULTILINE)
+    part = re.split("== (?:Choices|Names)", page.partition("== Settings")[0], maxsplit=1)[-1]
+    return re.findall(r"^(\w+): ", part, re.MULTILINE) if "==" in page.partition("== Settings")[0] else []
 
 
 def test_help_lists_choices_of_its_command_alone(pages: dict[str, str]) -> None:
