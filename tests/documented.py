@@ -93,3 +93,14 @@ def _commands(line: str, where: str) -> list[Command]:
             is_launched = words[0] in LAUNCHERS
             commands.append(Command(where, whole, len(whole) == len(words), is_launched))
     return commands
+
+
+# A setting whose braces, or brackets with a blank, stand without quotes: a shell would take it apart.
+UNQUOTED = re.compile(r"(?<![\w'\"@./{=])[+~]*[a-z_][\w.@/]*=(?:\{[^}`]*\}|\[[^\]`]*\s[^\]`]*\])")
+
+
+def unquoted_settings() -> list[str]:
+    """Returns the documented settings that a shell takes apart, with their files."""
+    files = [*DOCUMENTS, *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*.yaml"))]
+    texts = ((name, (ROOT / name).read_text(encoding="utf-8")) for name in files)
+    return [f"{name}: {found}" for name, text in texts for found in UNQUOTED.findall(text)]

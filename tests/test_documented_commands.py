@@ -27,7 +27,7 @@ from depthany.models.dinov2 import SIZES
 from depthany.models.files.official import save_official
 from depthany.models.model import build_model, depth_anything, save_model
 from depthany.system import plugins
-from documented import ROOT, Command, documented_commands
+from documented import ROOT, UNQUOTED, Command, documented_commands, unquoted_settings
 
 COMMANDS = documented_commands()
 OURS = [command for command in COMMANDS if command.entry is not None]
@@ -65,6 +65,26 @@ def test_every_documented_command_is_run_or_excused() -> None:
     texts = [" ".join(command.words) for command in COMMANDS]
     for part in (*NOT_RUN, *ONLY_ACCEPTED):
         assert any(part in text for text in texts), f"{part!r} is in no command: remove the row"
+
+
+def test_documented_settings_survive_a_shell() -> None:
+    assert UNQUOTED.findall("`data.weights.labeled={a:1,b:3}`, scales=[1, 2]") == [
+        *("data.weights.labeled={a:1,b:3}", "scales=[1, 2]")
+    ]
+    assert unquoted_settings() == []
+
+
+REFERENCE = ("losses", "metrics", "training/stages")  # rooms of which the reference has every module, besides
+HELPERS = {"difference", "order", "reduce", "constant", "pieces"}
+
+
+def test_reference_has_what_others_use() -> None:
+    pages = "".join(path.read_text() for path in (ROOT / "docs/api").glob("*.md"))
+    assert "::: depthany.models.files.loading.load_model\n" in pages
+    for room in REFERENCE:
+        for path in (ROOT / "src/depthany" / room).glob("*.py"):
+            if path.stem not in HELPERS | {"__init__"}:
+                assert f"::: depthany.{room.replace('/', '.')}.{path.stem}\n" in pages, path
 
 
 def test_documented_scripts_are_tested() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from depthany.display.pictures import colour
+
 from .classes import CLASSES, read_mask
 from .depth_png import decode_depth_m
 
@@ -13,11 +15,10 @@ LEGEND_HEIGHT = 26
 
 
 def colour_disparity(depth_mm: np.ndarray) -> np.ndarray:
-    """[h w] stored depth to BGR [h w 3]: near is bright, sky black."""
+    """[h w] stored depth to BGR [h w 3] in spectral_r, as all pictures: near is red, far and sky are blue."""
     disparity = 1 / np.maximum(decode_depth_m(depth_mm), 1e-3)
     low, high = np.percentile(disparity, (2, 98))
-    grey = np.clip((disparity - low) / (high - low + 1e-9), 0, 1)
-    return cv2.applyColorMap(np.round(grey * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    return colour(disparity, low, high)[..., ::-1]
 
 
 def tile(bgr: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from tiny_sets import plant, whole, write
 
 from depthany.check_data import main
 from depthany.checking.read_sets import draw_indices
+from depthany.checking.sheet import _legend
 from depthany.data import image_formats
 from depthany.data.unlabeled import FolderImages
 
@@ -336,3 +337,8 @@ def test_report_of_others_is_not_replaced(check, tmp_path: Path) -> None:
     ended = check(out="out")
     assert (ended.code, report.read_text()) == (2, "mine")
     assert "holds report.json, problems.txt, which no earlier call of this command wrote" in ended.err
+
+
+def test_legend_of_labels_without_holes() -> None:
+    assert _legend("disparity", False) == "image | disparity: red is near, blue far; no pixel is unknown"
+    assert ", gray unknown | mask: " in _legend("m", True)

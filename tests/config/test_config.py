@@ -260,6 +260,8 @@ TEACHER_MISTAKES = {
 }
 STUDENT_MISTAKES = {
     "stage.teacher=/no/such": "no teacher at stage.teacher=/no/such: train one first",
+    "stage.teacher=depth_anything_v2_vitl.pth": "huggingface.co/depth-anything/Depth-Anything-V2-Large",
+    "model.init=depth_anything_v2_vits.pth": "huggingface.co/depth-anything/Depth-Anything-V2-Small",
     "stage.ratio=[1]": "stage.ratio=[1]: expected 2 numbers",
     "stage.trim=1": "stage.trim=1.0: expected at least 0 and less than 1",
     "stage.weights.labeled=-1": "stage.weights.labeled=-1.0: expected 0 or more",

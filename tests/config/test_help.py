@@ -60,8 +60,8 @@ def test_help_of_all_commands_imports_no_torch(printed: tuple[dict[str, str], li
 
 
 def shown_choices(page: str) -> list[str]:
-    part = page.partition("== Choices")[2].partition("== Settings")[0]
-    return re.findall(r"^(\w+): ", part, re.MULTILINE)
+    part = re.split("== (?:Choices|Names)", page.partition("== Settings")[0], maxsplit=1)[-1]
+    return re.findall(r"^(\w+): ", part, re.MULTILINE) if "==" in page.partition("== Settings")[0] else []
 
 
 def test_help_lists_choices_of_its_command_alone(pages: dict[str, str]) -> None:
@@ -108,6 +108,13 @@ def test_help_shows_equal_sets_once() -> None:
     page = help_page("train", ["stage=teacher"], {})
     assert page.count("h5_key: ") == 1
     assert "the rest as data.labeled.sample" in page
+
+
+def test_help_tells_protocol_files_from_groups() -> None:
+    page = help_page("evaluate", ["protocols=da2k"], {"protocol": "protocols"})
+    assert "== Names for protocols= (files in configs/protocol/) ==\nprotocols: " in page
+    assert "Choices" not in page
+    assert "Choices (name=choice" in help_page("train", ["stage=teacher"], {})
 
 
 def test_groups_are_those_of_the_defaults() -> None:

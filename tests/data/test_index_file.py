@@ -87,7 +87,7 @@ def test_truncated_tar_keeps_images_before_the_cut(
     wanted = {f"cut.tar/{i}.jpg": bytes([i]) * 512 for i in range(left)}
     assert contents(images) == wanted | {"whole.tar/w.jpg": b"w"}
     assert images.index.broken() == ([] if broken_at is None else [("cut.tar", broken_at)])
-    assert ("1 tars break off" in caplog.text) == (broken_at is not None)
+    assert ("1 tar truncated" in caplog.text) == (broken_at is not None)
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])

@@ -138,8 +138,8 @@ def test_verify_names_the_damage(store: Path, what: str) -> None:
         "flip": "checksum ",
         "gone": "No such file",
         "note": "damaged",
-        "duplicate": "1 images more than once: 4",
-        "hole": "1 images neither labeled nor listed as unreadable: 4",
+        "duplicate": "1 image more than once: 4",
+        "hole": "1 image neither labeled nor listed as unreadable: 4",
         "swapped": "3 images of another shard: 0, 1, 2",
     }[what]
     note = read_record(store, HEADER.shards()[1])

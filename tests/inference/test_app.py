@@ -18,7 +18,7 @@ from depthany import load_model
 from depthany.app import run
 from depthany.commands.app_command import check, start
 from depthany.config.entry import run_entry
-from depthany.inference.demonstration import note_on_sample_model, size_advice
+from depthany.inference.demonstration import note_on_small_model, size_advice
 from depthany.models.model import depth_anything, save_model
 from depthany.models.output import Quantity
 
@@ -276,13 +276,14 @@ def test_advice_on_size_follows_from_training(checkpoints: Path) -> None:
     assert size_advice(model) == "Larger is finer and slower."
 
 
-def test_only_the_samples_model_gets_a_note(checkpoints: Path) -> None:
+def test_only_the_smallest_size_gets_a_note(checkpoints: Path) -> None:
     photo, own = "holiday/a.jpg", "data/sample/unlabeled/test/images/rooms/00000.jpg"
     model = load_model(checkpoints / "relative")
-    assert note_on_sample_model(model, [photo]) is None
+    assert note_on_small_model(model, [photo]) is None
     model.config["encoder"]["size"] = "vitt"
-    assert "checkpoint=depth_anything_v2_vits.pth" in str(note_on_sample_model(model, [own, photo]))
-    assert note_on_sample_model(model, [own]) is None
+    assert "checkpoint=depth_anything_v2_vits.pth" in str(note_on_small_model(model, [own, photo]))
+    assert note_on_small_model(model, [own]) is None
+    assert "sample" not in str(note_on_small_model(model)), "the user may have trained it on other images"
 
 
 def test_large_photo_is_shown_smaller(checkpoints: Path, monkeypatch) -> None:

@@ -301,7 +301,7 @@ def stage_of(teacher: Any) -> StudentStage:
         name="student",
         teacher="unused",
         terms={"affine_invariant": 1.0},
-        ratio=[1, 2],
+        ratio=[0, 1],
         weights=ImageWeights(0.0, 1.0, 0.0),
         trim=0.1,
         feature_alignment=FeatureAlignmentSettings(0.15, "kept", "clean"),

@@ -1,6 +1,7 @@
 """One way to name a model: a path, a hub id, or a mapping."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,19 @@ def test_relative_file_read_as_metric_is_warned_of(tmp_path: Path, caplog: pytes
         load_model(tmp_path / "mine.pth", taps="v1", max_depth_m=20.0)
     assert "mine.pth predicts 20 everywhere" in caplog.text
     assert "leave max_depth out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("x/depth_anything_v2_vitb.pth", "huggingface.co/depth-anything/Depth-Anything-V2-Base"),
+        ("depth_anything_v2_metric_vkitti_vitl.pth", "Depth-Anything-V2-Metric-VKITTI-Large"),
+        ("depth_anything_v2_metric_hypersim_vits.pth", "Depth-Anything-V2-Metric-Hypersim-Small"),
+        ("depth_anything_vitl14.pth", "huggingface.co/spaces/LiheYoung/Depth-Anything"),
+        ("depth_anything_v2_vitg.pth", "official files: huggingface.co/depth-anything"),  # never released
+        ("mine.safetensors", "correct the path"),
+    ],
+)
+def test_missing_file_says_where_to_download(name: str, page: str) -> None:
+    with pytest.raises(FileNotFoundError, match=re.escape(page)):
+        ModelSource(name).load()

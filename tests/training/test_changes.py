@@ -23,6 +23,7 @@ from depthany.training.changes import (
     find_changes,
     kind_of,
     listed,
+    summarised,
 )
 
 
@@ -148,3 +149,16 @@ def test_identity_follows_names_not_the_root(own_world, tmp_path: Path, kind: st
     for path in sorted((tmp_path / "moved").rglob("*_0.*")):
         path.rename(path.with_name(f"z{path.suffix}"))
     assert of(tmp_path / "moved") != of(root), "the order of the images would be another one"
+
+
+def test_many_changes_name_whole_sets_and_are_few() -> None:
+    options = {f"key_{i}": i for i in range(30)}
+    began = {"data": {"labeled": {"sample": options}, "val": {"rooms": options}}, "seed": 0}
+    now = {"data": {"labeled": {"mine": options}, "val": {"rooms": options}}, "seed": 1}
+    found = find_changes(began, now, {})
+    assert len(found.all) == 61
+    sets = "data.labeled.mine: added; data.labeled.sample: left out"
+    assert summarised(found.of(REFUSED)) == f"{sets}; seed: 0 -> 1"
+    options_now = {key: value + 1 for key, value in options.items()}
+    changed = find_changes({"stage": options}, {"stage": options_now}, {})
+    assert summarised(changed.of(REFUSED)).endswith("stage.key_12: 12 -> 13; and 25 more")

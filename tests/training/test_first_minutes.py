@@ -1,5 +1,6 @@
-"""What a run shows of itself: examples, the next command, and a busy machine."""
+"""What a run shows of itself: examples, and a busy machine."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from depthany.evaluation.example_sheet import GAP, WIDTH
 from depthany.system import cpu_wait
 from depthany.training.meter import Meter
-from depthany.training.stages.student import StudentStage
-from depthany.training.stages.teacher import TeacherStage
 
 
 def test_run_ends_with_a_picture_of_examples(teacher_run: Path) -> None:
@@ -22,12 +21,6 @@ def test_run_ends_with_a_picture_of_examples(teacher_run: Path) -> None:
 def test_log_shows_the_same_examples_at_every_validation(teacher_run: Path) -> None:
     events = EventAccumulator(str(teacher_run), size_guidance={"images": 0}).Reload()
     assert [each.step for each in events.Images("examples/mine")] == [3, 6]
-
-
-def test_next_command_follows_the_stage() -> None:
-    assert TeacherStage.next_command(Path("outputs/teacher")) == "python -m depthany.train stage=student"
-    assert TeacherStage.next_command(Path("my runs/a")).endswith("stage.teacher='my runs/a' ...")
-    assert "depthany.predict checkpoint=outputs/student" in StudentStage.next_command(Path("outputs/student"))
 
 
 def test_share_of_waiting_counts_since_last_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +38,24 @@ def test_busy_machine_is_named_once() -> None:
     assert meter.busy_line({"speed/share_waiting_for_cpu": 0.1}) is None
     assert "50%" in str(meter.busy_line({"speed/share_waiting_for_cpu": 0.5}))
     assert meter.busy_line({"speed/share_waiting_for_cpu": 0.5}) is None
+
+
+def test_first_lines_name_stage_and_folder(start, tiny_world, teacher_run: Path, tmp_path: Path) -> None:
+    """And a run without validation says why it has no examples; how often it validates changes no loss."""
+    settings = tiny_world.settings("teacher", tmp_path / "run", "image_every=3", "eval_every=6")
+    ended = start([*settings, "steps=2"])
+    assert ended.code == 0, ended.err
+    first, second = ended.out.splitlines()[:2]
+    assert first.startswith("training a teacher: micro on 4 labeled images, 2 steps, cpu in float32")
+    assert second == f"results in {tmp_path / 'run'}    curves: tensorboard --logdir {tmp_path}"
+    assert start([*settings, "overwrite=true"]).code == 0
+    assert losses(tmp_path / "run") == losses(teacher_run)
+
+    without = [word for word in settings if "data.val" not in word]
+    ended = start([*without, "steps=1", "overwrite=true"])
+    assert "no examples.png, since no validation set is given: name one in data.val" in ended.out
+
+
+def losses(run_dir: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss/labeled"] for line in lines if "loss/labeled" in line]

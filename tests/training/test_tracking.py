@@ -14,7 +14,7 @@ from torch import nn
 
 from depthany.data.batch import Batch
 from depthany.display.pictures import at_size, colour, comparison_row
-from depthany.display.progress import minutes
+from depthany.display.progress import time_in_words
 from depthany.metrics.table import DEFAULT_METRICS
 from depthany.training.meter import Meter, log_scalars
 from depthany.training.stages.base import StageOutput
@@ -195,7 +195,7 @@ def test_time_to_go_is_said_once(
         tracker.progress(step, 1.0, 1.0)
     tracker.close()
     said = [line for line in capsys.readouterr().out.splitlines() if "to go" in line]
-    assert said == [f"about {minutes(85 * 3.0)} minutes to go on this machine, at the rate of steps 5 to 15"]
+    assert said == [f"about {time_in_words(85 * 3.0)} to go on this machine, at the rate of steps 5 to 15"]
 
 
 def test_resume_logs_no_step_twice(tmp_path: Path) -> None:

@@ -358,7 +358,7 @@ def test_student_learns_from_pseudo_labels_alone(
     settings = tiny_world.settings("student", tmp_path / "run", *more)
     ended = start([*settings, "steps=1"])
     assert ended.code == 0, ended.err
-    assert "micro on 6 unlabeled images, 1 steps" in ended.out
+    assert "micro on 6 unlabeled images, 1 step," in ended.out
     ended = start([*settings, "steps=3"])
     assert ended.code == 0, ended.err
     run = tmp_path / "run"

@@ -11,6 +11,7 @@ from depthany.checking.sheet import draw_sheet
 from depthany.data.pseudo_labels.store import describe_sets, differences, read_manifest
 from depthany.data.pseudo_labels.verify import verify_shards
 from depthany.display.progress import Bar
+from depthany.system.plurals import counted
 
 SHEET = "contact.jpg"
 
@@ -34,7 +35,8 @@ def verify_store(store: Path) -> int:
             "damaged shard and label again with the settings of the store to rewrite it"
         )
         return 1
-    print(f"{store}: all is well, {labels} labels of {images} images in {shards} shards")
+    stored = f"{counted(labels, 'label')} of {counted(images, 'image')} in {counted(shards, 'shard')}"
+    print(f"{store}: all is well, {stored}")
     return 0
 
 

@@ -20,9 +20,9 @@ _MEASURED, _SKY, _NONE = (255, 255, 255), (110, 160, 235), (0, 0, 0)
 _PAGE = 225  # gray, so that a white mask can be seen
 MASK_LEGEND = "mask: white measured, blue sky, black unknown"
 LEGENDS = {  # of labels, by their unit
-    "m": "depth: red is near, blue far, gray unknown",
-    "disparity": "disparity: red is near, blue far, gray unknown",
-    "class": "classes: a colour each, gray unknown",
+    "m": "depth: red is near, blue far",
+    "disparity": "disparity: red is near, blue far",
+    "class": "classes: a colour each",
 }
 
 
@@ -54,7 +54,11 @@ def _all_measured(labels: Labels) -> bool:
 def _legend(unit: str, with_mask: bool) -> str:
     """Returns a description of the tiles of a labeled image, with the unit of its labels."""
     shown = LEGENDS[unit]
-    return f"image | {shown} | {MASK_LEGEND}" if with_mask else f"image | {shown}; all pixels are measured"
+    return (
+        f"image | {shown}, gray unknown | {MASK_LEGEND}"
+        if with_mask
+        else f"image | {shown}; no pixel is unknown"
+    )
 
 
 def _row(cells: list[NDArray[np.uint8]], width: int) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from depthany.config.schema import CheckpointSettings, ComputeSettings
 from depthany.inference.ready_model import load_ready_model
 from depthany.models.files.model_source import ModelSource
 from depthany.system.device import prepare_compute
+from depthany.system.packages import how_to_install
 from depthany.system.rules import setting
 
 
@@ -33,7 +34,7 @@ def check(cfg: DictConfig) -> DictConfig:
     cfg = check_settings(cfg, AppSettings)
     for module in ("gradio", "trimesh"):
         if not importlib.util.find_spec(module):
-            raise ValueError(f"the package {module} is missing: pip install -e '.[app]'")
+            raise ValueError(f"the package {module} is missing: {how_to_install('app')}")
     return cfg
 
 

@@ -27,6 +27,7 @@ from depthany.models.files.model_source import ModelSource
 from depthany.models.files.official import released_stem
 from depthany.models.model import DenseModel
 from depthany.system.files import staged
+from depthany.system.packages import how_to_install
 from depthany.system.rules import setting, split_words
 
 EXAMPLE_IMAGES = "data/sample/labeled/train/images"
@@ -156,9 +157,9 @@ def check(cfg: DictConfig) -> DictConfig:
     cfg = check_settings(cfg, ExportSettings)
     missing = [name for name in ONNX_PACKAGES if not importlib.util.find_spec(name)]
     if cfg.format == "onnx" and missing:
-        raise ValueError(f"format=onnx needs {', '.join(missing)}: pip install -e '.[onnx]'")
+        raise ValueError(f"format=onnx needs {', '.join(missing)}: {how_to_install('onnx')}")
     if cfg.format == "coreml" and not importlib.util.find_spec("coremltools"):
-        raise ValueError("format=coreml needs coremltools: pip install -e '.[coreml]'")
+        raise ValueError(f"format=coreml needs coremltools: {how_to_install('coreml')}")
     _check_out(Path(cfg.out), cfg.format, cfg.overwrite)
     return cfg
 

@@ -10,6 +10,7 @@ from depthany.config.checker import check_settings
 from depthany.config.schema import CommandSettings
 from depthany.data.counts import passed_over_line
 from depthany.data.mixture import DataSettings
+from depthany.system.plurals import counted
 from depthany.system.rules import setting
 
 
@@ -39,7 +40,7 @@ def run(cfg: DictConfig) -> int:
         images = instantiate(entry, update=True, build_workers=cfg.workers)
         of = f" of {entry.expected}" if entry.get("expected") else ""
         others = f", {passed_over}" if (passed_over := passed_over_line(images)) else ""
-        print(f"{name}: {len(images)} images{of}{others}, index {images.index_path}", flush=True)
+        print(f"{name}: {counted(len(images), 'image')}{of}{others}, index {images.index_path}", flush=True)
         for path, why in images.broken:
             print(f"warning: {name}: {path} {why}", flush=True)
     return 0

@@ -12,7 +12,7 @@ from depthany.config.entry import plain
 from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.display.progress import Bar
-from depthany.inference.demonstration import note_on_sample_model
+from depthany.inference.demonstration import note_on_small_model
 from depthany.inference.outputs import FORMATS, OutputSettings, check_formats
 from depthany.inference.photos import PhotoJob, predict_photos
 from depthany.inference.prediction_counts import PredictionCounts
@@ -84,7 +84,7 @@ def run(cfg: DictConfig) -> int:
     refuse_videos_of_classes(sources, settings)
     check_formats(save, settings)
     print(describe(cfg, predictor, len(sources), compute) + units_of(save, settings), flush=True)
-    if note := note_on_sample_model(model, [source.path for source in sources]):
+    if note := note_on_small_model(model, [source.path for source in sources]):
         print(f"note: {note}", flush=True)
     try:
         run_photos([source for source in sources if not source.is_video], predictor, settings, cfg, counts)

@@ -20,6 +20,7 @@ from depthany.models.model import DenseModel
 from depthany.system.device import Compute, prepare_compute, reading_threads
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.system.files import require_writable
+from depthany.system.plurals import counted
 from depthany.system.rules import setting
 from depthany.system.sample import require_sample
 from depthany.training import build
@@ -116,6 +117,6 @@ def describe(teacher: ReadyModel, size: int, images: int, done: int, compute: Co
     """Returns one line on what the command is going to do."""
     before = f" ({done} of them are in finished shards)" if done else ""
     return (
-        f"{teacher.model.encoder.label} labels {images} images{before} at input_size={size}, "
+        f"{teacher.model.encoder.label} labels {counted(images, 'image')}{before} at input_size={size}, "
         f"{compute.describe()}"
     )

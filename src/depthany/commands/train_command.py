@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
+from depthany.config.given import given_words
 from depthany.data.batch import Batch
 from depthany.data.dataset import TrainingSet
 from depthany.data.identity import identity
@@ -28,12 +29,14 @@ from depthany.training.changes import COUNTS, FREE, NAMES, Changes, continued, d
 from depthany.training.checkpoints.resume import resume_latest
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
-from depthany.training.checks import check, check_processes, rooted
+from depthany.training.checks import check, check_processes, rooted, roots_to_name
 from depthany.training.class_model import norm_notes, starting_line
 from depthany.training.examples import Examples
 from depthany.training.finish import finish
+from depthany.training.first_line import first_line, places_line
 from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.memory import explained_out_of_memory
+from depthany.training.next_command import NOTHING, Given, folder_of_images
 from depthany.training.parallel import is_sharded, shared_count, unsharded
 from depthany.training.regional import choose_compile, compile_run, uncompiled
 from depthany.training.run_threads import keep_threads
@@ -49,12 +52,14 @@ def run(cfg: DictConfig) -> int:
     """Checks the configuration, and trains unless the result is there; returns the exit code."""
     processes = launched_processes()
     logging.basicConfig(level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s")
+    unlabeled = roots_to_name(cfg)
     settings = check(cfg)
     check_processes(settings, processes)
     compute = prepare_compute(settings.device, settings.precision, settings.threads, processes)
     with process_group(processes, compute.device), deterministic_algorithms(settings.deterministic):
         if is_to_train(settings, processes):
-            run_stage(settings, compute, processes)
+            given = Given(tuple(given_words()), folder_of_images(settings.data), unlabeled)
+            run_stage(settings, compute, processes, given)
     return 0
 
 
@@ -75,8 +80,10 @@ def is_to_train(settings: TrainSettings, processes: Processes) -> bool:
     return changes is None
 
 
-def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -> None:
-    """Builds the objects of a run, trains, scores and saves."""
+def run_stage(
+    settings: TrainSettings, compute: Compute, processes: Processes, given: Given = NOTHING
+) -> None:
+    """Builds the objects of a run, trains, scores and saves; `given` is for the next command."""
     run_dir, device, amp = Path(settings.run_dir), compute.device, compute.amp
     online = settings.pseudo_labels == ONLINE
     teacher = build.load_teacher(settings, device if online else "cpu")
@@ -102,7 +109,9 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         notes += [*lines, *label_once(settings, dataset, teacher, compute, processes)]
         sampler.start = state.progress.step * settings.accumulate
         tracker = open_tracker(settings, saved, state, loop.total_steps, processes)
-        tracker.say(build.describe(state, dataset, loop.total_steps, device, amp, processes.size))
+        stage = settings.stage.name
+        tracker.say(first_line(stage, state, dataset, loop.total_steps, device, amp, processes.size))
+        tracker.say(places_line(run_dir, tracker.how_to_look))
         notes += compile_if_chosen(settings, state, loop.total_steps, device)
         for line in (*continued(changes, state.progress.step, loop.total_steps, loop.schedule), *notes):
             tracker.say(line)
@@ -129,7 +138,7 @@ def run_stage(settings: TrainSettings, compute: Compute, processes: Processes) -
         finally:
             tracker.close()
         if processes.is_main:
-            command, faults = state.stage.next_command(run_dir), training.faults
+            command, faults = state.stage.next_command(run_dir, given), training.faults
             finish(run_dir, model, training.about(), scores, saved, faults, tracker, pictures, command)
 
 

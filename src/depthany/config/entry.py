@@ -10,6 +10,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from depthany.config.errors import OF_THE_USER, exit_code_of, one_line
+from depthany.config.given import note_given
 from depthany.config.groups import config_dir
 from depthany.config.help_page import help_page
 from depthany.config.sweep import Command, Run, Scores, run_job
@@ -128,6 +129,7 @@ def _run_once(config_name: str, job: Run) -> int:
     composed = list[DictConfig]()
 
     def keep(cfg: DictConfig) -> None:
+        note_given()
         composed.append(cfg)
 
     _start(config_name, keep)

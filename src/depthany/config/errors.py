@@ -9,6 +9,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from depthany.config.checker import unknown_setting
 from depthany.config.groups import choices, known_keys
 from depthany.config.words import BROKEN_REFERENCE
+from depthany.system.packages import how_to_install
 
 # A setting or a file that the user can correct. Any other exception is a defect of this package.
 OF_THE_USER = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError)
@@ -31,7 +32,7 @@ def one_line(error: Exception, config_name: str) -> str:
     if found := re.search(r"You must specify '(\w+)'", text):
         return f"choose a {found[1]}: {found[1]}={'|'.join(choices(found[1]))}"
     if found := re.search(r"Could not find 'hydra/launcher/(submitit\w*)'", text):
-        package = "the package hydra-submitit-launcher: pip install -e '.[submitit]'"
+        package = f"the package hydra-submitit-launcher: {how_to_install('submitit')}"
         return f"hydra/launcher={found[1]} needs {package}"
     if found := re.search(r"(?:Could not find|In '[^']*': Could not find) '([\w./]+)'", text):
         group, _, name = found[1].rpartition("/")

@@ -32,16 +32,28 @@ def help_page(config_name: str, words: Sequence[str], folders: Mapping[str, str]
     width = max(80, shutil.get_terminal_size((120, 24)).columns)
     comments = SettingComments(_files(config_name, cfg.hydra.runtime.choices))
     parts = [cfg.hydra.help.header.rstrip(), ""]
-    if groups := {**own_groups(config_name), **folders}:
-        parts.append("== Choices (name=choice; with --help it shows the settings of that choice) ==")
-        for folder, setting in groups.items():
-            start = f"{setting}: "
-            parts.append(_wrapped(start, ", ".join(choices(folder)), " " * len(start), width))
-        parts.append("")
+    shows = "name=choice; with --help it shows the settings of that choice"
+    parts += _choices(f"Choices ({shows})", own_groups(config_name), width)
+    for folder, setting in folders.items():
+        parts += _choices(f"Names for {setting}= (files in configs/{folder}/)", {folder: setting}, width)
     parts.append("== Settings (key=value) ==")
     settings = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OF_HYDRA])
     parts += _lines(settings, comments, width, {})
     return "\n".join([*parts, "", cfg.hydra.help.footer.rstrip()])
+
+
+def _choices(heading: str, groups: Mapping[str, str], width: int) -> Iterator[str]:
+    """Yields the lines of a section with the names of the files in some folders of configs/.
+
+    Args:
+        groups: settings that name the files, by folder.
+    """
+    if groups:
+        yield f"== {heading} =="
+        for folder, setting in groups.items():
+            start = f"{setting}: "
+            yield _wrapped(start, ", ".join(choices(folder)), " " * len(start), width)
+        yield ""
 
 
 def own_groups(config_name: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from depthany.config.errors import OF_THE_USER, exit_code_of, one_line
+from depthany.config.given import note_given
 from depthany.config.paths import expand_home
 from depthany.config.sweep_table import (
     Record,
@@ -85,6 +86,7 @@ class Sweep:
 
     def __call__(self, cfg: DictConfig) -> int:
         """Runs one job, writes its record and returns its exit code; an interruption ends the sweep."""
+        note_given()
         job = self.jobs[HydraConfig.get().job.num]
         to = f" -> {job.output}" if job.output else ""
         print(f"\n== job {job.number} of {len(self.jobs)}: {job.label}{to}", flush=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from depthany.data.image_formats import NEEDS_HEIC, describe_passed_over
 from depthany.data.orientation import orientation_warning
+from depthany.system.plurals import counted
 
 
 def set_notes(sets: Mapping[str, Any]) -> list[str]:
@@ -33,7 +34,7 @@ def count_warning(name: str, found: int, expected: int | None) -> str:
     """
     if expected is None or abs(found - expected) < _tolerance(expected):
         return ""
-    return f"{name}: {found} images found, {expected} expected"
+    return f"{name}: {counted(found, 'image')} found, {expected} expected"
 
 
 def left_out_notes(sets: Mapping[str, Sized]) -> list[str]:

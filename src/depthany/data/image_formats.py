@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from PIL import Image, features
 
-from depthany.system.packages import reason
+from depthany.system.packages import how_to_install, reason
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".mpo"),  # an MPO is a JPEG followed by more pictures, which are not read
@@ -65,7 +65,7 @@ def open_image(stored: bytes, formats: tuple[str, ...] | None = None) -> Image.I
     brands = _brands(stored)
     if brands & _HEIC_BRANDS:
         if not has_heic():
-            raise MissingDecoder("HEIC", "HEIC needs the package pillow-heif: pip install 'depthany[heic]'")
+            raise MissingDecoder("HEIC", f"HEIC needs the package pillow-heif: {how_to_install('heic')}")
         _register_heic()
         formats = formats and (*formats, "HEIF")
     elif brands & _AVIF_BRANDS and not features.check("avif"):

@@ -18,6 +18,7 @@ from depthany.data.indexed.build_index import build_index
 from depthany.data.indexed.index_file import KINDS, WHOLE_FILE, Index
 from depthany.data.indexed.scan import first_shards, passed_over_beside_tars
 from depthany.system.choices import require_choice
+from depthany.system.plurals import counted
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +114,8 @@ class IndexedImages:
         if self.broken:
             named = ", ".join(f"{name} at byte {byte}" for name, byte in self.index.broken()[:3])
             more = " ..." if self.broken[3:] else ""
-            log.warning(
-                f"{root}: {len(self.broken)} tars break off; the images before are used: {named}{more}"
-            )
+            tars = f"{counted(len(self.broken), 'tar')} truncated"
+            log.warning(f"{root}: {tars}; the images before the break are used: {named}{more}")
 
     def __len__(self) -> int:
         return len(self.index)

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from depthany.system.distributed import Processes, SharedCount
+from depthany.system.plurals import counted
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -38,9 +39,19 @@ def columns(numbers: str) -> tuple[ProgressColumn, ...]:
     )
 
 
-def minutes(seconds: float) -> str:
-    """Returns minutes and seconds such as 1:05."""
-    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
+def clock(seconds: float) -> str:
+    """Returns a time such as 1:05, from an hour on 2:00:05, and from a day on "3 days 2:00:05"."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if not hours:
+        return f"{minute}:{second:02d}"
+    return f"{counted(days, 'day')} " * bool(days) + f"{hour}:{minute:02d}:{second:02d}"
+
+
+def time_in_words(seconds: float) -> str:
+    """Returns a time with its unit, such as "1:05 minutes" or "2:00:05 hours"."""
+    return clock(seconds) + (" minutes" if round(seconds) < 3600 else " hours")
 
 
 class Bar:
@@ -69,7 +80,7 @@ class Bar:
         self._progress.update(self._task, advance=count, rate=rate)
         if self._prints and now - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = now
-            eta = f"  ETA {minutes((self._total - self._done) / rate)}" if self._total and rate else ""
+            eta = f"  ETA {clock((self._total - self._done) / rate)}" if self._total and rate else ""
             print(
                 f"{self._description}: {self._done}/{self._total or '?'}  {rate:.1f}/s{eta}",
                 flush=True,

@@ -20,6 +20,7 @@ from depthany.inference.predictor import Predictor
 from depthany.metrics.table import METRICS
 from depthany.models.files.exported_model import ExportedModel
 from depthany.models.model import DenseModel
+from depthany.system.plurals import counted
 
 Compute = Callable[[Tensor], NDArray]  # the map of a normalised image [1 3 h w]
 
@@ -108,7 +109,7 @@ def score_on_images(model: DenseModel, compute: Compute, inputs: Iterable[Tensor
             expected = model(image).map.numpy()
         values.append(_difference(model, compute(image), expected))
     lost = float(np.mean(values)) if values else float("nan")
-    where = f"on {len(values)} image{'s' * (len(values) != 1)}"
+    where = f"on {counted(len(values), 'image')}"
     if model.quantity.kind == "classes":
         return Score(f"pixels of the same class {where}", 1 - lost, 1.0, 100 * lost)
     unit = "the depth" if model.quantity.is_metric else "the map's range"

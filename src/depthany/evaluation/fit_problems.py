@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from depthany.evaluation.score import Row
 from depthany.inference.constant_maps import WHY
+from depthany.system.plurals import counted
 
 NAMES_SHOWN = 10  # of images, in messages; results.json has all
 # Warn above this share of the images. A least-squares fit to an image of almost one distance can get a
@@ -35,7 +36,8 @@ class FitProblems:
 
     def warnings(self) -> list[str]:
         """Returns one line for each kind with a share of images above MANY."""
-        negative, constant, of_all = len(self.negative), len(self.constant), f"of {self.images} images"
+        negative, constant = len(self.negative), len(self.constant)
+        of_all = f"of {counted(self.images, 'image')}"
         lines = []
         if negative > MANY * self.images:
             lines.append(

@@ -9,6 +9,7 @@ from typing import Any
 from depthany.data.pseudo_labels.store import UNREADABLE
 from depthany.inference.constant_maps import WHY
 from depthany.inference.labeling_counts import LabelingCounts
+from depthany.system.plurals import counted
 
 _PROJECT_AFTER_S = 20.0  # before the first projection; the time doubles before each further one
 
@@ -44,7 +45,7 @@ def print_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any
     if counts.labels:
         seconds = time.monotonic() - counts.began
         print(
-            f"{counts.labels} labels in {seconds:.1f} s, {counts.rate():.1f}/s, "
+            f"{counted(counts.labels, 'label')} in {seconds:.1f} s, {counts.rate():.1f}/s, "
             f"{counts.bytes_per_label() / 1e3:.0f} kB each; "
             f"the teacher was at work {counts.teacher_s / seconds / counts.workers:.0%} of the time"
         )
@@ -54,11 +55,13 @@ def print_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any
         print(f"{store}: other workers are still labeling shards; the last of them completes the store")
         return
     print(
-        f"{store} is complete: {manifest['labels']} labels in {len(manifest['shards'])} shards, "
+        f"{store} is complete: {counted(manifest['labels'], 'label')} in "
+        f"{counted(len(manifest['shards']), 'shard')}, "
         f"{manifest['bytes'] / 1e9:.3f} GB"
     )
     if manifest["unreadable"]:
-        print(f"{manifest['unreadable']} images could not be read and have no label: {store / UNREADABLE}")
+        images = counted(manifest["unreadable"], "image")
+        print(f"{images} could not be read, and no label was made: {store / UNREADABLE}")
 
 
 def summary_of_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str, Any] | None) -> str:
@@ -71,9 +74,9 @@ def summary_of_labels(store: Path, counts: LabelingCounts, manifest: Mapping[str
         raise ValueError(f"{store}: another process is still labeling shards: start again when it is done")
     seconds = time.monotonic() - counts.began
     made = f"{counts.labels} of them made now in {seconds:.1f} s, {counts.rate():.1f}/s"
-    line = f"{store}: {manifest['labels']} labels, {size_of(manifest['bytes'])}, {made}"
+    line = f"{store}: {counted(manifest['labels'], 'label')}, {size_of(manifest['bytes'])}, {made}"
     if manifest["unreadable"]:
-        line += f"; {manifest['unreadable']} images have none: {store / UNREADABLE}"
+        line += f"; {counted(manifest['unreadable'], 'image')} without a label: {store / UNREADABLE}"
     return f"{line}; warning: {counts.constant} labels are constant: {WHY}" if counts.constant else line
 
 

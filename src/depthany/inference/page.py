@@ -18,7 +18,7 @@ from depthany.data.images import decode_image, read_bytes
 from depthany.display.class_pictures import overlay
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.inference.constant_maps import constant_maps
-from depthany.inference.demonstration import note_on_sample_model, size_advice
+from depthany.inference.demonstration import note_on_small_model, size_advice
 from depthany.inference.outputs import OutputSettings, picture, write_color, write_png16
 from depthany.inference.page_cloud import cloud_controls, cloud_view, make_cloud, no_cloud, problem_of_cloud
 from depthany.inference.readout import SLIDER_ID, classes_html, metres_html
@@ -222,7 +222,7 @@ def build(page: Page) -> gr.Blocks:
                 )
                 metres = gr.HTML("", visible=is_metric or of_classes)
                 view = cloud_view(visible=not of_classes)
-                if note := note_on_sample_model(page.model):
+                if note := note_on_small_model(page.model):
                     gr.Markdown(f"**Note:** {note}.")
                 gr.Markdown(HELP[page.quantity.kind].format(quantity=page.quantity.describe()))
         gr.on(

@@ -20,6 +20,7 @@ from depthany.inference.model_input import FixedSize, ModelInput
 from depthany.models.infer import class_map, forward_maps, resize_map
 from depthany.models.model import DenseModel
 from depthany.models.output import Quantity
+from depthany.system.plurals import counted
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class Predictor:
                 raise
             h, w = images[0].inputs[0].shape[1:]
             raise ValueError(
-                f"memory is not enough for {len(images)} images of {h} x {w} pixels at once: lower "
+                f"not enough memory for {counted(len(images), 'image')} of {h} x {w} pixels at once: lower "
                 "batch_size or input_size"
             ) from None
         if self.quantity.kind == "classes":

@@ -22,8 +22,13 @@ def optional(module: str, purpose: str, extra: str | None = None) -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
-        install = package if extra is None else f"'depthany[{extra}]'"
-        raise MissingPackage(f"{purpose} needs the package {package}: pip install {install}") from None
+        how = f"pip install {package}" if extra is None else how_to_install(extra)
+        raise MissingPackage(f"{purpose} needs the package {package}: {how}") from None
+
+
+def how_to_install(extra: str) -> str:
+    """Returns the command that installs the packages of an extra, in a checkout or without one."""
+    return f"pip install 'depthany[{extra}]'"
 
 
 def reason(error: BaseException) -> str:

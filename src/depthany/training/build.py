@@ -43,7 +43,7 @@ from depthany.training.metric_model import (
     with_metric_head,
 )
 from depthany.training.optim import build_optimizer
-from depthany.training.parallel import is_sharded, shard_run, uses_fsdp
+from depthany.training.parallel import shard_run, uses_fsdp
 from depthany.training.settings import ONCE, ModelSettings, TrainSettings
 from depthany.training.stages.base import StageContext, require_declared, trained_parameters
 from depthany.training.stages.table import STAGES
@@ -276,24 +276,3 @@ def build_loop_settings(settings: TrainSettings, micro_batches: int) -> LoopSett
         save_every=settings.save_every,
         early_stopping=settings.early_stopping,
     )
-
-
-def describe(
-    state: TrainingState,
-    dataset: TrainingSet,
-    total_steps: int,
-    device: torch.device,
-    amp: torch.dtype | None,
-    processes: int,
-) -> str:
-    """Returns one line on what is about to happen."""
-    step = state.progress.step
-    counts = {"labeled": dataset.labeled_count, "unlabeled": dataset.unlabeled_count}
-    images = " + ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    number_format = str(amp or torch.float32).removeprefix("torch.")
-    begun = f"continuing at step {step} of {total_steps}" if step else f"{total_steps} steps"
-    where = f"{device.type} in {number_format}"
-    if processes > 1:
-        where += f", {processes} processes ({'FSDP' if is_sharded(state.model) else 'DDP'})"
-    frozen = f" ({' and '.join(state.model.frozen_parts)} frozen)" if state.model.frozen_parts else ""
-    return f"{state.model.encoder.label}{frozen} on {images} images, {begun}, {where}"

@@ -1,7 +1,7 @@
 """Which settings of a run may change when it continues, and which would make it another run."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -56,17 +56,23 @@ MAY_CHANGE = {
     "data.*labeled.*.exclude_file": MOVED,
 }
 VALIDATION = "data.val"
+SHOWN = 5  # changes in a message
 COUNTS, NAMES = "images_found", "files_found"  # what `saved_settings` adds to the settings
 
 
 @dataclass(frozen=True)
 class Change:
-    """A setting with another value than the run began with. `kind`: FREE, LENGTH, MOVED or REFUSED."""
+    """A setting with another value than the run began with.
+
+    kind: FREE, LENGTH, MOVED or REFUSED.
+    set_added: True if it belongs to a data set that is new, False if to one that is left out, else None.
+    """
 
     key: str
     before: Any
     now: Any
     kind: str
+    set_added: bool | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         if self.key.startswith(f"{NAMES}."):
@@ -99,6 +105,21 @@ def listed(changes: list[Change]) -> str:
     return "; ".join(map(str, changes))
 
 
+def summarised(changes: list[Change]) -> str:
+    """Returns changes in words, sets that were added or left out by name alone, the first `SHOWN` of all."""
+    lines = list(dict.fromkeys(_of_set(change) or str(change) for change in changes))
+    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return "; ".join(lines[:SHOWN]) + more
+
+
+def _of_set(change: Change) -> str | None:
+    """Returns a line about the whole set that a change belongs to, if only one side has that set."""
+    parts = change.key.split(".")
+    if change.set_added is None or len(parts) < 3:
+        return None
+    return f"data.{parts[1]}.{parts[2]}: {'added' if change.set_added else 'left out'}"
+
+
 def kind_of(key: str) -> str:
     """Returns what a change of a setting means: the row of `MAY_CHANGE` for it or its group, else REFUSED."""
     for pattern, kind in MAY_CHANGE.items():
@@ -128,7 +149,17 @@ def find_changes(began: Mapping[str, Any], settings: Mapping[str, Any], older: M
         if before.get(key, older.get(key)) != now.get(key) and kind_of(key) != PLACE
     ]
     changes = [_from_path_to_path(change) for change in changes if not _is_newer(change, before, older)]
+    changes = [replace(each, set_added=_set_added(each.key, began, settings)) for each in changes]
     return Changes((*changes, *_reordered(began, settings)), names_known=NAMES in began)
+
+
+def _set_added(key: str, began: Mapping[str, Any], settings: Mapping[str, Any]) -> bool | None:
+    """Returns whether the data set that a key is of is new (True) or left out (False), else None."""
+    parts = key.split(".")
+    if parts[0] not in ("data", NAMES) or len(parts) < 3:
+        return None
+    before, now = (parts[2] in (each.get("data", {}).get(parts[1]) or {}) for each in (began, settings))
+    return None if before == now else now
 
 
 def defaults_of(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,16 +5,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from depthany.config.checker import check_settings, settings_object
 from depthany.data.weighted import named_weights
 from depthany.losses.table import require_terms_of
 from depthany.metrics.table import METRICS, require_metrics
+from depthany.models.files.download import missing_file
 from depthany.models.files.model_source import ModelSource
 from depthany.system.distributed import Processes
 from depthany.system.sample import HOW_TO_GET, lacks_sample, require_sample
 from depthany.training.loggers.table import LOGGERS
+from depthany.training.next_command import FOLDER
 from depthany.training.parallel import uses_fsdp
 from depthany.training.settings import ONCE, ONLINE, TrainSettings
 from depthany.training.stages.base import Stage, TermsSettings
@@ -131,6 +133,8 @@ def _require_init(settings: TrainSettings) -> None:
         return
     init = ModelSource.of("model.init", settings.model.init)
     if not _may_exist(init, settings):
+        if line := missing_file(init.source):
+            raise ValueError(f"{init}: {line}")
         raise ValueError(
             f"no model at {init}, from which the run starts (looked from {Path.cwd()}): train it first "
             "(python -m depthany.train stage=teacher, then stage=student), or pass another, such as "
@@ -146,6 +150,8 @@ def _may_exist(source: ModelSource, settings: TrainSettings) -> bool:
 
 def no_teacher(source: ModelSource) -> str:
     """Returns the message about a missing teacher."""
+    if line := missing_file(source.source):
+        return f"{source}: {line}"
     return (
         f"no teacher at {source}: train one first (python -m depthany.train stage=teacher), or pass the run "
         "directory or model.safetensors of another, an official .pth, a Hugging Face folder or a hub id"
@@ -216,3 +222,18 @@ def check_processes(settings: TrainSettings, processes: Processes) -> None:
 def rooted(entries: Mapping[str, Any]) -> list[str]:
     """Returns the names of the sets whose root is not null."""
     return [str(name) for name, entry in entries.items() if entry.get("root", "") is not None]
+
+
+def roots_to_name(cfg: DictConfig) -> tuple[str, ...]:
+    """Returns the settings by which unlabeled sets get their roots, with a placeholder, where no set has one.
+
+    Args:
+        cfg: the configuration as composed, before sets that the stage does not draw are left out.
+    """
+    entries = cfg.data.get("unlabeled") or {}
+    missing = [name for name, entry in entries.items() if OmegaConf.is_missing(entry, "root")]
+    unset = [name for name in entries if name in missing or entries[name].get("root") is None]
+    if "unlabeled_root" in cfg.data and len(unset) == len(entries):
+        return (f"data.unlabeled_root={FOLDER}",)
+    chosen = missing or (unset[:1] if len(unset) == len(entries) else [])
+    return tuple(f"data.unlabeled.{name}.root={FOLDER}" for name in chosen)

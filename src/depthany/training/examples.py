@@ -46,6 +46,11 @@ class Examples:
             captioned = with_captions(matrix, ["confusion of pixels"], CONFUSION_LEGEND)
             self._log(f"confusion/{protocol.name}", captioned)
 
+    @property
+    def lacks_sets(self) -> bool:
+        """Whether examples were wanted, and no set was scored."""
+        return self._per_set > 0 and not self._newest
+
     def write(self, path: Path) -> Path | None:
         """Writes the newest examples of all sets as one PNG, and returns its path.
 

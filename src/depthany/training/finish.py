@@ -60,4 +60,6 @@ def finish(
         tracker.say(line)
     places = {"model": run_dir / WEIGHTS_NAME, "look at": shown, "curves": tracker.how_to_look}
     tracker.say("    ".join(f"{what}: {place}" for what, place in places.items() if place))
+    if pictures.lacks_sets:
+        tracker.say(f"no {runs.EXAMPLES_FILE}, since no validation set is given: name one in data.val")
     tracker.say(f"next: {next_command}")

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from depthany.data.transforms import crop_shape
 from depthany.inference.predictor import is_out_of_memory
+from depthany.system.plurals import counted
 from depthany.training.checkpoints.state import Progress
 from depthany.training.checks import per_micro_batch
 from depthany.training.settings import TrainSettings
@@ -37,8 +38,9 @@ def out_of_memory(settings: TrainSettings, step: int) -> str:
     anew = f"a {sizes}" if parts is None else f"accumulate={parts} (now {settings.accumulate}), or a {sizes}"
     again = "activation_checkpointing=true (now false) takes less and continues this run; "
     return (
-        f"memory ran out after step {step}, with {images} images of {h} x {w} in a micro-batch; the step was "
-        f"not taken. {'' if settings.activation_checkpointing else again}with {anew}, start a new run"
+        f"memory ran out after step {step}, with {counted(images, 'image')} of {h} x {w} in a micro-batch; "
+        f"the step was not taken. {'' if settings.activation_checkpointing else again}with {anew}, "
+        "start a new run"
     )
 
 

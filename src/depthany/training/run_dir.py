@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME
 from depthany.system.files import remove_partials, write_atomically
-from depthany.training.changes import FREE, LENGTH, MOVED, REFUSED, Changes, find_changes, listed
+from depthany.training.changes import FREE, LENGTH, MOVED, REFUSED, Changes, find_changes, listed, summarised
 from depthany.training.checkpoints.sharded import remove_incomplete
 from depthany.training.checkpoints.state import BEST_FILE, PROGRESS_FILE, list_checkpoints, step_of
 from depthany.training.loggers.table import LOGGERS
@@ -243,9 +243,9 @@ def _require_same(run_dir: Path, changes: Changes, model: Finished | None) -> No
     if not refused:
         return
     others = changes.of(FREE, LENGTH, MOVED)
-    allowed = f"; these may change: {listed(others)}" if others else ""
+    allowed = f"; these may change: {summarised(others)}" if others else ""
     raise _refusal(model)(
-        f"{run_dir} holds a {'run' if model is None else 'finished run'} with other settings or data, which "
-        f"change the order of the images or what is learned: {listed(refused)}{allowed}. Pass another "
-        "run_dir, or overwrite=true, or its own settings to continue it"
+        f"{run_dir} holds a {'run' if model is None else 'finished run'} with other settings or data: pass "
+        "another run_dir, or overwrite=true, or its own settings to continue it. What changes the order of "
+        f"the images or what is learned: {summarised(refused)}{allowed}"
     )

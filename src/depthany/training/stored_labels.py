@@ -31,6 +31,7 @@ from depthany.models.files.weights import weights_sha256
 from depthany.models.model import DenseModel
 from depthany.system.device import Compute, reading_threads
 from depthany.system.distributed import Processes
+from depthany.system.plurals import counted
 from depthany.system.signals import SLURM_SIGNALS, sigterm_raises
 from depthany.training.checks import rooted
 from depthany.training.run_dir import label_dir
@@ -157,8 +158,9 @@ def announcement(job: LabelingJob, shards: list[ShardRange], images: int) -> str
         )
     shared = f", {job.processes.size} processes" if job.processes.size > 1 else ""
     return (
-        f"{job.teacher.model.encoder.label} labels {images} images once at input_size={job.input_size}, "
-        f"{job.compute.describe()}{shared}: {size} in {job.out}, {size_of(free)} free"
+        f"{job.teacher.model.encoder.label} labels {counted(images, 'image')} once at "
+        f"input_size={job.input_size}, {job.compute.describe()}{shared}: {size} in {job.out}, "
+        f"{size_of(free)} free"
     )
 
 

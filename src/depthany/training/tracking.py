@@ -15,7 +15,7 @@ from depthany.config.entry import flat
 from depthany.display.captions import with_captions
 from depthany.display.class_pictures import class_row, palette
 from depthany.display.pictures import at_size, comparison_row
-from depthany.display.progress import columns, minutes
+from depthany.display.progress import clock, columns, time_in_words
 from depthany.metrics.confusion import ABSENT_RULE
 from depthany.metrics.table import METRICS, brief
 from depthany.training.log_files import DEFAULT_LOGGERS, LogFiles
@@ -88,7 +88,7 @@ class Tracker:
         self._estimate(step)
         if not self.console.is_terminal:
             seconds_a_step = (time.monotonic() - self._started) / max(1, step - self._start_step)
-            eta = minutes(seconds_a_step * (self.total_steps - step))
+            eta = clock(seconds_a_step * (self.total_steps - step))
             print(
                 f"step {step}/{self.total_steps}  loss {loss:.4f}  {images_per_second:.1f} images/s  "
                 f"ETA {eta}",
@@ -107,10 +107,8 @@ class Tracker:
             self._has_estimated = True
             left_s = (now - began) / (step - first) * (self.total_steps - step)
             if left_s >= WORTH_A_LINE_S:
-                left = minutes(left_s)
-                self.say(
-                    f"about {left} minutes to go on this machine, at the rate of steps {first} to {step}"
-                )
+                left = time_in_words(left_s)
+                self.say(f"about {left} to go on this machine, at the rate of steps {first} to {step}")
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""

@@ -148,7 +148,7 @@ def test_notes_name_sizes_and_left_out_files(tmp_path: Path) -> None:
     lines = build.dataset_notes(cfg, build.build_training_set(cfg))
     image = "office/office/Easy/P000/image_left/000009_left.png"
     assert lines == [
-        "warning: data.labeled.tartanair: 1 images found, 306000 expected",
+        "warning: data.labeled.tartanair: 1 image found, 306000 expected",
         "data.labeled.tartanair: 1 pair(s) in amusement are left out",
         f"data.labeled.tartanair: 1 file(s) without partner are left out, the first: {image}",
     ]

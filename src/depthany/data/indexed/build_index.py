@@ -31,6 +31,7 @@ from depthany.data.image_formats import describe_passed_over
 from depthany.data.indexed.index_file import ENTRY, NOT_BROKEN, Index, ShardRow, stamp, write_index
 from depthany.data.indexed.scan import Scan, first_shards, scan
 from depthany.system.files import write_atomically
+from depthany.system.plurals import counted
 from depthany.system.processes import cores, end_with_parent
 
 
@@ -266,7 +267,7 @@ class _Progress:
         """Returns the counts so far, as text."""
         left = f", {waiting} to go" if waiting else ""
         of = f" of about {self.expected}" if self.expected and waiting else ""
-        return f"{self.images} images{of} in {self.shards} {_noun(self.kind)}{left}"
+        return f"{counted(self.images, 'image')}{of} in {self.shards} {_noun(self.kind)}{left}"
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

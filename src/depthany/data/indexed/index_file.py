@@ -166,7 +166,7 @@ class Index:
         return digest.hexdigest()
 
     def broken(self) -> list[tuple[str, int]]:
-        """Returns the tars that break off, with the byte where; the images before it are in the index."""
+        """Returns the tars that are truncated, with the byte where; the images before it are in the index."""
         at = self.shards["broken_at"][:-1]
         return [(os.fsdecode(self.shard_name(int(s))), int(at[s])) for s in np.flatnonzero(at != NOT_BROKEN)]
 

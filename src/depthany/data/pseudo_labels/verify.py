@@ -16,6 +16,7 @@ from depthany.data.pseudo_labels.store import (
     read_record,
 )
 from depthany.system.packages import reason
+from depthany.system.plurals import counted
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _problems(store: Path, shard: ShardRange, record: ShardRecord) -> Iterator[s
 def _wrong_images(path: Path, shard: ShardRange, labeled: np.ndarray, record: ShardRecord) -> Iterator[str]:
     """Yields which images are in a shard twice, are missing, or belong to another shard."""
     if len(labeled) != record.labels:
-        yield f"{path}: {len(labeled)} labels, expected {record.labels}"
+        yield f"{path}: {counted(len(labeled), 'label')}, expected {record.labels}"
     found = np.concatenate([labeled, np.array([index for index, _, _ in record.unreadable], np.int64)])
     images, counts = np.unique(found, return_counts=True)
     expected = np.arange(shard.first, shard.last)
@@ -92,4 +93,4 @@ def _wrong_images(path: Path, shard: ShardRange, labeled: np.ndarray, record: Sh
     ):
         if len(which):
             some = ", ".join(str(index) for index in which[:5])
-            yield f"{path}: {len(which)} images {what}: {some}{' ...' if len(which) > 5 else ''}"
+            yield f"{path}: {counted(len(which), 'image')} {what}: {some}{' ...' if len(which) > 5 else ''}"

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from depthany.models.files.download import missing_file
 from depthany.models.files.hub import hub_file
 from depthany.models.files.huggingface import PREPROCESSOR_NAME
 from depthany.models.model import CONFIG_NAME, WEIGHTS_NAME
@@ -27,6 +28,8 @@ def locate(source: str | Path) -> Path:
     path = local_path(source)
     if path.exists():
         return path
+    if line := missing_file(str(source)):
+        raise FileNotFoundError(line)
     if not is_hub_id(source):
         raise FileNotFoundError(
             f"{source} does not exist; pass a run directory, a .safetensors, .pt or .pth file, a Hugging "

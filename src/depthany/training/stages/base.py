@@ -1,6 +1,5 @@
 """The contract of a stage: what it needs, what it trains, and how a batch becomes a loss."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from depthany.losses.table import require_terms, weighted_terms
 from depthany.models.model import DenseModel
 from depthany.models.output import Kind
 from depthany.system.rules import setting
+from depthany.training.next_command import NOTHING, Given, command_line
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,10 @@ class Stage(nn.Module):
         return {}
 
     @classmethod
-    def next_command(cls, run_dir: Path) -> str:
-        """Returns what a user does next with the model in `run_dir`; "..." stands for further settings."""
-        return f"python -m depthany.predict checkpoint={shlex.quote(str(run_dir))} images=FOLDER"
+    def next_command(cls, run_dir: Path, given: Given = NOTHING) -> str:
+        """Returns what a user does next with the model in `run_dir`, for the shell; FOLDER is to be named."""
+        plugins = [word for word in given.words if word.startswith("plugins=")]
+        return command_line("predict", [f"checkpoint={run_dir}", f"images={given.images}", *plugins])
 
     @classmethod
     def build(cls, settings: Any, context: StageContext) -> "Stage":

@@ -1,6 +1,5 @@
 """Stage 1: the teacher learns from labeled images only."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 
 from depthany.data.batch import Batch
 from depthany.models.model import DenseModel
+from depthany.training.next_command import NOTHING, Given, command_line, student_dir
 from depthany.training.stages.base import (
     Needs,
     StageImages,
@@ -32,11 +32,11 @@ class TeacherStage(TermsStage):
     needs = Needs(labeled=True)
 
     @classmethod
-    def next_command(cls, run_dir: Path) -> str:
-        """Returns the command that trains its student."""
+    def next_command(cls, run_dir: Path, given: Given = NOTHING) -> str:
+        """Returns the command that trains its student on the same data."""
         of_default = run_dir == Path("outputs/teacher")  # which the student takes by default
-        teacher = "" if of_default else f" stage.teacher={shlex.quote(str(run_dir))} ..."
-        return f"python -m depthany.train stage=student{teacher}"
+        folders = [] if of_default else [f"stage.teacher={run_dir}", f"run_dir={student_dir(run_dir)}"]
+        return command_line("train", ["stage=student", *given.shared("student"), *given.unlabeled, *folders])
 
     def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
         """Returns loss and log of a micro-batch; nothing is drawn from `generator`."""
