@@ -28,6 +28,7 @@ from depthany.inference.sources import Source, find_sources
 from depthany.models.files.model_source import ModelSource
 from depthany.system.device import prepare_compute, reading_threads
 from depthany.system.files import require_writable
+from depthany.system.plurals import counted
 from depthany.system.rules import setting
 
 
@@ -114,7 +115,7 @@ def report(
     """
     done = [job for job in jobs if job.target.exists()]
     written = len(counts.shares)
-    parts = [f"{written} mask{'s' * (written != 1)} written"]
+    parts = [f"{counted(written, 'mask')} written"]
     if counts.shares:
         some = sum(share > 0 for share in counts.shares)
         parts[0] += f", {some} with sky ({np.mean(counts.shares):.1%} of all pixels)"
@@ -123,7 +124,7 @@ def report(
     if counts.unreadable:
         parts.append(f"{len(counts.unreadable)} unreadable")
     if videos:
-        parts.append(f"{videos} video{'s' * (videos != 1)} left out (masks are made for images only)")
+        parts.append(f"{counted(videos, 'video')} left out (masks are made for images only)")
     if passed_over:
         parts.append(describe_passed_over(passed_over))
     print(f"{out}: {', '.join(parts)}", flush=True)

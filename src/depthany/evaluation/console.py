@@ -11,6 +11,7 @@ from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import Difference, ProtocolResult
 from depthany.metrics.confusion import ABSENT_RULE
 from depthany.metrics.table import DEFAULT_METRICS, METRICS, brief
+from depthany.system.plurals import counted
 
 MIN_WIDTH = 120  # of the output to a file or a pipe, which has no width of its own
 DIFFERENCES = 2  # metrics in the table of differences; the report has all
@@ -57,7 +58,7 @@ def describe(result: ProtocolResult) -> str:
         f", input {protocol.input_crop}" if protocol.input_crop != "none" else ""
     )
     count = len(protocol.sources)
-    sources = f"{count} source{'s' * (count != 1)}"
+    sources = counted(count, "source")
     return (
         f"{protocol.name}: {fit}, {cut}{_input(protocol)}, {near:g} to {far:g} m, "
         f"mean over {protocol.averaging}s{changed}; {sources} in results.json"

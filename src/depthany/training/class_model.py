@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from depthany.data.class_list import same_classes
 from depthany.models.model import DenseModel
 from depthany.system.distributed import Processes
+from depthany.system.plurals import counted
 from depthany.training.checks import per_micro_batch, rooted
 from depthany.training.settings import TrainSettings
 from depthany.training.stages.table import STAGES
@@ -90,7 +91,7 @@ def norm_notes(settings: TrainSettings, model: DenseModel, processes: Processes)
     in_encoder = any(isinstance(m, _BatchNorm) and m.training for m in model.encoder.modules())
     if trained and images < FEW_IMAGES and (model.head.least_images > 1 or in_encoder):
         return [
-            f"warning: BatchNorm takes its statistics over {images} image{'s' * (images != 1)} at a time; "
+            f"warning: BatchNorm takes its statistics over {counted(images, 'image')} at a time; "
             "with fewer than "
             f"{FEW_IMAGES} they are poor: raise batch_size, or set stage.batch_norm=frozen"
         ]
