@@ -244,6 +244,26 @@ def test_trained_head_must_fit_the_labels() -> None:
         require_trained_head(model_with("bins_nk"), train_settings({**named, "domains": None}), both)
 
 
+@pytest.mark.parametrize("given, wanted", [("sigmoid", "bins"), ("bins", "sigmoid"), ("bins_nk", "sigmoid")])
+def test_another_metric_head_is_not_ignored(given: str, wanted: str) -> None:
+    settings = train_settings(HEADS[wanted])
+    settings.model.init = "outputs/m"
+    told = rf"outputs/m has the head metric_{given}, and metric_{wanted} was chosen.*: choose head={given}, or"
+    with pytest.raises(ValueError, match=told):
+        require_trained_head(model_with(given), settings, [Set(10.0), Set(65.0)])
+
+
+@pytest.mark.parametrize("changed", [{"bin_centers": "normed"}, {"attractor_alpha": 1000}])
+def test_other_settings_of_trained_bins_are_refused(changed: dict[str, Any]) -> None:
+    same = {"name": "metric_bins", "max_depth_m": 10.0, "bin_centers": "softplus", "attractor_alpha": 300}
+    settings, (name,) = train_settings(same), changed
+    settings.model.init = "outputs/m"
+    require_trained_head(model_with("bins"), settings, [Set(10.0)])
+    settings.model.head = same | changed
+    with pytest.raises(ValueError, match=rf"with {name}=.*: set model.head.{name}=(300|softplus)[.0]*, or start"):
+        require_trained_head(model_with("bins"), settings, [Set(10.0)])
+
+
 def test_whole_views_are_validated_stretched(tiny_world: Any) -> None:
     images = FolderDepth(str(tiny_world.root / "val"), depth_scale=1000)
     whole = LabeledOptions(Views(view="whole"), ["val"])

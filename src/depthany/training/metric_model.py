@@ -11,6 +11,7 @@ from depthany.models.trained_on import TrainedOn
 from depthany.training.checks import rooted
 from depthany.training.settings import TrainSettings
 from depthany.training.stages.table import STAGES
+from depthany.training.starting_weights import require_chosen_head
 
 END, DOMAINS = "max_depth_m", "domains"  # arguments of metric heads
 
@@ -89,8 +90,8 @@ def _number(name: str, domain: str, domains: Sequence[str]) -> int:
 
 
 def require_trained_head(model: DenseModel, settings: TrainSettings, labeled: Sequence[Any]) -> None:
-    """Raises ValueError if the head came with `model.init` and has other domains, or a nearer end than the
-    labels.
+    """Raises ValueError if the head came with `model.init` and is of another kind, has other arguments or
+    domains, or a nearer end than the labels.
 
     Args:
         labeled: the labeled sets that have a root, in their order.
@@ -98,7 +99,15 @@ def require_trained_head(model: DenseModel, settings: TrainSettings, labeled: Se
     if not learns_metres(settings) or not labeled:
         return
     wanted, trained = metric_head(settings, labeled), model.config["head"]
+    require_chosen_head(model, wanted, settings.model.init)
     remedy = "or start a new head: model.init_parts=encoder+decoder"
+    chosen = {} if settings.model.init is None else wanted
+    for name, value in chosen.items():
+        if name not in (END, DOMAINS) and trained.get(name) != value:
+            raise ValueError(
+                f"model.init={settings.model.init} was trained with {name}={trained.get(name)}, but "
+                f"model.head.{name}={value} was chosen: set model.head.{name}={trained.get(name)}, {remedy}"
+            )
     if (end_m := trained.get(END)) is not None and wanted.get(END, end_m) > end_m:
         raise ValueError(
             f"the head of model.init={settings.model.init} is for depth up to {end_m:g} m, but labels go to "
