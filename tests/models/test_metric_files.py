@@ -73,7 +73,7 @@ def test_bins_file_has_released_names_and_shapes(tmp_path: Path) -> None:
     assert relative <= core
     loaded = load_model(tmp_path / "mine.pth", max_depth_m=10.0)
     assert same_weights(loaded, model)
-    assert loaded.config == model.config
+    assert loaded.config == {**model.config, "input_size": 392}
 
 
 @pytest.mark.parametrize("name, metres, trained", [("indoor", 10.0, "nyuv2"), ("outdoor", 80.0, "kitti")])
@@ -87,6 +87,7 @@ def test_released_name_tells_range_and_set(tmp_path: Path, name: str, metres: fl
     assert (loaded.quantity.max_depth_m, loaded.quantity.trained_to_m) == (None, metres)
     assert loaded.trained_on == TrainedOn((trained,))
     assert loaded.config["head"] == model.config["head"]
+    assert loaded.preprocessing.input_shape(480, 640, loaded.input_size) == (392, 518)
     with pytest.raises(
         ValueError, match=rf"max_depth={metres}, not 20.0: leave max_depth out; it is the range"
     ):

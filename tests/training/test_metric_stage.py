@@ -248,7 +248,9 @@ def test_trained_head_must_fit_the_labels() -> None:
 def test_another_metric_head_is_not_ignored(given: str, wanted: str) -> None:
     settings = train_settings(HEADS[wanted])
     settings.model.init = "outputs/m"
-    told = rf"outputs/m has the head metric_{given}, and metric_{wanted} was chosen.*: choose head={given}, or"
+    told = (
+        rf"outputs/m has the head metric_{given}, and metric_{wanted} was chosen.*: choose head={given}, or"
+    )
     with pytest.raises(ValueError, match=told):
         require_trained_head(model_with(given), settings, [Set(10.0), Set(65.0)])
 
@@ -260,7 +262,9 @@ def test_other_settings_of_trained_bins_are_refused(changed: dict[str, Any]) -> 
     settings.model.init = "outputs/m"
     require_trained_head(model_with("bins"), settings, [Set(10.0)])
     settings.model.head = same | changed
-    with pytest.raises(ValueError, match=rf"with {name}=.*: set model.head.{name}=(300|softplus)[.0]*, or start"):
+    with pytest.raises(
+        ValueError, match=rf"with {name}=.*: set model.head.{name}=(300|softplus)[.0]*, or start"
+    ):
         require_trained_head(model_with("bins"), settings, [Set(10.0)])
 
 
