@@ -196,7 +196,12 @@ def test_graph_of_bins_computes_metres_and_says_range(micro: str, tmp_path: Path
     told = {each.key[9:]: json.loads(each.value) for each in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert (told["quantity"], told["unit"], told["larger_is_nearer"]) == ("depth_m", "m", False)
     assert (told["max_depth_m"], told["trained_to_m"]) == ((80.0, None) if "name" in head else (None, 10.0))
-    assert told["trained_on"] == {"sets": ["nyuv2"], "focal_px": 518.86, "image_width": 640}
+    assert told["trained_on"] == {
+        "sets": ["nyuv2"],
+        "focal_px": 518.86,
+        "image_width": 640,
+        "canonical": False,
+    }
     assert told["head"] == model.config["head"]
 
 
