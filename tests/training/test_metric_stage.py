@@ -218,7 +218,7 @@ def test_range_of_the_head_is_that_of_the_sets() -> None:
         metric_head(train_settings(nk), both[:1])
 
 
-def test_domains_of_the_stage_are_those_of_the_head() -> None:
+def test_stage_domains_become_those_of_the_head() -> None:
     both, nk = [Set(10.0), Set(65.0)], {"name": "metric_bins_nk", "domains": None}
     settings = train_settings(nk, domains={"rooms": "nyu"})
     assert metric_head(settings, both)["domains"] == {"nyu": 10, "streets": 65}
