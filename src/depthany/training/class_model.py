@@ -51,7 +51,7 @@ def require_class_head(model: DenseModel, settings: TrainSettings, labeled: Sequ
     """Raises ValueError if the head came with `model.init` and is of another kind, or has other classes."""
     if not learns_classes(settings) or not labeled:
         return
-    require_chosen_head(model, settings.model.head, settings.model.init)
+    require_chosen_head(model, settings.model.head, settings.model.init, "encoder")
     names, _ = same_classes(_named(settings, labeled))
     if model.quantity.class_names != names:
         raise ValueError(

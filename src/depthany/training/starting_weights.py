@@ -73,19 +73,21 @@ def warn_of_unused_parts(weights: str, others: Set[str]) -> None:
         )
 
 
-def require_chosen_head(model: DenseModel, head: Mapping[str, Any], init: Any) -> None:
+def require_chosen_head(
+    model: DenseModel, head: Mapping[str, Any], init: Any, parts: str = "encoder+decoder"
+) -> None:
     """Raises ValueError if the head came with `model.init` and is of another kind than the chosen one.
 
     Args:
         head: name and arguments of the head of the settings.
-        init: the setting, for the message.
+        init, parts: the setting, and the parts that any head can start from, for the message.
     """
     wanted, given = head["name"], model.config["head"]["name"]
     if wanted != given:
         group = given.removeprefix("metric_").removeprefix("classes_")
         raise ValueError(
             f"model.init={init} has the head {given}, and {wanted} was chosen, which takes no layer of it: "
-            f"choose head={group}, or start a new head: model.init_parts=encoder+decoder"
+            f"choose head={group}, or start a new head: model.init_parts={parts}"
         )
 
 
