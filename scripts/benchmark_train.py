@@ -8,6 +8,8 @@ weights and see the same batches, with teacher and frozen encoder of the student
 - transformers fp32, bf16: `DepthAnythingForDepthEstimation` in a plain loop as its user would write it, see
   transformers_training.py; bf16 is `torch.autocast`.
 
+With --stage metric the contestants are ours alone: the relative stage, and metric training with each --head.
+
 The contestants alternate step by step, in an order that rotates, so that other load on the machine affects
 all of them; the result is the ratio of times within a round. The ratio of CPU times is printed, too: on a
 busy machine it varies less, as long as --threads is 1 (idle threads of OpenMP spin).
@@ -37,13 +39,15 @@ from depthany.data.folder_depth import FolderDepth
 from depthany.data.loading.loader import read_batches
 from depthany.data.sampler import MixedBatches
 from depthany.data.unlabeled import FolderImages
-from depthany.models.model import depth_anything
+from depthany.models.model import DenseModel, build_model, depth_anything, depth_anything_config
 from depthany.system.device import Compute, choose_amp, keep_freed_memory
 from our_training import OurTraining, Shares
 from transformers_training import PlainTraining
 
+FARTHEST_M = 65.0  # in the bundled data
 SAMPLE = Path(__file__).resolve().parents[1] / "data/sample"
 CONTESTANTS = ("ours", "transformers fp32", "transformers bf16")
+HEADS, RELATIVE = ("bins", "sigmoid"), "relative"  # of stage=metric, and what they are compared with
 Cost = tuple[float, float]  # seconds on the wall, and of the CPU
 Turn = Callable[[int], Cost]  # from the number of the batch
 
@@ -52,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `benchmark.py train`."""
     parser.add_argument("--encoder", help="size of all networks (CPU: vits; GPU: vitt, vits, vitb and vitl)")
     parser.add_argument("--sizes", type=int, nargs="+", help="pixels per side (CPU: 518 252 126; GPU: 518)")
-    parser.add_argument("--stage", nargs="+", choices=("teacher", "student"), default=["teacher", "student"])
+    stages = ("teacher", "student", "metric")
+    parser.add_argument("--stage", nargs="+", choices=stages, default=["teacher", "student"])
+    parser.add_argument("--head", nargs="+", choices=HEADS, default=list(HEADS), help="of --stage metric")
     parser.add_argument(
         "--batch", type=int, help="images per step; a third of a student's is labeled (CPU: 6; GPU: 12 to 48)"
     )
@@ -72,7 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpointing", action="store_true", help="ours with activation_checkpointing=true"
     )
-    parser.add_argument("--serve", choices=CONTESTANTS, help=argparse.SUPPRESS)  # see `serve`
+    parser.add_argument(
+        "--serve", choices=(*CONTESTANTS, RELATIVE, *HEADS), help=argparse.SUPPRESS
+    )  # see `serve`
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -95,25 +103,28 @@ def compare(arguments: argparse.Namespace, stage: str, size: int) -> None:
         f"\n{stage}, {arguments.encoder} at {size}, batch {arguments.batch}, {arguments.rounds} rounds",
         flush=True,
     )
+    names = (RELATIVE, *arguments.head) if stage == "metric" else CONTESTANTS
     with ExitStack() as stack:
         if arguments.one_process:
             keep_freed_memory()
-            turns = {name: contestant(name, arguments, stage, size) for name in CONTESTANTS}
+            turns = {name: contestant(name, arguments, stage, size) for name in names}
             children = []
         else:
-            children = [stack.enter_context(Child(name, arguments, stage, size)) for name in CONTESTANTS]
+            children = [stack.enter_context(Child(name, arguments, stage, size)) for name in names]
             turns = {child.name: child.turn for child in children}
         times = alternate(turns, arguments.rounds)
         peaks = {child.name: child.ask("peak")["peak"] for child in children}
     for name, seconds in times.items():
         memory = f", {peaks[name]:.2f} GB at most" if peaks else ""
         print(f"  {name:18s} {spread([arguments.batch / wall for wall, _ in seconds])} images/s{memory}")
-    for slow in CONTESTANTS[1:]:
+    first = names[0]
+    for slow in names[1:]:
         wall, cpu = (
-            spread([a[i] / b[i] for a, b in zip(times[slow], times["ours"], strict=True)]) for i in (0, 1)
+            spread([a[i] / b[i] for a, b in zip(times[slow], times[first], strict=True)]) for i in (0, 1)
         )
-        print(f"  {slow} : ours = {wall}, of CPU times {cpu}", flush=True)
-    print_shares(arguments, stage, size)
+        print(f"  {slow} : {first} = {wall}, of CPU times {cpu}", flush=True)
+    if stage != "metric":
+        print_shares(arguments, stage, size)
 
 
 def alternate(turns: dict[str, Turn], rounds: int) -> dict[str, list[Cost]]:
@@ -127,11 +138,12 @@ def alternate(turns: dict[str, Turn], rounds: int) -> dict[str, list[Cost]]:
 
 def contestant(name: str, arguments: argparse.Namespace, stage: str, size: int) -> Turn:
     """Returns a contestant in this process; its batches are read in advance."""
-    batches = list(read(arguments, stage, size, arguments.rounds + 1, workers=0))
+    of_stage = stage if name != RELATIVE else "teacher"
+    batches = list(read(arguments, of_stage, size, arguments.rounds + 1, workers=0))
     torch.manual_seed(0)
-    model, student = depth_anything(arguments.encoder, input_size=size), stage == "student"
-    cpu = torch.device("cpu")
-    if name == "ours":
+    student, cpu = stage == "student", torch.device("cpu")
+    model = network(name, arguments.encoder, size)
+    if name not in CONTESTANTS[1:]:
         step = OurTraining(
             model, student, Compute(cpu, choose_amp("auto", cpu)), arguments.checkpointing
         ).step
@@ -146,6 +158,14 @@ def contestant(name: str, arguments: argparse.Namespace, stage: str, size: int) 
         return time.perf_counter() - wall, time.process_time() - cpu
 
     return turn
+
+
+def network(name: str, encoder: str, size: int) -> DenseModel:
+    """Returns a model with random weights: a metric one if `name` is one of `HEADS`, else a relative one."""
+    config = depth_anything_config(encoder, "v1", input_size=size)
+    if name in HEADS:
+        config["head"] = {"name": f"metric_{name}", "max_depth_m": FARTHEST_M}
+    return build_model(**config)
 
 
 class Child:
@@ -236,9 +256,11 @@ def print_shares(arguments: argparse.Namespace, stage: str, size: int) -> None:
 
 def read(arguments: argparse.Namespace, stage: str, size: int, count: int, workers: int) -> Iterator[Batch]:
     """Yields batches of the bundled sample, as training reads them."""
-    labeled = [FolderDepth(str(SAMPLE / "labeled/train"), depth_scale=1000, sky_value=65535, max_depth=65)]
+    folder = str(SAMPLE / "labeled/train")
+    labeled = [FolderDepth(folder, depth_scale=1000, sky_value=65535, max_depth=FARTHEST_M)]
     unlabeled = [FolderImages(str(SAMPLE / "unlabeled/train/images"))] if stage == "student" else []
-    dataset = TrainingSet(labeled, unlabeled, size)
+    target = "depth_m" if stage == "metric" else "disparity01"
+    dataset = TrainingSet(labeled, unlabeled, size, target=target)
     known = arguments.batch // 3 if unlabeled else arguments.batch
     plain = arguments.batch - known
     counts = dataset.labeled_count, dataset.unlabeled_count

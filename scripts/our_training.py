@@ -22,12 +22,14 @@ from depthany.training.loop import draw_generator, update
 from depthany.training.optim import LrFactors, OptimizerSettings, build_optimizer
 from depthany.training.regional import compile_run
 from depthany.training.stages import base as base_stage
+from depthany.training.stages import metric as metric_stage
 from depthany.training.stages import student as student_stage
 from depthany.training.stages import teacher as teacher_stage
 from depthany.training.stages.base import Stage, StageContext
 
 TERMS = {"affine_invariant": 1.0}
 TEACHER = teacher_stage.TeacherSettings("teacher", TERMS)
+METRIC = metric_stage.MetricSettings("metric", {"silog": 1.0}, near_m=1e-3)
 STUDENT = student_stage.StudentSettings(
     name="student",
     teacher="",
@@ -44,17 +46,24 @@ LOSSES = (
 
 
 class OurTraining:
-    """All objects of a run that trains `model`, and the body of the training loop."""
+    """All objects of a run that trains `model`, and the body of the training loop.
+
+    Args:
+        student: train as the student; else a relative model as the teacher, and a metric one by V1's recipe.
+    """
 
     def __init__(
         self, model: DenseModel, student: bool, compute: Compute, checkpointing: bool, compiled: bool = False
     ) -> None:
+        clip_norm = 0.1 if model.quantity.is_metric else None
         model.to(compute.device)
         options = {"normalisation": "median_mad", "reduction": "batch"}
         context = StageContext(model, deepcopy(model) if student else None, Perturb(), options)
         stage: Stage = teacher_stage.TeacherStage.build(TEACHER, context)
         if student:
             stage = student_stage.StudentStage.build(STUDENT, context)
+        elif model.quantity.is_metric:
+            stage = metric_stage.MetricStage.build(METRIC, context)
         self.compute, self.student = compute, student
         model.encoder.activation_checkpointing = checkpointing
         for network in (model, stage):
@@ -67,7 +76,7 @@ class OurTraining:
             compile_run(model, stage)
         self.check = FiniteCheck.for_run(optimizer, compute.device, ALONE)
         self.backward: Callable[[Tensor, Tensor | None], None] = lambda loss, start: loss.backward(start)
-        self.update: Callable[[], object] = lambda: update(self.state, None, self.check)
+        self.update: Callable[[], object] = lambda: update(self.state, clip_norm, self.check)
 
     def step(self, batch: Batch, number: int) -> Tensor:
         """Takes one step; returns the loss []."""

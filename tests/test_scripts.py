@@ -29,6 +29,7 @@ BENCHMARKS = {  # arguments of benchmark.py -> what it prints
     "model.encoder.size=micro model.pretrained=false data=folder data.labeled.mine.depth_scale=1000 "
     "data.labeled.mine.root={world}/labeled data.unlabeled.mine.root={world}/unlabeled": "once, batch 3 |",
     "train --encoder vitt --sizes 28 --stage student --batch 3 --rounds 1 --one-process": "waiting for data",
+    "train --encoder vitt --sizes 28 --stage metric --batch 2 --rounds 1 --one-process": "bins : relative =",
 }
 OTHERS = {
     "benchmark_evaluate --images 2 --size 42 56 --model vitt --input-size 28 --threads 1": "% outside",
@@ -75,6 +76,9 @@ def test_device_benchmark_counts_what_a_step_does(
     options.compiled = options.checkpointing = False
     benchmark.run_training(options, Compute(torch.device("cpu"), torch.bfloat16), peak_side=64)
     printed = capsys.readouterr().out
+    options.stage, options.head, options.batch = ["metric"], ["bins"], 2
+    benchmark.run_training(options, Compute(torch.device("cpu"), torch.bfloat16), peak_side=64)
+    assert "bins : relative =" in capsys.readouterr().out
     assert all(part in printed for part in ("| ours |", "| transformers |", "operators a step", "optimizer"))
 
 

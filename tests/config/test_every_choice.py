@@ -24,7 +24,7 @@ from depthany.commands.predict_command import PredictSettings
 from depthany.commands.pseudo_label_command import PseudoLabelSettings
 from depthany.config.entry import config_dir, flat
 from depthany.evaluation.protocol import Protocol
-from depthany.losses.table import LOSSES, OF_CLASSES, OF_DEPTH
+from depthany.losses.table import OF, SCALE_FREE
 from depthany.models.heads.metric_bins import BIN_CENTERS
 from depthany.models.model import depth_anything, save_model
 from depthany.system.rules import rules
@@ -123,8 +123,9 @@ def test_every_choice_of_training_is_run(
         fixed |= {"model__freeze": "none", "data__val__mine__root": None}
     base = composed("train", *words)
     values = booleans(base) | choices(TrainSettings) | choices(STAGES[stage].Settings, "stage.")
-    wrong = OF_DEPTH if STAGES[stage].predicts == "classes" else OF_CLASSES
-    values |= {"stage.terms": tuple({name: 1.0} for name in LOSSES if name not in wrong)}
+    losses = OF[STAGES[stage].predicts]
+    beside = {name: {losses[0]: 1.0} if name in SCALE_FREE else {} for name in losses}
+    values |= {"stage.terms": tuple({**beside[name], name: 1.0} for name in losses)}
     if stage == "metric":
         values |= {"model.head.bin_centers": BIN_CENTERS}
     with torch.compiler.set_stance("force_eager"):  # compile=true wraps the model, and takes no minutes

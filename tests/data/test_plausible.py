@@ -117,7 +117,7 @@ def test_table_shows_depth_of_metric_sets(tmp_path: Path) -> None:
     plane = tilted(1, 11)
     plane[:6] = 0
     dataset = folder(tmp_path, *[plane] * 5, max_depth=8)
-    warnings, lines = label_notes({"mine": dataset, "val": dataset}, ["mine"])
+    warnings, lines = label_notes({"mine": dataset, "val": dataset}, {"mine": 8.0})
     assert len(lines) == 2
     assert " ".join(lines[0].split()) == "metres, of some files 1 % 10 % 50 % 90 % 99 % known out of range"
     found = lines[1].split()
@@ -130,8 +130,21 @@ def test_table_shows_depth_of_metric_sets(tmp_path: Path) -> None:
 
 def test_disparity_and_empty_range_are_said(tmp_path: Path) -> None:
     upside_down = folder(tmp_path / "d", *[tilted(11, 1)] * 5, max_depth=12)
-    (line,), _ = label_notes({"mine": upside_down}, ["mine"])
+    (line,), _ = label_notes({"mine": upside_down}, {"mine": 12.0})
     assert line.startswith("mine: in 5 of 5 images the values are larger in the lower third")
     assert line.endswith("is this disparity, not depth? (quantity=disparity, which has no metres)")
-    (line,), _ = label_notes({"mine": folder(tmp_path / "r", *[tilted(1, 11)] * 3)}, ["mine"])
-    assert "99 % of the depth is nearer than 11 m, but a model learns up to max_depth=80" in line
+    near = {"mine": folder(tmp_path / "r", *[tilted(1, 11)] * 3)}
+    (line,), _ = label_notes(near, {"mine": 80.0})
+    assert "99 % of the depth is nearer than 11 m, but the model learns up to 80 m: set max_depth" in line
+    assert label_notes(near, {"mine": 12.0})[0] == [], "max_depth of the set is 80, but stage.far_m is not"
+
+
+def test_sparse_depth_in_random_crops_is_said(tmp_path: Path) -> None:
+    plane = tilted(1, 11)
+    plane[:, 1:] *= np.arange(30)[:, None] % 4 == 0  # 7 in 16 pixels, and one
+    plane[np.arange(30) % 3 > 0] = 0
+    sparse = {"mine": folder(tmp_path, *[plane] * 3, max_depth=12)}
+    assert (plane > 0).mean() < 0.2
+    (line,), _ = label_notes(sparse, {"mine": 12.0})
+    assert line.startswith("mine: only ") and line.endswith("set stage.views.view=whole")
+    assert label_notes(sparse, {"mine": 12.0}, is_resized=False)[0] == label_notes(sparse)[0] == []

@@ -1,6 +1,7 @@
 """Views of metric fine-tuning: image and labels stay together, and what a turn uncovers has no label."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,11 @@ def test_canonical_focal_scales_depth(tmp_path: Path) -> None:
     options = LabeledOptions(Views(view="whole"), ["mine"], focal_px=14.0)
     batch = TrainingSet([images], [], 28, target="depth_m", options=options)[BOTH[:1]]
     assert sorted(batch.target[batch.mask].tolist()) == pytest.approx([2, 10, 18])  # 15 * 28 / 60 = 7
+    ended = replace(options, far_m=10.0, near_m=5.0)  # of the scaled depth
+    batch = TrainingSet([images], [], 28, target="depth_m", options=ended)[BOTH[:1]]
+    assert not batch.mask.any()
+    batch = TrainingSet([images], [], 28, target="depth_m", options=replace(ended, far_m=11.0))[BOTH[:1]]
+    assert batch.target[batch.mask].tolist() == pytest.approx([10])
     crop = Crop((28, 42), 0, 0, 28, 28, False)
     assert focal_seen_px(images, 60, crop) == pytest.approx(15 * 42 / 60)
     with pytest.raises(ValueError, match="focal of this set is null: set it"):

@@ -54,6 +54,6 @@ def test_losses_refuse_maps_of_the_other_kind() -> None:
         cross_entropy_loss(torch.rand(1, 2, 2), TARGET, BOTH)
     with pytest.raises(ValueError, match=r"stage.terms.ohem is a loss of classes; stage=teacher takes"):
         require_terms_of("disparity", {"ohem": 1.0}, "stage=teacher")
-    with pytest.raises(ValueError, match=r"stage.terms.silog is a loss of depth; stage=segmentation takes"):
+    with pytest.raises(ValueError, match=r"stage.terms.silog is a loss of metres; stage=segmentation takes"):
         require_terms_of("classes", {"silog": 1.0}, "stage=segmentation")
     assert affine_invariant_loss(torch.rand(1, 4, 4), torch.rand(1, 4, 4), torch.ones(1, 4, 4).bool()) > 0

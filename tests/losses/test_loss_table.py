@@ -10,7 +10,7 @@ from depthany.losses.affine_invariant import affine_invariant_loss
 from depthany.losses.difference import normalised_difference
 from depthany.losses.gradient import gradient_loss
 from depthany.losses.reduce import on_one_rank
-from depthany.losses.table import LOSSES, require_terms, weighted_terms
+from depthany.losses.table import LOSSES, require_terms, require_terms_of, weighted_terms
 
 
 def mean_absolute_error(prediction: Tensor, target: Tensor, mask: Tensor, *, mean_over_ranks) -> Tensor:
@@ -115,3 +115,19 @@ def test_regions_become_images_without_box_mask(with_mae, monkeypatch: pytest.Mo
 def test_wrong_terms_are_refused(terms: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         require_terms(terms)
+
+
+@pytest.mark.parametrize("kind, name, of", [
+    ("depth_m", "affine_invariant", "relative disparity"), ("depth_m", "gradient", "relative disparity"),
+    ("disparity", "silog", "metres"), ("disparity", "log_gradient", "metres"),
+])  # fmt: skip
+def test_losses_of_another_quantity_are_refused(kind: str, name: str, of: str) -> None:
+    with pytest.raises(ValueError, match=rf"stage.terms.{name} is a loss of {of}; stage=x takes"):
+        require_terms_of(kind, {"mine": 1.0, name: 1.0}, "stage=x")
+
+
+def test_metres_need_a_loss_with_scale() -> None:
+    for terms in ({"silog": 1.0, "log_gradient": 1.0}, {"silog_v2": 1.0, "silog": 0}, {"mine": 1.0}):
+        require_terms_of("depth_m", terms, "stage=metric")
+    with pytest.raises(ValueError, match=r"log_gradient alone .*: give one of silog, silog_v2 a weight"):
+        require_terms_of("depth_m", {"silog": 0, "log_gradient": 1.0}, "stage=metric")

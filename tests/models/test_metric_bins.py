@@ -176,10 +176,16 @@ def test_softplus_bins_are_unbounded_and_say_their_range() -> None:
         ({"bin_centers": "uniform"}, "unknown bin_centers 'uniform'; choose from softplus, normed"),
         ({"max_depth_m": 0.0}, "max_depth_m=0.0: expected metres above 0"),
         ({"max_depth_m": 1.0, "min_depth_m": 2.0}, "min_depth_m=2.0: expected 0 or more, and less than 1.0"),
-        ({"attractors": [16, 8]}, "expected four counts above 0"),
+        ({"attractors": [16, 8]}, "expected four whole numbers above 0"),
         ({"n_bins": 1}, "n_bins=1: expected 2 or more"),
         ({"min_temp": 60.0}, "expected 0 < min_temp < max_temp"),
-        ({"attractor_gamma": 0}, "expected alpha of 0 or more and gamma of 1 or more"),
+        ({"attractor_gamma": 0}, "expected alpha of 0 or more, and an even gamma of 2 or more"),
+        ({"attractor_gamma": 3}, "expected alpha of 0 or more, and an even gamma of 2 or more"),
+        ({"attractor_alpha": "abc"}, "attractor_alpha='abc': expected a number"),
+        ({"attractors": [16, 8, 4, "x"]}, "attractors=.*: expected four whole numbers above 0"),
+        ({"attractors": 3}, "attractors=3: expected four whole numbers above 0"),
+        ({"n_bins": 2.5}, "n_bins=2.5: expected a whole number"),
+        ({"min_depth_m": "near"}, "min_depth_m='near': expected a number"),
     ],
 )
 def test_wrong_bins_are_refused(arguments: dict, message: str) -> None:
@@ -192,6 +198,7 @@ def test_wrong_bins_are_refused(arguments: dict, message: str) -> None:
     [
         ({"domains": {"rooms": 10}}, "expected two or more, such as {rooms: 10, streets: 65}"),
         ({"domains": {"rooms": 10, "streets": -1}}, "domains.streets=-1: expected metres above 0"),
+        ({"domains": ["a", "b"]}, r"domains=\['a', 'b'\]: expected two or more, such as"),
         ({"vote": "pixel"}, "unknown vote 'pixel'; choose from image, batch"),
         ({"router_dropout": 1.0}, "router_dropout=1.0: expected 0 or more, and less than 1"),
     ],
@@ -214,6 +221,11 @@ def test_metric_model_remembers_range_and_camera(micro: str, tmp_path: Path) -> 
         with torch.no_grad():
             assert torch.equal(loaded(images()).map, model(images()).map)
     assert loaded.trained_on.describe() == "rooms and streets, focal length 80 px at a width of 168"
+    model.trained_on = TrainedOn(("rooms",), 30.0, 42, canonical=True)
+    save_model(model, tmp_path / "canonical")
+    told = load_model(tmp_path / "canonical").trained_on.describe()
+    assert "metres of a camera of focal length 30 px at a width of 42: multiply them by your focal" in told
+    assert not TrainedOn.from_config({"sets": ["rooms"], "focal_px": 30.0, "image_width": 42}).canonical
     assert bins_model("softplus").trained_on is None
 
 

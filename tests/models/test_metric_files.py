@@ -73,7 +73,7 @@ def test_bins_file_has_released_names_and_shapes(tmp_path: Path) -> None:
     assert relative <= core
     loaded = load_model(tmp_path / "mine.pth", max_depth_m=10.0)
     assert same_weights(loaded, model)
-    assert loaded.config == model.config
+    assert loaded.config == {**model.config, "input_size": 392}
 
 
 @pytest.mark.parametrize("name, metres, trained", [("indoor", 10.0, "nyuv2"), ("outdoor", 80.0, "kitti")])
@@ -87,6 +87,7 @@ def test_released_name_tells_range_and_set(tmp_path: Path, name: str, metres: fl
     assert (loaded.quantity.max_depth_m, loaded.quantity.trained_to_m) == (None, metres)
     assert loaded.trained_on == TrainedOn((trained,))
     assert loaded.config["head"] == model.config["head"]
+    assert loaded.preprocessing.input_shape(480, 640, loaded.input_size) == (392, 518)
     with pytest.raises(
         ValueError, match=rf"max_depth={metres}, not 20.0: leave max_depth out; it is the range"
     ):
@@ -195,7 +196,12 @@ def test_graph_of_bins_computes_metres_and_says_range(micro: str, tmp_path: Path
     told = {each.key[9:]: json.loads(each.value) for each in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert (told["quantity"], told["unit"], told["larger_is_nearer"]) == ("depth_m", "m", False)
     assert (told["max_depth_m"], told["trained_to_m"]) == ((80.0, None) if "name" in head else (None, 10.0))
-    assert told["trained_on"] == {"sets": ["nyuv2"], "focal_px": 518.86, "image_width": 640}
+    assert told["trained_on"] == {
+        "sets": ["nyuv2"],
+        "focal_px": 518.86,
+        "image_width": 640,
+        "canonical": False,
+    }
     assert told["head"] == model.config["head"]
 
 

@@ -16,6 +16,7 @@ from depthany.data.batch import Batch
 from depthany.data.dataset import TrainingSet
 from depthany.data.folder_depth import FolderDepth
 from depthany.data.labeled_options import PLAIN, LabeledOptions
+from depthany.data.sampler import Draw
 from depthany.data.views import Views
 from depthany.losses.silog import silog_loss
 from depthany.models.files.loading import load_model
@@ -23,7 +24,9 @@ from depthany.models.files.model_source import ModelSource
 from depthany.models.model import DenseModel, build_model, depth_anything, save_model
 from depthany.training.metric_model import (
     labeled_options,
+    learned_ends_m,
     metric_head,
+    metric_notes,
     require_cameras,
     require_trained_head,
     trained_on,
@@ -191,6 +194,7 @@ class Set:
         self, max_depth: float, focal: float | None = None, focal_width: float | None = None
     ) -> None:
         self.max_depth, self.focal, self.focal_width = max_depth, focal, focal_width
+        self.min_depth = 0.0
 
 
 def train_settings(head: dict[str, Any], **of_stage: Any) -> Any:
@@ -214,6 +218,48 @@ def test_range_of_the_head_is_that_of_the_sets() -> None:
         metric_head(train_settings(nk), both[:1])
 
 
+def test_stage_domains_become_those_of_the_head() -> None:
+    both, nk = [Set(10.0), Set(65.0)], {"name": "metric_bins_nk", "domains": None}
+    settings = train_settings(nk, domains={"rooms": "nyu"})
+    assert metric_head(settings, both)["domains"] == {"nyu": 10, "streets": 65}
+    assert labeled_options(settings, both).domains == [0, 1]
+    settings = train_settings(nk, domains={"rooms": "nyu", "halls": "nyu"})
+    settings.data.labeled = {"rooms": {}, "halls": {}, "streets": {}}
+    assert metric_head(settings, [Set(10.0), Set(20.0), Set(65.0)])["domains"] == {"nyu": 20, "streets": 65}
+    with pytest.raises(ValueError, match=r"there are only labeled sets of rooms: add another domain"):
+        metric_head(train_settings(nk, domains={"streets": "rooms"}), both)
+
+
+@pytest.mark.parametrize("head, told", [
+    ({"name": "metric_sigmoid", "max_depth_m": "abc"}, "model.head.max_depth_m='abc': expected metres"),
+    ({"name": "metric_bins_nk", "domains": ["a", "b"]}, r"model.head.domains=\['a', 'b'\]: expected two or"),
+])  # fmt: skip
+def test_wrong_range_is_one_line(head: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        labeled_options(train_settings(head), [Set(10.0), Set(65.0)])
+
+
+def test_empty_range_is_refused() -> None:
+    settings = train_settings({"name": "metric_sigmoid", "max_depth_m": None}, near_m=10.0)
+    with pytest.raises(
+        ValueError, match=r"rooms: no depth counts, from 10 m \(stage.near_m\) to 10 m \(max_de"
+    ):
+        labeled_options(settings, [Set(10.0), Set(65.0)])
+
+
+def test_labels_end_with_their_domain(tiny_world: Any) -> None:
+    head = {"name": "metric_bins_nk", "domains": {"rooms": 5.0, "streets": 65.0}, "bin_centers": "normed"}
+    options = labeled_options(train_settings(head), [Set(10.0), Set(65.0)])
+    assert [options.far_end_m(part) for part in (0, 1)] == [5, 65]
+    images = FolderDepth(str(tiny_world.root / "labeled"), depth_scale=1000)
+    ends = []
+    for end_m in (80.0, 4.0):
+        cut = LabeledOptions(None, ["mine"], ends_m=[end_m])
+        batch = TrainingSet([images], [], 28, target="depth_m", options=cut)[[Draw(True, 0, seed=1)]]
+        ends.append(float(batch.target.max()))
+    assert ends[1] < 4 < ends[0]
+
+
 def test_labels_stay_within_head_and_domains() -> None:
     both = [Set(10.0), Set(65.0)]
     options = labeled_options(train_settings({"name": "x", "max_depth_m": 20.0}, near_m=0.5), both)
@@ -228,6 +274,17 @@ def test_labels_stay_within_head_and_domains() -> None:
         labeled_options(train_settings(head, domains={"roads": "far"}), both)
 
 
+def test_learned_end_is_that_of_settings_and_set() -> None:
+    both = [Set(10.0), Set(65.0)]
+    settings = train_settings({"name": "metric_bins", "max_depth_m": None}, far_m=8.0)
+    for changed, wanted in (
+        (settings, [8, 8]),
+        (train_settings({"name": "x", "max_depth_m": 20.0}), [10, 20]),
+    ):
+        ends_m = learned_ends_m(changed, both, labeled_options(changed, both))
+        assert list(ends_m.items()) == list(zip(("data.labeled.rooms", "data.labeled.streets"), wanted))
+
+
 def test_trained_head_must_fit_the_labels() -> None:
     both, model = [Set(10.0), Set(65.0)], model_with("sigmoid")
     of_sets = {"name": "metric_sigmoid", "max_depth_m": None}
@@ -238,10 +295,39 @@ def test_trained_head_must_fit_the_labels() -> None:
         require_trained_head(model, train_settings(of_sets), both)
     named = {"name": "metric_bins_nk", "domains": {"near": 10.0, "far": 65.0}}
     require_trained_head(model_with("bins_nk"), train_settings(named), both)
+    farther = {**named, "domains": {"near": 10.0, "far": 80.0}}
+    with pytest.raises(
+        ValueError, match=r"far of model.init=None is for depth up to 65 m, but .* to 80 m: set"
+    ):
+        require_trained_head(model_with("bins_nk"), train_settings(farther), both)
     with pytest.raises(
         ValueError, match=r"are near, far, but those of the settings rooms, streets: set head"
     ):
         require_trained_head(model_with("bins_nk"), train_settings({**named, "domains": None}), both)
+
+
+@pytest.mark.parametrize("given, wanted", [("sigmoid", "bins"), ("bins", "sigmoid"), ("bins_nk", "sigmoid")])
+def test_another_metric_head_is_not_ignored(given: str, wanted: str) -> None:
+    settings = train_settings(HEADS[wanted])
+    settings.model.init = "outputs/m"
+    told = (
+        rf"outputs/m has the head metric_{given}, and metric_{wanted} was chosen.*: choose head={given}, or"
+    )
+    with pytest.raises(ValueError, match=told):
+        require_trained_head(model_with(given), settings, [Set(10.0), Set(65.0)])
+
+
+@pytest.mark.parametrize("changed", [{"bin_centers": "normed"}, {"attractor_alpha": 1000}])
+def test_other_settings_of_trained_bins_are_refused(changed: dict[str, Any]) -> None:
+    same = {"name": "metric_bins", "max_depth_m": 10.0, "bin_centers": "softplus", "attractor_alpha": 300}
+    settings, (name,) = train_settings(same), changed
+    settings.model.init = "outputs/m"
+    require_trained_head(model_with("bins"), settings, [Set(10.0)])
+    settings.model.head = same | changed
+    with pytest.raises(
+        ValueError, match=rf"with {name}=.*: set model.head.{name}=(300|softplus)[.0]*, or start"
+    ):
+        require_trained_head(model_with("bins"), settings, [Set(10.0)])
 
 
 def test_whole_views_are_validated_stretched(tiny_world: Any) -> None:
@@ -264,7 +350,16 @@ def test_checkpoint_names_sets_and_camera() -> None:
     assert (about.sets, about.focal_px, about.image_width) == (("rooms", "streets"), 500, 640)
     assert trained_on(settings, other).focal_px is None
     about = trained_on(train_settings({"name": "x"}, canonical_focal=30.0), other)
-    assert (about.focal_px, about.image_width) == (30, 42)
+    assert (about.focal_px, about.image_width, about.canonical) == (30, 42, True)
+
+
+def test_camera_without_width_is_told_of() -> None:
+    settings = train_settings({"name": "x"})
+    (line,) = metric_notes(settings, [Set(1.0, 500.0)] * 2)
+    assert line.startswith("the checkpoint stores no camera: that takes the same focal and focal_width")
+    assert (
+        metric_notes(settings, [Set(1.0, 500.0, 640.0)] * 2) == metric_notes(settings, [Set(1.0)] * 2) == []
+    )
 
 
 def test_canonical_predictions_are_metres_of_the_camera(tiny_world: Any) -> None:

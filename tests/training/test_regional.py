@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from depthany.data.batch import Batch
 from depthany.data.perturb import Perturb
 from depthany.data.perturb_whole import change_colours
-from depthany.losses.table import LOSSES, OF_CLASSES, weighted_terms
+from depthany.losses.table import LOSSES, OF, weighted_terms
 from depthany.models.dinov2 import Dinov2
 from depthany.models.half_weights import hold_weights
 from depthany.models.model import DenseModel, build_model
@@ -127,7 +127,7 @@ def test_loss_is_one_graph(name: str, mixed: bool) -> None:
     box = torch.zeros_like(kept)
     box[:, 2:12, 3:10] = True
     options: dict[str, Any] = {"box_mask": box, "trim": 0.1, "scales": 2} if mixed else {}
-    if name in OF_CLASSES:
+    if name in OF["classes"]:
         prediction, target = torch.randn(2, 3, 14, 14, generator=draw), (3 * target).long().clamp(max=2)
         options = {"ohem_least": 50} if mixed else {}
     compiled = torch.compile(weighted_terms, backend="eager", fullgraph=True)

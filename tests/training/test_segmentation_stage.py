@@ -110,7 +110,7 @@ def test_segmentation_model_as_teacher_is_refused(start, tiny_world: Any, class_
 
 
 REFUSED = {
-    "+stage.terms.silog=1": "stage.terms.silog is a loss of depth",
+    "+stage.terms.silog=1": "stage.terms.silog is a loss of metres",
     "model.head.class_names=[a,b,c]": "are not the classes of the labeled sets, dark, middle, sky",
 }
 
@@ -123,6 +123,21 @@ def test_mistake_is_named_before_anything_is_written(
     assert ended.code == 2
     assert REFUSED[word] in ended.err
     assert not (tmp_path / "run").exists()
+
+
+def test_trained_head_of_another_kind_is_refused(
+    start, tiny_world: Any, class_run: Path, tmp_path: Path
+) -> None:
+    given = load_model(class_run).config["head"]["name"].removeprefix("classes_")
+    words = [
+        f"head={'linear' if given == 'dpt' else 'dpt'}",
+        f"model.init={class_run}",
+        "model.init_parts=all",
+    ]
+    ended = start(tiny_world.settings("segmentation", tmp_path / "run", *words))
+    assert ended.code == 2
+    assert f"has the head classes_{given}, and classes_" in ended.err
+    assert f"choose head={given}, or start a new head: model.init_parts=encoder\n" in ended.err
 
 
 def test_bad_mask_ends_the_run_in_one_line(start, own_world: Any, tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             text = "its depth is the same everywhere, or known at too few pixels, which teaches nothing"
             raise Flat(f"{label_name}: {text} about relative depth")
         region = self.options.draw(part, photo.height, photo.width, self.crop_hw, draw.seed, labels)
-        target, mask = labeled_target(self.target, labels, region, data_set, photo.width, self.options)
+        target, mask = labeled_target(self.target, labels, region, data_set, photo.width, self.options, part)
         return LabeledCrop(_chw(region.of_image(photo)), target, mask, self.options.domain_of(part))
 
     def _unlabeled_crop(

@@ -59,7 +59,8 @@ class PairedDepth(ABC):
             pair. Nonzero pixels are sky (paper, section 3.1).
         expected: number of images in the paper, for `count_warnings`.
         focal, focal_width: focal length in pixels, and the width in pixels of the images that have it; None =
-            unknown, and the width of each image. Only `stage.canonical_focal` reads them.
+            unknown, and the width of each image. `stage.canonical_focal` scales depth by them, and the
+            checkpoint of a metric model stores them if both are the same for all labeled sets.
         exif_orientation: `apply`: labels are aligned to the image as displayed, turned by its EXIF
             orientation; `ignore`: to the image as stored. None = apply, with a warning where the sizes of
             image and labels do not decide it.

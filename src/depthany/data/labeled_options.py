@@ -41,9 +41,12 @@ class LabeledOptions:
     views: what is made of an image; None = the random crop.
     sets: names of the labeled sets, in their order.
     domains: number of the domain of each labeled set, for a model that tells domains apart.
-    near_m, far_m: the target `depth_m` is known strictly between them, and within the range of its set.
+    near_m, far_m: the target `depth_m` is known strictly between them, and the labels of each set within its
+        own range.
+    ends_m: far end of the model's range for each labeled set; None = far_m is that of all.
     focal_px: focal length, in pixels of what the network sees, of the camera to which `depth_m` is scaled;
-        None = depth stays as it is. Each set then has the attribute `focal`.
+        None = depth stays as it is. Each set then has the attribute `focal`, and near_m, far_m and ends_m are
+        metres of that camera.
     crops: how an image with classes is cropped, in place of `views`.
     """
 
@@ -52,6 +55,7 @@ class LabeledOptions:
     domains: Sequence[int] | None = None
     near_m: float = 0.0
     far_m: float = math.inf
+    ends_m: Sequence[float] | None = None
     focal_px: float | None = None
     crops: ClassCrops | None = None
 
@@ -79,6 +83,10 @@ class LabeledOptions:
         """Returns the number of the domain of labeled set `part`; -1 where the stage has none."""
         return -1 if self.domains is None else self.domains[part]
 
+    def far_end_m(self, part: int) -> float:
+        """Returns the metres up to which labels of set `part` count, whatever the range of the set."""
+        return self.far_m if self.ends_m is None else min(self.far_m, self.ends_m[part])
+
     def require_metres(self, data_set: Any) -> None:
         """Raises ValueError if a set has metres of unknown scale, or no focal length where one is needed."""
         if not getattr(data_set, "scale_is_known", True):
@@ -100,6 +108,7 @@ def labeled_target(
     data_set: Any,
     width: int,
     options: LabeledOptions,
+    part: int = 0,
 ) -> tuple[NDArray, NDArray[np.bool_]]:
     """Returns target and mask, both [h w], of a region; `options` say the range and scale of depth.
 
@@ -107,17 +116,18 @@ def labeled_target(
         name: name of the target, in `data.targets.TARGETS`.
         data_set: whose range counts, `min_depth` and `max_depth`.
         width: width of the image, in pixels.
+        part: number of the set.
     """
     target, mask = make_target(name, labels, region)
     if name != "depth_m":
         return target, mask
-    near_m, far_m = max(options.near_m, data_set.min_depth), min(options.far_m, data_set.max_depth)
-    target, mask = within_m(target, mask, near_m, far_m)
-    if options.focal_px is not None:
-        assert not isinstance(region, PaddedCrop), "it is for classes"
-        seen_px = focal_seen_px(data_set, width, region)
-        target *= np.float32(options.focal_px / seen_px)
-    return target, mask
+    near_m, far_m = options.near_m, options.far_end_m(part)
+    if options.focal_px is None:
+        return within_m(target, mask, max(near_m, data_set.min_depth), min(far_m, data_set.max_depth))
+    assert not isinstance(region, PaddedCrop), "it is for classes"
+    target, mask = within_m(target, mask, data_set.min_depth, data_set.max_depth)
+    target *= np.float32(options.focal_px / focal_seen_px(data_set, width, region))
+    return within_m(target, mask, near_m, far_m)  # the model's range is that of the scaled depth
 
 
 def focal_seen_px(data_set: Any, width: int, region: Crop | View) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ NEAREST_M = 0.05  # a set whose median depth is nearer has another unit
 OUTSIDE = 0.25  # share of the known depth that may lie outside of the range of the set without a warning
 PERCENTILES = (1, 10, 50, 90, 99)  # of the depth, in the table of a metric run
 LEAST_FILES, MOSTLY = 4, 0.85  # files, and share of them, that say that near is large
+SPARSE = 0.2  # share of the pixels with depth, below which it is sparse
 MOST_EMPTY = 5  # the range of a set may reach this many times as far as its depth
 ONE_VALUE = 1e-3  # least share of the pixels at which the largest 16-bit number is taken for something else
 FILES = 8  # read of a set where not all are
@@ -122,12 +123,15 @@ def _decoded(dataset: Any, index: int) -> Decoded:
     return Decoded(labels.values, labels.valid, labels.sky)
 
 
-def label_notes(sets: Mapping[str, Any], metric: Collection[str] = ()) -> tuple[list[str], list[str]]:
+def label_notes(
+    sets: Mapping[str, Any], metric: Mapping[str, float] | None = None, is_resized: bool = True
+) -> tuple[list[str], list[str]]:
     """Returns warnings and notes about labeled sets, by name, from a look at some files of each.
 
     Args:
-        metric: names of the sets whose metres are learned: the notes then include a table of their depth,
-            and a warning if it looks like disparity.
+        metric: name of each set whose metres are learned -> metres up to which they are, or infinity: the
+            notes then have a table of their depth, and warnings if it does not fit what is learned.
+        is_resized: whether these labels are resized with their image.
 
     Raises:
         ValueError: see `look_at`; the message begins with the name of the set.
@@ -140,9 +144,10 @@ def label_notes(sets: Mapping[str, Any], metric: Collection[str] = ()) -> tuple[
             raise UnknownUnit(f"{name}: {error}") from None
         warnings += [f"{name}: {line}" for line in doubts(dataset, seen)]
         notes += [f"{name}: {line}" for line in seen.notes()]
-        if name in metric:
+        if metric and name in metric:
             table[name] = seen
-            warnings += [f"{name}: {line}" for line in _of_direction(seen) + _of_empty_range(seen, dataset)]
+            lines = [*_of_direction(seen), *_of_empty_range(seen, metric[name])]
+            warnings += [f"{name}: {line}" for line in lines + (_of_sparse(seen) if is_resized else [])]
     return warnings, notes + depth_table(table, sets)
 
 
@@ -174,14 +179,25 @@ def depth_table(seen: Mapping[str, SeenLabels], sets: Mapping[str, Any]) -> list
     ]
 
 
-def _of_empty_range(seen: SeenLabels, dataset: Any) -> list[str]:
-    """Returns a line if the depth uses little of the range that a head would have."""
+def _of_empty_range(seen: SeenLabels, end_m: float) -> list[str]:
+    """Returns a line if the depth uses little of the range, up to `end_m`, that a head has for it."""
     far_m = seen.known.percentile(99)
-    if not seen.known.total or far_m * MOST_EMPTY >= dataset.max_depth:
+    if not seen.known.total or far_m * MOST_EMPTY >= end_m or end_m == math.inf:
         return []
     return [
-        f"99 % of the depth is nearer than {far_m:.3g} m, but a model learns up to max_depth="
-        f"{dataset.max_depth:g} unless model.head.max_depth_m is set: set max_depth to the end of your range"
+        f"99 % of the depth is nearer than {far_m:.3g} m, but the model learns up to {end_m:g} m: set "
+        "max_depth of the set, or stage.far_m, to the end of your range"
+    ]
+
+
+def _of_sparse(seen: SeenLabels) -> list[str]:
+    """Returns a line if few pixels have depth, which is resized with the random crop."""
+    share = seen.known.total / max(seen.pixels, 1)
+    if not 0 < share < SPARSE:
+        return []
+    return [
+        f"only {share:.1%} of the pixels have depth, and the random crop resizes it by nearest neighbour, "
+        "which drops points: for sparse depth, such as LiDAR, set stage.views.view=whole"
     ]
 
 

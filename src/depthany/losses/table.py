@@ -24,31 +24,43 @@ whose signature names them.
 """
 
 LOSSES: dict[str, Loss] = {
-    "affine_invariant": affine_invariant_loss,  # of relative disparity
-    "gradient": gradient_loss,  # of relative disparity; the next three are of metres
+    "affine_invariant": affine_invariant_loss,
+    "gradient": gradient_loss,
     "silog": silog_loss,
     "silog_v2": silog_v2_loss,
     "log_gradient": log_gradient_loss,
-    "cross_entropy": cross_entropy_loss,  # these are of classes
+    "cross_entropy": cross_entropy_loss,
     "ohem": ohem_loss,
     "dice": dice_loss,
 }
-OF_CLASSES = ("cross_entropy", "ohem", "dice")  # the others, except those of plug-ins, are of depth
-OF_DEPTH = ("affine_invariant", "gradient", "silog", "silog_v2", "log_gradient")
+OF: dict[str, tuple[str, ...]] = {  # kind of quantity -> losses on its maps; plug-ins may be on any kind
+    "disparity": ("affine_invariant", "gradient"),
+    "depth_m": ("silog", "silog_v2", "log_gradient"),
+    "classes": ("cross_entropy", "ohem", "dice"),
+}
+_IN_WORDS = {"disparity": "relative disparity", "depth_m": "metres", "classes": "classes"}
+SCALE_FREE = ("log_gradient",)  # of metres, and the same for depth times any factor
 
 
 def require_terms_of(kind: str, terms: Mapping[str, float], who: str) -> None:
-    """Raises ValueError if a loss does not take maps of this kind.
+    """Raises ValueError if a loss does not take maps of this kind, or no loss of metres knows their scale.
 
     Args:
         kind: kind of quantity to learn. terms: see `require_terms`. who: the stage, for the message.
     """
-    wrong = OF_DEPTH if kind == "classes" else OF_CLASSES
+    wrong = {name: other for other, names in OF.items() if other != kind for name in names}
+    fitting = [each for each in LOSSES if each not in wrong]
     for name in terms:
         if name in wrong:
-            others = [each for each in LOSSES if each not in wrong]
-            what = "depth" if kind == "classes" else "classes"
-            raise ValueError(f"stage.terms.{name} is a loss of {what}; {who} takes {', '.join(others)}")
+            raise ValueError(
+                f"stage.terms.{name} is a loss of {_IN_WORDS[wrong[name]]}; {who} takes {', '.join(fitting)}"
+            )
+    if kind == "depth_m" and not any(w for name, w in terms.items() if name not in SCALE_FREE):
+        scaled = [each for each in fitting if each not in SCALE_FREE]
+        raise ValueError(
+            f"stage.terms: {' and '.join(SCALE_FREE)} alone is the same at any scale, and {who} learns "
+            f"metres: give one of {', '.join(scaled)} a weight above 0, too"
+        )
 
 
 _OF_DIFFERENCE = (affine_invariant_loss, gradient_loss)  # they take one that is computed for both

@@ -14,6 +14,9 @@ class TrainedOn:
         sets: names of the data sets.
         focal_px: focal length in pixels of the training images, where they have one; None if not.
         image_width: pixels of the width at which `focal_px` holds.
+        canonical: whether the depth of all images was scaled to a camera of `focal_px`, in pixels of the
+            model's input (`stage.canonical_focal`): metres of another camera are the prediction times its
+            focal length / `focal_px`.
 
     Raises:
         ValueError: no set is named, or focal length and width are not both given and above 0.
@@ -22,12 +25,13 @@ class TrainedOn:
     sets: tuple[str, ...]
     focal_px: float | None = None
     image_width: int | None = None
+    canonical: bool = False
 
     def __post_init__(self) -> None:
         if not self.sets:
             raise ValueError("trained_on names no data set")
         camera = {"focal_px": self.focal_px, "image_width": self.image_width}
-        if all(value is None for value in camera.values()):
+        if all(value is None for value in camera.values()) and not self.canonical:
             return
         for name, value in camera.items():
             if value is None or not 0 < value < math.inf:
@@ -37,12 +41,16 @@ class TrainedOn:
 
     def describe(self) -> str:
         """Returns it in words, such as "hypersim, focal length 887 px at a width of 1024"."""
-        camera = (
-            ""
-            if self.focal_px is None
-            else (f", focal length {self.focal_px:g} px at a width of {self.image_width}")
+        names = " and ".join(self.sets)
+        if self.focal_px is None:
+            return names
+        camera = f"focal length {self.focal_px:g} px at a width of {self.image_width}"
+        if not self.canonical:
+            return f"{names}, {camera}"
+        return (
+            f"{names}, in metres of a camera of {camera}: multiply them by your focal length / "
+            f"{self.focal_px:g}, both in pixels of the model's input"
         )
-        return f"{' and '.join(self.sets)}{camera}"
 
     def to_config(self) -> dict[str, Any]:
         """Returns plain values for a checkpoint."""
@@ -51,4 +59,5 @@ class TrainedOn:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TrainedOn":
         """Returns what `to_config` described."""
-        return cls(tuple(config["sets"]), config.get("focal_px"), config.get("image_width"))
+        camera = (config.get("focal_px"), config.get("image_width"))
+        return cls(tuple(config["sets"]), *camera, bool(config.get("canonical", False)))

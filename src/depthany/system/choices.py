@@ -1,5 +1,6 @@
-"""Checks a setting that is one of a few words, or a list."""
+"""Checks a setting that is one of a few words, a list, or a number."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,3 +20,10 @@ def require_list(key: str, value: Any) -> None:
     """Raises ValueError if `value` is a single word or number, which a reader could take for its letters."""
     if isinstance(value, str | int | float):
         raise ValueError(f"{key}={value}: expected a list, {key}=[{value}]")
+
+
+def require_number(key: str, value: Any, whole: bool = False) -> None:
+    """Raises ValueError unless `value` is a finite number; a whole one, if asked for."""
+    is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        raise ValueError(f"{key}={value!r}: expected a {'whole ' if whole else ''}number")

@@ -36,7 +36,8 @@ from depthany.training.ema import WeightAverage
 from depthany.training.loop import LoopSettings
 from depthany.training.metric_model import (
     labeled_options,
-    learns_metres,
+    learned_ends_m,
+    metric_notes,
     require_cameras,
     require_trained_head,
     trained_on,
@@ -189,23 +190,21 @@ def dataset_notes(
         for name, images in of_validation.items():
             require_metres(images, name)
     require_cameras(settings, of_validation)
-    kinds: tuple[tuple[str, Sequence[Sized]], ...] = (
-        ("labeled", dataset.labeled),
-        ("unlabeled", dataset.unlabeled),
-    )
+    kinds: dict[str, Sequence[Sized]] = {"labeled": dataset.labeled, "unlabeled": dataset.unlabeled}
     sets = {
         f"data.{kind}.{name}": images
-        for kind, members in kinds
+        for kind, members in kinds.items()
         for name, images in zip(rooted(getattr(settings.data, kind)), members)
     }
     labeled = {name: images for name, images in sets.items() if name.startswith("data.labeled.")}
     require_same_classes(settings, labeled | of_validation)
-    warnings, notes = label_notes(labeled | of_validation, labeled.keys() if learns_metres(settings) else ())
+    ends_m = learned_ends_m(settings, dataset.labeled, dataset.options)
+    warnings, notes = label_notes(labeled | of_validation, ends_m, not dataset.options.keeps_label_size)
     of_sets = set_notes(sets | of_validation)  # warnings first
     first = sum(line.startswith("warning: ") for line in of_sets)
     warnings = [*of_sets[:first], *(f"warning: {line}" for line in warnings)]
-    counted = class_notes(labeled)
-    return [*warnings, *weight_notes(settings, dataset), *of_sets[first:], *notes, *counted]
+    notes += [*metric_notes(settings, dataset.labeled), *class_notes(labeled)]
+    return [*warnings, *weight_notes(settings, dataset), *of_sets[first:], *notes]
 
 
 def build_training_set(settings: TrainSettings, teacher: DenseModel | None = None) -> TrainingSet:

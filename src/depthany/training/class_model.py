@@ -13,6 +13,7 @@ from depthany.system.plurals import counted
 from depthany.training.checks import per_micro_batch, rooted
 from depthany.training.settings import TrainSettings
 from depthany.training.stages.table import STAGES
+from depthany.training.starting_weights import require_chosen_head
 
 NAMES, COLOURS = "class_names", "class_colours"  # arguments of heads of classes
 FEW_IMAGES = 8  # in a process; BatchNorm's statistics of fewer are poor
@@ -48,9 +49,10 @@ def with_class_head(settings: TrainSettings, labeled: Sequence[Any]) -> TrainSet
 
 
 def require_class_head(model: DenseModel, settings: TrainSettings, labeled: Sequence[Any]) -> None:
-    """Raises ValueError if the head came with `model.init` and has other classes than the labeled sets."""
+    """Raises ValueError if the head came with `model.init` and is of another kind, or has other classes."""
     if not learns_classes(settings) or not labeled:
         return
+    require_chosen_head(model, settings.model.head, settings.model.init, "encoder")
     names, _ = same_classes(_named(settings, labeled))
     if model.quantity.class_names != names:
         raise ValueError(

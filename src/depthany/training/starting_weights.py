@@ -89,6 +89,24 @@ def _tell_of_other(
         logger.info("the %s is that of %s: %s", part, init, others)
 
 
+def require_chosen_head(
+    model: DenseModel, head: Mapping[str, Any], init: Any, parts: str = "encoder+decoder"
+) -> None:
+    """Raises ValueError if the head came with `model.init` and is of another kind than the chosen one.
+
+    Args:
+        head: name and arguments of the head of the settings.
+        init, parts: the setting, and the parts that any head can start from, for the message.
+    """
+    wanted, given = head["name"], model.config["head"]["name"]
+    if wanted != given:
+        group = given.removeprefix("metric_").removeprefix("classes_")
+        raise ValueError(
+            f"model.init={init} has the head {given}, and {wanted} was chosen, which takes no layer of it: "
+            f"choose head={group}, or start a new head: model.init_parts={parts}"
+        )
+
+
 def _borrowed_layers(head: Mapping[str, Any], trained: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the layers of a trained head that a head of another kind, that of the settings, starts from."""
     wanted, given = head["name"], trained["name"]

@@ -229,6 +229,20 @@ def test_what_is_left_out_of_a_list_is_counted(tmp_path: Path) -> None:
     assert chosen.left_out == {"of other variants": len(pairs) - len(chosen)}
 
 
+def test_published_list_has_folders_of_its_authors(tmp_path: Path) -> None:
+    vkitti(tmp_path / "vkitti")
+    pairs = VirtualKITTI2(str(tmp_path / "vkitti")).pairs
+    rows = [[path.relative_to(tmp_path / "vkitti") for path in (p.image, p.depth)] for p in pairs]
+    listed = tmp_path / "train.txt"
+    for before in ("/mnt/bn/somebody/vKitti2/", "vKitti2/", ""):
+        listed.write_text("".join(f"{before}{image} {before}{depth}\n" for image, depth in rows))
+        found = VirtualKITTI2(str(tmp_path / "vkitti"), list_file=str(listed)).pairs
+        assert [(p.name, p.depth) for p in found] == [(p.name, p.depth) for p in pairs]
+    listed.write_text("/mnt/vKitti2/Scene09/clone/frames/rgb/Camera_0/rgb_0.jpg x.png\n")
+    with pytest.raises(ValueError, match=r"do not exist below .*/mnt/vKitti2/Scene09"):
+        VirtualKITTI2(str(tmp_path / "vkitti"), list_file=str(listed))
+
+
 def test_words_where_lists_belong_are_refused(tmp_path: Path) -> None:
     tartan(tmp_path, "amusement")
     with pytest.raises(ValueError, match=r"exclude=amusement: expected a list, exclude=\[amusement\]"):

@@ -17,12 +17,22 @@ from depthany.system.choices import require_list
 SKY_CM = 65535
 CLIP = "(?:(?:(?:.*/)?([^/]+)/)?([^/]+)/)?"  # scene and variant, at any depth below the root
 _FRAME = re.compile(r"(?:.*/)?([^/]+)/([^/]+)/frames/rgb/(Camera_\d+)/rgb_(\d+)\.jpg")
+_FROM_SCENE = re.compile(r"(?:.*/)?([^/]+/[^/]+/frames/.+)")
 
 
 def frame_of(image: str) -> tuple[str, ...] | None:
     """Returns scene, variant, camera and number of an image; None if its path has another form."""
     match = _FRAME.fullmatch(image)
     return None if match is None else match.groups()
+
+
+def below(root: Path, path: str) -> str:
+    """Returns the path of a list from its scene on, if it is there only so: published lists begin with the
+    folders of their authors.
+    """
+    match = _FROM_SCENE.fullmatch(path)
+    is_moved = match is not None and not (root / path).exists() and (root / match[1]).exists()
+    return match[1] if match is not None and is_moved else path
 
 
 def listed_frames(path: Path) -> frozenset[tuple[str, ...]]:
@@ -60,6 +70,7 @@ class VirtualKITTI2(LayoutDepth):
         depth_root: folder of the scenes with depth, relative to `root` or absolute; None = `root`.
         except_list: list of frames that are left out, relative to `root` or absolute; None = there is none. A
             line begins with an image; scene, variant, camera and number count, whatever folders are in front.
+            In `list_file`, too, other folders may be in front of the scene.
         common: see `PairedDepth`.
     """
 
@@ -97,6 +108,7 @@ class VirtualKITTI2(LayoutDepth):
         return self.pairs_of(self.keep(rows)), unpaired
 
     def locate(self, image: str, depth: str) -> tuple[str, str]:
+        image, depth = below(self.root, image), below(self.depth_root or self.root, depth)
         return image, depth if self.depth_root is None else os.path.join(self.depth_root.absolute(), depth)
 
     def keep(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from depthany.models.heads.metric_bins_nk import DOMAINS, MetricBinsNKHead
 from depthany.models.model import DenseModel
 
 CORE = "core.core."
+INPUT_SIZE = 392  # V1's code trains at 392x518, to which 480x640 comes with its aspect ratio kept, too
 # Released name without suffix -> metres at the far end of its training labels, and training set.
 RELEASED = {
     "depth_anything_metric_depth_indoor": (10.0, "nyuv2"),
@@ -79,6 +80,7 @@ def read_bins(path: Path, state: Mapping[str, Tensor], taps: str | None, max_dep
     config: dict[str, Any] = {
         "encoder": {"name": "dinov2", "size": size, "taps": taps or "v1", "pos_interpolation": "official"},
         "head": head,
+        "input_size": INPUT_SIZE,
     }
     if trained_on is not None:
         config["trained_on"] = {"sets": [trained_on]}

@@ -21,7 +21,7 @@ from depthany.models.heads.bins_maths import attracted, expected_depth, normed_c
 from depthany.models.heads.head import HIDDEN_CHANNELS, OutputConvolutions, float32_conv
 from depthany.models.heads.relative import LAST_BIAS
 from depthany.models.output import Prediction, Quantity, require_max_depth
-from depthany.system.choices import require_choice
+from depthany.system.choices import require_choice, require_number
 
 BIN_CENTERS = ("softplus", "normed")
 SEED_WIDTH = 256  # hidden channels of the seed bins of a single head
@@ -55,11 +55,17 @@ class BinsHead(OutputConvolutions):
     ) -> None:
         require_choice("bin_centers", bin_centers, BIN_CENTERS)
         _require_counts(n_bins, attractors, embed_dim)
+        numbers = {"min_temp": min_temp, "max_temp": max_temp, "attractor_alpha": attractor_alpha}
+        for name, value in numbers.items():
+            require_number(name, value)
         if not 0 < min_temp < max_temp:
             raise ValueError(f"min_temp={min_temp} max_temp={max_temp}: expected 0 < min_temp < max_temp")
-        if attractor_gamma < 1 or attractor_alpha < 0:
+        require_number("attractor_gamma", attractor_gamma, whole=True)
+        if attractor_gamma < 2 or attractor_gamma % 2 or attractor_alpha < 0:
             strength = f"attractor_alpha={attractor_alpha} attractor_gamma={attractor_gamma}"
-            raise ValueError(f"{strength}: expected alpha of 0 or more and gamma of 1 or more")
+            raise ValueError(  # 1 + alpha d^gamma of an odd gamma is 0 at some negative d
+                f"{strength}: expected alpha of 0 or more, and an even gamma of 2 or more"
+            )
         super().__init__(features, LAST_BIAS)
         self.is_normed = bin_centers == "normed"
         self.alpha, self.gamma, self.temperatures = attractor_alpha, attractor_gamma, (min_temp, max_temp)
@@ -215,13 +221,17 @@ class MetricBinsHead(BinsHead):
 
 def _require_counts(n_bins: int, attractors: Sequence[int], embed_dim: int) -> None:
     for name, count, least in (("n_bins", n_bins, 2), ("embed_dim", embed_dim, 2)):
+        require_number(name, count, whole=True)
         if count < least:
             raise ValueError(f"{name}={count}: expected {least} or more")
-    if len(attractors) != 4 or min(attractors) < 1:
-        raise ValueError(f"attractors={list(attractors)}: expected four counts above 0, one for each level")
+    counts = [] if isinstance(attractors, str) or not isinstance(attractors, Sequence) else list(attractors)
+    if len(counts) != 4 or not all(isinstance(count, int) and count > 0 for count in counts):
+        shown = counts or attractors
+        raise ValueError(f"attractors={shown}: expected four whole numbers above 0, one for each level")
 
 
 def _require_range(bin_centers: str, min_depth_m: float, max_depth_m: float | None) -> None:
+    require_number("min_depth_m", min_depth_m)
     if max_depth_m is None:
         if bin_centers == "normed":
             raise ValueError("bin_centers=normed needs max_depth_m: its bins fill the range up to it")

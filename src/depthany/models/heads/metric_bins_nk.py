@@ -1,6 +1,7 @@
 """Metric depth through several sets of bins, one per domain, and a router between them: ZoeDepth-NK."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from depthany.models.heads.head import HIDDEN_CHANNELS
 from depthany.models.heads.metric_bins import BinsHead
 from depthany.models.heads.router import DomainRouter
 from depthany.models.output import Prediction, Quantity, require_max_depth
-from depthany.system.choices import require_choice
+from depthany.system.choices import require_choice, require_number
 
 VOTES = ("image", "batch")
 DOMAINS = {"nyu": 10.0, "kitti": 80.0}  # of the released ZoeD_M12_NK: name -> metres at the far end
@@ -61,8 +62,10 @@ class MetricBinsNKHead(BinsHead):
         max_temp: float = 50.0,
         router_dropout: float = 0.1,
     ) -> None:
-        _require_domains(domains, min_depth_m)
+        require_number("min_depth_m", min_depth_m)
+        require_domains(domains, min_depth_m)
         require_choice("vote", vote, VOTES)
+        require_number("router_dropout", router_dropout)
         if not 0 <= router_dropout < 1:
             raise ValueError(f"router_dropout={router_dropout}: expected 0 or more, and less than 1")
         hidden = embed_dim // 2
@@ -118,10 +121,12 @@ class MetricBinsNKHead(BinsHead):
         return (self.conv1, self.conv2, self.conv3)
 
 
-def _require_domains(domains: Mapping[str, float], min_depth_m: float) -> None:
-    if len(domains) < 2:
-        raise ValueError(f"domains={dict(domains)}: expected two or more, such as {{rooms: 10, streets: 65}}")
+def require_domains(domains: Any, min_depth_m: float = 0.0, key: str = "domains") -> None:
+    """Raises ValueError unless `domains`, the setting `key`, gives two or more of them an end in metres."""
+    if not isinstance(domains, Mapping) or len(domains) < 2:
+        shown = dict(domains) if isinstance(domains, Mapping) else domains
+        raise ValueError(f"{key}={shown}: expected two or more, such as {{rooms: 10, streets: 65}}")
     for name, metres in domains.items():
-        require_max_depth(metres, f"domains.{name}")
+        require_max_depth(metres, f"{key}.{name}")
         if not 0 <= min_depth_m < metres:
             raise ValueError(f"min_depth_m={min_depth_m}: expected 0 or more, and less than {metres}")
