@@ -136,7 +136,7 @@ def test_negative_scales_are_warned_of_everywhere(tmp_path: Path, capsys: pytest
     metres = replace(metres, quantity=QUANTITIES["disparity"])  # metres taken as disparity
     result = ProtocolResult(protocol, {}, {}, 4, 4, {"metres": score_set(metres, dataset, protocol)})
     found, lines, page = write_all(result, [metres], dataset, tmp_path)
-    warning = "4 of 4 images were fitted with a negative scale: near and far may be swapped"
+    warning = "4 of 4 images fitted with a negative scale: near and far may be swapped"
     scores = found["protocols"]["p"]["scores"]["metres"]
     assert scores["negative_scales"] == 4
     assert [line.startswith(warning) for line in scores["warnings"]] == [True]

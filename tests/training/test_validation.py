@@ -247,7 +247,7 @@ def test_swapped_near_and_far_are_warned_of() -> None:
     assert found["negative_scales"] == 3
     assert found["abs_rel"] < 1e-3, "the score alone does not show it"
     assert len(lines) == 1
-    assert lines[0].startswith("warning: set: 3 of 3 images were fitted with a negative scale")
+    assert lines[0].startswith("warning: set: 3 of 3 images fitted with a negative scale")
 
 
 def test_dead_output_is_warned_of_and_not_perfect() -> None:
@@ -256,7 +256,7 @@ def test_dead_output_is_warned_of_and_not_perfect() -> None:
     assert (found["constant_predictions"], found["negative_scales"]) == (1, 0)
     assert found["abs_rel"] > 0.1
     assert len(lines) == 1
-    assert lines[0].startswith("warning: set: 1 of 1 images have a constant prediction")
+    assert lines[0].startswith("warning: set: 1 of 1 image with a constant prediction")
 
 
 def test_good_prediction_has_no_warning() -> None:

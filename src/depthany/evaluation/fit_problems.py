@@ -41,12 +41,12 @@ class FitProblems:
         lines = []
         if negative > MANY * self.images:
             lines.append(
-                f"{negative} {of_all} were fitted with a negative scale: near and far may be swapped, as "
-                "when metres are taken as disparity"
+                f"{negative} {of_all} fitted with a negative scale: near and far may be swapped, as when "
+                "metres are taken as disparity"
             )
         if constant > MANY * self.images:
             lines.append(
-                f"{constant} {of_all} have a constant prediction: their scores say nothing about the model, "
+                f"{constant} {of_all} with a constant prediction: such a score says nothing about the model, "
                 f"which may be {WHY}"
             )
         return lines
