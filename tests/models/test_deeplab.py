@@ -272,3 +272,19 @@ def test_default_mobilenet_fits_its_default_weights() -> None:
 def test_mistakes_in_encoder_settings_are_named(encoder: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         deeplab(encoder)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"dropout": "abc"}, "dropout='abc': expected a number"),
+        ({"dropout": 1}, r"dropout=1: expected a share in \[0, 1\)"),
+        ({"rates": 6}, "rates=6: expected dilations of 1 or more"),
+        ({"width": "x"}, "width='x': expected a whole number"),
+        ({"class_names": 3}, r"class_names=3: expected a list"),
+        ({"class_colours": [1, 2]}, r"class_colours has 1: expected \[r, g, b\]"),
+    ],
+)
+def test_wrong_types_end_in_one_line(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DeepLabHead(**{"features": (8,) * 4, "strides": (16,) * 4, "class_names": CLASSES, **wrong})

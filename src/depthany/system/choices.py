@@ -22,6 +22,13 @@ def require_list(key: str, value: Any) -> None:
         raise ValueError(f"{key}={value}: expected a list, {key}=[{value}]")
 
 
+def require_share(key: str, value: Any) -> None:
+    """Raises ValueError unless `value` is a number in [0, 1)."""
+    require_number(key, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"{key}={value}: expected a share in [0, 1)")
+
+
 def require_number(key: str, value: Any, whole: bool = False) -> None:
     """Raises ValueError unless `value` is a finite number; a whole one, if asked for."""
     is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)

@@ -4,6 +4,7 @@ Legend: `b` images, `k` classes, `c` channels, `h w` pixels, `p q` cells.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from depthany.models.dpt import Pyramid
 from depthany.models.encoder import Four
 from depthany.models.heads.head import Head, float32_conv
 from depthany.models.output import Prediction, Quantity
+from depthany.system.choices import require_list, require_share
 
 MOST_CLASSES = 255  # 255 in a mask is a pixel to ignore
 IGNORED = 255
@@ -41,13 +43,15 @@ class ClassesHead(Head):
         align_corners: bool,
     ) -> None:
         super().__init__()
+        require_list("class_names", class_names)
+        require_list("class_colours", class_colours)
         names = tuple(map(str, class_names or ()))
         if not 0 < len(names) <= MOST_CLASSES or len(set(names)) < len(names):
             raise ValueError(
                 f"class_names={list(names)}: expected 1 to {MOST_CLASSES} different names; training takes "
                 "those of its labeled sets"
             )
-        colours = tuple((int(r), int(g), int(b)) for r, g, b in class_colours or ())
+        colours = tuple(map(_colour, class_colours or ()))
         self.quantity = Quantity("classes", class_names=names, class_colours=colours)
         self.align_corners = align_corners
         self.config: dict[str, Any] = {
@@ -97,6 +101,7 @@ class LinearClassesHead(ClassesHead):
         strides: Four | None = None,
     ) -> None:
         super().__init__(class_names, class_colours, align_corners)
+        require_share("dropout", dropout)
         if levels not in (1, 2, 3, 4):
             raise ValueError(f"levels={levels}: expected 1 to 4, the deepest levels of the encoder")
         if strides is not None and len(set(strides[-levels:])) > 1:
@@ -156,3 +161,12 @@ class DptClassesHead(ClassesHead):
     def float32_layers(self) -> Sequence[nn.Module]:
         """The last convolution, whose logits are compared with one another."""
         return (self.conv2,)
+
+
+def _colour(rgb: Any) -> tuple[int, int, int]:
+    """Returns a colour. Raises ValueError unless it is three whole numbers in 0..255."""
+    parts = list(rgb) if isinstance(rgb, Sequence) else []
+    if len(parts) != 3 or not all(isinstance(part, Integral) and 0 <= int(part) <= 255 for part in parts):
+        raise ValueError(f"class_colours has {rgb!r}: expected [r, g, b] in 0..255 for each class")
+    red, green, blue = map(int, parts)
+    return red, green, blue

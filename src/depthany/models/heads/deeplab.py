@@ -17,7 +17,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPPConv, ASPPPooling
 from depthany.models.encoder import Four
 from depthany.models.heads.classes import ClassesHead
 from depthany.models.heads.head import float32_conv
-from depthany.system.choices import require_choice
+from depthany.system.choices import require_choice, require_number, require_share
 
 RATES_STRIDE = 16  # pixels per cell of the level that `rates` are given for
 STYLES = ("google", "torchvision")
@@ -63,10 +63,12 @@ class DeepLabHead(ClassesHead):
     ) -> None:
         super().__init__(class_names, class_colours, align_corners)
         require_choice("style of DeepLab", style, STYLES)
-        if any(rate < 1 for rate in rates):
-            raise ValueError(
-                f"rates={list(rates)}: expected dilations of 1 or more, such as [6,12,18], or []"
-            )
+        require_number("width", width, whole=True)
+        require_share("dropout", dropout)
+        require_share("bn_momentum", bn_momentum)
+        is_list = isinstance(rates, Sequence) and not isinstance(rates, str)
+        if not is_list or not all(isinstance(rate, int) and rate >= 1 for rate in rates):
+            raise ValueError(f"rates={rates}: expected dilations of 1 or more, such as [6,12,18], or []")
         self.config |= {
             "style": style,
             "rates": list(rates),
