@@ -104,9 +104,11 @@ def test_two_ranks_share_pseudo_labels_alone(
     ):
         ended = begin(arguments(tiny_world, run_dir, teacher_run, *words, *more))
         assert ended.code == 0, ended.err
-    for ranks, rel in ((two, 1e-4), (split, 1e-3)):  # FSDP: see test_fsdp_run_resumes_on_one_rank
-        assert_same_curves(ranks, one, rel=rel)
-        assert_same_weights(ranks, one, largest=1e-5)
+    assert_same_curves(two, one, rel=1e-4)
+    assert_same_weights(two, one, largest=1e-5)
+    # FSDP rounds otherwise, which changes signs in the gradient of |step|; Adam makes steps of that
+    assert_same_curves(split, one, rel=1e-3)
+    assert_same_weights(split, one, largest=5e-4)
     assert all("loss/unlabeled/gradient" in line for line in logged(one) if "loss/total" in line)
 
 
