@@ -211,6 +211,21 @@ def test_overwriting_leaves_no_older_mask(tmp_path: Path) -> None:
     assert not any(job.target.exists() for job in jobs)
 
 
+def test_masks_never_replace_images(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    photo = tmp_path / "photos/a.png"
+    photo.parent.mkdir()
+    Image.fromarray(np.full((28, 42, 3), 90, np.uint8)).save(photo)
+    (tmp_path / "list.txt").write_text(f"{photo}\n")
+    before = photo.read_bytes()
+    for images in (photo, tmp_path / "list.txt"):
+        words = [f"checkpoint={folder}", f"images={images}", f"out={photo.parent}", "overwrite=true"]
+        code, _, err = run_sky(monkeypatch, capsys, *words)
+        assert (code, "would replace an image" in err) == (2, True), err
+        assert photo.read_bytes() == before
+
+
 def test_limit_with_overwrite_is_refused_in_one_line(
     folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -280,6 +280,7 @@ def test_mistakes_in_encoder_settings_are_named(encoder: dict[str, Any], expecte
         ({"dropout": "abc"}, "dropout='abc': expected a number"),
         ({"dropout": 1}, r"dropout=1: expected a share in \[0, 1\)"),
         ({"rates": 6}, "rates=6: expected dilations of 1 or more"),
+        ({"width": 0}, "width=0: expected 1 or more channels"),
         ({"width": "x"}, "width='x': expected a whole number"),
         ({"class_names": 3}, r"class_names=3: expected a list"),
         ({"class_colours": [1, 2]}, r"class_colours has 1: expected \[r, g, b\]"),

@@ -67,6 +67,7 @@ def run(cfg: DictConfig) -> int:
         compute.precision,
     )
     jobs = [SkyJob(each.path, out / f"{each.name}.png") for each in sources]
+    require_other_files(out, [each.path for each in found], jobs)
     if cfg.overwrite:
         delete_masks(out, settings, jobs)
     else:
@@ -85,6 +86,17 @@ def run(cfg: DictConfig) -> int:
             threads = reading_threads(cfg.workers, compute.device)
             counts = make_masks(wanted, segmenter, number, settings, cfg.batch_size, threads, bar)
     return report(out, jobs, wanted, counts, passed_over, videos)
+
+
+def require_other_files(out: Path, images: list[Path], jobs: list[SkyJob]) -> None:
+    """Raises ValueError if a mask would replace one of the images."""
+    own = {path.resolve() for path in images}
+    for job in jobs:
+        if job.target.resolve() in own:
+            raise ValueError(
+                f"out={out} is a folder of the images: the mask {job.target} would replace an image; pass "
+                "another one"
+            )
 
 
 def chosen(sources: list[Source], limit: int | None) -> list[Source]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from depthany.data.class_list import IGNORED
 from depthany.data.masks import read_mask
 from depthany.data.plausible import FILES
+from depthany.system.plurals import counted
 
 
 def class_notes(sets: Mapping[str, Any], files: int = FILES) -> list[str]:
@@ -92,4 +93,4 @@ def _line(names: tuple[str, ...], counts: NDArray[np.int64], pixels: int, read: 
     absent = int((counts == 0).sum())
     ignored = 1 - counts.sum() / max(pixels, 1)
     rest = f", {absent} class{'es' * (absent != 1)} not seen" if absent else ""
-    return f"pixels of {read} of {of} mask{'s' * (of != 1)}: {', '.join(shares)}; ignored {ignored:.1%}{rest}"
+    return f"pixels of {read} of {counted(of, 'mask')}: {', '.join(shares)}; ignored {ignored:.1%}{rest}"

@@ -44,8 +44,8 @@ def gradient_loss(
     Depth Anything V2 point: scale k has every 2^k-th pixel, its sum is divided by the number of its valid
     pixels, and the scales are added. Depth Anything V2 (arXiv 2406.09414, section 7) adds it with weight 2 to
     the affine-invariant loss of V1's eq. 1; V2 does not publish the number of scales, MiDaS has 4. MiDaS'
-    code halves its affine-invariant losses, V1's eq. 1 does not: with normalisation="median_mad" the weight
-    is relative to eq. 1, with "least_squares" to MiDaS' halved squares.
+    code halves its affine-invariant losses and V1's eq. 1 does not. Here "median_mad" is eq. 1, so the same
+    weight counts half as much as in MiDaS' code; "least_squares" is halved as there.
 
     A pair of neighbours counts where both are valid, and in a mixed image both in the same region: inside and
     outside of the box have scales of their own, so a step of R across the border means nothing.

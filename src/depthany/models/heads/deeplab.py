@@ -64,6 +64,8 @@ class DeepLabHead(ClassesHead):
         super().__init__(class_names, class_colours, align_corners)
         require_choice("style of DeepLab", style, STYLES)
         require_number("width", width, whole=True)
+        if width < 1:
+            raise ValueError(f"width={width}: expected 1 or more channels")
         require_share("dropout", dropout)
         require_share("bn_momentum", bn_momentum)
         is_list = isinstance(rates, Sequence) and not isinstance(rates, str)
