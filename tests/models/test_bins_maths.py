@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from depthany.models.heads import bins_maths
+from depthany.models.heads import bins_layers, bins_maths
 from depthany.models.heads.bins_maths import attracted, expected_depth, normed_centers, normed_points
 
 
@@ -65,10 +65,25 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch, rows: in
         return expected_depth(numbers, attracted(centers, points, 300.0, 2), (0.0212, 50.0))
 
     with monkeypatch.context() as graph:
-        graph.setattr(bins_maths, "_is_traced", lambda: True)  # without blocks and own gradients
+        graph.setattr(bins_maths, "is_traced", lambda: True)  # without blocks and own gradients
         whole = depth(*(x.requires_grad_() for x in inputs))
         expected = torch.autograd.grad(whole.square().sum(), inputs)
     monkeypatch.setattr(bins_maths, "BLOCK_VALUES", rows * 2 * 6 * 5)
     found = depth(*inputs)
     torch.testing.assert_close(found, whole)
     torch.testing.assert_close(torch.autograd.grad(found.square().sum(), inputs), expected)
+
+
+@pytest.mark.parametrize("images", [(), (2,)], ids=["shared weights", "weights of each image"])
+def test_half_precision_rows_are_widened_exactly(monkeypatch: pytest.MonkeyPatch, images: tuple) -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(*images, 7, 6, generator=draw).bfloat16().requires_grad_()
+    weight = torch.randn(*images, 4, 6, 1, 1, generator=draw, requires_grad=True)
+    bias = torch.randn(*images, 4, generator=draw, requires_grad=True)
+    inputs = (rows, weight, bias)
+    expected = rows.float() @ weight.flatten(-3).mT + bias.unsqueeze(-2)
+    monkeypatch.setattr(bins_layers, "ROWS_AT_A_TIME", 3)
+    found = bins_layers._float32_linear(*inputs)
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(expected.square().sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), inputs), gradients)

@@ -5,12 +5,14 @@ weights fit. All layers are 1x1 convolutions; maps are [b h w c] here, with the 
 side, so that they are matrix products. Numbers that are metres, or decide about them, are float32.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+ROWS_AT_A_TIME = 2048  # of a half-precision map that is copied to float32: 1 MB of 128 channels
 
 
 class MLPWeights(NamedTuple):
@@ -164,6 +166,11 @@ def mixture_numbers(
         return F.softplus(numbers).view(*size, -1)
 
 
+def is_traced() -> bool:
+    """Whether an exporter records the operators: a loop over rows would hold for one size only."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
 def _rows(x: Tensor, weight: Tensor) -> Tensor:
     """Returns the pixels of x [b h w c] as rows for `_linear`: of all images, or of each one."""
     return x.flatten(0, 2) if weight.ndim == 4 else x.flatten(1, 2)
@@ -181,4 +188,35 @@ def _float32_linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Computes `_linear` in float32 or, where the weights are, float64."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
     with torch.autocast(rows.device.type, enabled=False):
-        return _linear(rows.to(dtype), weight.to(dtype), bias.to(dtype))
+        if rows.dtype == dtype or rows.device.type != "cpu" or torch.compiler.is_compiling() or is_traced():
+            return _linear(rows.to(dtype), weight.to(dtype), bias.to(dtype))
+        result: Tensor = _Widened.apply(rows, weight.flatten(-3).to(dtype), bias.to(dtype))
+        return result
+
+
+class _Widened(torch.autograd.Function):
+    """A linear layer, in the type of its weights, of rows in half precision, of which only blocks are copied
+    to that type: rows [n i] with weights [o i] and [o], or [b n i] with [b o i] and [b o]."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        result = weight.new_empty(*rows.shape[:-1], weight.shape[-2])
+        for out, block in _row_pairs(result, rows):
+            torch.matmul(block.to(weight.dtype), weight.mT, out=out)
+        return result.add_(bias if bias.ndim == 1 else bias[:, None])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (gradient,) = gradients
+        rows, weight = ctx.saved_tensors
+        of_rows, of_weight = torch.empty_like(rows), torch.zeros_like(weight)
+        for out, block, above in _row_pairs(of_rows, rows, gradient):
+            of_weight += above.mT @ block.to(weight.dtype)
+            out.copy_(above @ weight)
+        return of_rows, of_weight, gradient.sum(-2)
+
+
+def _row_pairs(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yields views of some rows each of tensors [n i] or [b n i]."""
+    return zip(*(each.split(ROWS_AT_A_TIME, dim=-2) for each in rows), strict=True)
