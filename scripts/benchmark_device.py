@@ -123,27 +123,38 @@ def run_training(arguments: argparse.Namespace, compute: Compute, peak_side: int
                     arguments, device, encoder, stage, side, arguments.batch or usual, peak_tflops
                 )
                 free_memory()
-        if "metric" in arguments.stage:
-            side = arguments.sizes[0] if arguments.sizes else size
-            compare_heads(arguments, device, encoder, side, arguments.batch or batches[0])
-            free_memory()
+        for stage in ("metric", "gradient"):
+            if stage in arguments.stage:
+                side = arguments.sizes[0] if arguments.sizes else size
+                compare_variants(arguments, device, encoder, stage, side, arguments.batch or batches[0])
+                free_memory()
 
 
-def compare_heads(arguments: argparse.Namespace, device: Device, encoder: str, size: int, batch: int) -> None:
-    """Measures metric training with each head against the relative stage, and prints a line for each."""
+def compare_variants(
+    arguments: argparse.Namespace, device: Device, encoder: str, variants: str, size: int, batch: int
+) -> None:
+    """Measures metric training with each head, or the gradient-matching loss, against the relative stage, and
+    prints a line for each."""
     arguments.batch, contestants = batch, list[Contestant]()
-    for name in (benchmark_train.RELATIVE, *arguments.head):
+    for name in benchmark_train.variants(arguments, variants):
         stage = "metric" if name in benchmark_train.HEADS else "teacher"
         read = list(benchmark_train.read(arguments, stage, size, 2, workers=0))
         torch.manual_seed(0)
         model = benchmark_train.network(name, encoder, size)
         build = lambda: stepper(  # noqa: E731
-            OurTraining(model, False, device.compute, arguments.checkpointing, arguments.compiled),  # noqa: B023
+            OurTraining(
+                model,  # noqa: B023
+                False,
+                device.compute,
+                arguments.checkpointing,
+                arguments.compiled,
+                gradient=name == benchmark_train.GRADIENT,  # noqa: B023
+            ),
             [each.to(device.device) for each in read],  # noqa: B023
         )
         contestants.append(ready(device, name, build))
     take_turns(device, contestants, arguments.rounds, arguments.steps)
-    print(f"\nmetric, {encoder} at {size}, {batch} images, {device.compute.precision}")
+    print(f"\n{variants}, {encoder} at {size}, {batch} images, {device.compute.precision}")
     for each in contestants:
         ratios = [own / relative for own, relative in zip(each.seconds, contestants[0].seconds)]
         rate = batch / statistics.median(each.seconds)

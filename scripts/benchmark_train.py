@@ -8,7 +8,8 @@ weights and see the same batches, with teacher and frozen encoder of the student
 - transformers fp32, bf16: `DepthAnythingForDepthEstimation` in a plain loop as its user would write it, see
   transformers_training.py; bf16 is `torch.autocast`.
 
-With --stage metric the contestants are ours alone: the relative stage, and metric training with each --head.
+With --stage metric or gradient the contestants are ours alone: the teacher's stage, which is called relative,
+against metric training with each --head, or against the teacher with the gradient-matching loss of V2.
 
 The contestants alternate step by step, in an order that rotates, so that other load on the machine affects
 all of them; the result is the ratio of times within a round. The ratio of CPU times is printed, too: on a
@@ -47,7 +48,8 @@ from transformers_training import PlainTraining
 FARTHEST_M = 65.0  # in the bundled data
 SAMPLE = Path(__file__).resolve().parents[1] / "data/sample"
 CONTESTANTS = ("ours", "transformers fp32", "transformers bf16")
-HEADS, RELATIVE = ("bins", "sigmoid"), "relative"  # of stage=metric, and what they are compared with
+HEADS, GRADIENT = ("bins", "sigmoid"), "gradient"  # contestants of --stage metric and gradient,
+RELATIVE = "relative"  # and what they are compared with
 Cost = tuple[float, float]  # seconds on the wall, and of the CPU
 Turn = Callable[[int], Cost]  # from the number of the batch
 
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `benchmark.py train`."""
     parser.add_argument("--encoder", help="size of all networks (CPU: vits; GPU: vitt, vits, vitb and vitl)")
     parser.add_argument("--sizes", type=int, nargs="+", help="pixels per side (CPU: 518 252 126; GPU: 518)")
-    stages = ("teacher", "student", "metric")
+    stages = ("teacher", "student", "metric", "gradient")
     parser.add_argument("--stage", nargs="+", choices=stages, default=["teacher", "student"])
     parser.add_argument("--head", nargs="+", choices=HEADS, default=list(HEADS), help="of --stage metric")
     parser.add_argument(
@@ -79,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpointing", action="store_true", help="ours with activation_checkpointing=true"
     )
     parser.add_argument(
-        "--serve", choices=(*CONTESTANTS, RELATIVE, *HEADS), help=argparse.SUPPRESS
+        "--serve", choices=(*CONTESTANTS, RELATIVE, GRADIENT, *HEADS), help=argparse.SUPPRESS
     )  # see `serve`
 
 
@@ -103,7 +105,7 @@ def compare(arguments: argparse.Namespace, stage: str, size: int) -> None:
         f"\n{stage}, {arguments.encoder} at {size}, batch {arguments.batch}, {arguments.rounds} rounds",
         flush=True,
     )
-    names = (RELATIVE, *arguments.head) if stage == "metric" else CONTESTANTS
+    names = variants(arguments, stage) or CONTESTANTS
     with ExitStack() as stack:
         if arguments.one_process:
             keep_freed_memory()
@@ -123,8 +125,13 @@ def compare(arguments: argparse.Namespace, stage: str, size: int) -> None:
             spread([a[i] / b[i] for a, b in zip(times[slow], times[first], strict=True)]) for i in (0, 1)
         )
         print(f"  {slow} : {first} = {wall}, of CPU times {cpu}", flush=True)
-    if stage != "metric":
+    if names is CONTESTANTS:
         print_shares(arguments, stage, size)
+
+
+def variants(arguments: argparse.Namespace, stage: str) -> tuple[str, ...]:
+    """Returns the contestants of a stage that compares ours alone, or ()."""
+    return {"metric": (RELATIVE, *arguments.head), "gradient": (RELATIVE, GRADIENT)}.get(stage, ())
 
 
 def alternate(turns: dict[str, Turn], rounds: int) -> dict[str, list[Cost]]:
@@ -144,9 +151,8 @@ def contestant(name: str, arguments: argparse.Namespace, stage: str, size: int) 
     student, cpu = stage == "student", torch.device("cpu")
     model = network(name, arguments.encoder, size)
     if name not in CONTESTANTS[1:]:
-        step = OurTraining(
-            model, student, Compute(cpu, choose_amp("auto", cpu)), arguments.checkpointing
-        ).step
+        compute, gradient = Compute(cpu, choose_amp("auto", cpu)), name == GRADIENT
+        step = OurTraining(model, student, compute, arguments.checkpointing, gradient=gradient).step
     else:
         step = PlainTraining(
             model, student, Compute(cpu, torch.bfloat16 if name.endswith("bf16") else None)

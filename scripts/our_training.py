@@ -28,7 +28,6 @@ from depthany.training.stages import teacher as teacher_stage
 from depthany.training.stages.base import Stage, StageContext
 
 TERMS = {"affine_invariant": 1.0}
-TEACHER = teacher_stage.TeacherSettings("teacher", TERMS)
 METRIC = metric_stage.MetricSettings("metric", {"silog": 1.0}, near_m=1e-3)
 STUDENT = student_stage.StudentSettings(
     name="student",
@@ -50,16 +49,26 @@ class OurTraining:
 
     Args:
         student: train as the student; else a relative model as the teacher, and a metric one by V1's recipe.
+        gradient: train the teacher with the gradient-matching loss of V2, too.
     """
 
     def __init__(
-        self, model: DenseModel, student: bool, compute: Compute, checkpointing: bool, compiled: bool = False
+        self,
+        model: DenseModel,
+        student: bool,
+        compute: Compute,
+        checkpointing: bool,
+        compiled: bool = False,
+        gradient: bool = False,
     ) -> None:
         clip_norm = 0.1 if model.quantity.is_metric else None
         model.to(compute.device)
         options = {"normalisation": "median_mad", "reduction": "batch"}
         context = StageContext(model, deepcopy(model) if student else None, Perturb(), options)
-        stage: Stage = teacher_stage.TeacherStage.build(TEACHER, context)
+        terms = {**TERMS, "gradient": 2.0} if gradient else TERMS
+        stage: Stage = teacher_stage.TeacherStage.build(
+            teacher_stage.TeacherSettings("teacher", terms), context
+        )
         if student:
             stage = student_stage.StudentStage.build(STUDENT, context)
         elif model.quantity.is_metric:

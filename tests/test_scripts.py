@@ -30,6 +30,7 @@ BENCHMARKS = {  # arguments of benchmark.py -> what it prints
     "data.labeled.mine.root={world}/labeled data.unlabeled.mine.root={world}/unlabeled": "once, batch 3 |",
     "train --encoder vitt --sizes 28 --stage student --batch 3 --rounds 1 --one-process": "waiting for data",
     "train --encoder vitt --sizes 28 --stage metric --batch 2 --rounds 1 --one-process": "bins : relative =",
+    "train --encoder vitt --sizes 28 --stage gradient --batch 2 --rounds 1 --one-process": "gradient : ",
 }
 OTHERS = {
     "benchmark_evaluate --images 2 --size 42 56 --model vitt --input-size 28 --threads 1": "% outside",
