@@ -141,7 +141,8 @@ def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo | int]:
     end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
-            while (member := tar.next()) is not None:
+            # The offset is 0 in an empty tar alone, where `next` of Python 3.10 fails.
+            while tar.offset and (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
                 if member.offset_data + member.size > size:
                     yield member.offset
