@@ -122,8 +122,16 @@ def test_exported_folder_gives_transformers_our_logits(multiplier: float, tmp_pa
     assert not about["missing_keys"] and not about["unexpected_keys"]
     assert found.config.tf_padding is False and found.config.classifier_dropout_prob == 0.1
     image = picture(96, 130)
-    assert torch.equal(found.eval()(pixel_values=image).logits, theirs(pixel_values=image).logits)
-    assert torch.equal(logits_of(load_model(tmp_path / "folder"), image), logits_of(ours, image))
+    close = {
+        "rtol": 0,
+        "atol": 1e-4,
+    }  # of logits up to 10; torch 2.15 rounds convolutions of loaded weights differently
+    torch.testing.assert_close(
+        found.eval()(pixel_values=image).logits, theirs(pixel_values=image).logits, **close
+    )
+    torch.testing.assert_close(
+        logits_of(load_model(tmp_path / "folder"), image), logits_of(ours, image), **close
+    )
 
 
 def test_folder_of_another_network_is_refused(tmp_path: Path) -> None:
