@@ -7,7 +7,7 @@ It fine-tunes the bare encoder, and the teacher and the student of scripts/ladde
 metres: with bins and with a sigmoid, on rooms and on streets. Training sees only labeled images; scores, in
 metres without any fit, are those of the labeled and of the unlabeled appearance. It writes metric_ladder.md,
 .png and .json to --out. Finished runs are kept, so the same command continues. --test also scores the test
-split: for the final table only, never to choose a setting.
+split: for the final table only, never to choose a setting. --heads sigmoid leaves the bins out.
 """
 
 import argparse
@@ -44,13 +44,14 @@ STARTS = {  # name -> run of scripts/ladder.py, and settings; the bare encoder's
     "teacher": ("teacher", []),
     "student": ("feature_alignment", []),
 }
-HEADS = ("bins", "sigmoid")
+HEADS = {"bins": "#c0392b", "sigmoid": "#2c5f8a"}  # name -> colour in the plot
 
 
 @dataclass(frozen=True)
 class Table:
     """Scores of all runs; values: [scenes heads starts seeds domains metrics], the metrics as in `SHOWN`."""
 
+    heads: list[str]
     domains: list[str]
     seeds: list[int]
     values: NDArray[np.float64]
@@ -61,7 +62,7 @@ class Table:
 def main() -> None:
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    runs = list(product(SCENES, HEADS, STARTS, args.seeds))
+    runs = list(product(SCENES, args.heads, STARTS, args.seeds))
     with ThreadPoolExecutor(args.jobs) as pool:
         for run in [pool.submit(train_one, *run, args) for run in runs]:
             run.result()
@@ -77,6 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--ladder", type=Path, default=Path("outputs/ladder"), help="--out of scripts/ladder.py"
     )
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
     args = parser.parse_args()
     require_runs(args.ladder, (run for run, _ in STARTS.values() if run), args.seeds)
     return args
@@ -105,11 +107,11 @@ def train_one(scenes: str, head: str, start: str, seed: int, args: argparse.Name
 def score_all(args: argparse.Namespace) -> Table:
     """Returns the scores of every model, computed in float32, and writes metric_ladder.json."""
     domains = [name for name in DOMAINS if args.test or not name.endswith("test")]
-    grid = (len(SCENES), len(HEADS), len(STARTS), len(args.seeds))
+    grid = (len(SCENES), len(args.heads), len(STARTS), len(args.seeds))
     values = np.empty((*grid, len(domains), len(SHOWN)))
     costs = np.empty((*grid, 2))
     for place, (scenes, head, start, seed) in zip(
-        np.ndindex(grid), product(SCENES, HEADS, STARTS, args.seeds)
+        np.ndindex(grid), product(SCENES, args.heads, STARTS, args.seeds)
     ):
         folder = folder_of(scenes, head, start, seed, args.out)
         sets = {domain: scene_set(args.data, domain, scenes) for domain in domains}
@@ -118,7 +120,7 @@ def score_all(args: argparse.Namespace) -> Table:
         costs[place] = cost_of(folder)
     result = {
         "scenes": list(SCENES),
-        "heads": HEADS,
+        "heads": args.heads,
         "starts": list(STARTS),
         "seeds": args.seeds,
         "domains": domains,
@@ -126,7 +128,7 @@ def score_all(args: argparse.Namespace) -> Table:
         "values": values.tolist(),
     }
     (args.out / "metric_ladder.json").write_text(json.dumps(result, indent=2) + "\n")
-    return Table(domains, args.seeds, values, costs[..., 0], costs[..., 1])
+    return Table(args.heads, domains, args.seeds, values, costs[..., 0], costs[..., 1])
 
 
 def markdown(table: Table, command: str) -> str:
@@ -134,7 +136,9 @@ def markdown(table: Table, command: str) -> str:
     scores = [f"{name} {metric}" for name in table.domains for metric in headings()]
     lines = [f"`{command}`", "", *heading_lines([*scores, "minutes", "GB"])]
     to_bare = ["", "Difference to the bare encoder of the same seed:", "", *heading_lines(scores)]
-    for (i, scenes), (j, head), (k, start) in product(enumerate(SCENES), enumerate(HEADS), enumerate(STARTS)):
+    for (i, scenes), (j, head), (k, start) in product(
+        enumerate(SCENES), enumerate(table.heads), enumerate(STARTS)
+    ):
         name, runs = f"{scenes}, {head}, {start}", table.values[i, j, k]  # [seeds domains metrics]
         cells = mean_cells(runs.reshape(len(table.seeds), -1))
         cells += [f"{table.minutes[i, j, k].mean():.1f}", f"{table.memory_gb[i, j, k].max():.1f}"]
@@ -153,7 +157,8 @@ def plot(table: Table, path: Path) -> None:
     figure, axes = pyplot.subplots(len(SHOWN), len(columns), figsize=size, sharex=True, squeeze=False)
     for row, (metric, heading) in enumerate(zip(SHOWN, headings())):
         for axis, ((i, scenes), (d, domain)) in zip(axes[row], columns):
-            for j, (head, colour) in enumerate(zip(HEADS, ("#c0392b", "#2c5f8a"))):
+            for j, head in enumerate(table.heads):
+                colour = HEADS[head]
                 scores = table.values[i, j, :, :, d, row]  # [starts seeds]
                 axis.plot(scores, color=colour, linewidth=0.8, alpha=0.35, marker="o", markersize=3)
                 axis.plot(scores.mean(1), color=colour, linewidth=2.5, marker="o", label=head)

@@ -147,6 +147,8 @@ def test_metric_ladder_compares_starts(
     assert printed.count("| streets, sigmoid, student |") == 2  # scores, and differences
     assert printed.count("| +0.000 (+0.000 to +0.000) |") >= 8  # the same model from each start
     assert (out / "metric_ladder.png").stat().st_size > 0
+    printed = run(f"{command} --heads sigmoid")
+    assert "| streets, sigmoid, student |" in printed and "bins" not in printed
 
 
 def test_transfer_ladder_compares_encoders(
