@@ -78,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--ladder", type=Path, default=Path("outputs/ladder"), help="--out of scripts/ladder.py"
     )
-    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS), help="default: both")
     args = parser.parse_args()
     require_runs(args.ladder, (run for run, _ in STARTS.values() if run), args.seeds)
     return args
