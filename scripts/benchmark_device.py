@@ -2,7 +2,7 @@
 
 Contestants have the same weights and images and alternate in one process, in an order that rotates:
 
-- ours: the body of the training loop, eager and with `compile=true`.
+- ours: the body of the training loop, eager, with `compile=true`, and with `cuda_graphs=true` (on a GPU).
 - transformers: `DepthAnythingForDepthEstimation` in a plain loop under the same autocast, eager and with
   `torch.compile`; see transformers_training.py.
 
@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import benchmark_train
 from depthany.data.batch import Batch
+from depthany.inference.replay import ReplayedMaps
 from depthany.models.fast import prepare_for_inference
 from depthany.models.model import DenseModel, depth_anything
 from depthany.system.device import Compute, choose_amp
@@ -183,13 +184,20 @@ def compare_training(
     contestants = [ready(device, "ours", lambda: stepper(ours, batches))]
     flops = counted_flops(contestants[0].step)
     if arguments.compiled:
-        compiled = lambda: stepper(  # noqa: E731
-            OurTraining(
-                copy.deepcopy(model), student, device.compute, arguments.checkpointing, compiled=True
-            ),
-            batches,
-        )
-        contestants.append(ready(device, "ours, compiled", compiled))
+        kinds = {"ours, compiled": False} | ({"ours, CUDA graphs": True} if device.is_cuda else {})
+        for name, graphs in kinds.items():
+            compiled = lambda: stepper(  # noqa: E731
+                OurTraining(
+                    copy.deepcopy(model),
+                    student,
+                    device.compute,
+                    arguments.checkpointing,
+                    compiled=True,
+                    cuda_graphs=graphs,  # noqa: B023
+                ),
+                batches,
+            )
+            contestants.append(ready(device, name, compiled))
     for compiles in (False, True) if arguments.compiled else (False,):
         name = f"{THEIRS}, compiled" if compiles else THEIRS
         theirs = lambda: stepper(PlainTraining(model, student, device.compute, compiles), batches)  # noqa: B023, E731
@@ -201,8 +209,8 @@ def compare_training(
     )
     print_table(contestants, batch, flops, peak_tflops)
     print(f"  {operations(contestants[0].step, device)}")
-    if len(contestants) > 2:
-        print(f"  compiled: {operations(contestants[1].step, device)}")
+    for each in contestants[1:-2]:
+        print(f"  {each.name}: {operations(each.step, device)}")
     print(f"  parts of our step, synchronised: {parts(ours, batches, device)}")
     print(f"  measured in {time.perf_counter() - began:.0f} s", flush=True)
 
@@ -321,6 +329,9 @@ def compare_inference(
         ready(device, name, lambda network=network: stepper_of(network))  # type: ignore[misc]
         for name, network in networks.items()
     ]
+    if device.is_cuda:
+        replayed = ReplayedMaps()
+        contestants.append(ready(device, "ours, CUDA graphs", lambda: lambda k: replayed(ours, image)))
     flops = counted_flops(contestants[0].step)
     take_turns(device, contestants, arguments.rounds, arguments.steps)
     print(f"\n{arguments.encoder} at {image.shape[3]}, batch {len(image)}, {device.compute.precision}")

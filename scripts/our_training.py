@@ -20,7 +20,7 @@ from depthany.training.checkpoints.state import TrainingState
 from depthany.training.finite import FiniteCheck
 from depthany.training.loop import draw_generator, update
 from depthany.training.optim import LrFactors, OptimizerSettings, build_optimizer
-from depthany.training.regional import compile_run
+from depthany.training.regional import UsualSize, compile_run
 from depthany.training.stages import base as base_stage
 from depthany.training.stages import metric as metric_stage
 from depthany.training.stages import student as student_stage
@@ -50,6 +50,7 @@ class OurTraining:
     Args:
         student: train as the student; else a relative model as the teacher, and a metric one by V1's recipe.
         gradient: train the teacher with the gradient-matching loss of V2, too.
+        cuda_graphs: compile with CUDA graphs.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class OurTraining:
         checkpointing: bool,
         compiled: bool = False,
         gradient: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         clip_norm = 0.1 if model.quantity.is_metric else None
         model.to(compute.device)
@@ -81,8 +83,9 @@ class OurTraining:
         scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.amp == torch.float16)
         self.state = TrainingState(model, stage.train(), optimizer, scaler)
         hold_weights(stage.frozen().values(), compute.amp)
-        if compiled:
-            compile_run(model, stage)
+        if compiled or cuda_graphs:
+            compile_run(model, stage, cuda_graphs)
+        self.usual_size = UsualSize(stage.is_compiled)
         self.check = FiniteCheck.for_run(optimizer, compute.device, ALONE)
         self.backward: Callable[[Tensor, Tensor | None], None] = lambda loss, start: loss.backward(start)
         self.update: Callable[[], object] = lambda: update(self.state, clip_norm, self.check)
@@ -90,10 +93,11 @@ class OurTraining:
     def step(self, batch: Batch, number: int) -> Tensor:
         """Takes one step; returns the loss []."""
         amp = self.compute.amp
-        with torch.autocast(self.compute.device.type, amp, enabled=amp is not None):
-            output = self.state.stage(self.state.model, batch, draw_generator(0, number))
-        start = self.check.gradient_of_loss(output, number)
-        self.backward(output.loss, start)
+        with self.usual_size(batch):
+            with torch.autocast(self.compute.device.type, amp, enabled=amp is not None):
+                output = self.state.stage(self.state.model, batch, draw_generator(0, number))
+            start = self.check.gradient_of_loss(output, number)
+            self.backward(output.loss, start)
         self.check.settle()  # the step before
         self.update()
         return output.loss.detach()

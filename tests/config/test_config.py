@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from depthany.config.entry import config_dir, run_entry
 from depthany.config.words import hydra_words
 from depthany.system import files
+from depthany.system.distributed import Processes
 from depthany.system.files import whole_file
 from depthany.training import checks
 
@@ -243,6 +244,7 @@ TEACHER_MISTAKES = {
     "accumulate=4": "make it a multiple of 4",
     "loss.normalisation=l2": "choose from median_mad, least_squares",
     "loss.reduction=sum": "choose from batch, image",
+    "cuda_graphs=true": "cuda_graphs=true needs compile=true and accumulate=1, got compile=auto and",
     "precision=fp8": "choose from auto, bf16, fp16, fp32",
     "precision=fp16": "precision=fp16 needs a CUDA device",
     "device=abacus": "device=abacus cannot be used",
@@ -299,6 +301,15 @@ def test_mistake_of_student_ends_in_one_line(
 ) -> None:
     ended = start(tiny_world.settings("student", tmp_path / "run", f"stage.teacher={teacher_run}", mistake))
     _assert_one_line(ended, tmp_path / "run", expected)
+
+
+def test_cuda_graphs_need_one_gpu(start, tiny_world, tmp_path: Path) -> None:
+    words = tiny_world.settings("teacher", tmp_path / "run", "compile=true", "cuda_graphs=true")
+    _assert_one_line(
+        start(words), tmp_path / "run", "cuda_graphs=true needs a CUDA GPU, but the device is cpu"
+    )
+    with pytest.raises(ValueError, match="cuda_graphs=true is for one process, but 2 were started"):
+        checks.check_processes(checks.check(compose(*words)), Processes(rank=0, size=2))
 
 
 def test_missing_stage_lists_the_stages(start, tmp_path: Path) -> None:

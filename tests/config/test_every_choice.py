@@ -35,6 +35,7 @@ Values = Mapping[str, tuple[Any, ...]]  # by dotted key
 BOTH = (True, False)
 NOT_RUN = {  # key, or (key, value) -> why not
     ("precision", "fp16"): "needs CUDA: tests/gpu",
+    ("cuda_graphs", "True"): "needs CUDA: tests/gpu",
     ("loggers", "['wandb']"): "an extra: tests/training/test_loggers.py",
     ("loggers", "['mlflow']"): "an extra: tests/training/test_loggers.py",
     ("save", "overlay"): "of classes: tests/inference/test_class_outputs.py",

@@ -20,6 +20,7 @@ from depthany.config.entry import run_entry
 from depthany.data.perturb import Perturb
 from depthany.evaluate import run as run_evaluate
 from depthany.inference.predictor import Predictor, PreparedImage
+from depthany.inference.replay import ReplayedMaps
 from depthany.losses.difference import without_largest
 from depthany.losses.order import masked_median
 from depthany.models.fast import prepare_for_inference
@@ -182,6 +183,26 @@ def test_half_weights_give_the_bits_of_autocast(dtype) -> None:
     hold_weights([held], dtype)
     with torch.autocast("cuda", dtype), torch.no_grad():
         assert torch.equal(held(image).map, model(image).map)
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_cuda_graphs_give_the_compiled_losses(stage, tiny_world, start, cuda_teacher, tmp_path) -> None:
+    words = ["device=cuda", "compile=true"]
+    words += [f"stage.teacher={cuda_teacher}"] if stage == "student" else []
+    for name in ("false", "true"):
+        ended = start(tiny_world.settings(stage, tmp_path / name, *words, f"cuda_graphs={name}"))
+        assert ended.code == 0, ended.err
+    assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-2)
+
+
+def test_replayed_maps_are_those_of_the_pass() -> None:
+    predictor = Predictor(model_of_20_channels().cuda(), 56)
+    replayed = Predictor(predictor.model, 56, flip=True, forward=ReplayedMaps())
+    for seed in range(4):
+        image = PreparedImage("", predictor.prepare(photo(60, 80 + 30 * (seed % 2)), ""), (60, 80))
+        expected = Predictor(predictor.model, 56, flip=True).predict([image])
+        torch.testing.assert_close(replayed.predict([image]), expected)
+    assert len(replayed.forward._graphs) == 2
 
 
 def test_full_memory_ends_the_run_with_settings(tiny_world, start, tmp_path) -> None:

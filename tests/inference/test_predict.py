@@ -291,6 +291,7 @@ MISTAKES = {
     "fov_deg=180": "fov_deg=180.0: expected more than 0 and less than 180",
     "precision=fp8": "choose from auto, bf16, fp16, fp32",
     "device=abacus": "device=abacus cannot be used",
+    "cuda_graphs=true": "cuda_graphs=true needs a CUDA GPU, but the device is cpu",
     "overwrite=maybe": "overwrite: Value 'maybe'",
 }
 

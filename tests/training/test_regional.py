@@ -260,3 +260,18 @@ def test_out_of_memory_names_the_settings(
     assert [path.name for path in (tmp_path / "checkpoints").glob("step*")] == ["step_00000002.pt"]
     assert not (tmp_path / "model.safetensors").exists()
     assert start([*words, "activation_checkpointing=true"]).code == 0
+
+
+def test_networks_alone_become_cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = dict[str, list[Any]]()
+    note = lambda self, **options: seen.setdefault("networks", []).append(options.get("options"))  # noqa: E731
+    monkeypatch.setattr(nn.Module, "compile", note)
+
+    def compiled(function: Any, **options: Any) -> Any:
+        seen.setdefault("stage", []).append(options.get("options"))
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    compile_run(network(2), student_stage(), cuda_graphs=True)
+    assert {option["triton.cudagraphs"] for option in seen["networks"]} == {True}
+    assert set(seen["stage"]) == {None}

@@ -18,6 +18,7 @@ from depthany.inference.photos import PhotoJob, predict_photos
 from depthany.inference.prediction_counts import PredictionCounts
 from depthany.inference.predictor import Predictor
 from depthany.inference.ready_model import load_ready_model
+from depthany.inference.replay import ReplayedMaps
 from depthany.inference.sources import Source, find_sources
 from depthany.inference.video_in import UnreadableVideo, probe_video
 from depthany.inference.video_out import (
@@ -29,8 +30,9 @@ from depthany.inference.video_out import (
     takes_two_passes,
 )
 from depthany.models.files.model_source import ModelSource
+from depthany.models.infer import forward_maps
 from depthany.models.model import DenseModel
-from depthany.system.device import Compute, prepare_compute, reading_threads
+from depthany.system.device import Compute, prepare_compute, reading_threads, require_cuda_graphs
 from depthany.system.files import require_writable
 from depthany.system.rules import setting, split_words
 
@@ -58,6 +60,7 @@ class PredictSettings(CheckpointSettings, BatchSettings):
     far_m: float | None = setting(None, above=0)
     focal_px: float | None = setting(None, above=0)
     fov_deg: float = setting(above=0, below=180)
+    cuda_graphs: bool = setting()
 
     def __post_init__(self) -> None:
         if not self.scales:
@@ -78,6 +81,7 @@ def run(cfg: DictConfig) -> int:
     check_videos(sources, () if cfg.save is None else tuple(split_words("save", cfg.save)))
     require_writable(out)
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
+    require_cuda_graphs(cfg.cuda_graphs, compute.device)
     model = load_ready_model(checkpoint, compute).model
     predictor, settings = build_predictor(cfg, model), build_settings(cfg, model)
     save = formats(cfg, settings)
@@ -184,7 +188,8 @@ def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
 def build_predictor(cfg: DictConfig, model: DenseModel) -> Predictor:
     """Returns the model with its input size and views."""
     size = model.input_size if cfg.input_size is None else cfg.input_size
-    return Predictor(model, size, tuple(cfg.scales), cfg.flip, margin=cfg.margin)
+    forward = ReplayedMaps() if cfg.cuda_graphs else forward_maps
+    return Predictor(model, size, tuple(cfg.scales), cfg.flip, margin=cfg.margin, forward=forward)
 
 
 def build_settings(cfg: DictConfig, model: DenseModel) -> OutputSettings:

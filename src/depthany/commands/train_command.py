@@ -21,7 +21,12 @@ from depthany.data.identity import identity
 from depthany.data.left_out import require_some_used
 from depthany.data.loading.loader import plan_prefetch, read_batches
 from depthany.data.sampler import MixedBatches
-from depthany.system.device import Compute, deterministic_algorithms, prepare_compute
+from depthany.system.device import (
+    Compute,
+    deterministic_algorithms,
+    prepare_compute,
+    require_cuda_graphs,
+)
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.training import build
 from depthany.training import run_dir as runs
@@ -56,6 +61,7 @@ def run(cfg: DictConfig) -> int:
     settings = check(cfg)
     check_processes(settings, processes)
     compute = prepare_compute(settings.device, settings.precision, settings.threads, processes)
+    require_cuda_graphs(settings.cuda_graphs, compute.device)
     with process_group(processes, compute.device), deterministic_algorithms(settings.deterministic):
         if is_to_train(settings, processes):
             given = Given(tuple(given_words()), folder_of_images(settings.data), unlabeled)
@@ -171,7 +177,7 @@ def compile_if_chosen(
     left = total_steps - state.progress.step
     chosen, line = choose_compile(settings.compile, device, left, settings.deterministic)
     if chosen:
-        compile_run(state.model, state.stage)
+        compile_run(state.model, state.stage, settings.cuda_graphs)
     return [line] if line else []
 
 

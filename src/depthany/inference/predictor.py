@@ -63,6 +63,7 @@ class Predictor:
         window: side in pixels of a window that slides over the input of a model of classes, rounded up to a
             multiple of its patch; logits are averaged where windows overlap. None: the input as a whole.
         stride: pixels between windows; None: two thirds of a window.
+        forward: computes the maps of inputs as `forward_maps` does, such as a `ReplayedMaps`.
 
     Raises:
         ValueError: `input_size` times a scale is too small for the model or for the margin, or too large for
@@ -80,6 +81,7 @@ class Predictor:
     allow_not_finite: bool = False
     window: int | None = None
     stride: int | None = None
+    forward: Callable[[torch.nn.Module, Tensor, torch.dtype | None], Tensor] = forward_maps
 
     def __post_init__(self) -> None:
         for size in self._sizes():
@@ -235,7 +237,7 @@ class Predictor:
     def _maps(self, batch: Tensor) -> Tensor:
         """Maps [b h w], or logits [b k h w] of windows that overlap, of normalised inputs [b 3 h w]."""
         if self.window is None or self.quantity.kind != "classes":
-            return forward_maps(self.model, batch, self.amp)
+            return self.forward(self.model, batch, self.amp)
         window = self.model.preprocessing.shorter_side(self.window)
         stride = self.stride or max(1, window * 2 // 3)
         h, w = batch.shape[-2:]
@@ -244,7 +246,7 @@ class Predictor:
         for top in window_starts(h, sides[0], stride):
             for left in window_starts(w, sides[1], stride):
                 box = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
-                logits = forward_maps(self.model, batch[box], self.amp)  # [b k h w]
+                logits = self.forward(self.model, batch[box], self.amp)  # [b k h w]
                 if total is None:
                     total = logits.new_zeros(*logits.shape[:2], h, w)
                 total[box] += logits

@@ -72,6 +72,12 @@ def prepare_compute(
     return Compute(chosen, amp, found.reason)
 
 
+def require_cuda_graphs(wanted: bool, device: torch.device) -> None:
+    """Raises ValueError if CUDA graphs are wanted on a device that has none."""
+    if wanted and device.type != "cuda":
+        raise ValueError(f"cuda_graphs=true needs a CUDA GPU, but the device is {device.type}: leave it out")
+
+
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     """Returns the named device; `auto` is CUDA, else MPS, else the CPU.
 

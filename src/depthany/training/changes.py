@@ -29,6 +29,7 @@ MAY_CHANGE = {
     "workers": FREE,
     "parallel": FREE,
     "compile": FREE,
+    "cuda_graphs": FREE,
     "deterministic": FREE,
     "channels_last": FREE,
     "activation_checkpointing": FREE,

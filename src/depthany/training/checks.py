@@ -211,6 +211,8 @@ def check_processes(settings: TrainSettings, processes: Processes) -> None:
     size_name = settings.model.encoder.get("size", "")
     if settings.precision == "fp16" and uses_fsdp(settings.parallel, size_name, processes):
         raise ValueError("precision=fp16 is not for parallel=fsdp: use bf16, or parallel=ddp")
+    if settings.cuda_graphs and size > 1:
+        raise ValueError(f"cuda_graphs=true is for one process, but {size} were started: leave it out")
     if labeled + -(-unlabeled // 2) < size:  # unlabeled images come in pairs
         raise ValueError(
             f"batch_size={settings.batch_size} is that of all processes together, and a micro-batch of "

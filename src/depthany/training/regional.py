@@ -23,6 +23,7 @@ CHOICES = ("auto", True, False)
 LONG_STEPS = 2000  # tried by hand on an H100, ViT-S at 518: 22 ms of a step of 209 saved, in 42 s
 OLDEST_GPU = (7, 0)  # compute capability that Triton compiles for
 MOST_VARIANTS = 64  # of a region: blocks of a CNN differ in shape
+CUDA_GRAPHS = {"triton.cudagraphs": True}  # options of inductor
 
 
 def choose_compile(
@@ -55,23 +56,26 @@ def choose_compile(
     return True, f"compile=auto: compiled during the first step, for {steps} steps on {device.type}"
 
 
-def compile_run(model: DenseModel, stage: Stage, **options: Any) -> None:
+def compile_run(model: DenseModel, stage: Stage, cuda_graphs: bool = False, **options: Any) -> None:
     """Compiles the regions of the model, of the stage's frozen networks and of the stage, in place.
 
     Nothing is compiled before the first forward pass. Sizes are fixed: labeled and unlabeled images, teacher
     and student have batches of their own, each of one size (see `UsualSize`).
 
     Args:
+        cuda_graphs: whether the regions of the networks are replayed as CUDA graphs. Losses are not: they
+            outlive the step.
         options: options of `torch.compile`.
     """
     options = {"dynamic": False, **options}
+    of_networks = options | ({"options": CUDA_GRAPHS} if cuda_graphs else {})
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, MOST_VARIANTS)
     # Traced instead of looked up, such a function returns the same: ours depend only on their arguments.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
     for network in (model, *stage.frozen().values()):
         for region in regions_of(network):
-            region.compile(**options)
+            region.compile(**of_networks)
     for method in stage.regions:
         setattr(stage, method, torch.compile(getattr(stage, method), **options))
     stage.is_compiled = True
@@ -115,4 +119,5 @@ class UsualSize:
         if labeled < self._labeled or unlabeled < self._unlabeled:
             return torch.compiler.set_stance("force_eager")
         self._labeled, self._unlabeled = labeled, unlabeled
+        torch.compiler.cudagraph_mark_step_begin()  # CUDA graphs may reuse the memory of the batch before
         return nullcontext()

@@ -64,6 +64,7 @@ class TrainSettings(BatchSettings):
     crop_size: Any = setting(least=1)  # side of the square, or [height, width]
     channels_last: bool = setting()
     compile: Any = setting(choices=COMPILE)  # auto, or true or false
+    cuda_graphs: bool = setting()
     deterministic: bool = setting()
     parallel: str = setting(choices=PARALLELS)
     activation_checkpointing: bool = setting()
@@ -88,3 +89,9 @@ class TrainSettings(BatchSettings):
 
     def __post_init__(self) -> None:
         crop_shape(self.crop_size)
+        if self.cuda_graphs and (self.compile is not True or self.accumulate > 1):
+            # gradients of a graph lie in its own memory, which the next micro-batch overwrites
+            raise ValueError(
+                f"cuda_graphs=true needs compile=true and accumulate=1, got compile={self.compile} and "
+                f"accumulate={self.accumulate}"
+            )
