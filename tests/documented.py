@@ -10,7 +10,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "data/README.md", "docs/plugin_example/README.md"]
 DOCUMENTS += sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
-INLINE = re.compile(r"(?<!`)`((?:python|torchrun|sbatch|tensorboard|pip|pytest)\s[^`]+)`")
+INLINE = re.compile(r"(?<!`)`((?:PYTHONPATH=\S+ )?(?:python|torchrun|sbatch|tensorboard|pip|pytest)\s[^`]+)`")
 LAUNCHERS = {"torchrun": "-m", "sbatch": "scripts/slurm_train.sbatch"}  # the word before what is launched
 
 
@@ -23,12 +23,14 @@ class Command:
         words: as the shell passes them.
         is_whole: False if the document leaves out settings, by "...".
         is_launched: whether torchrun or Slurm starts it.
+        python_path: value of PYTHONPATH, set before the command or exported above it; "" if it is not set.
     """
 
     where: str
     words: tuple[str, ...]
     is_whole: bool
     is_launched: bool
+    python_path: str = ""
 
     @property
     def entry(self) -> str | None:
@@ -58,8 +60,11 @@ def documented_commands() -> list[Command]:
     """Returns every command once, in the order of the documents."""
     found: dict[tuple[str, ...], Command] = {}
     for name in DOCUMENTS:
+        exported = ""
         for line in _lines_of_markdown((ROOT / name).read_text(encoding="utf-8")):
-            for command in _commands(line, name):
+            if set_to := re.match(r"export PYTHONPATH=(\S+)", line):
+                exported = set_to[1]
+            for command in _commands(line, name, exported):
                 found.setdefault(command.words, command)
     for path in sorted(ROOT.glob("configs/*.yaml")):
         header = (yaml.safe_load(path.read_text()).get("hydra", {}).get("help") or {}).get("header", "")
@@ -84,14 +89,16 @@ def _lines_of_markdown(text: str) -> list[str]:
     return lines + [" ".join(each.split()) for each in INLINE.findall(prose)]
 
 
-def _commands(line: str, where: str) -> list[Command]:
+def _commands(line: str, where: str, exported: str = "") -> list[Command]:
     commands = []
     for part in line.split(" && "):
         words = shlex.split(part, comments=True)
+        if words and words[0].startswith("PYTHONPATH="):
+            exported = words.pop(0).removeprefix("PYTHONPATH=")
         if words and words[0] != "export":
             whole = tuple(word for word in words if word != "..." and not word.endswith("..."))
             is_launched = words[0] in LAUNCHERS
-            commands.append(Command(where, whole, len(whole) == len(words), is_launched))
+            commands.append(Command(where, whole, len(whole) == len(words), is_launched, exported))
     return commands
 
 

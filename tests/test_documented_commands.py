@@ -208,13 +208,14 @@ def start(
 ) -> Iterator[Callable]:
     """`start(command, more)` runs the entry in `place` and returns its exit code and what it said."""
     monkeypatch.chdir(place)
-    monkeypatch.syspath_prepend(str(ROOT / "docs/plugin_example"))
     monkeypatch.setattr(plugins, "_loaded", [])
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     monkeypatch.setattr("depthany.commands.evaluate_command.choose", without_counts)
 
     def start_entry(command: Command, *more: str) -> tuple[int | None, str]:
         module = importlib.import_module(f"depthany.{command.entry}")
+        if command.python_path:
+            monkeypatch.syspath_prepend(str(ROOT / command.python_path))
         monkeypatch.setattr(sys, "argv", [command.entry, *arguments_in(command, place), *more])
         try:
             with pytest.raises(SystemExit) as end:

@@ -154,6 +154,7 @@ def test_sky_masks_are_written_noted_and_read(
     code, said, _ = run_sky(monkeypatch, capsys, *words)
     assert "1 mask written" in said
     assert "1 there already" in said
+    assert f"\n  sky_masks={out.absolute()}\n" in said
     assert (out / "a.png").read_bytes() == kept
     with Image.open(out / "day/b.png") as file:
         mask = np.asarray(file)

@@ -141,7 +141,9 @@ def report(
         parts.append(describe_passed_over(passed_over))
     print(f"{out}: {', '.join(parts)}", flush=True)
     if done:
-        print(f"look at {draw_contact_sheet(out, done)}; a labeled set reads the masks with sky_masks={out}")
+        # absolute: `sky_masks` is relative to the root of its set, not to this folder
+        print(f"look at {draw_contact_sheet(out, done)}; a labeled set reads the masks with")
+        print(f"  sky_masks={out.absolute()}")
     for line in counts.unreadable:
         print(f"error: {line}", file=sys.stderr)
     return 1 if counts.unreadable else 0
