@@ -99,7 +99,8 @@ class BlockedAttention(nn.Module):
         assert attn_mask is None and not is_causal
         b, n, c = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv[0] * self.scale, qkv[1].transpose(-1, -2), qkv[2]  # [b heads n d], k [b heads d n]
+        # [b heads n d], k [b heads d n]: laid out once as the products of all blocks need them
+        q, k, v = qkv[0] * self.scale, qkv[1].transpose(-1, -2).contiguous(), qkv[2].contiguous()
         out = x.new_empty(b, n, self.heads, c // self.heads, dtype=q.dtype)
         rows = max(16, BLOCK_SCORES // (self.heads * n))
         for image in range(b):
