@@ -4,8 +4,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from depthany.config.entry import config_dir
 from depthany.evaluation.protocol import Protocol
@@ -35,6 +37,24 @@ def test_file_and_override_set_values(tmp_path: Path) -> None:
     assert chosen.dataset["root"] == "/data/a"
     assert chosen.protocol.clip_prediction == (1.0, 9.0)
     assert chosen.changed == {"max_depth": 20.0, "metrics": ("abs_rel",)}  # align has its value already
+
+
+def test_clipped_truth_is_read_beyond_the_range(tmp_path: Path) -> None:
+    depth_m = np.array([[2.0, 50.0]], np.float32)
+    for folder, name in (("images", "a.png"), ("depth", "a.npy")):
+        (tmp_path / folder).mkdir()
+        if folder == "images":
+            Image.fromarray(np.zeros((1, 2, 3), np.uint8)).save(tmp_path / folder / name)
+        else:
+            np.save(tmp_path / folder / name, depth_m)
+    text = f"dataset: {{root: {tmp_path}}}\nmax_depth: 20\n"
+    for override, known in (
+        ({}, 1),
+        ({"truth_beyond": "clip"}, 2),
+        ({"metrics": ["abs_rel", "boundary_f1"]}, 2),
+    ):
+        dataset = load(tmp_path, text, **override).open()
+        assert dataset.read(0).labels.mask.sum() == known
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ from depthany.evaluation.predictors import QUANTITIES, ScoredPredictor, space_of
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.protocol_files import Chosen, choose, leave_out_unfit
 from depthany.evaluation.results import RESULTS_FILE
+from depthany.evaluation.stored_sizes import stretch_warnings
+from depthany.inference.canonical import at_camera_of
 from depthany.inference.predictor import Predictor
 from depthany.models.files.model_source import ModelSource
 from depthany.system.device import Compute, prepare_compute, reading_threads
@@ -96,8 +98,14 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
                 for note in input_notes(one.protocol, predictor):
                     print(note)
     sets = [one.open() for one in chosen]
+    cameras = camera_notes(chosen, sets, predictors)
     warnings = doubts_of(chosen, sets)
+    for one, dataset in zip(chosen, sets):
+        for predictor in predictors:
+            warnings += stretch_warnings(predictor, dataset, f"protocol {one.protocol.name}")
     if processes.is_main:
+        for line in cameras:
+            print(line)
         for line in warnings:
             print(f"warning: {line}")
         print(describe(predictors, len(chosen), compute, processes), flush=True)
@@ -141,6 +149,23 @@ def doubts_of(chosen: Sequence[Chosen], sets: Sequence[Any]) -> list[str]:
             except UnknownUnit as error:
                 raise ValueError(f"{name}: {error} (here it is folder.depth_scale=...)") from None
             lines += [f"{name}: {line}" for line in doubts(dataset, seen, one.range_of_truth(dataset))]
+    return lines
+
+
+def camera_notes(
+    chosen: Sequence[Chosen], sets: Sequence[Any], predictors: Sequence[ScoredPredictor]
+) -> list[str]:
+    """Returns a line for each set to whose camera the metres of a predictor are scaled.
+
+    Raises:
+        ValueError: see `at_camera_of`.
+    """
+    lines = list[str]()
+    for one, dataset in zip(chosen, sets, strict=True):
+        for each in predictors:
+            name, align = one.protocol.name, one.protocol.align
+            if at_camera_of(each, dataset, name, align == "none") is not each:
+                lines.append(f"{name}, {each.label}: scaled to the set's camera, focal={dataset.focal:g}")
     return lines
 
 

@@ -14,8 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from depthany.config.entry import config_dir, plain
 from depthany.data.targets import require_metres
 from depthany.evaluation.protocol import Protocol
+from depthany.metrics.table import METRICS
 from depthany.system.sample import lacks_sample, no_sample
 
+FARTHEST_M = 1e6  # no camera sees farther: all ground truth is known
 FOLDER_SET = "depthany.data.folder_depth.FolderDepth"  # the reader where a protocol names none
 _FOLDER_SETS = (FOLDER_SET, "depthany.data.labeled.FolderDepth")  # and its name up to version 0.1
 
@@ -212,10 +214,14 @@ def _build(settings: DictConfig, roots: DictConfig) -> Protocol:
 
 
 def _with_defaults(dataset: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
-    """Returns the settings of a set, of a user's folder with its reader and the range of the protocol."""
+    """Returns the settings of a set, of a user's folder with its reader and the range of the protocol.
+
+    Farther ground truth stays known where the protocol clips it.
+    """
     if not _is_folder(dataset):
         return dataset
-    range_m = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth}
+    clips = protocol.truth_beyond == "clip" or any(METRICS[name].over == "maps" for name in protocol.metrics)
+    range_m = {"min_depth": protocol.min_depth, "max_depth": FARTHEST_M if clips else protocol.max_depth}
     return {"_target_": FOLDER_SET, **{k: v for k, v in range_m.items() if v is not None}, **dataset}
 
 

@@ -17,8 +17,10 @@ from depthany.evaluation import protocol as protocols
 from depthany.evaluation.alignment_groups import AlignmentGroups
 from depthany.evaluation.blocks import cut_into_blocks
 from depthany.evaluation.class_scores import require_classes, score_classes
-from depthany.evaluation.predictors import MissingPrediction, ScoredPredictor, space_of
+from depthany.evaluation.predictors import FolderPredictor, MissingPrediction, ScoredPredictor, space_of
 from depthany.evaluation.score import Row, score_pairs, score_together, select
+from depthany.evaluation.stored_sizes import shown_part
+from depthany.inference.canonical import at_camera_of
 from depthany.inference.pipeline import Skipped, run_pipeline
 from depthany.inference.predictor import Predictor, PreparedImage
 from depthany.metrics.crops import INPUT_CROPS
@@ -113,12 +115,13 @@ def score_set(
 
     Raises:
         UnreadableImage: an image or its ground truth cannot be read, and must not be skipped.
-        ValueError: a file of predictions is unusable, a prediction is not finite, or the protocol needs
-            another quantity than the predictor's.
+        ValueError: a file of predictions is unusable or has another shape than its image, a prediction is not
+            finite, or the protocol needs another quantity, or another camera, than the predictor's.
     """
     protocol.require_fits(space_of(predictor), predictor.label)
     if protocol.task == "classes":
         require_classes(predictor.quantity, dataset, predictor.label)
+    predictor = at_camera_of(predictor, dataset, protocol.name, protocol.align == "none")
     predictor = predictor.for_protocol(protocol.name, protocol.model_input)
     names = {index: dataset.name(index) for index in (range(len(dataset)) if indices is None else indices)}
     groups = AlignmentGroups(names, protocol)
@@ -208,13 +211,15 @@ def read_one(
         if not skip_unreadable or isinstance(error, UnknownUnit | MissingPackage):
             raise UnreadableImage(str(error)) from None
         return Skipped(index, f"{name}: {error}", UNREADABLE)
-    pixels, labels = sample.image, None
+    pixels, labels, box = sample.image, None, None
     if protocol.task != "ordinal":
-        pixels, labels = _cropped(name, pixels, sample.labels, protocol)
+        pixels, labels, box = _cropped(name, pixels, sample.labels, protocol)
     try:
         inputs = predictor.prepare(pixels, name)
     except MissingPrediction as missing:
         return Skipped(index, f"{name}: no {missing}", MISSING)
+    if isinstance(predictor, FolderPredictor):
+        inputs = (shown_part(inputs[0], pixels.shape[:2], sample.image.shape[:2], box, name),)
     size = pixels.shape[:2] if labels is None else labels.mask.shape
     scene, pairs = (sample.scene, sample.pairs) if labels is None else ("", ())
     return EvaluationImage(name, inputs, (size[0], size[1]), index, pixels, labels, scene, pairs)
@@ -222,10 +227,10 @@ def read_one(
 
 def _cropped(
     name: str, pixels: NDArray[np.uint8], labels: Labels, protocol: protocols.Protocol
-) -> tuple[NDArray[np.uint8], Labels]:
-    """Crops image and ground truth before the model sees them."""
+) -> tuple[NDArray[np.uint8], Labels, tuple[slice, slice] | None]:
+    """Crops image and ground truth before the model sees them; returns the box too, None for no crop."""
     if protocol.input_crop == "none":
-        return pixels, labels
+        return pixels, labels, None
     if pixels.shape[:2] != labels.mask.shape:
         raise ValueError(
             f"{name}: input_crop={protocol.input_crop} crops image and ground truth alike, but they are "
@@ -235,7 +240,7 @@ def _cropped(
         box = INPUT_CROPS[protocol.input_crop](*labels.mask.shape)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return pixels[box], labels.map(lambda plane: plane[box])
+    return pixels[box], labels.map(lambda plane: plane[box]), box
 
 
 def predict_at_truth(

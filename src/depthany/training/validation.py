@@ -1,7 +1,6 @@
 """Scores of a model on labeled sets while it trains."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from depthany.evaluation.fit_problems import FitProblems, shown
 from depthany.evaluation.protocol import Protocol
 from depthany.evaluation.results import summary
 from depthany.evaluation.run import Scored, UnreadableImage, score_set
-from depthany.inference.predictor import Predictor, PreparedImage
+from depthany.inference.canonical import canonical
+from depthany.inference.predictor import Predictor
 from depthany.metrics.table import DEFAULT_METRICS
 from depthany.models.model import DenseModel
 from depthany.models.output import Quantity
@@ -66,7 +66,7 @@ def evaluate(
         max_unreadable_share: leave out images that cannot be read, as long as they are at most this share of
             a set; None = none may be unreadable.
         say: takes a warning if images are left out, or many have a negative scale or constant prediction.
-        canonical_focal: see `CanonicalPredictor`; None = predictions are metres of any camera.
+        canonical_focal: `focal_px` of `CanonicalPredictor`; None = predictions are metres of any camera.
         eval_size: height and width to which images are stretched, in place of `input_size`; None = their
             aspect is kept.
         window, stride: for a model of classes, see `Predictor`.
@@ -88,7 +88,7 @@ def evaluate(
     try:
         for name, dataset in sets.items():
             scores[name] = _score(
-                predictor if canonical_focal is None else canonical(predictor, dataset, canonical_focal),
+                predictor if canonical_focal is None else _at_camera(predictor, dataset, canonical_focal),
                 dataset,
                 protocol_of(name, dataset, align, metrics, eval_size),
                 max_unreadable_share,
@@ -145,34 +145,11 @@ def _score(
     return _scores_of(scored, protocol, len(dataset), max_unreadable_share or 0.0, say)
 
 
-@dataclass(frozen=True)
-class CanonicalPredictor(Predictor):
-    """Returns metres of a camera from a model that predicts them for one of another focal length.
-
-    focal_px: focal length that the model was trained for, in pixels of its input.
-    focal, focal_width: camera of the images, see `data.labeled.PairedDepth`.
-    """
-
-    focal_px: float = 1.0
-    focal: float = 1.0
-    focal_width: float | None = None
-
-    def maps_of(self, images: Sequence[PreparedImage]) -> torch.Tensor:
-        """Returns the maps [b h w] in metres."""
-        maps = super().maps_of(images)
-        widths = [self.focal_width or image.size[1] for image in images]
-        factors = [self.focal / width * maps.shape[-1] / self.focal_px for width in widths]
-        return maps * torch.tensor(factors, device=maps.device)[:, None, None]
-
-
-def canonical(predictor: Predictor, dataset: Any, focal_px: float) -> Predictor:
+def _at_camera(predictor: Predictor, dataset: Any, focal_px: float) -> Predictor:
     """Returns the predictor for the camera of a set, which must be known."""
     focal = getattr(dataset, "focal", None)
     assert focal is not None, "metric_model.require_cameras lets no other set in"
-    of_model = {each.name: getattr(predictor, each.name) for each in fields(predictor)}
-    return CanonicalPredictor(
-        **of_model, focal_px=focal_px, focal=focal, focal_width=getattr(dataset, "focal_width", None)
-    )
+    return canonical(predictor, focal_px, focal, getattr(dataset, "focal_width", None))
 
 
 def alignment_of(quantity: Quantity) -> str:
