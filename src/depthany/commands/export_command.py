@@ -167,6 +167,8 @@ def check(cfg: DictConfig) -> DictConfig:
 def notes(model: DenseModel, format_name: str, out: Path) -> list[str]:
     """Returns what the user of an exported file must know."""
     lines, reader = [], FORMATS[format_name].reader
+    if format_name in ("official", "huggingface") and model.trained_on and model.trained_on.canonical:
+        lines.append(f"the format cannot say it: predictions are {model.trained_on.unit()}")
     if reader is not None and reader[1] != model.config["encoder"].get("pos_interpolation", reader[1]):
         lines.append(
             f"{reader[0]} resamples position embeddings differently from this model: its maps are "

@@ -25,6 +25,7 @@ class OutputSettings:
         focal_px: focal length in pixels; None: it follows from `fov_deg`, the horizontal field of view.
         per_metre: stored value of one metre in 16-bit files.
         stored_span: smallest and largest disparity of 16-bit files; None: those of each map.
+        metres: what the metres of a metric model are, in words; see `TrainedOn.unit`.
         legend: whether pictures of depth have rows with near, far and their unit below, where there is room.
     """
 
@@ -35,6 +36,7 @@ class OutputSettings:
     fov_deg: float = 60.0
     per_metre: float = MILLIMETRES
     stored_span: tuple[float, float] | None = None
+    metres: str = "metres"
     legend: bool = False
 
     @property
@@ -60,7 +62,7 @@ class OutputSettings:
         if not self.quantity.is_metric:
             low, high = self.stored_span or (float(values.min()), float(values.max()))
             return "disparity, of unknown scale and shift", max(high - low, 1e-12) / LARGEST_16BIT, low
-        return "depth in metres", 1 / self.per_metre, 0.0
+        return f"depth in {self.metres}", 1 / self.per_metre, 0.0
 
     @property
     def largest_16bit_m(self) -> float:

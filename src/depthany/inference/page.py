@@ -76,6 +76,7 @@ class Page:
         found = Path(bundled(EXAMPLE))
         self.example = found if found.is_file() else None
         self.quantity = model.quantity
+        self.metres = "metres" if model.trained_on is None else model.trained_on.unit()
         self._downloads = tempfile.TemporaryDirectory(prefix="depthany-page-")
 
     def predict(self, path: str | None, input_size: float | None, colour_map: str) -> list[Any]:
@@ -93,7 +94,7 @@ class Page:
         except ValueError as error:
             return [None, None, "", _no_download(), *no_cloud(), _problem(error, path)]
         prediction = PredictedPhoto(image, values, Path(path).stem)
-        settings = OutputSettings(self.quantity)
+        settings = OutputSettings(self.quantity, metres=self.metres)
         ending, write_png = ("classes", write_color) if settings.is_of_classes else ("16bit", write_png16)
         png = self._folder() / f"{prediction.name}_{ending}.png"
         write_png(png, image, values, settings)
@@ -224,7 +225,8 @@ def build(page: Page) -> gr.Blocks:
                 view = cloud_view(visible=not of_classes)
                 if note := note_on_small_model(page.model):
                     gr.Markdown(f"**Note:** {note}.")
-                gr.Markdown(HELP[page.quantity.kind].format(quantity=page.quantity.describe()))
+                quantity = page.quantity.describe().replace("metres", page.metres, 1)
+                gr.Markdown(HELP[page.quantity.kind].format(quantity=quantity))
         gr.on(
             [photo.change, input_size.release],
             page.predict,

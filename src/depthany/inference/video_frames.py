@@ -83,6 +83,8 @@ class FrameFolder:
             "larger_is_nearer": quantity.larger_is_nearer,
             "max_depth_m": quantity.max_depth_m,
         }
+        if quantity.is_metric:
+            described["metres"] = self.settings.metres
         if self.name == "png16":
             is_one_scale = quantity.is_metric or self.settings.stored_span is not None
             _, scale, offset = self.settings.unit_16bit(np.zeros((1, 1), np.float32))

@@ -44,13 +44,21 @@ class TrainedOn:
         names = " and ".join(self.sets)
         if self.focal_px is None:
             return names
-        camera = f"focal length {self.focal_px:g} px at a width of {self.image_width}"
         if not self.canonical:
-            return f"{names}, {camera}"
+            return f"{names}, {self._camera()}"
         return (
-            f"{names}, in metres of a camera of {camera}: multiply them by your focal length / "
-            f"{self.focal_px:g}, both in pixels of the model's input"
+            f"{names}, in {self.unit()}: multiply them by your focal length / {self.focal_px:g}, both in "
+            "pixels of the model's input"
         )
+
+    def unit(self) -> str:
+        """Returns the unit of predictions, such as "metres of a camera of focal length 200 px at a width of
+        126".
+        """
+        return f"metres of a camera of {self._camera()}" if self.canonical else "metres"
+
+    def _camera(self) -> str:
+        return f"focal length {self.focal_px:g} px at a width of {self.image_width}"
 
     def to_config(self) -> dict[str, Any]:
         """Returns plain values for a checkpoint."""
