@@ -104,6 +104,20 @@ def test_moved_set_with_other_names_is_refused() -> None:
     assert not find_changes(settings(), settings(data=now, files_found=found), {}).names_known
 
 
+def test_other_weights_of_one_name_are_refused() -> None:
+    def of(source: Any, sha256: str) -> dict[str, Any]:
+        return settings(model={"init": source}, weights_found={"model.init": sha256})
+
+    line = "model.init=a.pth: the weights there have changed since the run began"
+    for source in ("a.pth", {"source": "a.pth", "taps": "v2"}):
+        assert listed(list(find_changes(of(source, "1f"), of(source, "2f"), {}).all)) == line
+    assert not find_changes(of("a.pth", "1f"), of("a.pth", "1f"), {}).all
+    renamed = find_changes(of("a.pth", "1f"), of("b.pth", "2f"), {})
+    assert listed(renamed.of(REFUSED)) == "model.init: a.pth -> b.pth", "said once"
+    older = find_changes(settings(model={"init": "a.pth"}), of("a.pth", "1f"), {})
+    assert (older.all, older.weights_unknown) == ((), ("model.init",))
+
+
 def test_sets_that_are_not_drawn_do_not_count() -> None:
     before = settings(images_found={"labeled": 4, "unlabeled": 6})
     now = settings(data={"labeled": {}, "unlabeled": {}}, images_found={"labeled": 0, "unlabeled": 6})
