@@ -1,4 +1,4 @@
-"""Weights that changed under the same name are noticed, in killed runs and in finished ones."""
+"""Weights and classes that changed under the same name are noticed, in killed runs and in finished ones."""
 
 import json
 import shutil
@@ -124,3 +124,33 @@ def test_hash_covers_all_weights_that_are_read(
     }
     assert list(of(*start_at, *aligned_to, "stage.weights.feature=0")) == ["stage.teacher", "model.weights"]
     assert list(of(*start_at, f"model.init={teacher_run}")) == ["stage.teacher", "model.init"]
+
+
+def write_classes(root: Path, *rows: str) -> None:
+    (root / "classes.yaml").write_text("\n".join(["classes:", *(f"  - {row}" for row in rows)]) + "\n")
+
+
+@pytest.mark.parametrize("end", ["finished", "killed"])
+def test_masks_with_other_classes_are_refused(start, own_world, tmp_path: Path, micro: str, end: str) -> None:
+    root, run_dir = own_world.root / "labeled", tmp_path / "run"
+    command = own_world.settings("segmentation", run_dir, *SHORT)
+    write_classes(root, "{name: road, ids: 0}", "{name: car, ids: 1}", "{name: sky, ids: 2}")
+    assert start(command).code == 0
+    if end == "killed":
+        interrupt(run_dir)
+    write_classes(root, "{name: sky, ids: 2}", "{name: road, ids: 0}", "{name: car, ids: 1}")
+    ended = start(command)
+    assert ended.code == (1 if end == "finished" else 2) and ended.err.count("\n") == 1
+    line = "the classes of data.labeled.mine: class 0: road (stored as 0) -> sky (stored as 2), and 2 more\n"
+    assert ended.err.endswith(f"what is learned: {line}")
+    write_classes(root, "{name: road, rgb: [9, 9, 9], ids: [0]}", "car", "sky")
+    ended = start(command)  # other colours mean the same
+    assert ended.code == 0, ended.err
+
+
+def test_finished_run_needs_no_masks(start, own_world, tmp_path: Path) -> None:
+    command = own_world.settings("segmentation", tmp_path / "run", *SHORT)
+    assert start(command).code == 0
+    shutil.rmtree(own_world.root / "labeled")
+    ended = start(command)
+    assert (ended.code, "holds a finished run with these settings" in ended.out) == (0, True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import zip_longest
 from typing import Any
 
 import omegaconf
@@ -60,7 +61,7 @@ MAY_CHANGE = {
 VALIDATION = "data.val"
 SHOWN = 5  # changes in a message
 # What `inputs.saved_settings` adds to the settings
-COUNTS, NAMES, WEIGHTS = "images_found", "files_found", "weights_found"
+COUNTS, NAMES, CLASSES, WEIGHTS = "images_found", "files_found", "classes_found", "weights_found"
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,9 @@ def find_changes(began: Mapping[str, Any], settings: Mapping[str, Any], older: M
     """
     began, settings = (_plain(each) for each in (began, settings))
     _leave_out_unused(began, settings)
-    noted_then, found_now = ({WEIGHTS: each.pop(WEIGHTS, {})} for each in (began, settings))
+    noted_then, found_now = (
+        {key: each.pop(key, {}) for key in (CLASSES, WEIGHTS)} for each in (began, settings)
+    )
     noted = [key for key in (COUNTS, NAMES) if key in began and key in settings]
     before, now = (
         flat({key: value for key, value in each.items() if key in noted or key not in (COUNTS, NAMES)})
@@ -162,6 +165,7 @@ def find_changes(began: Mapping[str, Any], settings: Mapping[str, Any], older: M
     changes = [replace(each, set_added=_set_added(each.key, began, settings)) for each in changes]
     others = (
         *_reordered(began, settings),
+        *_other_classes(noted_then[CLASSES], found_now[CLASSES]),
         *_other_weights(noted_then[WEIGHTS], found_now[WEIGHTS], settings, changes),
     )
     unknown = tuple(sorted(found_now[WEIGHTS].keys() - noted_then[WEIGHTS].keys()))
@@ -235,6 +239,20 @@ def _reordered(began: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterato
         before, now = (list(each.get("data", {}).get(kind, ())) for each in (began, settings))
         if before != now and sorted(before) == sorted(now):
             yield Change(f"data.{kind}", ", ".join(before), ", ".join(now), REFUSED)
+
+
+def _other_classes(began: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Change]:
+    """Yields a change for each set whose masks mean other classes; of sets on one side the settings tell."""
+    for name in sorted(began.keys() & found.keys()):
+        before, now = began[name], found[name]
+        pairs = zip_longest(before["classes"], now["classes"], fillvalue="none")
+        lines = [f"class {i}: {old} -> {new}" for i, (old, new) in enumerate(pairs) if old != new]
+        if before["ignored"] != now["ignored"]:
+            lines.append(f"ignored values: {before['ignored']} -> {now['ignored']}")
+        if lines:
+            more = f", and {len(lines) - 1} more" if len(lines) > 1 else ""
+            words = f"the classes of data.labeled.{name}: {lines[0]}{more}"
+            yield Change(f"{CLASSES}.{name}", before, now, REFUSED, words=words)
 
 
 def _other_weights(

@@ -1,5 +1,6 @@
 """What a run notes of what it learns from, so that it does not continue with something else there."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,10 @@ from depthany.data.sampler import MixedBatches
 from depthany.models.files.model_source import ModelSource
 from depthany.models.files.weights import encoder_file_sha256
 from depthany.system.distributed import Processes
-from depthany.training.changes import COUNTS, NAMES, WEIGHTS
+from depthany.training.build import read_class_lists
+from depthany.training.changes import CLASSES, COUNTS, NAMES, WEIGHTS
 from depthany.training.checks import rooted
+from depthany.training.class_model import learns_classes
 from depthany.training.settings import TrainSettings
 from depthany.training.stages.table import STAGES
 
@@ -21,7 +24,7 @@ def saved_settings(
     settings: TrainSettings, sampler: MixedBatches, dataset: TrainingSet, processes: Processes
 ) -> dict[str, Any]:
     """Returns the settings with counts and names of the images, on which the order of training depends, and
-    with the weights that are learned from. All ranks call it together.
+    with the classes and weights that are learned from. All ranks call it together.
     """
     labeled, unlabeled = sampler.counts
     names = {
@@ -29,6 +32,7 @@ def saved_settings(
         "unlabeled": dict(zip(rooted(settings.data.unlabeled), map(identity, dataset.unlabeled))),
     }
     found = {
+        CLASSES: _classes(settings, dataset.labeled),
         WEIGHTS: processes.on_main(partial(hash_weights, settings)),
     }
     counts = {COUNTS: {"labeled": labeled, "unlabeled": unlabeled}, NAMES: names}
@@ -37,7 +41,9 @@ def saved_settings(
 
 def settings_without_data(settings: TrainSettings) -> dict[str, Any]:
     """Returns those of `saved_settings` that are known without a look at images, and without a network."""
+    lists = read_class_lists(settings) if learns_classes(settings) else {}
     found = {
+        CLASSES: {name: classes.stored_as() for name, classes in lists.items()},
         WEIGHTS: hash_weights(settings, local=True),
     }
     return asdict(settings) | found
@@ -65,3 +71,10 @@ def hash_weights(settings: TrainSettings, local: bool = False) -> dict[str, str]
         **{key: each.weights_sha256() for key, each in named.items() if each.exists or not local},
         **{key: encoder_file_sha256(path) for key, path in files.items() if Path(path).exists() or not local},
     }
+
+
+def _classes(settings: TrainSettings, labeled: Sequence[Any]) -> dict[str, Any]:
+    """Returns classes and stored values of each labeled set, where the stage learns them."""
+    if not learns_classes(settings):
+        return {}
+    return {name: each.classes.stored_as() for name, each in zip(rooted(settings.data.labeled), labeled)}
