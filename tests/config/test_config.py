@@ -244,7 +244,8 @@ TEACHER_MISTAKES = {
     "accumulate=4": "make it a multiple of 4",
     "loss.normalisation=l2": "choose from median_mad, least_squares",
     "loss.reduction=sum": "choose from batch, image",
-    "cuda_graphs=true": "cuda_graphs=true needs compile=true and accumulate=1, got compile=auto and",
+    "cuda_graphs=true": "cuda_graphs=true needs compile=true accumulate=1 activation_checkpointing=false",
+    "compile=true cuda_graphs=true activation_checkpointing=true": "got compile=true accumulate=1",
     "precision=fp8": "choose from auto, bf16, fp16, fp32",
     "precision=fp16": "precision=fp16 needs a CUDA device",
     "device=abacus": "device=abacus cannot be used",
@@ -291,7 +292,7 @@ def _assert_one_line(ended, run_dir: Path, expected: str) -> None:
 
 @pytest.mark.parametrize("mistake, expected", TEACHER_MISTAKES.items(), ids=TEACHER_MISTAKES)
 def test_mistake_ends_in_one_line(start, tiny_world, tmp_path: Path, mistake: str, expected: str) -> None:
-    ended = start(tiny_world.settings("teacher", tmp_path / "run", mistake))
+    ended = start(tiny_world.settings("teacher", tmp_path / "run", *mistake.split()))
     _assert_one_line(ended, tmp_path / "run", expected)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from depthany.config.entry import run_entry
 from depthany.config.sweep_plan import LONGEST_SUFFIX
@@ -208,6 +208,21 @@ def test_jobs_equal_runs_of_their_own(
     assert all(of_sweep[name].equal(of_one[name]) for name in of_one)
     line = next(csv.DictReader(next(tmp_path.rglob("sweep.csv")).open()))
     assert 0 < float(line["mine abs_rel"]) < 1
+
+
+def test_student_of_another_teacher_is_not_skipped(
+    start: Callable, tiny_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = tiny_world.settings("student", tmp_path, "steps=1", "eval_every=0", "data.val.mine.root=null")
+    words = [word for word in words if not word.startswith(("stage=", "run_dir="))]
+    assert start(["-m", "stage=teacher,student", *words]).code == 0
+    weights = load_file("outputs/teacher/model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in weights.items()}, "outputs/teacher/model.safetensors")
+    ended = start(["-m", "stage=teacher,student", *words])
+    assert (ended.code, "1 of 2 jobs succeeded" in ended.out) == (1, True)
+    assert "error: job 1 (stage=student): outputs/student holds a finished run with other" in ended.err
+    assert "stage.teacher=outputs/teacher: the weights there have changed" in ended.err
 
 
 def die_at_6(cfg: DictConfig) -> int:

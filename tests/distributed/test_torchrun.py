@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from depthany.models.files.loading import load_model
 from nursery import Ended
@@ -330,3 +331,22 @@ def test_other_settings_end_all_ranks_in_one_line(torchrun, tiny_world, teacher_
     assert "seed: 0 -> 5" in ended.err
     ended = torchrun(tiny_world.settings("teacher", teacher_run))
     assert (ended.code, ended.out.count("holds a finished run with these settings")) == (0, 1)
+
+
+@pytest.mark.slow
+def test_changed_teacher_ends_all_ranks_in_one_line(
+    torchrun, tiny_world, teacher_run: Path, tmp_path: Path
+) -> None:
+    teacher, run_dir = shutil.copytree(teacher_run, tmp_path / "teacher"), tmp_path / "run"
+    more = ("steps=2", "eval_every=0", "data.val.mine.root=null", f"stage.teacher={teacher}")
+    command = tiny_world.settings("student", run_dir, *more)
+    assert torchrun(command).code == 0
+    weights = load_file(teacher / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in weights.items()}, teacher / "model.safetensors")
+    ended = torchrun(command)
+    assert ended.code == 1 and len(errors(ended.err)) == 1
+    assert "the weights there have changed since the run began" in ended.err
+    (run_dir / "model.safetensors").unlink()
+    ended = torchrun(command)
+    assert len(errors(ended.err)) == 1
+    assert "the weights there have changed since the run began" in ended.err

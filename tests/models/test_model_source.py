@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 
 from depthany import load_model
 from depthany.models.files.model_source import ModelSource
 from depthany.models.files.names import official_name
-from depthany.models.model import DenseModel, depth_anything
+from depthany.models.files.weights import weights_sha256
+from depthany.models.model import DenseModel, depth_anything, save_model
 
 pytestmark = pytest.mark.usefixtures("micro")
 
@@ -34,6 +36,22 @@ def test_text_and_mapping_name_the_same_model(tmp_path: Path) -> None:
         assert ModelSource.of("stage.teacher", value) == expected
     assert ModelSource.of("stage.teacher", str(path), "v1", 20.0) == expected
     assert str(expected) == f"stage.teacher={path}"
+
+
+def test_hash_is_of_weights_not_of_files(tmp_path: Path) -> None:
+    model, paths = (
+        save_as_official(tmp_path / "a.pth"),
+        [tmp_path / name for name in ("a.pth", "b.safetensors")],
+    )
+    save_file(torch.load(paths[0]), paths[1], {"note": "other bytes"})
+    hashes = {ModelSource.of("model.init", path, taps="v1").weights_sha256() for path in paths}
+    assert len(hashes) == 1
+    save_model(model, tmp_path / "run")
+    before = ModelSource.of("model.init", str(tmp_path / "run")).weights_sha256()
+    assert before == weights_sha256(model)
+    torch.nn.init.constant_(model.head.conv3.bias, 2.0)
+    save_model(model, tmp_path / "run")
+    assert ModelSource.of("model.init", str(tmp_path / "run")).weights_sha256() != before
 
 
 def test_several_models_have_taps_of_their_own() -> None:

@@ -9,6 +9,7 @@ import hydra
 import pytest
 
 from depthany.config.entry import config_dir, flat, plain
+from depthany.data.class_list import ClassList
 from depthany.data.identity import identity
 from depthany.data.labeled import FolderDepth
 from depthany.data.unlabeled import FolderImages
@@ -102,6 +103,50 @@ def test_moved_set_with_other_names_is_refused() -> None:
     changed = find_changes(settings(files_found=found), settings(data=now, files_found=others), {})
     assert listed(changed.of(REFUSED)) == "data.labeled.a: other file names"
     assert not find_changes(settings(), settings(data=now, files_found=found), {}).names_known
+
+
+BEGAN = (("road", (0, 7)), ("car", (1,)), ("sky", (2,)))
+OTHER_CLASSES = {
+    "order": (BEGAN[::-1], (), "class 0: road (stored as 0, 7) -> sky (stored as 2), and 1 more"),
+    "name": (
+        (("street", (0, 7)), *BEGAN[1:]),
+        (),
+        "class 0: road (stored as 0, 7) -> street (stored as 0, 7)",
+    ),
+    "ids": ((("road", (0, 8)), *BEGAN[1:]), (), "class 0: road (stored as 0, 7) -> road (stored as 0, 8)"),
+    "fewer": (BEGAN[:2], (), "class 2: sky (stored as 2) -> none"),
+    "ignored": (BEGAN, (9, 5), "ignored values: [] -> [5, 9]"),
+    "same": ((("road", (7, 0)), *BEGAN[1:]), (), ""),
+}
+
+
+def class_list(
+    rows: tuple[tuple[str, tuple[int, ...]], ...], ignored: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    names, ids = zip(*rows)
+    return {"a": ClassList(names, ((0, 0, 0),) * len(names), ids, ignored).stored_as()}
+
+
+@pytest.mark.parametrize("rows, ignored, words", OTHER_CLASSES.values(), ids=OTHER_CLASSES)
+def test_other_meaning_of_masks_is_refused(rows: Any, ignored: Any, words: str) -> None:
+    began = settings(classes_found=class_list(BEGAN))
+    changes = find_changes(began, settings(classes_found=class_list(rows, ignored)), {})
+    assert listed(changes.of(REFUSED)) == (f"the classes of data.labeled.a: {words}" if words else "")
+    assert not find_changes(settings(), began, {}).all, "a run of an older version"
+
+
+def test_other_weights_of_one_name_are_refused() -> None:
+    def of(source: Any, sha256: str) -> dict[str, Any]:
+        return settings(model={"init": source}, weights_found={"model.init": sha256})
+
+    line = "model.init=a.pth: the weights there have changed since the run began"
+    for source in ("a.pth", {"source": "a.pth", "taps": "v2"}):
+        assert listed(list(find_changes(of(source, "1f"), of(source, "2f"), {}).all)) == line
+    assert not find_changes(of("a.pth", "1f"), of("a.pth", "1f"), {}).all
+    renamed = find_changes(of("a.pth", "1f"), of("b.pth", "2f"), {})
+    assert listed(renamed.of(REFUSED)) == "model.init: a.pth -> b.pth", "said once"
+    older = find_changes(settings(model={"init": "a.pth"}), of("a.pth", "1f"), {})
+    assert (older.all, older.weights_unknown) == ((), ("model.init",))
 
 
 def test_sets_that_are_not_drawn_do_not_count() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from depthany import load_model
 from depthany.data.pseudo_labels.store import read_manifest
@@ -118,6 +119,10 @@ def test_labels_of_another_teacher_are_refused(
     with torch.no_grad():
         model.head.conv3.bias.add_(1e-3)
     save_model(model, teacher)
+    (run_dir / "model.safetensors").unlink()
+    noted = yaml.safe_load((run_dir / "settings.yaml").read_text())
+    del noted["weights_found"]  # a run of an older version knows its teacher by the labels alone
+    (run_dir / "settings.yaml").write_text(yaml.safe_dump(noted, sort_keys=False))
     refused = start(student(tiny_world, run_dir, teacher, "once", "steps=4"))
     assert refused.code == 2 and refused.err.count("\n") == 1
     assert "teacher.weights_sha256: the store has" in refused.err

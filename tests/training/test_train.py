@@ -284,7 +284,7 @@ def test_resume_with_other_image_counts_is_refused(
     ended = start(tiny_world.settings("teacher", run_dir))
     assert ended.code == 2
     assert "what is learned: images_found.labeled: 5 -> 4" in ended.err
-    assert "its own settings to continue" in ended.err
+    assert "its own settings and files to continue" in ended.err
 
 
 def test_seed_decides_the_run(

@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from depthany.config.given import given_words
 from depthany.data.batch import Batch
 from depthany.data.dataset import TrainingSet
-from depthany.data.identity import identity
 from depthany.data.left_out import require_some_used
 from depthany.data.loading.loader import plan_prefetch, read_batches
 from depthany.data.sampler import MixedBatches
@@ -30,15 +28,16 @@ from depthany.system.device import (
 from depthany.system.distributed import Processes, launched_processes, process_group
 from depthany.training import build
 from depthany.training import run_dir as runs
-from depthany.training.changes import COUNTS, FREE, NAMES, Changes, continued, defaults_of, listed
+from depthany.training.changes import FREE, Changes, continued, defaults_of, listed
 from depthany.training.checkpoints.resume import resume_latest
 from depthany.training.checkpoints.state import TrainingState
 from depthany.training.checkpoints.writer import CheckpointWriter, NullWriter, ShardedWriter
-from depthany.training.checks import check, check_processes, rooted, roots_to_name
+from depthany.training.checks import check, check_processes, roots_to_name
 from depthany.training.class_model import norm_notes, starting_line
 from depthany.training.examples import Examples
 from depthany.training.finish import finish
 from depthany.training.first_line import first_line, places_line
+from depthany.training.inputs import saved_settings, settings_without_data
 from depthany.training.loop import LoopSettings, Run, SetScores, train
 from depthany.training.memory import explained_out_of_memory
 from depthany.training.next_command import NOTHING, Given, folder_of_images
@@ -70,7 +69,7 @@ def run(cfg: DictConfig) -> int:
 
 
 def is_to_train(settings: TrainSettings, processes: Processes) -> bool:
-    """Whether the run directory still lacks the model of these settings; reads no data.
+    """Whether the run directory still lacks the model of these settings; reads no images.
 
     Raises:
         ValueError: the directory is not a run's, or holds a finished run with other settings.
@@ -79,7 +78,12 @@ def is_to_train(settings: TrainSettings, processes: Processes) -> bool:
     processes.on_main(partial(runs.require_own, run_dir, settings.overwrite))
     if settings.overwrite:
         return True
-    look = partial(runs.is_complete, run_dir, asdict(settings), defaults_of(settings))
+
+    def look() -> Changes | None:
+        if runs.finished(run_dir) is None:
+            return None
+        return runs.is_complete(run_dir, settings_without_data(settings), defaults_of(settings))
+
     changes = processes.on_main(look)
     if changes is not None and processes.is_main:
         print(already_there(run_dir, changes))
@@ -107,7 +111,7 @@ def run_stage(
     notes += [*starting_line(settings), *norm_notes(settings, state.model, processes)]
 
     with runs.locked(run_dir) if processes.is_main else nullcontext():
-        saved = saved_settings(settings, sampler, dataset)
+        saved = saved_settings(settings, sampler, dataset, processes)
         changes = begin_or_resume(settings, saved, state, loop, processes)
         if changes is None:
             return
@@ -223,16 +227,6 @@ def begin_or_resume(
     if changes.validation:
         state.progress.forget_scores()
     return changes
-
-
-def saved_settings(settings: TrainSettings, sampler: MixedBatches, dataset: TrainingSet) -> dict[str, Any]:
-    """Returns the settings with counts and names of the images, on which the order of training depends."""
-    labeled, unlabeled = sampler.counts
-    names = {
-        "labeled": dict(zip(rooted(settings.data.labeled), map(identity, dataset.labeled))),
-        "unlabeled": dict(zip(rooted(settings.data.unlabeled), map(identity, dataset.unlabeled))),
-    }
-    return asdict(settings) | {COUNTS: {"labeled": labeled, "unlabeled": unlabeled}, NAMES: names}
 
 
 def already_there(run_dir: Path, changes: Changes) -> str:

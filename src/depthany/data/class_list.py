@@ -59,6 +59,14 @@ class ClassList:
             table[list(values)] = number
         return table
 
+    def stored_as(self) -> dict[str, list[Any]]:
+        """Returns what decides the number of a pixel, as plain values: classes in order, ignored values."""
+        named = [
+            f"{name} (stored as {', '.join(map(str, sorted(ids)))})"
+            for name, ids in zip(self.names, self.ids, strict=True)
+        ]
+        return {"classes": named, "ignored": sorted(set(self.ignored))}
+
     def find(self, name: str) -> int | None:
         """Returns the number of the class with this name, ignoring case; None if there is none."""
         return find_class(self.names, name)

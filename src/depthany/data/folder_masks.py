@@ -43,7 +43,24 @@ class FolderMasks(PairedMasks):
     ) -> None:
         self.images, self.masks = images, masks
         self.image_suffix, self.mask_suffix = image_suffix or "", mask_suffix or ""
-        super().__init__(root, _classes(root, classes_file, names), **common)
+        super().__init__(root, self.listed_classes(root, classes_file, names), **common)
+
+    @staticmethod
+    def listed_classes(
+        root: str, classes_file: str | None = None, names: Sequence[str] | None = None, **_: Any
+    ) -> ClassList:
+        """Returns the classes of a set with these arguments, without a look at its images."""
+        if classes_file is None and names is None and (Path(root) / DEFAULT_FILE).is_file():
+            classes_file = DEFAULT_FILE
+        if (classes_file is None) == (names is None):
+            raise ValueError(
+                f"classes_file={classes_file} names={names}: name the classes of the masks by exactly one of "
+                "them: classes_file=classes.yaml, or names=[background,cat]"
+            )
+        if names is not None:
+            return ClassList.numbered([str(name) for name in names], where="names")
+        path = Path(str(classes_file))
+        return read_class_list(path if path.exists() else Path(root) / path)
 
     def find(self) -> tuple[Sequence[Pair], list[str]]:
         folders = self.root / self.images, self.root / self.masks
@@ -55,17 +72,3 @@ class FolderMasks(PairedMasks):
             taken = set(masks.values())
             images = {stem: path for stem, path in images.items() if path not in taken}
         return paired(images, masks, (self.images, self.image_suffix), (self.masks, self.mask_suffix))
-
-
-def _classes(root: str, classes_file: str | None, names: Sequence[str] | None) -> ClassList:
-    if classes_file is None and names is None and (Path(root) / DEFAULT_FILE).is_file():
-        classes_file = DEFAULT_FILE
-    if (classes_file is None) == (names is None):
-        raise ValueError(
-            f"classes_file={classes_file} names={names}: name the classes of the masks by exactly one of "
-            "them: classes_file=classes.yaml, or names=[background,cat]"
-        )
-    if names is not None:
-        return ClassList.numbered([str(name) for name in names], where="names")
-    path = Path(str(classes_file))
-    return read_class_list(path if path.exists() else Path(root) / path)

@@ -46,7 +46,8 @@ class LabeledSet(Protocol):
     unit: unit of the labels.
     min_depth, max_depth: metres; predictions are clamped to this range when they are scored.
 
-    A set of classes (unit "class") has the attribute `classes`, a `data.class_list.ClassList`.
+    A set of classes (unit "class") has the attribute `classes`, a `data.class_list.ClassList`. Where these
+    come from a file, a static method `listed_classes` of the same arguments reads them alone.
 
     A set whose labels belong to the images as they are stored, without their EXIF orientation, has an
     attribute `upright` that is False.

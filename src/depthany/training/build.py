@@ -3,13 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 
 from depthany.data.class_counts import class_notes
+from depthany.data.class_list import ClassList
 from depthany.data.counts import set_notes
 from depthany.data.dataset import TrainingSet
 from depthany.data.plausible import label_notes
@@ -173,6 +175,17 @@ def _build_set(entry: Mapping[str, Any], key: str) -> Any:
         if not isinstance(error.__cause__, ValueError):
             raise
         raise ValueError(f"{key}: {error.__cause__}") from error
+
+
+def read_class_lists(settings: TrainSettings) -> dict[str, ClassList]:
+    """Returns the classes of those labeled sets that have them in a file and lie where the settings say."""
+    found = dict[str, ClassList]()
+    for name in rooted(settings.data.labeled):
+        entry = settings.data.labeled[name]
+        read = getattr(get_class(entry["_target_"]), "listed_classes", None)
+        if read is not None and Path(entry["root"]).is_dir():
+            found[name] = read(**{key: value for key, value in entry.items() if key != "_target_"})
+    return found
 
 
 def dataset_notes(

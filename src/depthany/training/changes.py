@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import zip_longest
 from typing import Any
 
 import omegaconf
 from omegaconf import OmegaConf
 
 from depthany.config.entry import flat
+from depthany.models.files.model_source import ModelSource
 from depthany.system.files import checkout_dir
 from depthany.training.optim import ScheduleSettings, lr_factor
 
@@ -58,7 +60,8 @@ MAY_CHANGE = {
 }
 VALIDATION = "data.val"
 SHOWN = 5  # changes in a message
-COUNTS, NAMES = "images_found", "files_found"  # what `saved_settings` adds to the settings
+# What `inputs.saved_settings` adds to the settings
+COUNTS, NAMES, CLASSES, WEIGHTS = "images_found", "files_found", "classes_found", "weights_found"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Change:
 
     kind: FREE, LENGTH, MOVED or REFUSED.
     set_added: True if it belongs to a data set that is new, False if to one that is left out, else None.
+    words: what has changed, where that is not the value of a setting.
     """
 
     key: str
@@ -74,8 +78,11 @@ class Change:
     now: Any
     kind: str
     set_added: bool | None = field(default=None, compare=False)
+    words: str = field(default="", compare=False)
 
     def __str__(self) -> str:
+        if self.words:
+            return self.words
         if self.key.startswith(f"{NAMES}."):
             return f"data.{self.key.removeprefix(f'{NAMES}.')}: other file names"
         return f"{self.key}: {_shown(self.before)} -> {_shown(self.now)}"
@@ -86,10 +93,12 @@ class Changes:
     """All changes of a run that continues.
 
     names_known: whether the run noted the names of its files; runs of older versions noted their number.
+    weights_unknown: settings of whose weights the run noted no hash, as those of older versions.
     """
 
     all: tuple[Change, ...] = ()
     names_known: bool = True
+    weights_unknown: tuple[str, ...] = ()
 
     def of(self, *kinds: str) -> list[Change]:
         """Returns the changes of some kinds, sorted by setting."""
@@ -139,6 +148,9 @@ def find_changes(began: Mapping[str, Any], settings: Mapping[str, Any], older: M
     """
     began, settings = (_plain(each) for each in (began, settings))
     _leave_out_unused(began, settings)
+    noted_then, found_now = (
+        {key: each.pop(key, {}) for key in (CLASSES, WEIGHTS)} for each in (began, settings)
+    )
     noted = [key for key in (COUNTS, NAMES) if key in began and key in settings]
     before, now = (
         flat({key: value for key, value in each.items() if key in noted or key not in (COUNTS, NAMES)})
@@ -151,7 +163,13 @@ def find_changes(began: Mapping[str, Any], settings: Mapping[str, Any], older: M
     ]
     changes = [_from_path_to_path(change) for change in changes if not _is_newer(change, before, older)]
     changes = [replace(each, set_added=_set_added(each.key, began, settings)) for each in changes]
-    return Changes((*changes, *_reordered(began, settings)), names_known=NAMES in began)
+    others = (
+        *_reordered(began, settings),
+        *_other_classes(noted_then[CLASSES], found_now[CLASSES]),
+        *_other_weights(noted_then[WEIGHTS], found_now[WEIGHTS], settings, changes),
+    )
+    unknown = tuple(sorted(found_now[WEIGHTS].keys() - noted_then[WEIGHTS].keys()))
+    return Changes((*changes, *others), NAMES in began, unknown)
 
 
 def _set_added(key: str, began: Mapping[str, Any], settings: Mapping[str, Any]) -> bool | None:
@@ -223,6 +241,35 @@ def _reordered(began: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterato
             yield Change(f"data.{kind}", ", ".join(before), ", ".join(now), REFUSED)
 
 
+def _other_classes(began: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Change]:
+    """Yields a change for each set whose masks mean other classes; of sets on one side the settings tell."""
+    for name in sorted(began.keys() & found.keys()):
+        before, now = began[name], found[name]
+        pairs = zip_longest(before["classes"], now["classes"], fillvalue="none")
+        lines = [f"class {i}: {old} -> {new}" for i, (old, new) in enumerate(pairs) if old != new]
+        if before["ignored"] != now["ignored"]:
+            lines.append(f"ignored values: {before['ignored']} -> {now['ignored']}")
+        if lines:
+            more = f", and {len(lines) - 1} more" if len(lines) > 1 else ""
+            words = f"the classes of data.labeled.{name}: {lines[0]}{more}"
+            yield Change(f"{CLASSES}.{name}", before, now, REFUSED, words=words)
+
+
+def _other_weights(
+    began: Mapping[str, Any], found: Mapping[str, Any], settings: Mapping[str, Any], changes: list[Change]
+) -> Iterator[Change]:
+    """Yields a change for each setting that is the same and names other weights: a model was trained anew."""
+    for key in sorted(began.keys() & found.keys()):
+        before, now = began[key], found[key]
+        if before == now or any(f"{each.key}.".startswith(f"{key}.") for each in changes):
+            continue
+        value: Any = settings
+        for part in key.split("."):
+            value = value[part]
+        words = f"{ModelSource.of(key, value)}: the weights there have changed since the run began"
+        yield Change(f"{WEIGHTS}.{key}", before, now, REFUSED, words=words)
+
+
 def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -230,7 +277,12 @@ def _shown(value: Any) -> str:
 def continued(changes: Changes, step: int, total_steps: int, schedule: ScheduleSettings) -> list[str]:
     """Returns lines about what is different from now on in a run that continues at `step`."""
     lines = list[str]()
-    if step == 0 or not changes.all:
+    if step == 0:
+        return lines
+    if changes.weights_unknown:
+        which = ", ".join(changes.weights_unknown)
+        lines.append(f"warning: the run noted no hash of its weights: no change of {which} is noticed")
+    if not changes.all:
         return lines
     lines.append(f"continuing with other settings: {listed(list(changes.all))}")
     if changes.of(MOVED) and not changes.names_known:

@@ -162,7 +162,7 @@ def is_complete(run_dir: Path, settings: Mapping[str, Any], older: Mapping[str, 
     What matters must be equal; where the data lies elsewhere or the length differs, `claim` decides.
 
     Args:
-        settings: the configuration.
+        settings: the configuration, and what is found without a look at images.
         older: see `find_changes`.
 
     Raises:
@@ -246,6 +246,6 @@ def _require_same(run_dir: Path, changes: Changes, model: Finished | None) -> No
     allowed = f"; these may change: {summarised(others)}" if others else ""
     raise _refusal(model)(
         f"{run_dir} holds a {'run' if model is None else 'finished run'} with other settings or data: pass "
-        "another run_dir, or overwrite=true, or its own settings to continue it. What changes the order of "
-        f"the images or what is learned: {summarised(refused)}{allowed}"
+        "another run_dir, or overwrite=true, or its own settings and files to continue it. What changes the "
+        f"order of the images or what is learned: {summarised(refused)}{allowed}"
     )

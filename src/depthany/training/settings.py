@@ -89,9 +89,13 @@ class TrainSettings(BatchSettings):
 
     def __post_init__(self) -> None:
         crop_shape(self.crop_size)
-        if self.cuda_graphs and (self.compile is not True or self.accumulate > 1):
-            # gradients of a graph lie in its own memory, which the next micro-batch overwrites
+        if self.cuda_graphs and (
+            self.compile is not True or self.accumulate > 1 or self.activation_checkpointing
+        ):
+            # gradients of a graph lie in its own memory, which the next micro-batch overwrites; graphs of
+            # blocks that are computed again have not been tried
+            got = {key: getattr(self, key) for key in ("compile", "accumulate", "activation_checkpointing")}
             raise ValueError(
-                f"cuda_graphs=true needs compile=true and accumulate=1, got compile={self.compile} and "
-                f"accumulate={self.accumulate}"
+                "cuda_graphs=true needs compile=true accumulate=1 activation_checkpointing=false, got "
+                + " ".join(f"{key}={str(value).lower()}" for key, value in got.items())
             )

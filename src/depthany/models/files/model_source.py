@@ -1,7 +1,8 @@
 """How a setting names a trained model, the same in every command."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 import yaml
 
 from depthany.models.files.found import UnknownGeneration
-from depthany.models.files.loading import load_model
+from depthany.models.files.loading import find_model, load_model
 from depthany.models.files.locate import is_hub_id, local_path
+from depthany.models.files.weights import tensors_sha256
 from depthany.models.model import DenseModel
 from depthany.models.output import require_max_depth
 from depthany.models.taps import TAPS
@@ -91,8 +93,23 @@ class ModelSource:
 
     def load(self, device: str | torch.device = "cpu") -> DenseModel:
         """Returns the model; see `load_model`."""
-        try:
+        with self._example_in_error():
             return load_model(self.source, device, self.taps, self.max_depth)
+
+    def weights_sha256(self) -> str:
+        """Returns a hash of the weights as the file has them, without building the model.
+
+        A copy elsewhere has the same hash; so has the same state dict in `.pth` and `.safetensors`. For a
+        model of ours it is that of `weights.weights_sha256`.
+        """
+        with self._example_in_error():
+            return tensors_sha256(find_model(self.source, self.taps, self.max_depth).state)
+
+    @contextmanager
+    def _example_in_error(self) -> Iterator[None]:
+        """Shows how the setting names a generation where a file does not say its own."""
+        try:
+            yield
         except UnknownGeneration as error:
             raise ValueError(f"{error}, such as {self.key}='{_example(self.source)}'") from None
 

@@ -131,6 +131,11 @@ def weights_file(source: Path) -> Path:
     raise FileNotFoundError(f"{source} has none of {', '.join(WEIGHT_FILES)}; pass another folder or a file")
 
 
+def encoder_file_sha256(path: str | Path) -> str:
+    """Returns a hash of the tensors in a file or folder that `load_encoder_weights` reads."""
+    return tensors_sha256(unwrap(read_tensors(weights_file(Path(path)))))
+
+
 def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns the state dict inside known wrappers: only tensors, without a prefix that all names share."""
     for wrapper in WRAPPERS:
@@ -185,11 +190,20 @@ def weights_sha256(model: nn.Module) -> str:
 
     Names are those of version 1, so that a store of pseudo-labels still fits the teacher that labeled it.
     """
+    return tensors_sha256(model.state_dict())
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """Returns a hash of the names (those of version 1), types and values of tensors.
+
+    Args:
+        state: tensors of any shape and type, by name.
+    """
     digest = hashlib.sha256()
-    state = {version_1_name(name): tensor for name, tensor in model.state_dict().items()}
-    for name, tensor in sorted(state.items()):
+    named = {version_1_name(name): tensor for name, tensor in state.items()}
+    for name, tensor in sorted(named.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -144,6 +144,11 @@ class Stage(nn.Module):
         return int(cls.needs.labeled), int(cls.needs.unlabeled)
 
     @classmethod
+    def weights_files(cls, settings: Any) -> Mapping[str, str]:
+        """Returns files of encoder weights that `build` reads, by their keys below `stage`."""
+        return {}
+
+    @classmethod
     def labeled_options(cls, settings: Any, sets: Sequence[str]) -> LabeledOptions:
         """Returns how it wants labeled images.
 

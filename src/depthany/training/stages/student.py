@@ -145,6 +145,12 @@ class StudentStage(TermsStage):
         return settings.ratio[0], settings.ratio[1]
 
     @classmethod
+    def weights_files(cls, settings: StudentSettings) -> Mapping[str, str]:
+        """Returns the file of the frozen encoder, if one is named."""
+        weights = settings.feature_alignment.weights
+        return {"feature_alignment.weights": weights} if weights and settings.weights.feature > 0 else {}
+
+    @classmethod
     def build(cls, settings: StudentSettings, context: StageContext) -> "StudentStage":
         """Builds the stage; the frozen encoder is a copy of the student's own start or the one named."""
         alignment, encoder = settings.feature_alignment, context.model.encoder
