@@ -76,6 +76,16 @@ def test_student_of_a_teacher_trained_anew_is_refused(
     assert ended.code == 0 and "continuing at step 2 of 3" in ended.out, ended.err
 
 
+def test_finished_student_does_not_need_its_teacher(
+    start, tiny_world, teacher: Path, tmp_path: Path, micro: str
+) -> None:
+    command = tiny_world.settings("student", tmp_path / "run", f"stage.teacher={teacher}", *SHORT)
+    assert start(command).code == 0
+    interrupt(teacher)  # it trains on
+    ended = start(command)
+    assert ended.code == 0 and "holds a finished run with these settings" in ended.out, ended.err
+
+
 def test_start_trained_anew_is_refused(start, tiny_world, teacher: Path, tmp_path: Path, micro: str) -> None:
     command = tiny_world.settings("metric", tmp_path / "run", f"model.init={teacher}", *METRIC, *SHORT)
     assert start(command).code == 0

@@ -1,6 +1,6 @@
 """What a run notes of what it learns from, so that it does not continue with something else there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,7 @@ def hash_weights(settings: TrainSettings, local: bool = False) -> dict[str, str]
     names have none.
 
     Args:
-        local: leave out what does not exist here, such as models of the hub.
+        local: leave out what is not here, or cannot be read: a finished run no longer needs it.
     """
     stage, model = STAGES[settings.stage.name], settings.model
     sources = {"stage.teacher": settings.stage.teacher} if stage.needs.teacher else {}
@@ -67,10 +67,19 @@ def hash_weights(settings: TrainSettings, local: bool = False) -> dict[str, str]
     files = {f"stage.{key}": path for key, path in stage.weights_files(settings.stage).items()}
     if model.pretrained and model.init is None and model.weights is not None:
         files["model.weights"] = model.weights
-    return {
-        **{key: each.weights_sha256() for key, each in named.items() if each.exists or not local},
-        **{key: encoder_file_sha256(path) for key, path in files.items() if Path(path).exists() or not local},
-    }
+    hashes: dict[str, Callable[[], str]] = {key: each.weights_sha256 for key, each in named.items()}
+    hashes |= {key: partial(encoder_file_sha256, path) for key, path in files.items()}
+    there = {key: each.exists for key, each in named.items()}
+    there |= {key: Path(path).exists() for key, path in files.items()}
+    found = dict[str, str]()
+    for key, compute in hashes.items():
+        try:
+            if there[key] or not local:
+                found[key] = compute()
+        except (OSError, ValueError):  # such as the folder of a teacher that trains again
+            if not local:
+                raise
+    return found
 
 
 def _classes(settings: TrainSettings, labeled: Sequence[Any]) -> dict[str, Any]:
