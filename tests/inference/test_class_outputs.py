@@ -309,10 +309,29 @@ def test_cropping_image_processors_see_whole_photos() -> None:
     require_whole_images(crops, "checkpoint=x")
     for other in (
         transformers.DPTImageProcessor(do_pad=True, size_divisor=100),
+        *(transformers.DPTImageProcessor(do_resize=False, do_pad=True, size_divisor=k) for k in (14, 16, 32)),
         transformers.ConvNextImageProcessor(size={"shortest_edge": 96}, crop_pct=0.5),
     ):
         with pytest.raises(ValueError, match=r"checkpoint=x: its image processor .* crops or pads images"):
             require_whole_images(other, "checkpoint=x")
+
+
+@pytest.mark.parametrize("multiple", [1, 14, 16, 32, None])
+def test_padding_of_either_side_is_refused(multiple: int | None) -> None:
+    def pad(images: np.ndarray, **_: Any) -> dict[str, torch.Tensor]:
+        height, width, _ = images.shape
+        square = max(height, width)
+        rows, columns = (
+            (square if multiple is None else -(-side // multiple) * multiple) for side in (height, width)
+        )
+        padded = np.pad(images, ((0, rows - height), (0, columns - width), (0, 0)))
+        return {"pixel_values": torch.from_numpy(padded).permute(2, 0, 1)[None] / 255}
+
+    if multiple == 1:  # pads nothing
+        require_whole_images(pad, "checkpoint=x")
+        return
+    with pytest.raises(ValueError, match="crops or pads images"):
+        require_whole_images(pad, "checkpoint=x")
 
 
 @pytest.mark.slow  # the import of transformers
