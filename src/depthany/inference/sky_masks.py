@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from depthany.data.folders import walk
 from depthany.data.images import read_image
 from depthany.display.class_pictures import overlay
 from depthany.display.progress import Bar
@@ -165,7 +166,8 @@ def delete_masks(out: Path, settings: SkySettings, jobs: Sequence[SkyJob]) -> No
         ValueError: the folder would keep masks of other images, which were made with other settings.
     """
     targets = {job.target for job in jobs}
-    others = [path for path in sorted(out.rglob("*.png")) if path not in targets]
+    found = (Path(folder, name) for folder, _, names in walk(out) for name in names if name.endswith(".png"))
+    others = sorted(path for path in found if path not in targets)
     if others and _noted(out) != asdict(settings):
         raise ValueError(
             f"{out} also holds {others[0]}, which overwrite=true would not make again with these settings: "
