@@ -481,5 +481,8 @@ def test_folder_of_maps_differs_from_a_model(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints" / "1.pt").touch()
     (tmp_path / "run" / "picture.png").touch()
     assert holds_predictions(tmp_path / "maps")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/disk").symlink_to(tmp_path / "maps")
+    assert holds_predictions(tmp_path / "linked")
     assert not holds_predictions(tmp_path / "run")
     assert not holds_predictions(tmp_path / "none")

@@ -242,6 +242,46 @@ def test_limit_with_overwrite_is_refused_in_one_line(
     assert json.loads((tmp_path / "sky/sky.json").read_text())["settings"]["input_size"] == 28
 
 
+def test_masks_survive_damaged_and_replaced_images(
+    folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    words = [f"checkpoint={folder}", f"images={photos}", f"out={tmp_path / 'sky'}"]
+    assert run_sky(monkeypatch, capsys, *words)[0] == 0
+    masks = {name: (tmp_path / "sky" / name).read_bytes() for name in ("a.png", "day/b.png")}
+    images = {name: (photos / name).read_bytes() for name in masks}
+    (photos / "a.png").write_bytes(images["a.png"][:200])
+    Image.new("RGB", (60, 40)).save(photos / "day/b.png")
+    Image.new("RGB", (50, 35)).save(photos / "new.png")
+    code, said, err = run_sky(monkeypatch, capsys, *words)
+    assert (code, "1 mask written" in said, "look at" in said) == (1, True, True), err
+    damaged, replaced = err.splitlines()
+    assert damaged.startswith(f"error: {photos / 'a.png'}: cannot read the image")
+    assert replaced == (
+        f"error: {tmp_path / 'sky/day/b.png'} is a mask of 50x35 pixels, but {photos / 'day/b.png'} has "
+        "60x40, as if it was replaced after the mask was made: delete it, or pass overwrite=true to make all "
+        "masks again"
+    )
+    assert masks == {name: (tmp_path / "sky" / name).read_bytes() for name in masks}
+    for name, stored in images.items():
+        (photos / name).write_bytes(stored)
+    assert run_sky(monkeypatch, capsys, *words)[0] == 0
+
+
+def test_damaged_mask_is_named_with_remedy(
+    folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    words = [f"checkpoint={folder}", f"images={photos / 'a.png'}", f"out={tmp_path / 'sky'}"]
+    assert run_sky(monkeypatch, capsys, *words)[0] == 0
+    (tmp_path / "sky/a.png").write_bytes(b"no mask")
+    code, said, err = run_sky(monkeypatch, capsys, *words)
+    assert (code, "look at" in said, err.count("\n")) == (1, False, 1)
+    assert (
+        f"{tmp_path / 'sky/a.png'}: cannot read the mask" in err
+        and "delete it, or pass overwrite=true" in err
+    )
+    assert run_sky(monkeypatch, capsys, *words, "overwrite=true")[0] == 0
+
+
 def test_label_set_without_sky_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"has no class 'sky' among its 2 classes .cat, dog.: pass a model"):
         require_class(["cat", "dog"], "sky", "checkpoint=x")
@@ -309,10 +349,29 @@ def test_cropping_image_processors_see_whole_photos() -> None:
     require_whole_images(crops, "checkpoint=x")
     for other in (
         transformers.DPTImageProcessor(do_pad=True, size_divisor=100),
+        *(transformers.DPTImageProcessor(do_resize=False, do_pad=True, size_divisor=k) for k in (14, 16, 32)),
         transformers.ConvNextImageProcessor(size={"shortest_edge": 96}, crop_pct=0.5),
     ):
         with pytest.raises(ValueError, match=r"checkpoint=x: its image processor .* crops or pads images"):
             require_whole_images(other, "checkpoint=x")
+
+
+@pytest.mark.parametrize("multiple", [1, 14, 16, 32, None])
+def test_padding_of_either_side_is_refused(multiple: int | None) -> None:
+    def pad(images: np.ndarray, **_: Any) -> dict[str, torch.Tensor]:
+        height, width, _ = images.shape
+        square = max(height, width)
+        rows, columns = (
+            (square if multiple is None else -(-side // multiple) * multiple) for side in (height, width)
+        )
+        padded = np.pad(images, ((0, rows - height), (0, columns - width), (0, 0)))
+        return {"pixel_values": torch.from_numpy(padded).permute(2, 0, 1)[None] / 255}
+
+    if multiple == 1:  # pads nothing
+        require_whole_images(pad, "checkpoint=x")
+        return
+    with pytest.raises(ValueError, match="crops or pads images"):
+        require_whole_images(pad, "checkpoint=x")
 
 
 @pytest.mark.slow  # the import of transformers

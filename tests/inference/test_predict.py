@@ -11,6 +11,7 @@ from PIL import Image
 
 from depthany.data import image_formats
 from depthany.data.folder_depth import FolderDepth
+from depthany.inference.prediction_note import NOTE
 from depthany.inference.predictor import Predictor
 from depthany.models.model import DenseModel
 
@@ -25,7 +26,8 @@ def save(path: Path, image: np.ndarray | Image.Image, **options) -> np.ndarray:
 
 
 def results(out: Path) -> list[str]:
-    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    files = (path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    return sorted(name for name in files if name != NOTE)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Maps of recorded passes. A record that runs the pass again on the held inputs stands for a CUDA graph."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -71,3 +73,27 @@ def test_pass_without_graph_runs_plainly(model) -> None:
         maps = [replayed(model, images(number)) for number in (1, 2)]
     assert len(found) == 1
     assert all(torch.equal(each, forward_maps(model, images(k))) for k, each in zip((1, 2), maps))
+
+
+def test_failed_recording_frees_earlier_graphs(model) -> None:
+    record, held = Recorder(), list[weakref.ref[Tensor]]()
+
+    def first_only(forward: Callable[[Tensor], Tensor], inputs: Tensor) -> tuple[Callable[[], None], Tensor]:
+        if record.recorded:
+            raise RuntimeError("out of memory")
+        held.append(weakref.ref(inputs))
+        return record(forward, inputs)
+
+    replayed = ReplayedMaps(first_only)
+    maps = [replayed(model, images(number)) for number in (0, 1, 2)]
+    assert record.replayed == 2 and held[0]() is not None
+    with pytest.warns(UserWarning, match="runs without graphs: out of memory"):
+        maps += [replayed(model, images(number, width=42)) for number in (3, 4)]
+    gc.collect()
+    assert held[0]() is None, "the inputs of the first graph"
+    maps.append(replayed(model, images(5)))
+    inputs = [*map(images, (0, 1, 2)), images(3, 42), images(4, 42), images(5)]
+    assert all(
+        torch.equal(each, forward_maps(model, image)) for each, image in zip(maps, inputs, strict=True)
+    )
+    assert record.replayed == 2

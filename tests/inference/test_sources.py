@@ -80,6 +80,24 @@ def test_results_may_lie_above_the_images(trip: Path) -> None:
     assert names(trip / "day 1", trip) == ["a", "clip", "deep/ü (1)"]
 
 
+def test_linked_folders_are_searched_without_loops(trip: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk/more").mkdir(parents=True)
+    (tmp_path / "disk/more/c.png").touch()
+    (trip / "linked").symlink_to(tmp_path / "disk")
+    (trip / "day 1/loop").symlink_to(trip)
+    expected = ["b", "day 1/a", "day 1/clip", "day 1/deep/ü (1)", "linked/more/c"]
+    assert names(trip) == names(trip / "**") == expected
+
+
+def test_linked_results_are_not_predicted(trip: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b_color.png").touch()
+    before = names(trip)
+    (trip / "results").symlink_to(tmp_path / "out")
+    assert names(trip, tmp_path / "out") == names(trip / "**", tmp_path / "out") == before
+    assert "results/b_color" in names(trip)
+
+
 @pytest.mark.parametrize(
     "images, expected",
     [

@@ -235,7 +235,7 @@ def test_damaged_videos_are_named_and_leave_nothing(predict, tmp_path: Path) -> 
     lines = dict(zip(cases, ended.err.splitlines(), strict=True))
     for name, (path, said) in cases.items():
         assert f"error: {path}: {said}" in lines[name]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole_color.mp4"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["predict.json", "whole_color.mp4"]
 
 
 def index_first(path: Path, out: Path) -> None:
@@ -290,7 +290,8 @@ def test_raw_frames_are_the_values_as_predicted(predict, checkpoint: Path, tmp_p
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     suffixes = {"16bit": "png", "exr": "exr", "npy": "npy", "pfm": "pfm"}
     wanted = [f"a_{name}/{i:06d}.{suffix}" for name, suffix in suffixes.items() for i in range(1, 6)]
-    assert names == sorted(["a_color.mp4", *wanted, *(f"a_{name}/frames.json" for name in suffixes)])
+    indices = (f"a_{name}/frames.json" for name in suffixes)
+    assert names == sorted(["a_color.mp4", *wanted, *indices, "predict.json"])
     for i, values in enumerate(expected, start=1):
         found = np.load(out / f"a_npy/{i:06d}.npy")
         np.testing.assert_allclose(found, values, rtol=1e-5)

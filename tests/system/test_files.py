@@ -1,10 +1,11 @@
 """A file is whole or not there."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from depthany.system.files import require_own_results, write_atomically
+from depthany.system.files import require_own_results, write_atomically, write_shared
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -82,3 +83,18 @@ def test_own_results_may_be_replaced(tmp_path: Path) -> None:
     assert contents == {"notes.txt": "mine", "results.json": '{"protocols": {}}', "per_image.csv": "ours"}
     with pytest.raises(ValueError, match=r"holds results\.json, per_image\.csv, which no earlier call"):
         require_own_results(tmp_path, "results.json", "sets", ("per_image.csv",))
+
+
+def test_first_of_several_writers_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    for name, link in (("a", os.link), ("b", refuse)):  # b: a file system without links
+        monkeypatch.setattr("os.link", link)
+        path = tmp_path / name / "note.json"
+        assert write_shared(path, "first", replace=False)
+        assert not write_shared(path, "second", replace=False)
+        assert path.read_text() == "first"
+        assert write_shared(path, "third", replace=True)
+        assert path.read_text() == "third"
+        assert list(path.parent.iterdir()) == [path]

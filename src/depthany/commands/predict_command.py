@@ -1,14 +1,15 @@
 """The command `predict`: writes the depth of photos and videos."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+import depthany
 from depthany.config.checker import check_settings
-from depthany.config.entry import plain
 from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.display.progress import Bar
@@ -16,6 +17,7 @@ from depthany.inference.demonstration import note_on_small_model
 from depthany.inference.outputs import FORMATS, OutputSettings, check_formats
 from depthany.inference.photos import PhotoJob, predict_photos
 from depthany.inference.prediction_counts import PredictionCounts
+from depthany.inference.prediction_note import NOTE, begin_note, drop_unused_note, note_of
 from depthany.inference.predictor import Predictor
 from depthany.inference.ready_model import load_ready_model
 from depthany.inference.replay import ReplayedMaps
@@ -34,10 +36,8 @@ from depthany.models.infer import forward_maps
 from depthany.models.model import DenseModel
 from depthany.system.device import Compute, prepare_compute, reading_threads, require_cuda_graphs
 from depthany.system.files import require_writable
+from depthany.system.plurals import counted
 from depthany.system.rules import setting, split_words
-
-# Settings that the values of a prediction depend on.
-DECIDING = ("checkpoint", "input_size", "flip", "scales", "margin", "precision")
 
 
 @dataclass
@@ -82,22 +82,49 @@ def run(cfg: DictConfig) -> int:
     require_writable(out)
     compute = prepare_compute(cfg.device, cfg.precision, cfg.threads)
     require_cuda_graphs(cfg.cuda_graphs, compute.device)
-    model = load_ready_model(checkpoint, compute).model
+    model, sha256 = load_ready_model(checkpoint, compute, hash_weights=True)
     predictor, settings = build_predictor(cfg, model), build_settings(cfg, model)
     save = formats(cfg, settings)
     refuse_videos_of_classes(sources, settings)
     check_formats(save, settings)
+    note = note_of(predictor, sha256, compute.precision, settings, save)
+    about = {"depthany": depthany.__version__, "checkpoint": checkpoint.source, "images": str(cfg.images)}
+    if unknown := begin_note(out, note, targets_of(sources, save, out), cfg.overwrite, about):
+        print(
+            f"warning: {counted(unknown, 'result')} in {out} from before its {NOTE}: which model made them "
+            "is not known; they are kept (overwrite=true predicts them again)",
+            file=sys.stderr,
+        )
     print(describe(cfg, predictor, len(sources), compute) + units_of(save, settings), flush=True)
-    if note := note_on_small_model(model, [source.path for source in sources]):
-        print(f"note: {note}", flush=True)
+    if line := note_on_small_model(model, [source.path for source in sources]):
+        print(f"note: {line}", flush=True)
     try:
         run_photos([source for source in sources if not source.is_video], predictor, settings, cfg, counts)
         for source in sources:
             if source.is_video:
-                run_video(source, predictor, settings, cfg, counts)
+                run_video(
+                    source,
+                    predictor,
+                    settings,
+                    cfg,
+                    counts,
+                    {"checkpoint": checkpoint.source, **note.settings},
+                )
     finally:  # also when interrupted
         counts.report(out)
+        if not (counts.done or counts.existing):
+            drop_unused_note(out, note)
     return 1 if counts.unreadable else 0
+
+
+def targets_of(sources: Sequence[Source], save: Sequence[str], out: Path) -> dict[str, list[Path]]:
+    """Returns the files of all sources for each format, whether they exist or not."""
+    targets: dict[str, list[Path]] = {name: [] for name in save}
+    for source in sources:
+        endings = {name: VIDEO_ENDINGS[name] if source.is_video else FORMATS[name][0] for name in save}
+        for name, path in source.targets(endings, out, overwrite=True).items():
+            targets[name].append(path)
+    return targets
 
 
 def run_photos(
@@ -124,8 +151,9 @@ def run_video(
     settings: OutputSettings,
     cfg: DictConfig,
     counts: PredictionCounts,
+    about: Mapping[str, Any],
 ) -> None:
-    """Predicts a video, unless its results exist."""
+    """Predicts a video, unless its results exist; `about` is what its values depend on."""
     endings = {name: VIDEO_ENDINGS[name] for name in formats(cfg, settings)}
     targets = source.targets(endings, Path(cfg.out), cfg.overwrite)
     if not targets:
@@ -137,7 +165,6 @@ def run_video(
         if scale == "metres" and (range_m := colour_range_m(settings)):
             print(f"{source.path.name}: the colours of all frames span {range_m[0]:g} to {range_m[1]:g} m")
         passes = 2 if takes_two_passes(targets, scale, settings.quantity) else 1
-        about = {key: plain(cfg)[key] for key in DECIDING}
         with Bar(f"frames of {source.path.name}", clip.frames and passes * clip.frames) as bar:
             predict_video(
                 clip,

@@ -140,10 +140,13 @@ def report(
     if passed_over:
         parts.append(describe_passed_over(passed_over))
     print(f"{out}: {', '.join(parts)}", flush=True)
+    wrong = list(counts.unreadable)
     if done:
+        sheet, left_out = draw_contact_sheet(out, done)
+        wrong += left_out
         # absolute: `sky_masks` is relative to the root of its set, not to this folder
-        print(f"look at {draw_contact_sheet(out, done)}; a labeled set reads the masks with")
+        print((f"look at {sheet}; " if sheet else "") + "a labeled set reads the masks with")
         print(f"  sky_masks={out.absolute()}")
-    for line in counts.unreadable:
+    for line in wrong:
         print(f"error: {line}", file=sys.stderr)
-    return 1 if counts.unreadable else 0
+    return 1 if wrong else 0

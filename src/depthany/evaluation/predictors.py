@@ -1,5 +1,6 @@
 """What can be scored: a model, or a folder of predictions that any program has written."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from depthany.data.folders import walk
 from depthany.data.image_formats import ALL_IMAGE_SUFFIXES
 from depthany.inference.model_input import ModelInput
 from depthany.inference.predictor import PreparedImage
@@ -150,6 +152,7 @@ def holds_predictions(path: Path) -> bool:
     """Whether `path` is a folder of predictions, rather than of a model."""
     if not path.is_dir() or any((path / name).exists() for name in ("model.safetensors", "config.json")):
         return False
-    if any(path.glob("*.safetensors")) or any(path.rglob("*.pt")):
+    suffixes = {os.path.splitext(name)[1] for _, _, names in walk(path) for name in names}
+    if any(path.glob("*.safetensors")) or ".pt" in suffixes:
         return False
-    return any(file.suffix in (".npy", ".png") for file in path.rglob("*"))
+    return not suffixes.isdisjoint((".npy", ".png"))

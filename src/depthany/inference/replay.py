@@ -70,6 +70,7 @@ class ReplayedMaps:
             self._graphs[key] = held, *self._record(lambda images: forward_maps(model, images, amp), held)
         except RuntimeError as error:
             self._is_possible = False
+            self._graphs.clear()  # none is used again: gives their memory back
             warnings.warn(f"cuda_graphs=true: this model runs without graphs: {error}", stacklevel=4)
         return self._is_possible
 

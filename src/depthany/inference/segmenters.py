@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,9 @@ from depthany.models.files.weights import weights_sha256
 from depthany.system.device import Compute
 from depthany.system.packages import optional, reason
 
-_TRIED, _END = (96, 192), 0.05  # size of images that show what a processor does; how far an end may be off
+# Sizes of images that show what a processor does; no processor leaves the second as it is that pads.
+_TRIED = ((96, 192), (97, 193))
+_END = 0.05  # how far the end of a ramp may be off
 
 
 class Segmenter(Protocol):
@@ -140,12 +143,15 @@ def processed(processor: Any, image: NDArray[np.uint8]) -> Tensor:
 def require_whole_images(processor: Any, who: str) -> None:
     """Raises ValueError if an image processor crops or pads: its map would not fit the image.
 
-    Found by trying: both ends of a ramp must be at the ends of the input, for wide and for tall images.
+    Found by trying: both ends of a ramp must be at the ends of the input, along each side of wide and of
+    tall images.
     """
-    ramp = np.linspace(0, 255, _TRIED[1]).round().astype(np.uint8)
-    for axis in (1, 0):
-        across = np.broadcast_to(ramp[None, :, None], (*_TRIED, 3))
-        image = np.ascontiguousarray(across if axis else across.swapaxes(0, 1))
+    for size, axis in product(
+        [shape for low, high in _TRIED for shape in ((low, high), (high, low))], (0, 1)
+    ):
+        ramp = np.linspace(0, 255, size[axis]).round().astype(np.uint8)
+        along = ramp[:, None, None] if axis == 0 else ramp[None, :, None]
+        image = np.ascontiguousarray(np.broadcast_to(along, (*size, 3)))
         seen = processed(processor, image)[0].mean(1 - axis)  # [p] or [q], along the ramp
         black, white = (processed(processor, np.full_like(image, value))[0].mean() for value in (0, 255))
         ends = ((seen[[0, -1]] - black) / (white - black)).tolist()

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from depthany.data.folders import walk
 from depthany.data.images import read_image
+from depthany.data.masks import read_mask
 from depthany.display.class_pictures import overlay
 from depthany.display.progress import Bar
 from depthany.inference.pipeline import Skipped, run_pipeline
@@ -165,7 +167,8 @@ def delete_masks(out: Path, settings: SkySettings, jobs: Sequence[SkyJob]) -> No
         ValueError: the folder would keep masks of other images, which were made with other settings.
     """
     targets = {job.target for job in jobs}
-    others = [path for path in sorted(out.rglob("*.png")) if path not in targets]
+    found = (Path(folder, name) for folder, _, names in walk(out) for name in names if name.endswith(".png"))
+    others = sorted(path for path in found if path not in targets)
     if others and _noted(out) != asdict(settings):
         raise ValueError(
             f"{out} also holds {others[0]}, which overwrite=true would not make again with these settings: "
@@ -190,27 +193,50 @@ def write_note(out: Path, settings: SkySettings, about: Mapping[str, Any]) -> No
     write_atomically(out / NOTE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def draw_contact_sheet(out: Path, jobs: Sequence[SkyJob]) -> Path:
-    """Writes a picture of some images with their sky in blue; returns its path.
+def draw_contact_sheet(out: Path, jobs: Sequence[SkyJob]) -> tuple[Path | None, list[str]]:
+    """Writes a picture of some images with their sky in blue.
 
     Args:
         jobs: jobs whose masks exist.
+
+    Returns:
+        Its path, None if no image can be drawn, and a line for each image that is left out.
     """
-    chosen = [jobs[k * len(jobs) // min(SHOWN, len(jobs))] for k in range(min(SHOWN, len(jobs)))]
-    tiles = [_tile(job) for job in chosen]
+    tiles, left_out = list[NDArray[np.uint8]](), list[str]()
+    for job in (jobs[k * len(jobs) // min(SHOWN, len(jobs))] for k in range(min(SHOWN, len(jobs)))):
+        try:
+            tiles.append(_tile(job))
+        except ValueError as error:
+            left_out.append(str(error))
+    if not tiles:
+        return None, left_out
     height = max(tile.shape[0] for tile in tiles)
     padded = [np.pad(tile, ((0, height - tile.shape[0]), (0, 0), (0, 0))) for tile in tiles]
     padded += [np.zeros_like(padded[0])] * (-len(padded) % COLUMNS)
     rows = [np.concatenate(padded[i : i + COLUMNS], axis=1) for i in range(0, len(padded), COLUMNS)]
     sheet = Image.fromarray(np.concatenate(rows))
     write_atomically(out / SHEET, lambda path: sheet.save(path, "JPEG", quality=90))
-    return out / SHEET
+    return out / SHEET, left_out
 
 
 def _tile(job: SkyJob) -> NDArray[np.uint8]:
+    """Returns an image with its sky in blue, TILE pixels wide.
+
+    Raises:
+        ValueError: the image or the mask cannot be read, or their sizes differ.
+    """
+    remedy = "delete it, or pass overwrite=true to make all masks again"
     image = read_image(job.path, convert=True)
-    with Image.open(job.target) as file:
-        sky = np.asarray(file.convert("L")) > 0
+    try:
+        sky = read_mask(job.target) != 0
+    except ValueError as error:
+        raise ValueError(f"{error}: {remedy}") from None
+    if sky.shape != image.shape[:2]:
+        sizes = [f"{width}x{height}" for height, width in (sky.shape, image.shape[:2])]
+        raise ValueError(
+            f"{job.target} is a mask of {sizes[0]} pixels, but {job.path} has {sizes[1]}, as if it was "
+            f"replaced after the mask was made: {remedy}"
+        )
     coloured = np.where(sky[:, :, None], np.array(_SKY, np.uint8), image)
     size = TILE, max(1, round(image.shape[0] * TILE / image.shape[1]))
     return cv2.resize(overlay(image, coloured), size, interpolation=cv2.INTER_AREA).astype(np.uint8)

@@ -3,10 +3,12 @@
 import glob
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from depthany.data.folders import links_up, walk
 from depthany.data.image_formats import (
     VIDEO_SUFFIXES,
     describe_passed_over,
@@ -46,8 +48,8 @@ def find_sources(images: str, out: Path, passed_over: Counter[str] | None = None
     """Returns the images and videos that `images` names, in order.
 
     Args:
-        images: a file; a folder, searched with all folders in it; a pattern such as `trip/**/*.jpg`; or a
-            .txt file with one path per line, relative to the current folder.
+        images: a file; a folder, searched with all folders in it, linked ones too; a pattern such as
+            `trip/**/*.jpg`; or a .txt file with one path per line, relative to the current folder.
         out: folder of the results. If it lies inside `images`, the files in it are not predicted.
         passed_over: counts by suffix, to which the files of a folder or pattern are added that look like
             images or other media and are not predicted.
@@ -60,8 +62,8 @@ def find_sources(images: str, out: Path, passed_over: Counter[str] | None = None
         raise ValueError("images= names nothing: pass a photo, video, folder, pattern or list.txt")
     given, others = Path(images).expanduser(), Counter[str]()
     if given.is_dir():
-        root, paths = given, _outside(given, sorted(given.rglob("*")), out)
-        wanted = _known(paths, others)
+        root, paths = given, sorted(Path(folder, name) for folder, _, names in walk(given) for name in names)
+        wanted = _known(_outside(given, paths, out), others)
     elif given.suffix.lower() == ".txt" and given.is_file():
         wanted = _listed(given)
         root = Path(os.path.commonpath([path.parent for path in wanted]))
@@ -72,7 +74,7 @@ def find_sources(images: str, out: Path, passed_over: Counter[str] | None = None
     else:
         root = _before_wildcard(given)
         matches = sorted(Path(match) for match in glob.glob(str(given), recursive=True))
-        wanted = _known(_outside(root, matches, out), others)
+        wanted = _known(_outside(root, _not_below(root, matches, links_up), out), others)
     if not wanted:
         known = " ".join(image_suffixes() + VIDEO_SUFFIXES)
         hint = f"; {describe_passed_over(others)}" if others else ""
@@ -97,14 +99,22 @@ def _known(paths: Iterable[Path], passed_over: Counter[str]) -> list[Path]:
 
 def _outside(root: Path, paths: list[Path], out: Path) -> list[Path]:
     """Returns the paths without results of an earlier run."""
-    inside, results = os.path.abspath(root), os.path.abspath(out)
-    if inside == results:
+    results = os.path.realpath(out)
+    if os.path.realpath(root) == results:
         raise ValueError(
             f"out={out} is the folder of the images: pass another one, or the next run predicts the results"
         )
-    if not Path(results).is_relative_to(inside):
-        return paths
-    return [path for path in paths if not Path(os.path.abspath(path)).is_relative_to(results)]
+    return _not_below(root, paths, lambda folder: os.path.realpath(folder) == results)
+
+
+def _not_below(root: Path, paths: list[Path], is_left_out: Callable[[str], bool]) -> list[Path]:
+    """Returns the paths without those in, or below, a folder below `root` that is left out."""
+
+    @cache
+    def is_below(folder: Path) -> bool:
+        return root in folder.parents and (is_left_out(str(folder)) or is_below(folder.parent))
+
+    return [path for path in paths if not is_below(path.parent)]
 
 
 def _listed(path: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 
 def checkout_dir() -> Path | None:
@@ -41,6 +42,45 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             write(partial)
     except Exception as error:  # torch and safetensors have their own exceptions for a full disk
         raise ValueError(f"cannot write {path}: {why(error)}; files written before are complete") from error
+
+
+def write_shared(path: Path, text: str, replace: bool) -> bool:
+    """Writes a text file that several processes may write at once; it is always that of one of them, whole.
+
+    Args:
+        replace: False leaves a file that exists as it is.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    own = path.with_name(f".{path.name}.{uuid4().hex}")
+    write_atomically(own, lambda partial: partial.write_text(text, encoding="utf-8"))
+    try:
+        if replace or not _can_link(own, path):
+            os.replace(own, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {why(error)}") from error
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def _can_link(own: Path, path: Path) -> bool:
+    """Returns whether a file could get `path` as a second path; raises FileExistsError if that exists."""
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        if path.exists():
+            raise FileExistsError from None
+        return False
+    return True
 
 
 @contextmanager

@@ -141,6 +141,13 @@ def test_ddad_metres_and_256ths_of_a_metre_agree(tmp_path: Path) -> None:
         assert sample.labels.disparity[0, 0] == np.float32(1 / 12.5)
 
 
+def test_linked_scenes_of_ddad_are_read(tmp_path: Path) -> None:
+    write_ddad(tmp_path / "disk")
+    (tmp_path / "ddad").mkdir()
+    (tmp_path / "ddad/val").symlink_to(tmp_path / "disk")
+    assert names(DdadProjected(str(tmp_path / "ddad"))) == ["val/000150/a", "val/000151/b"]
+
+
 def test_ibims_scale_and_both_masks(tmp_path: Path) -> None:
     write_ibims(tmp_path)
     sample = Ibims(str(tmp_path)).read(0)

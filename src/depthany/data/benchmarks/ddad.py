@@ -6,6 +6,7 @@ import numpy as np
 
 from depthany.data.benchmarks.benchmark import BenchmarkDepth, first_file
 from depthany.data.depth_files import read_depth_16
+from depthany.data.folders import walk
 from depthany.data.labeled import Decoded
 from depthany.data.pairs import Pair
 
@@ -33,8 +34,8 @@ class DdadProjected(BenchmarkDepth):
     )
 
     def official_pairs(self) -> list[Pair]:
-        images = sorted(path for ending in ("png", "jpg") for path in self.root.rglob(f"*_rgb.{ending}"))
-        return [self._pair(image) for image in images]
+        files = (Path(folder, name) for folder, _, names in walk(self.root) for name in names)
+        return [self._pair(path) for path in sorted(files) if path.name.endswith(("_rgb.png", "_rgb.jpg"))]
 
     def _pair(self, image: Path) -> Pair:
         stem = image.stem.removesuffix("_rgb")
