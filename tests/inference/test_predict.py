@@ -13,7 +13,8 @@ from depthany.data import image_formats
 from depthany.data.folder_depth import FolderDepth
 from depthany.inference.prediction_note import NOTE
 from depthany.inference.predictor import Predictor
-from depthany.models.model import DenseModel
+from depthany.models.model import DenseModel, save_model
+from depthany.models.trained_on import TrainedOn
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -330,3 +331,23 @@ def test_help_shows_commands_and_settings_and_loads_nothing(nursery, tmp_path: P
     ):
         assert part in done.out
     assert not list(tmp_path.iterdir())
+
+
+def test_canonical_metres_are_scaled_to_the_camera(
+    predict, metric_model: DenseModel, photos: Path, tmp_path: Path
+) -> None:
+    metric_model.trained_on = TrainedOn(("rooms",), 200.0, 28, canonical=True)
+    save_model(metric_model, tmp_path / "canonical")
+    words = [f"checkpoint={tmp_path / 'canonical'}", f"images={photos / '2.png'}", "save=npy,png16"]
+    maps = []
+    for name, camera in (("plain", []), ("own", ["focal_px=100"])):
+        ended = predict(*words, *camera, f"out={tmp_path / name}")
+        assert ended.code == 0, ended.err
+        assert ("scaled from its camera to focal_px=100" in ended.out) == bool(camera)
+        maps.append(np.load(tmp_path / name / "2.npy"))
+        said = Image.open(tmp_path / name / "2_16bit.png").text["quantity"]
+        one_camera = "depth in metres of a camera of focal length 200 px at a width of 28"
+        assert said == ("depth in metres" if camera else one_camera)
+    input_width = metric_model.preprocessing.input_shape(40, 50, 28)[1]
+    np.testing.assert_allclose(maps[1], maps[0] * (100 * input_width / 50) / 200, rtol=1e-5)
+    assert predict(*words, "focal_px=150", f"out={tmp_path / 'own'}").code == 2, "made for another camera"

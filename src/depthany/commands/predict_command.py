@@ -13,6 +13,7 @@ from depthany.config.checker import check_settings
 from depthany.config.schema import BatchSettings, CheckpointSettings
 from depthany.display.pictures import COLOUR_MAPS
 from depthany.display.progress import Bar
+from depthany.inference.canonical import CanonicalPredictor, camera_of, canonical
 from depthany.inference.demonstration import note_on_small_model
 from depthany.inference.outputs import FORMATS, OutputSettings, check_formats
 from depthany.inference.photos import PhotoJob, predict_photos
@@ -213,15 +214,21 @@ def check_videos(sources: list[Source], save: tuple[str, ...]) -> None:
 
 
 def build_predictor(cfg: DictConfig, model: DenseModel) -> Predictor:
-    """Returns the model with its input size and views."""
+    """Returns the model with its input size and views; its metres are those of the camera of `focal_px`."""
     size = model.input_size if cfg.input_size is None else cfg.input_size
     forward = ReplayedMaps() if cfg.cuda_graphs else forward_maps
-    return Predictor(model, size, tuple(cfg.scales), cfg.flip, margin=cfg.margin, forward=forward)
+    predictor = Predictor(model, size, tuple(cfg.scales), cfg.flip, margin=cfg.margin, forward=forward)
+    about = camera_of(predictor)
+    if about is None or about.focal_px is None or cfg.focal_px is None:
+        return predictor
+    return canonical(predictor, about.focal_px, cfg.focal_px)
 
 
 def build_settings(cfg: DictConfig, model: DenseModel) -> OutputSettings:
     """Returns what the model's values are and how they are shown."""
     range_m = None if cfg.near_m is None else (cfg.near_m, cfg.far_m)
+    about = model.trained_on
+    metres = "metres" if about is None or cfg.focal_px is not None else about.unit()
     return OutputSettings(
         model.quantity,
         cfg.colormap,
@@ -229,6 +236,7 @@ def build_settings(cfg: DictConfig, model: DenseModel) -> OutputSettings:
         cfg.focal_px,
         cfg.fov_deg,
         cfg.png16_per_metre,
+        metres=metres,
         legend=cfg.legend,
     )
 
@@ -237,6 +245,9 @@ def describe(cfg: DictConfig, predictor: Predictor, count: int, compute: Compute
     """Returns one line on what the command is going to do."""
     model, files = predictor.model, f"{count} {'file' if count == 1 else 'files'}"
     trained_on = "" if model.trained_on is None else f", from {model.trained_on.describe()}"
+    if isinstance(predictor, CanonicalPredictor) and model.trained_on is not None:
+        names = " and ".join(model.trained_on.sets)
+        trained_on = f", from {names}, scaled from its camera to focal_px={predictor.focal:g}"
     return (
         f"{model.encoder.label} ({model.quantity.describe()}{trained_on}) at {predictor.describe_size()} "
         f"on {files}, {compute.describe()}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from depthany.data.folders import walk
+from depthany.inference.canonical import CanonicalPredictor
 from depthany.inference.outputs import CLOUDS, FORMATS, OutputSettings
 from depthany.inference.predictor import Predictor
 from depthany.inference.video_frames import FRAME_ENDINGS, INDEX_NAME, UNFINISHED_NAME
@@ -59,6 +60,7 @@ def note_of(
     own = dict[str, Mapping[str, Any]](dict.fromkeys(CLOUDS, camera))
     if settings.quantity.is_metric:
         own["png16"] = {"png16_per_metre": settings.per_metre}
+    focal_px = {"focal_px": predictor.focal} if isinstance(predictor, CanonicalPredictor) else {}
     made_by = {
         "weights_sha256": weights_sha256,
         "model": {part: predictor.model.config[part] for part in ("encoder", "decoder", "head")},
@@ -67,6 +69,7 @@ def note_of(
         "flip": predictor.flip,
         "margin": predictor.margin,
         "precision": precision,
+        **focal_px,  # to which the metres are scaled
     }
     formats = {name: own.get(name, {}) for name in save}
     return PredictionNote(*json.loads(json.dumps([made_by, formats])))  # as it is read again
