@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from depthany.models.dpt import DPT, Fusion, ResidualUnit
+from depthany.models.heads.head import float32_conv
 from depthany.models.heads.relative import RelativeHead
 
 WIDTHS = (12, 24, 48, 96)
@@ -134,3 +135,14 @@ def test_channels_last_weights_change_nothing() -> None:
         before = net(grids(4, 4))
         after = net.to(memory_format=torch.channels_last)(grids(4, 4))
     torch.testing.assert_close(before, after)
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 126, 168), (1, 32, 518, 518), (1, 32, 3, 20000)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_last_convolution_in_strips_is_the_same(shape: tuple, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(32, 1, 1).requires_grad_(False)
+    hidden = torch.randn(shape, generator=draw).to(dtype).to(memory_format=torch.channels_last)
+    expected = float32_conv(conv, hidden)
+    with torch.inference_mode():
+        torch.testing.assert_close(float32_conv(conv, hidden), expected, rtol=1e-6, atol=2e-6)

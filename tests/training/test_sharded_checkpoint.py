@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from depthany.models.model import depth_anything
 from depthany.training.checkpoints.sharded import (
@@ -42,6 +43,14 @@ def test_metadata_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
     with pytest.raises(pickle.UnpicklingError, match="mkdir has no place"):
         Reader(tmp_path).read_metadata()
     assert not (tmp_path / "harm").exists()
+
+
+def test_metadata_of_another_python_is_read(tmp_path: Path) -> None:
+    metadata = pickle.dumps(Metadata({}, storage_meta=StorageMeta(Path("folder"))), protocol=2)
+    for name in (b"cpathlib\n", b"cpathlib._local\n"):  # the latter from 3.13
+        stored = metadata.replace(b"cpathlib._local\n", b"cpathlib\n").replace(b"cpathlib\n", name)
+        (tmp_path / ".metadata").write_bytes(stored)
+        assert Reader(tmp_path).read_metadata().storage_meta.checkpoint_id == Path("folder")
 
 
 def test_reader_reads_what_torch_writes(tmp_path: Path) -> None:

@@ -49,6 +49,12 @@ class NYUv2(PairedDepth):
         super().__init__(root, **common)
 
     def find(self) -> tuple[Pairs, list[str]]:
+        try:
+            return self._find()
+        finally:
+            self._close()  # each loader process opens the file for itself
+
+    def _find(self) -> tuple[Pairs, list[str]]:
         if not (self.root / FILE).is_file() and self.split == "test":
             return self._find_pngs()
         absent = [key for key in ("images", self._mat_key) if key not in self._file()]
@@ -61,7 +67,6 @@ class NYUv2(PairedDepth):
                 f"{self.root / SPLIT_FILE}: names frames {numbers[0]} to {numbers[-1]}, {FILE} has {count}"
             )
         names = [f"{scene}/rgb_{number:04d}" for scene, number in zip(self._scenes(numbers), numbers)]
-        self._close()  # each loader process opens the file for itself
         return Pairs(self.root, ((name, FILE, FILE) for name in names)), []
 
     def _find_pngs(self) -> tuple[Pairs, list[str]]:

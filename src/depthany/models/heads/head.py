@@ -12,6 +12,7 @@ from depthany.models.output import Prediction, Quantity
 from depthany.models.upsample import resize
 
 HIDDEN_CHANNELS = 32  # width of the last hidden layer at full resolution, the same for every size
+STRIP_VALUES = 2**19  # of a strip of rows in float32: 2 MB
 
 
 class Head(nn.Module):
@@ -99,7 +100,21 @@ def float32_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)
     if conv.weight.dtype == dtype:
-        result: Tensor = conv(x.to(dtype))
+        in_strips = x.dtype != dtype and x.device.type == "cpu" and torch.is_inference_mode_enabled()
+        result: Tensor = _conv_in_strips(conv, x, dtype) if in_strips else conv(x.to(dtype))
         return result
     assert conv.bias is not None
     return F.conv2d(x.to(dtype), conv.weight.to(dtype), conv.bias.to(dtype))
+
+
+def _conv_in_strips(conv: nn.Conv2d, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns `conv(x.to(dtype))` of a 1x1 convolution, equal up to the rounding of its sums. Strips of rows
+    are copied one at a time and stay in the cache of the CPU.
+    """
+    b, c, h, w = x.shape
+    result = x.new_empty(b, conv.out_channels, h, w, dtype=dtype)
+    rows = max(1, STRIP_VALUES // (c * w))
+    for image, out in zip(x.split(1), result.split(1), strict=True):
+        for top in range(0, h, rows):
+            out[:, :, top : top + rows] = conv(image[:, :, top : top + rows].to(dtype))
+    return result

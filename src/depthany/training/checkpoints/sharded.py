@@ -202,6 +202,8 @@ class _PlacesOnly(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
+        if module == "pathlib._local":  # the name of pathlib in Python 3.13
+            module = "pathlib"
         found = super().find_class(module, name) if self._allows(module, name) else None
         if found is None:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint's {_METADATA}")
