@@ -233,9 +233,14 @@ def already_there(run_dir: Path, changes: Changes) -> str:
     """Returns the line about a finished run, and about changed settings that have no effect on it."""
     free = changes.of(FREE)
     unused = f" ({listed(free)}: no effect on what is trained)" if free else ""
+    model = runs.finished(run_dir)
+    ended, more = "", "raise steps, epochs or passes"
+    if model is not None and model.ended_early:
+        ended = f", which early stopping ended at step {model.step}"
+        more = "raise early_stopping.patience, or pass null,"
     return (
-        f"{run_dir} holds a finished run with these settings{unused}: raise steps, epochs or passes to "
-        "continue it, or pass overwrite=true or another run_dir=... to train from scratch"
+        f"{run_dir} holds a finished run with these settings{unused}{ended}: {more} to continue it, or pass "
+        "overwrite=true or another run_dir=... to train from scratch"
     )
 
 

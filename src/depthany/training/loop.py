@@ -189,7 +189,7 @@ def train(run: Run) -> None:
                 if validates:
                     validate(run)
     if progress.step < settings.total_steps:
-        tracker.say(early_end(run))
+        tracker.say(f"{early_end(run)}; a larger early_stopping.patience, or null, continues it")
 
 
 def update(state: TrainingState, clip_norm: float | None, check: FiniteCheck | None = None) -> Tensor:
@@ -239,10 +239,11 @@ def validate(run: Run) -> None:
 def early_end(run: Run) -> str:
     """Returns a line on why and where early stopping has ended the run."""
     progress, stage = run.state.progress, run.state.stage
+    best = progress.best_score
+    its_best = "no validation had a finite score" if best is None else f"its best is {best:.4f}"
     return (
         f"early stopping ended the run at step {progress.step} of {run.settings.total_steps}: "
-        f"{stage.primary} has not improved in {progress.validations_without_gain} validations, its best is "
-        f"{progress.best_score:.4f}"
+        f"{stage.primary} has not improved in {progress.validations_without_gain} validations, {its_best}"
     )
 
 
