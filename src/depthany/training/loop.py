@@ -221,7 +221,7 @@ def is_validation_left(run: Run) -> bool:
 
 
 def validate(run: Run) -> None:
-    """Scores the model, logs the scores, saves it if it is the best so far, and notes that this was done."""
+    """Scores the model, logs the scores, saves it if it is better than the saved one, and notes all this."""
     progress, primary = run.state.progress, run.state.stage.primary
     scores = run.scores()
     run.tracker.scalars(progress.step, flat_scores(scores))
@@ -232,7 +232,10 @@ def validate(run: Run) -> None:
     note_score(progress, score, primary, run.settings.early_stopping.min_delta)
     if METRICS[primary].is_better(score, progress.best_score):
         progress.best_score = score
-        run.writer.save_best(run.state)
+    if METRICS[primary].is_better(score, progress.saved_score):
+        before, progress.saved_score = progress.saved_score, score
+        if run.processes.max(int(not run.writer.save_best(run.state))):
+            progress.saved_score = before  # a later model that is better than the one in the file is saved
     run.writer.save_progress(progress)
 
 
