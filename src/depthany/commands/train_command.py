@@ -125,7 +125,7 @@ def run_stage(
         notes += compile_if_chosen(settings, state, loop.total_steps, device)
         for line in (*continued(changes, state.progress.step, loop.total_steps, loop.schedule), *notes):
             tracker.say(line)
-        batches = open_batches(settings, dataset, sampler, prefetch, device, processes)
+        batches = open_batches(settings, dataset, sampler, prefetch, tracker, device, processes)
         pictures = open_pictures(settings, tracker, state)
         score = open_scoring(settings, state, dataset, val_sets, amp, tracker, processes)
         try:
@@ -266,12 +266,14 @@ def open_batches(
     dataset: TrainingSet,
     sampler: MixedBatches,
     prefetch: int,
+    tracker: Tracker | NullTracker,
     device: torch.device,
     processes: Processes,
 ) -> Iterator[Batch]:
     """Starts to read the micro-batches of this rank, and counts the images that are left out."""
     unreadable, data = Path(settings.run_dir) / runs.UNREADABLE_FILE, settings.data
-    count = shared_count(processes, sampler, unreadable, data.max_unreadable_share)
+    goes_on = settings.if_save_fails == "continue"
+    count = shared_count(processes, sampler, unreadable, data.max_unreadable_share, goes_on, tracker.say)
     pin, timeout_s = device.type == "cuda", data.read_timeout or None
     return read_batches(dataset, sampler, settings.workers, pin, count, timeout_s, prefetch)
 
