@@ -391,6 +391,21 @@ def test_too_many_bad_images_end_a_run(tmp_path: Path) -> None:
         again.add(4, [bad] * 26, read=(0, 1500))
 
 
+def test_full_disk_loses_lines_only_if_told(tmp_path: Path) -> None:
+    told, bad = list[str](), left_out("a.jpg")
+    stops = ImageReport(tmp_path / "list.txt", 0, max_share=0.05)
+    goes_on = ImageReport(tmp_path / "list.txt", 0, max_share=0.05, goes_on=True, tell=told.append)
+    stops.path = goes_on.path = Path("/dev/full")
+    with pytest.raises(ValueError, match=r"/dev/full: No space left .*: make room, then the same command"):
+        stops.add(0, [bad], read=(0, 10))
+    goes_on.add(0, [bad] * 4, read=(0, 10))
+    goes_on.add(1, [bad] * 4, read=(0, 20))
+    assert goes_on.lost == 8
+    assert len(told) == 1 and told[0].endswith("training goes on, and images are missing in it from here on")
+    with pytest.raises(ValueError, match=r"11 of 30 .* were left out"):
+        goes_on.add(2, [bad] * 3, read=(0, 30))
+
+
 def test_labeled_and_unlabeled_shares_are_separate(
     tmp_path: Path,
 ) -> None:

@@ -10,8 +10,9 @@ from torch import nn
 
 from depthany.data.batch import Batch
 from depthany.models.model import depth_anything
+from depthany.training.checkpoints import writer as writer_module
 from depthany.training.checkpoints.resume import resume_latest
-from depthany.training.checkpoints.state import Progress, TrainingState
+from depthany.training.checkpoints.state import Progress, TrainingState, write_checkpoint
 from depthany.training.checkpoints.writer import CheckpointWriter
 from depthany.training.early_stopping import EarlyStoppingSettings, has_run_out, note_score
 from depthany.training.loop import LoopSettings, Run, train
@@ -93,13 +94,34 @@ def test_resumed_run_ends_at_the_same_step(tmp_path: Path) -> None:
     resumed = training(tmp_path / "killed", 9, 3)
     again = training(tmp_path / "killed", 9, 4)  # as if killed before the model was written
     for run in (whole, resumed, again):
-        assert run.state.progress == Progress(4, 0.3, 0.3, 2, validated_step=4)
-        assert run.tracker.said[-1] == (
+        assert run.state.progress == Progress(4, 0.3, 0.3, 2, validated_step=4, saved_score=0.3)
+        ended = (
             "early stopping ended the run at step 4 of 9: abs_rel has not improved in 2 validations, its "
             "best is 0.3000"
         )
-        assert run.about() == {"step": 4, "ended_early": run.tracker.said[-1]}
+        assert run.tracker.said[-1] == f"{ended}; a larger early_stopping.patience, or null, continues it"
+        assert run.about() == {"step": 4, "ended_early": ended}
     assert json.loads((tmp_path / "whole/progress.json").read_text())["validations_without_gain"] == 2
+
+
+def test_unwritten_best_model_leaves_room_for_later_ones(tmp_path: Path, monkeypatch) -> None:
+    steps = list[int]()
+
+    def write(path: Path, payload: dict) -> None:
+        if path.name == "best.pt":
+            steps.append(payload["state"]["step"])
+            if steps[-1] == 2:
+                raise ValueError(f"cannot write {path}: No space left on device")
+        write_checkpoint(path, payload)
+
+    monkeypatch.setattr(writer_module, "write_checkpoint", write)
+    scores = iter([0.5, 0.3, 0.4, 0.45])
+    with CheckpointWriter(tmp_path, 1, "continue", lambda _: None) as writer:
+        score = lambda _: {"a": {"abs_rel": next(scores), "images": 2}}  # noqa: E731
+        train(run_of(tmp_path, writer, score, save_every=1, length=4))
+    assert steps == [1, 2, 3], "0.4 of step 3 is better than the 0.5 in the file"
+    noted = json.loads((tmp_path / "progress.json").read_text())
+    assert (noted["best_score"], noted["saved_score"]) == (0.3, 0.4)
 
 
 def test_stopped_run_is_finished(start, tiny_world, tmp_path: Path) -> None:
@@ -111,8 +133,36 @@ def test_stopped_run_is_finished(start, tiny_world, tmp_path: Path) -> None:
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["step"] == 3
     assert results["ended_early"].startswith("early stopping ended the run at step 3 of 6: abs_rel has not")
-    again = start(settings)
+    again = start([*settings, "workers=0"])
     assert (again.code, "holds a finished run" in again.out) == (0, True)
+    assert "which early stopping ended at step 3: raise early_stopping.patience, or pass null" in again.out
+    lower = start([*settings, "early_stopping.patience=1"])
+    assert "early_stopping.patience: 2 -> 1: no effect on what is trained" in lower.out
+
+
+@pytest.mark.parametrize("patience, step", [("3", 4), ("null", 6)])
+def test_larger_patience_continues_the_run(start, tiny_world, tmp_path: Path, patience, step) -> None:
+    words = ("optimizer.lr=0", "eval_every=1", "early_stopping.patience=2")
+    settings = tiny_world.settings("teacher", tmp_path / "run", *words)
+    start(settings)
+    longer = [*settings, f"early_stopping.patience={patience}"]
+    ended = start(longer)
+    assert ended.code == 0, ended.err
+    assert "continuing at step 3 of 6" in ended.out
+    assert json.loads((tmp_path / "run/results.json").read_text())["step"] == step
+    assert "holds a finished run" in start(longer).out
+
+
+def test_run_without_finite_score_ends(tmp_path: Path) -> None:
+    for _ in range(2):  # the second time as if killed before the model was written
+        with CheckpointWriter(tmp_path, 1, "stop", print) as writer:
+            score = lambda _: {"a": {"abs_rel": float("nan"), "images": 2}}  # noqa: E731
+            run = run_of(tmp_path, writer, score, save_every=1, length=5)
+            train(run)
+        assert run.about()["ended_early"] == (
+            "early stopping ended the run at step 2 of 5: abs_rel has not improved in 2 validations, no "
+            "validation had a finite score"
+        )
 
 
 @pytest.mark.parametrize(

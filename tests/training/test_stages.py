@@ -239,6 +239,14 @@ def test_equal_encoders_have_no_feature_loss() -> None:
     assert clean(model, make_batch(), generator()).scalars["loss/feature"] > 1e-3
 
 
+def test_clean_frozen_view_has_the_same_boxes() -> None:
+    model, twin = network(2), Dinov2("micro")
+    twin.load_state_dict(model.encoder.state_dict())
+    boxes = replace(NONE, cutmix_p=1.0, cutmix_area=(0.3, 0.4))
+    clean = student_stage(boxes, twin, alpha=0.0, frozen_input="clean")
+    assert clean(model, make_batch(), generator()).scalars["loss/feature"].abs() < 1e-5
+
+
 def test_tokens_of_labeled_images_are_not_aligned() -> None:
     batch, other = make_batch(), make_batch(labeled=1)
     losses = [

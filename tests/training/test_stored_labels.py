@@ -108,6 +108,29 @@ def test_continued_run_reuses_its_labels(
     assert weights(tmp_path / "run") == weights(once)
 
 
+def test_deleted_shard_is_labeled_again(
+    tiny_world, teacher_run: Path, once: Path, tmp_path: Path, start
+) -> None:
+    shutil.copytree(once, tmp_path / "run")
+    (tmp_path / "run/model.safetensors").unlink()
+    for checkpoint in (tmp_path / "run/checkpoints").glob("step_*.pt"):
+        checkpoint.unlink()
+    first, second = sorted((tmp_path / "run/pseudo_labels/shards").glob("*.h5"))
+    first.write_bytes(first.read_bytes()[:100])
+    command = student(tiny_world, tmp_path / "run", teacher_run, "once")
+    damaged = start(command)
+    assert damaged.code == 2
+    assert f"{first}: damaged" in damaged.err
+    assert "delete this file, and the command that made the labels makes it again\n" in damaged.err
+    first.unlink()
+    second.with_suffix(".json").unlink()
+    resumed = start(command)
+    assert resumed.code == 0, resumed.err
+    assert "micro labels 6 images once" in resumed.out
+    assert content(tmp_path / "run/pseudo_labels") == content(once / "pseudo_labels")
+    assert weights(tmp_path / "run") == weights(once)
+
+
 def test_labels_of_another_teacher_are_refused(
     tiny_world, teacher_run: Path, tmp_path: Path, start, micro: str
 ) -> None:

@@ -165,7 +165,9 @@ def test_best_checkpoint_follows_the_primary_metric(micro: str, tmp_path: Path) 
 def test_best_abs_rel_of_old_checkpoints_is_read(saved: float, best: float | None) -> None:
     progress = Progress()
     progress.restore({"step": 4, "best_abs_rel": saved})
-    assert progress == Progress(4, best, score_to_beat=best, validated_step=4), "saved after the validation"
+    assert progress == Progress(4, best, best, validated_step=4, saved_score=best), (
+        "saved after the validation"
+    )
 
 
 def test_teacher_is_not_in_student_checkpoint(student_run: Path) -> None:

@@ -125,7 +125,7 @@ def run_stage(
         notes += compile_if_chosen(settings, state, loop.total_steps, device)
         for line in (*continued(changes, state.progress.step, loop.total_steps, loop.schedule), *notes):
             tracker.say(line)
-        batches = open_batches(settings, dataset, sampler, prefetch, device, processes)
+        batches = open_batches(settings, dataset, sampler, prefetch, tracker, device, processes)
         pictures = open_pictures(settings, tracker, state)
         score = open_scoring(settings, state, dataset, val_sets, amp, tracker, processes)
         try:
@@ -233,9 +233,14 @@ def already_there(run_dir: Path, changes: Changes) -> str:
     """Returns the line about a finished run, and about changed settings that have no effect on it."""
     free = changes.of(FREE)
     unused = f" ({listed(free)}: no effect on what is trained)" if free else ""
+    model = runs.finished(run_dir)
+    ended, more = "", "raise steps, epochs or passes"
+    if model is not None and model.ended_early:
+        ended = f", which early stopping ended at step {model.step}"
+        more = "raise early_stopping.patience, or pass null,"
     return (
-        f"{run_dir} holds a finished run with these settings{unused}: raise steps, epochs or passes to "
-        "continue it, or pass overwrite=true or another run_dir=... to train from scratch"
+        f"{run_dir} holds a finished run with these settings{unused}{ended}: {more} to continue it, or pass "
+        "overwrite=true or another run_dir=... to train from scratch"
     )
 
 
@@ -261,12 +266,14 @@ def open_batches(
     dataset: TrainingSet,
     sampler: MixedBatches,
     prefetch: int,
+    tracker: Tracker | NullTracker,
     device: torch.device,
     processes: Processes,
 ) -> Iterator[Batch]:
     """Starts to read the micro-batches of this rank, and counts the images that are left out."""
     unreadable, data = Path(settings.run_dir) / runs.UNREADABLE_FILE, settings.data
-    count = shared_count(processes, sampler, unreadable, data.max_unreadable_share)
+    goes_on = settings.if_save_fails == "continue"
+    count = shared_count(processes, sampler, unreadable, data.max_unreadable_share, goes_on, tracker.say)
     pin, timeout_s = device.type == "cuda", data.read_timeout or None
     return read_batches(dataset, sampler, settings.workers, pin, count, timeout_s, prefetch)
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthany.data.image_formats import MissingDecoder, open_image
-from depthany.system.files import write_atomically
+from depthany.system.files import why, write_atomically
 
 SKIPPED, CONVERTED = "left out", "converted"
 _LEAST_COUNTED = 200  # the share is of at least so many images, so one bad file at the start ends no run
@@ -114,13 +114,24 @@ class ImageReport:
         path: the file; it is created with its first line.
         start: first micro-batch of this run. Later lines were written after the checkpoint and are removed.
         max_share: largest share of the labeled, or of the unlabeled, images that may be left out.
+        goes_on: lines that cannot be written are lost, which is told once; else that raises.
+        tell: receives a line for the user.
 
     Raises:
         ValueError: the file holds something else.
     """
 
-    def __init__(self, path: Path, start: int, max_share: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        start: int,
+        max_share: float,
+        goes_on: bool = False,
+        tell: Callable[[str], None] = print,
+    ) -> None:
         self.path, self.max_share = path, max_share
+        self.lost = 0  # lines
+        self._goes_on, self._tell = goes_on, tell
         lines = list(_lines(path))
         kept = [(k, issue) for k, issue in lines if k < start]
         self.counts = Counter((issue.labeled, issue.action, issue.reason) for _, issue in kept)
@@ -135,14 +146,36 @@ class ImageReport:
             read: numbers of labeled and unlabeled images read so far, this micro-batch included.
 
         Raises:
-            ValueError: more than `max_share` of them were left out.
+            ValueError: more than `max_share` of them were left out, or the file cannot be written.
         """
         if issues:
             self.counts.update((issue.labeled, issue.action, issue.reason) for issue in issues)
-            with open(self.path, "a", encoding="utf-8", errors="surrogateescape") as file:
-                file.writelines(_line(k, issue) for issue in issues)
+            self._append([_line(k, issue) for issue in issues])
             for labeled, count in zip((True, False), read):
                 self._require_few(labeled, count)
+
+    def _append(self, lines: Sequence[str]) -> None:
+        """Appends all lines or none of them."""
+        left = "".join(lines).encode("utf-8", "surrogateescape")
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                end = file.tell()
+                try:
+                    while left:
+                        left = left[file.write(left) :]
+                except OSError:
+                    if file.tell() > end:
+                        file.truncate(end)
+                    raise
+        except OSError as error:
+            failure = f"cannot write the list of images that were left out, {self.path}: {why(error)}"
+            if not self._goes_on:
+                raise ValueError(
+                    f"{failure}; the last checkpoint is whole: make room, then the same command continues"
+                ) from error
+            if not self.lost:
+                self._tell(f"warning: {failure}; training goes on, and images are missing in it from here on")
+            self.lost += len(lines)
 
     def _require_few(self, labeled: bool, read: int) -> None:
         bad, reasons = _by_reason(self.counts, labeled, SKIPPED)

@@ -157,8 +157,14 @@ class Perturb:
         return out.to(image.dtype) if image.is_floating_point() else out.round_().to(image.dtype)
 
     def cutmix(
-        self, image: Tensor, target: Tensor, mask: Tensor, generator: Generator, share: Share | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self,
+        image: Tensor,
+        target: Tensor,
+        mask: Tensor,
+        generator: Generator,
+        share: Share | None = None,
+        *more: Tensor,
+    ) -> tuple[Tensor, ...]:
         """Pastes a box of the partner into about `cutmix_p` of the images. The partners are the batch in
         reverse.
 
@@ -168,10 +174,12 @@ class Perturb:
             mask: [b h w] bool, True where the target is valid.
             generator: on the CPU.
             share: which images of the batch these are, partners together; None = all.
+            more: further images or maps of the batch, [b 3 h w] or [b h w].
 
         Returns:
-            image, target and mask, all mixed alike, and box_mask [b h w] bool, True inside the box. An image
-            without partner gets no box: the middle one of an odd batch, or one whose partner was left out.
+            image, target and mask, all mixed alike, box_mask [b h w] bool, True inside the box, and `more`,
+            mixed alike. An image without partner gets no box: the middle one of an odd batch, or one whose
+            partner was left out.
         """
         h, w = mask.shape[1:]
         share = share or whole(len(mask))
@@ -186,6 +194,7 @@ class Perturb:
             cutmix(target, box_mask, partner),
             cutmix(mask, box_mask, partner),
             box_mask,
+            *(cutmix(each, box_mask, partner) for each in more),
         )
 
 

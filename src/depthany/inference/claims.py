@@ -11,6 +11,20 @@ from filelock import FileLock, Timeout
 from depthany.data.pseudo_labels.store import ShardRange, StoreSettings
 
 
+def missing_shards(store: Path, header: StoreSettings) -> list[ShardRange]:
+    """Returns the shards that are not done: those without record, or whose labels were deleted."""
+    there = {path.name for path in (store / "shards").glob("*")}
+    return [
+        shard
+        for shard in header.shards()
+        if not {shard.record_path(store).name, shard.path(store).name} <= there
+    ]
+
+
+def _is_done(store: Path, shard: ShardRange) -> bool:
+    return shard.record_path(store).exists() and shard.path(store).exists()
+
+
 class Claims:
     """Iterates over the shards that no other worker labels, and locks each of them.
 
@@ -26,8 +40,7 @@ class Claims:
         self.store = store
         self._locks: dict[ShardRange, FileLock] = {}
         (store / "shards").mkdir(parents=True, exist_ok=True)
-        done = {path.name for path in (store / "shards").glob("*.json")}
-        self.open = [shard for shard in header.shards() if shard.record_path(store).name not in done]
+        self.open = missing_shards(store, header)
 
     def __iter__(self) -> Iterator[ShardRange]:
         """Yields each open shard that could be locked.
@@ -41,9 +54,9 @@ class Claims:
 
     def _lock(self, shard: ShardRange) -> bool:
         """Whether the shard is now locked by this worker; False if it is done or another one has it."""
-        path = shard.record_path(self.store)
-        if path.exists():
+        if _is_done(self.store, shard):
             return False
+        path = shard.record_path(self.store)
         # Not thread_local: the thread that writes the shard releases the lock.
         lock = FileLock(path.with_suffix(".lock"), timeout=0, thread_local=False)
         try:
@@ -55,7 +68,7 @@ class Claims:
                 f"{path.parent}: this disk has no file locks: label into a folder on another disk"
             ) from None
         self._locks[shard] = lock
-        if path.exists():  # another worker finished it between the look and the lock
+        if _is_done(self.store, shard):  # another worker finished it between the look and the lock
             self.release(shard)
             return False
         return True

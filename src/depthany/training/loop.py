@@ -189,7 +189,7 @@ def train(run: Run) -> None:
                 if validates:
                     validate(run)
     if progress.step < settings.total_steps:
-        tracker.say(early_end(run))
+        tracker.say(f"{early_end(run)}; a larger early_stopping.patience, or null, continues it")
 
 
 def update(state: TrainingState, clip_norm: float | None, check: FiniteCheck | None = None) -> Tensor:
@@ -221,7 +221,7 @@ def is_validation_left(run: Run) -> bool:
 
 
 def validate(run: Run) -> None:
-    """Scores the model, logs the scores, saves it if it is the best so far, and notes that this was done."""
+    """Scores the model, logs the scores, saves it if it is better than the saved one, and notes all this."""
     progress, primary = run.state.progress, run.state.stage.primary
     scores = run.scores()
     run.tracker.scalars(progress.step, flat_scores(scores))
@@ -232,17 +232,21 @@ def validate(run: Run) -> None:
     note_score(progress, score, primary, run.settings.early_stopping.min_delta)
     if METRICS[primary].is_better(score, progress.best_score):
         progress.best_score = score
-        run.writer.save_best(run.state)
+    if METRICS[primary].is_better(score, progress.saved_score):
+        before, progress.saved_score = progress.saved_score, score
+        if run.processes.max(int(not run.writer.save_best(run.state))):
+            progress.saved_score = before  # a later model that is better than the one in the file is saved
     run.writer.save_progress(progress)
 
 
 def early_end(run: Run) -> str:
     """Returns a line on why and where early stopping has ended the run."""
     progress, stage = run.state.progress, run.state.stage
+    best = progress.best_score
+    its_best = "no validation had a finite score" if best is None else f"its best is {best:.4f}"
     return (
         f"early stopping ended the run at step {progress.step} of {run.settings.total_steps}: "
-        f"{stage.primary} has not improved in {progress.validations_without_gain} validations, its best is "
-        f"{progress.best_score:.4f}"
+        f"{stage.primary} has not improved in {progress.validations_without_gain} validations, {its_best}"
     )
 
 

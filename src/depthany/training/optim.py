@@ -89,6 +89,10 @@ class LrFactors:
     decoder: float = setting(1.0, least=0)
     head: float = setting(1.0, least=0)
 
+    def __post_init__(self) -> None:
+        if not any(vars(self).values()):
+            raise ValueError("encoder=0 decoder=0 head=0: nothing would learn; set one of them above 0")
+
 
 @dataclass
 class OptimizerSettings:
@@ -100,7 +104,7 @@ class OptimizerSettings:
     weight_decay: float = setting(0.01, least=0)
     betas: tuple[float, float] = setting((0.9, 0.999), length=2)
     momentum: float = setting(0.9, least=0)
-    clip_norm: float | None = setting(None, least=0)
+    clip_norm: float | None = setting(None, above=0)
 
 
 @dataclass

@@ -149,14 +149,21 @@ def sync_gradients(module: nn.Module, enabled: bool) -> Iterator[None]:
 
 
 def shared_count(
-    processes: Processes, sampler: MixedBatches, unreadable: Path, max_share: float
+    processes: Processes,
+    sampler: MixedBatches,
+    unreadable: Path,
+    max_share: float,
+    goes_on: bool = False,
+    tell: Callable[[str], None] = print,
 ) -> Callable[[int, Batch], None]:
     """Returns what sets `counts` of each batch to the images of all ranks, and lists images left out.
 
     Args:
-        unreadable, max_share: see `ImageReport`; rank 0 keeps the list.
+        unreadable, max_share, goes_on, tell: see `ImageReport`; rank 0 keeps the list.
     """
-    report = ImageReport(unreadable, sampler.start, max_share) if processes.is_main else None
+    report = None
+    if processes.is_main:
+        report = ImageReport(unreadable, sampler.start, max_share, goes_on, tell)
 
     def take(k: int, batch: Batch) -> None:
         here = [len(batch.labeled_image), len(batch.unlabeled_image), len(batch.issues)]

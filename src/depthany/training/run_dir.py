@@ -34,10 +34,21 @@ class FinishedRun(ValueError):
 
 @dataclass(frozen=True)
 class Finished:
-    """A trained model: the steps it was trained for, and the settings, with the data found."""
+    """A trained model: the steps it was trained for, and the settings, with the data found.
+
+    ended_early: whether early stopping ended its training.
+    """
 
     step: int
     settings: Mapping[str, Any]
+    ended_early: bool = False
+
+    def waits_longer(self, changes: Changes) -> bool:
+        """Whether early stopping ended its training, and the patience has been raised since."""
+        of_patience = [each for each in changes.all if each.key == "early_stopping.patience"]
+        return self.ended_early and any(
+            each.now is None or (each.before is not None and each.now > each.before) for each in of_patience
+        )
 
 
 def checkpoint_dir(run_dir: Path) -> Path:
@@ -58,7 +69,7 @@ def finished(run_dir: Path) -> Finished | None:
     if training is None:  # of an older version
         step = json.loads((run_dir / RESULTS_FILE).read_text())["step"]
         training = {"step": step, "settings": _begun(run_dir)}
-    return Finished(training["step"], training["settings"])
+    return Finished(training["step"], training["settings"], "ended_early" in training)
 
 
 def require_own(run_dir: Path, overwrite: bool) -> None:
@@ -173,7 +184,7 @@ def is_complete(run_dir: Path, settings: Mapping[str, Any], older: Mapping[str, 
         return None
     changes = find_changes(model.settings, settings, older)
     _require_same(run_dir, changes, model)
-    return None if changes.of(LENGTH, MOVED) else changes
+    return None if changes.of(LENGTH, MOVED) or model.waits_longer(changes) else changes
 
 
 def claim(
@@ -229,8 +240,9 @@ def _begun(run_dir: Path) -> dict[str, Any]:
 def _is_same_length(
     model: Finished, settings: Mapping[str, Any], older: Mapping[str, Any], total_steps: int
 ) -> bool:
-    """Whether the model is that of the length asked for, whether or not its training stopped early."""
-    return model.step == total_steps or not find_changes(model.settings, settings, older).of(LENGTH)
+    """Whether the model is that of the length asked for, or early stopping would end it at the same step."""
+    changes = find_changes(model.settings, settings, older)
+    return model.step == total_steps or not (changes.of(LENGTH) or model.waits_longer(changes))
 
 
 def _refusal(model: Finished | None) -> type[ValueError]:

@@ -21,6 +21,7 @@ from depthany.data.pseudo_labels.store import (
 )
 from depthany.data.samples import UnlabeledSet
 from depthany.data.transforms import crop_shape
+from depthany.inference.claims import missing_shards
 from depthany.inference.labeling import Reading, ShardPosition
 from depthany.inference.labeling_job import LabelingJob
 from depthany.inference.labeling_report import size_of, summary_of_labels
@@ -175,8 +176,11 @@ def label_bytes(job: LabelingJob, shards: list[ShardRange]) -> float:
 
 
 def _is_complete(store: Path) -> bool:
-    """Whether there is a store with all its labels."""
-    return (store / MANIFEST).exists() and bool(read_manifest(store)[1]["complete"])
+    """Whether there is a store with all its labels; a shard that was deleted is labeled again."""
+    if not (store / MANIFEST).exists():
+        return False
+    header, manifest = read_manifest(store)
+    return bool(manifest["complete"]) and not missing_shards(store, header)
 
 
 def _require_fit(

@@ -85,6 +85,9 @@ def shard_file(labels: Sequence[NewLabel]) -> memoryview:
     return content.getbuffer()
 
 
+_REMEDY = "delete this file, and the command that made the labels makes it again"
+
+
 class Shard:
     """An opened shard.
 
@@ -101,7 +104,9 @@ class Shard:
             self._file = h5py.File(path, "r", locking=False)  # shards never change; some disks cannot lock
             columns = {name: self._file[name][:] for name in _COLUMNS}
         except (OSError, KeyError, RuntimeError) as error:
-            raise ValueError(f"{path}: damaged, or not a shard of labels: {reason(error)}") from None
+            raise ValueError(
+                f"{path}: damaged, or not a shard of labels: {reason(error)}; {_REMEDY}"
+            ) from None
         self.index: NDArray[np.int64] = columns["index"]
         self._columns = columns
 
@@ -126,5 +131,5 @@ class Shard:
             coded = CodedLabel(height, width, float(row["offset"]), float(row["step"]), chunk)
             disparity = decode_label(coded)
         except (OSError, KeyError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{self.path}: label of image {index}: {reason(error)}") from None
+            raise ValueError(f"{self.path}: label of image {index}: {reason(error)}; {_REMEDY}") from None
         return Label(disparity, (int(row["image_size"][0]), int(row["image_size"][1])))

@@ -41,6 +41,7 @@ class Progress:
     score_to_beat, validations_without_gain: see `early_stopping.note_score`.
     steps_in_a_row: see `alignment_watch.AlignmentWatch`, which changes it.
     threads: CPU threads of the model; another number would change the results by rounding.
+    saved_score: score of the model in BEST_FILE; a write that failed leaves it behind `best_score`.
     """
 
     step: int = 0
@@ -50,6 +51,7 @@ class Progress:
     validated_step: int = 0
     steps_in_a_row: dict[str, float] = field(default_factory=dict)
     threads: int | None = None
+    saved_score: float | None = None
 
     def write(self, path: Path) -> None:
         """Writes it as JSON. Raises ValueError if it cannot be written."""
@@ -67,7 +69,7 @@ class Progress:
 
     def forget_scores(self) -> None:
         """Forgets the scores, which were those of other validation sets."""
-        self.best_score = self.score_to_beat = None
+        self.best_score = self.score_to_beat = self.saved_score = None
         self.validations_without_gain = self.validated_step = 0
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -83,6 +85,7 @@ class Progress:
         self.validations_without_gain = saved.get("validations_without_gain", 0)
         self.steps_in_a_row = dict(saved.get("steps_in_a_row", {}))
         self.threads = saved.get("threads")
+        self.saved_score = saved.get("saved_score", self.best_score)
 
 
 @dataclass

@@ -105,11 +105,15 @@ class CheckpointWriter:
         self._copy_state(state)
         self._start(self._write_newest, state.progress.step)
 
-    def save_best(self, state: TrainingState) -> None:
-        """Like `save`, as the best checkpoint so far. At the step of a `save` the two share one copy."""
+    def save_best(self, state: TrainingState) -> bool:
+        """Like `save`, as the best checkpoint so far. At the step of a `save` the two share one copy.
+
+        Returns:
+            False if it could not be written, under "continue", which waits for the write.
+        """
         self._copy_state(state)
         path, payload = self._folder / BEST_FILE, of_best(self._payload)
-        self._start(self._attempt, path, partial(write_checkpoint, path, payload))
+        return self._start_best(path, payload)
 
     def save_progress(self, progress: Progress) -> None:
         """Writes the progress after the validation of a step, once the best checkpoint is written."""
@@ -139,8 +143,13 @@ class CheckpointWriter:
     def _take(self, state: TrainingState) -> dict[str, Any]:
         return self._copy.take(state.payload())
 
-    def _start(self, write: Callable[..., object], *arguments: object) -> None:
+    def _start(self, write: Callable[..., object], *arguments: object) -> Future[object]:
         self._under_way.append(self._thread.submit(write, *arguments))
+        return self._under_way[-1]
+
+    def _start_best(self, path: Path, payload: Mapping[str, Any]) -> bool:
+        write = self._start(self._attempt, path, partial(write_checkpoint, path, payload))
+        return not self._goes_on or bool(write.result())
 
     def _write_newest(self, step: int) -> None:
         path = self._folder / checkpoint_name(step)
@@ -199,14 +208,14 @@ class ShardedWriter(CheckpointWriter):
         self._group = group
         self._mesh = init_device_mesh("cpu", (processes.size,))
 
-    def save_best(self, state: TrainingState) -> None:
+    def save_best(self, state: TrainingState) -> bool:
         """Writes the full weights of the best model so far; a run cannot resume from them."""
         payload = of_best(state.payload())
         payload["model"] = {name: full(tensor).cpu() for name, tensor in payload["model"].items()}
-        if self._is_main:
-            path, kept = self._folder / BEST_FILE, ("model", "model_config", "quantity", "plugins", "state")
-            best = {key: payload[key] for key in kept}
-            self._start(self._attempt, path, partial(write_checkpoint, path, best))
+        if not self._is_main:
+            return True
+        kept = ("model", "model_config", "quantity", "plugins", "state")
+        return self._start_best(self._folder / BEST_FILE, {key: payload[key] for key in kept})
 
     def save_progress(self, progress: Progress) -> None:
         """Writes it on rank 0."""
@@ -243,9 +252,11 @@ class NullWriter:
 
     def __exit__(self, *_error: object) -> None: ...
     def save(self, state: TrainingState) -> None: ...
-    def save_best(self, state: TrainingState) -> None: ...
     def save_progress(self, progress: Progress) -> None: ...
     def wait(self) -> None: ...
+    def save_best(self, state: TrainingState) -> bool:
+        return True
+
     def newest(self) -> str:
         return ""
 

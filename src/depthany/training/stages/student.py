@@ -187,7 +187,7 @@ class StudentStage(TermsStage):
     def forward(self, model: DenseModel, batch: Batch, generator: torch.Generator) -> StageOutput:
         """Returns loss and log of a micro-batch; `generator` (on the CPU) decides the perturbations."""
         clean = batch.unlabeled_image  # [u 3 h w] uint8
-        seen, pseudo_label, pseudo_mask, box_mask = self._perturbed(batch, generator)
+        seen, pseudo_label, pseudo_mask, box_mask, frozen_view = self._perturbed(batch, generator)
         count, u = len(batch.labeled_image), len(clean)
         both = model.preprocessing.normalise(at_least_one(torch.cat([batch.labeled_image, seen])))
         disparity, tokens, _ = model(both, with_features=True)  # [l+u h w], [l+u n c]
@@ -205,7 +205,7 @@ class StudentStage(TermsStage):
         distributions = dict[str, Tensor]()
         if self.frozen_encoder is not None:
             # of unlabeled images only: on labeled ones it gains nothing (paper, section 7)
-            aligned = self._align(tokens[count : count + u], clean, seen)
+            aligned = self._align(tokens[count : count + u], frozen_view)
             losses["feature"] = aligned.loss
             if any_unlabeled:
                 scalars[KEPT] = aligned.kept
@@ -224,11 +224,13 @@ class StudentStage(TermsStage):
         }
         return StageOutput(total, scalars, images, distributions)
 
-    def _align(self, tokens: Tensor, clean: Tensor, seen: Tensor) -> FeatureAlignment:
-        """Returns the feature loss of tokens [u n c] of images [u 3 h w] uint8, and how far they are off."""
+    def _align(self, tokens: Tensor, image: Tensor) -> FeatureAlignment:
+        """Returns the feature loss of tokens [u n c], and how far they are off.
+
+        Args:
+            image: [u 3 h w] uint8, what the frozen encoder sees.
+        """
         assert self.frozen_encoder is not None
-        alignment = self.settings.feature_alignment
-        image = seen if alignment.frozen_input == "perturbed" else clean
         with torch.no_grad():
             levels = self.frozen_encoder(self.frozen_encoder.preprocessing.normalise(at_least_one(image)))
             frozen_tokens = patch_tokens(levels[-1])[: len(image)]  # [u n c]
@@ -247,13 +249,19 @@ class StudentStage(TermsStage):
         )
 
     @torch.no_grad()
-    def _perturbed(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns what the student sees [u 3 h w] uint8, and its pseudo-label, mask and boxes [u h w]."""
+    def _perturbed(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Returns what the student sees [u 3 h w] uint8, its pseudo-label, mask and boxes [u h w], and what
+        the frozen encoder sees [u 3 h w] uint8: with the same boxes, or its tokens would be of other images.
+        """
         pseudo_label = to_unit_range(self._label(batch))  # [u h w] in 0..1
         # CutMix works on distorted images (paper, section 3.2)
         seen = self.perturb.colour(batch.unlabeled_image, generator, batch.share, self.is_compiled)
         everywhere = torch.ones_like(pseudo_label, dtype=torch.bool)
-        return self.perturb.cutmix(seen, pseudo_label, everywhere, generator, batch.share)
+        mixed = pseudo_label, everywhere, generator, batch.share
+        if self.frozen_encoder is not None and self.settings.feature_alignment.frozen_input == "clean":
+            return self.perturb.cutmix(seen, *mixed, batch.unlabeled_image)
+        seen, *labels = self.perturb.cutmix(seen, *mixed)
+        return seen, *labels, seen
 
     def _label(self, batch: Batch) -> Tensor:
         """Returns the disparity [u h w] of the clean views, from the teacher or as it was stored."""
