@@ -59,10 +59,10 @@ def run(cfg: DictConfig) -> int:
         wanted = sum(each.wanted for each in summaries.values())
         print(f"interrupted: {checked} of {wanted} images were checked", file=sys.stderr)
     finally:  # also after a process was killed
-        show(summaries)
         about = {key: cfg[key] for key in ("limit", "seed", "min_valid_share")}
         about |= {"complete": complete, "convert_images": cfg.data.convert_images}
         write_files(out, summaries, about)
+        show(summaries)
     wrong = any(summary.is_wrong for summary in summaries.values())
     print(f"{verdict(summaries, complete)}: {out / REPORT_FILE}, {out / PROBLEMS_FILE}")
     return 130 if interrupted else int(wrong)
