@@ -121,3 +121,16 @@ def test_names_that_are_not_utf8_are_reported(check, tmp_path: Path) -> None:
     assert ended.report["sets"]["unlabeled.mine"]["problems"] == {"unreadable image": 1}
     assert bad in (ended.folder / "problems.txt").read_bytes()
     assert (ended.folder / "contact_unlabeled_mine.jpg").is_file()
+
+
+def test_small_unlabeled_image_is_an_error(check, tmp_path: Path) -> None:
+    write(tmp_path / "mine", "a", (1000 * METRES).astype(np.uint16))  # 8 x 6, which may be small
+    (tmp_path / "plain").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "plain/large.png")
+    Image.fromarray(pixels[:8]).save(tmp_path / "plain/small.png")
+    words = f"data.unlabeled.mine.root={tmp_path / 'plain'}", "data.min_side=32"
+    ended = check(*words)
+    small = ["error", "unlabeled.mine", "unreadable image", str(tmp_path / "plain/small.png")]
+    assert ended.problems == [[*small, "its smaller side has 8 pixels, data.min_side is 32"]]
+    assert check(words[0], out="other").code == 0

@@ -49,8 +49,8 @@ def run(cfg: DictConfig) -> int:
     sets, summaries = open_sets(cfg.data)
     interrupted, complete = False, False
     try:
-        share = cfg.min_valid_share
-        with Readers(sets, cfg.workers or cores(), cfg.data.convert_images, share) as readers:
+        options = cfg.data.convert_images, cfg.min_valid_share, cfg.data.min_side
+        with Readers(sets, cfg.workers or cores(), *options) as readers:
             read_sets(sets, summaries, out, readers, cfg.limit, cfg.seed, cfg.sheet_images)
         complete = True
     except KeyboardInterrupt:
