@@ -11,6 +11,7 @@ from depthany.data.folder_depth import FolderDepth
 from depthany.data.layouts import Layout
 from depthany.data.pairs import Pair, Pairs, missing, read_list, walk
 from depthany.data.samples import NoValidPixel
+from depthany.data.unlabeled import FolderImages, IndexedImages
 from depthany.inference.sources import find_sources
 
 
@@ -180,6 +181,17 @@ def test_walk_enters_linked_but_not_hidden_folders(tmp_path: Path) -> None:
 def kept(root: Path, text: str, encoding: str = "utf-8") -> list[str]:
     (root / "bad.txt").write_text(text, encoding)
     return [pair.name for pair in FolderDepth(str(root), exclude_file="bad.txt").pairs]
+
+
+def test_hidden_folders_are_not_listed(root: Path) -> None:
+    for folder in (".Trash-1000/files", "s/.thumbnails"):
+        write(root, f"{folder}/1", [[1000]])
+    dataset = FolderDepth(str(root))
+    assert [pair.name for pair in dataset.pairs] == ["s/0", "s/1", "s/2"]
+    (root / "images").rename(root / ".photos")  # the folder itself may be hidden
+    assert len(FolderImages(str(root / ".photos"))) == 3
+    index = IndexedImages(str(root / ".photos"), index_dir=str(root / "index"))
+    assert len(index) == 3
 
 
 @pytest.mark.parametrize("line", ["s/1", "s/1.png", "images/s/1", "images/s/1.png", "./images/s/1.png"])
