@@ -1,5 +1,6 @@
 """What real folders get wrong about depth, all of it at once, and the report of it."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,30 @@ def test_relative_labels_are_a_note(check, tmp_path: Path) -> None:
     ended = check("data.labeled.mine.quantity=disparity", "data.labeled.mine.depth_scale=null")
     assert ended.code == 0
     assert "note: labeled.mine: relative labels: larger must be nearer" in ended.out
+
+
+def test_names_that_are_not_utf8_are_reported(check, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    folder = os.path.join(os.fsencode(tmp_path), b"plain")
+    good, bad = os.path.join(folder, b"\xe9.png"), os.path.join(folder, b"caf\xe9.png")
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(os.fsdecode(good))
+    Path(os.fsdecode(bad)).write_bytes(b"damaged")
+    root = f"data.unlabeled.mine.root={tmp_path / 'plain'}"
+    ended = check(root, "data.labeled.mine.root=null", "sheet_images=2")
+    assert ended.code == 1 and r"caf\udce9.png: not an image" in ended.out
+    assert ended.report["sets"]["unlabeled.mine"]["problems"] == {"unreadable image": 1}
+    assert bad in (ended.folder / "problems.txt").read_bytes()
+    assert (ended.folder / "contact_unlabeled_mine.jpg").is_file()
+
+
+def test_small_unlabeled_image_is_an_error(check, tmp_path: Path) -> None:
+    write(tmp_path / "mine", "a", (1000 * METRES).astype(np.uint16))  # 8 x 6, which may be small
+    (tmp_path / "plain").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "plain/large.png")
+    Image.fromarray(pixels[:8]).save(tmp_path / "plain/small.png")
+    words = f"data.unlabeled.mine.root={tmp_path / 'plain'}", "data.min_side=32"
+    ended = check(*words)
+    small = ["error", "unlabeled.mine", "unreadable image", str(tmp_path / "plain/small.png")]
+    assert ended.problems == [[*small, "its smaller side has 8 pixels, data.min_side is 32"]]
+    assert check(words[0], out="other").code == 0

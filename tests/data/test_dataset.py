@@ -256,6 +256,20 @@ def test_unusable_labeled_image_is_an_error_with_remedy(own_world, index) -> Non
     assert bad.message.endswith(" (data.unreadable=skip leaves such images out)")
 
 
+@pytest.mark.parametrize("labeled", [True, False])
+def test_image_like_a_line_is_left_out(own_world, labeled: bool) -> None:
+    path = own_world.root / ("labeled/images/room_0.png" if labeled else "unlabeled/street_0.jpg")
+    Image.new("RGB", (20000, 1)).save(path)
+    ramp = np.arange(1, 20001, dtype=np.uint16).reshape(1, -1)
+    Image.fromarray(ramp).save(own_world.root / "labeled/depth/room_0.png")
+    bad = training_set(own_world)[[Draw(labeled, 0, seed=0)]]
+    assert bad.message.startswith(
+        f"{path}: the image is (1, 20000) and would be (28, 560000) to cover a crop"
+    )
+    (issue,) = training_set(own_world, unreadable="skip")[[Draw(labeled, 0, seed=0)]].issues
+    assert (issue.action, issue.reason, issue.labeled) == ("left out", "too long", labeled)
+
+
 def test_no_image_is_skipped_for_a_missing_package(own_world, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = training_set(own_world, unreadable="skip")
     monkeypatch.setattr(dataset.labeled[0], "decode", lambda _: optional("no_such_package", "reading X"))

@@ -166,6 +166,20 @@ def test_resized_depth_keeps_its_ratio(tmp_path: Path) -> None:
     assert FolderDepth(root, depth_scale=1000, resize_depth="nearest").read(0).image.shape == (640, 480, 3)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("choice, hw", [(None, (40, 30)), ("ignore", (30, 40))])
+def test_depth_fits_image_turned_by_exif(
+    tmp_path: Path, suffix: str, choice: str | None, hw: tuple[int, int]
+) -> None:
+    root = write(tmp_path, np.ones((hw[0] // 2, hw[1] // 2), np.float32))
+    (tmp_path / "images/a.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / f"images/a.{suffix}", exif=exif)
+    sample = FolderDepth(root, resize_depth="nearest", exif_orientation=choice).read(0)
+    assert sample.image.shape[:2] == sample.labels.valid.shape == hw
+
+
 def test_old_name_of_the_reader_works() -> None:
     from depthany.data import labeled
 

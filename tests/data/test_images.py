@@ -143,6 +143,16 @@ def test_first_picture_of_an_mpo_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_image(stored, "a"), pillow(stored))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=str)
+def test_tiff_may_stay_as_it_is_stored(orientation: int, options: dict) -> None:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    picture(40, 56).save(file, "TIFF", exif=exif, **options)
+    np.testing.assert_array_equal(decode_image(file.getvalue(), "a", upright=False), picture(40, 56))
+    np.testing.assert_array_equal(decode_image(file.getvalue(), "a"), pillow(file.getvalue()))
+
+
 @pytest.mark.parametrize("name", ["HEIF", "AVIF"])
 def test_heic_and_avif_are_read_upright(name: str) -> None:
     file, exif = io.BytesIO(), Image.Exif()

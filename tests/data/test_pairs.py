@@ -11,6 +11,7 @@ from depthany.data.folder_depth import FolderDepth
 from depthany.data.layouts import Layout
 from depthany.data.pairs import Pair, Pairs, missing, read_list, walk
 from depthany.data.samples import NoValidPixel
+from depthany.data.unlabeled import FolderImages, IndexedImages
 from depthany.inference.sources import find_sources
 
 
@@ -175,3 +176,39 @@ def test_walk_enters_linked_but_not_hidden_folders(tmp_path: Path) -> None:
     os.symlink(tmp_path / "disk/x", tmp_path / "set/x")
     assert dict(walk(tmp_path / "set")) == {"": [], "x": ["1.png"]}
     assert missing(tmp_path, ["set/x/1.png", "set/x/2.png", "gone/1.png"]) == ["set/x/2.png", "gone/1.png"]
+
+
+def kept(root: Path, text: str, encoding: str = "utf-8") -> list[str]:
+    (root / "bad.txt").write_text(text, encoding)
+    return [pair.name for pair in FolderDepth(str(root), exclude_file="bad.txt").pairs]
+
+
+def test_hidden_folders_are_not_listed(root: Path) -> None:
+    for folder in (".Trash-1000/files", "s/.thumbnails"):
+        write(root, f"{folder}/1", [[1000]])
+    dataset = FolderDepth(str(root))
+    assert [pair.name for pair in dataset.pairs] == ["s/0", "s/1", "s/2"]
+    (root / "images").rename(root / ".photos")  # the folder itself may be hidden
+    assert len(FolderImages(str(root / ".photos"))) == 3
+    index = IndexedImages(str(root / ".photos"), index_dir=str(root / "index"))
+    assert len(index) == 3
+
+
+@pytest.mark.parametrize("line", ["s/1", "s/1.png", "images/s/1", "images/s/1.png", "./images/s/1.png"])
+def test_excluded_image_is_named_in_any_way(root: Path, line: str) -> None:
+    assert kept(root, line) == ["s/0", "s/2"]
+    assert kept(root, f"{line}\ns/2\n", "utf-8-sig") == ["s/0"]  # Windows editors begin with a mark
+
+
+def test_exclusion_without_slash_names_folders_only(root: Path) -> None:
+    write(root, "0", [[1000]])
+    write(root, "t/0", [[1000]])
+    assert kept(root, "0") == ["s/0", "s/1", "s/2", "t/0"]
+    assert kept(root, "s") == ["0", "t/0"]
+
+
+def test_excluded_line_may_name_unpaired_image(root: Path) -> None:
+    (root / "depth/s/1.png").unlink()
+    assert kept(root, "s/1\ns/2.png") == ["s/0"]
+    with pytest.raises(ValueError, match="without partner"):
+        kept(root, "s/2")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from depthany.data.images import Photo
-from depthany.data.transforms import covering_size, crop_shape, draw_crop
+from depthany.data.transforms import TooLong, covering_size, crop_shape, draw_crop
 
 
 def random_crop(
@@ -85,6 +85,13 @@ def test_resized_image_just_covers_the_crop(
     height: int, width: int, crop_hw: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert covering_size(height, width, crop_hw) == expected
+
+
+def test_strip_of_too_many_pixels_is_refused() -> None:
+    assert covering_size(100, 2900, (518, 518)) == (518, 15022)
+    with pytest.raises(TooLong, match=r"\(100, 3100\) and would be \(518, 16058\).*more than 7\.8 million"):
+        covering_size(100, 3100, (518, 518))
+    assert covering_size(100, 1600, (2072, 2072)) == (2072, 33152)  # of a large crop up to 16 to 1
 
 
 @pytest.mark.parametrize("height, width", [(5, 7), (31, 20), (1, 9), (300, 1000)])

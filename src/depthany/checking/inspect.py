@@ -10,6 +10,7 @@ from depthany.data.histogram import DepthHistogram
 from depthany.data.image_formats import open_image
 from depthany.data.images import decode_image
 from depthany.data.labeled import Decoded, PairedDepth
+from depthany.data.left_out import read_header
 from depthany.data.orientation import doubt, is_confirmed, orientation_of, size_hint
 from depthany.data.plausible import describe_resize, known_pixels
 from depthany.data.samples import NoValidPixel, UnknownUnit
@@ -92,13 +93,15 @@ class Inspector:
         dataset: a labeled or unlabeled data set.
         convert_images: accept gray, RGBA, CMYK and 16-bit images, as training would.
         min_valid_share: an image with a smaller share of valid pixels is a warning.
+        min_side: an unlabeled image with a smaller side, in pixels, is unreadable, as in training.
 
     Attributes:
         histogram: histogram of the valid values. outside: that of the known values out of the set's range.
     """
 
-    def __init__(self, dataset: Any, convert_images: bool, min_valid_share: float) -> None:
+    def __init__(self, dataset: Any, convert_images: bool, min_valid_share: float, min_side: int = 1) -> None:
         self.dataset, self.convert_images, self.min_valid_share = dataset, convert_images, min_valid_share
+        self.min_side = 1 if hasattr(dataset, "labels") else min_side
         self.restart()
 
     def restart(self) -> None:
@@ -125,6 +128,7 @@ class Inspector:
         path = self._files(index)[0]
         try:
             stored = self.dataset.stored_image(index)
+            read_header(stored).require_side(self.min_side, path)
             is_file = isinstance(stored, bytes)
             upright = getattr(self.dataset, "upright", True)
             image = decode_image(stored, path, self.convert_images, upright) if is_file else stored

@@ -46,18 +46,23 @@ class Readers:
     Args:
         sets: data sets by name.
         workers: number of processes; the findings do not depend on it.
-        convert_images, min_valid_share: see `Inspector`.
+        convert_images, min_valid_share, min_side: see `Inspector`.
     """
 
     def __init__(
-        self, sets: Mapping[str, Any], workers: int, convert_images: bool, min_valid_share: float
+        self,
+        sets: Mapping[str, Any],
+        workers: int,
+        convert_images: bool,
+        min_valid_share: float,
+        min_side: int = 1,
     ) -> None:
         context = multiprocessing.get_context(START_METHOD)
         self._sets, self._workers = sets, workers
         self._stop = context.Event()
         self._sheets = list[tuple[str, Future[None]]]()
         self._pool = ProcessPoolExecutor(
-            workers, context, _begin, (dict(sets), convert_images, min_valid_share, self._stop)
+            workers, context, _begin, (dict(sets), (convert_images, min_valid_share, min_side), self._stop)
         )
 
     def check(self, name: str, indices: Sequence[int]) -> Iterator[Chunk]:
@@ -120,14 +125,14 @@ _inspectors: dict[str, Inspector] = {}
 _stopped: Event | None = None
 
 
-def _begin(sets: dict[str, Any], convert_images: bool, min_valid_share: float, stop: Event) -> None:
-    """Initialises a process of the pool."""
+def _begin(sets: dict[str, Any], options: tuple[bool, float, int], stop: Event) -> None:
+    """Initialises a process of the pool; `options` are the further arguments of `Inspector`."""
     global _stopped
     end_with_parent()
     cv2.setNumThreads(1)
     _stopped = stop
     for name, dataset in sets.items():
-        _inspectors[name] = Inspector(dataset, convert_images, min_valid_share)
+        _inspectors[name] = Inspector(dataset, *options)
 
 
 def _inspect(name: str, indices: Sequence[int]) -> Chunk:

@@ -25,9 +25,11 @@ def write_files(out: Path, summaries: Mapping[str, SetSummary], about: Mapping[s
     sets = {name: summary.as_dict() for name, summary in summaries.items()}
     ok = not any(summary.is_wrong for summary in summaries.values())
     text = json.dumps({"ok": ok, **about, "sets": sets}, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(out / REPORT_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    as_json = text.encode("utf-8", "backslashreplace")  # a byte of a name that is not UTF-8 becomes \udcXX
+    write_atomically(out / REPORT_FILE, lambda path: path.write_bytes(as_json))
     lines = [line for name, summary in summaries.items() for line in _lines(name, summary)]
-    write_atomically(out / PROBLEMS_FILE, lambda path: path.write_text("".join(lines), encoding="utf-8"))
+    as_named = "".join(lines).encode("utf-8", "surrogateescape")  # the same bytes as in the file's name
+    write_atomically(out / PROBLEMS_FILE, lambda path: path.write_bytes(as_named))
 
 
 def _lines(name: str, summary: SetSummary) -> list[str]:
@@ -57,7 +59,8 @@ def show(summaries: Mapping[str, SetSummary]) -> None:
     console.print(table)
     for name, summary in summaries.items():
         for line in complaints(name, summary):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            printable = line.encode(console.encoding, "backslashreplace").decode(console.encoding)
+            console.print(printable, highlight=False, markup=False, soft_wrap=True)
 
 
 def _cells(summary: SetSummary, bars: str) -> list[str]:

@@ -49,8 +49,8 @@ def run(cfg: DictConfig) -> int:
     sets, summaries = open_sets(cfg.data)
     interrupted, complete = False, False
     try:
-        share = cfg.min_valid_share
-        with Readers(sets, cfg.workers or cores(), cfg.data.convert_images, share) as readers:
+        options = cfg.data.convert_images, cfg.min_valid_share, cfg.data.min_side
+        with Readers(sets, cfg.workers or cores(), *options) as readers:
             read_sets(sets, summaries, out, readers, cfg.limit, cfg.seed, cfg.sheet_images)
         complete = True
     except KeyboardInterrupt:
@@ -59,10 +59,10 @@ def run(cfg: DictConfig) -> int:
         wanted = sum(each.wanted for each in summaries.values())
         print(f"interrupted: {checked} of {wanted} images were checked", file=sys.stderr)
     finally:  # also after a process was killed
-        show(summaries)
         about = {key: cfg[key] for key in ("limit", "seed", "min_valid_share")}
         about |= {"complete": complete, "convert_images": cfg.data.convert_images}
         write_files(out, summaries, about)
+        show(summaries)
     wrong = any(summary.is_wrong for summary in summaries.values())
     print(f"{verdict(summaries, complete)}: {out / REPORT_FILE}, {out / PROBLEMS_FILE}")
     return 130 if interrupted else int(wrong)

@@ -21,7 +21,7 @@ from depthany.data.pseudo_labels.store import PseudoLabels
 from depthany.data.sampler import Draw
 from depthany.data.samples import LabeledSet, NoValidPixel, UnknownUnit, UnlabeledSet
 from depthany.data.targets import TARGETS, is_flat, require_unit
-from depthany.data.transforms import crop_shape, draw_crop
+from depthany.data.transforms import TooLong, crop_shape, draw_crop
 from depthany.system.choices import require_choice
 from depthany.system.packages import MissingPackage
 
@@ -58,10 +58,10 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             section 4.1).
         crop_size: side of the square crops in pixels, or [height, width].
         convert_images: accept gray, RGBA, CMYK and 16-bit images.
-        unreadable: what happens to an image that cannot be read, or a labeled image whose labels cannot be
-            read, have another size or no valid pixel. `error` stops; `skip` leaves it out, and the
-            micro-batch is smaller. Labels that teach nothing about relative depth (see `is_flat`) are always
-            left out.
+        unreadable: what happens to an image that cannot be read or is too long (see `covering_size`), or a
+            labeled image whose labels cannot be read, have another size or no valid pixel. `error` stops;
+            `skip` leaves it out, and the micro-batch is smaller. Labels that teach nothing about relative
+            depth (see `is_flat`) are always left out.
         decode: `exact` decodes images whole, as the released code does. `reduced` decodes large JPEGs at 1/2,
             1/4 or 1/8 of their size, as long as the crop enlarges them by at most 5 %. That is faster, and
             aliases less than the cubic resize of the whole image, which filters nothing. Views that are
@@ -187,7 +187,8 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
         if TARGETS[self.target].is_relative and is_flat(labels):
             text = "its depth is the same everywhere, or known at too few pixels, which teaches nothing"
             raise Flat(f"{label_name}: {text} about relative depth")
-        region = self.options.draw(part, photo.height, photo.width, self.crop_hw, draw.seed, labels)
+        with _not_too_long(image_name):
+            region = self.options.draw(part, photo.height, photo.width, self.crop_hw, draw.seed, labels)
         target, mask = labeled_target(self.target, labels, region, data_set, photo.width, self.options, part)
         return LabeledCrop(_chw(region.of_image(photo)), target, mask, self.options.domain_of(part))
 
@@ -205,7 +206,8 @@ class TrainingSet(torch.utils.data.Dataset[Batch | BadFile]):
             photo = self._decode(stored, data_set.name(index))
         if header.conversion:
             issues.append(ImageIssue(CONVERTED, header.conversion, data_set.name(index), labeled=False))
-        crop = draw_crop(photo.height, photo.width, self.crop_hw, draw.seed)
+        with _not_too_long(data_set.name(index)):
+            crop = draw_crop(photo.height, photo.width, self.crop_hw, draw.seed)
         if self.pseudo_labels is None:
             return _chw(crop.of_image(photo)), None
         self.on_read(FileKind.PSEUDO_LABEL, draw.index)
@@ -234,6 +236,15 @@ def _unusable(reason: Callable[[], str]) -> Iterator[None]:
         raise Unusable("no valid pixel", str(error)) from None
     except ValueError as error:
         raise Unusable(reason(), str(error)) from None
+
+
+@contextmanager
+def _not_too_long(name: str) -> Iterator[None]:
+    """Turns a `TooLong` into `Unusable`, which names the image."""
+    try:
+        yield
+    except TooLong as error:
+        raise Unusable("too long", f"{name}: {error}") from None
 
 
 def _require_target(data_set: LabeledSet, target: str, options: LabeledOptions) -> None:

@@ -14,7 +14,7 @@ from PIL import ExifTags
 from depthany.data.depth_files import DEPTH_SUFFIXES, ArrayKeys, one_channel, read_stored
 from depthany.data.folders import list_files
 from depthany.data.image_formats import image_suffixes, open_image
-from depthany.data.images import read_bytes
+from depthany.data.images import read_bytes, turned_by_decoder
 from depthany.data.labeled import Decoded, PairedDepth
 from depthany.data.pairs import Pair
 from depthany.data.samples import UnknownUnit
@@ -230,9 +230,11 @@ def _image_hw(path: Path, upright: bool) -> tuple[int, int]:
     try:
         with open_image(read_bytes(path)) as file:
             (width, height), orientation = file.size, file.getexif().get(ExifTags.Base.Orientation, 1)
+            is_displayed = turned_by_decoder(file) != 1  # `size` is that of the image as displayed
     except Exception as error:  # a damaged file can raise almost anything in Pillow
         raise ValueError(f"{path}: cannot read the image: {reason(error)}") from None
-    return (width, height) if upright and orientation in (5, 6, 7, 8) else (height, width)
+    is_swapped = orientation in (5, 6, 7, 8) and upright != is_displayed
+    return (width, height) if is_swapped else (height, width)
 
 
 def _nearest(plane: NDArray[Any], hw: tuple[int, int]) -> NDArray[Any]:

@@ -14,6 +14,8 @@ def list_files(
 ) -> dict[str, Path]:
     """Returns the files below a folder, by their path without suffix relative to it, in sorted order.
 
+    Leaves out hidden files and what lies in hidden folders below it, such as `.Trash-1000` and `.thumbnails`.
+
     Args:
         suffixes: endings of the files, in lower case.
         passed_over: counts by suffix, to which the files are added that look like images or other media and
@@ -26,7 +28,8 @@ def list_files(
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder (looked from {Path.cwd()})")
     paths, others = list[str](), Counter[str]()
-    for parent, _, names in walk(folder):  # calls stat for no file, unlike Path.rglob
+    for parent, folders, names in walk(folder):  # calls stat for no file, unlike Path.rglob
+        folders[:] = [name for name in folders if name[0] != "."]
         below = "" if parent == str(folder) else os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
         paths += [below + name for name in names if name.lower().endswith(suffixes) and name[0] != "."]
         count_passed_over(names, suffixes, others)

@@ -28,10 +28,17 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
     8: lambda pixels: np.rot90(pixels),
 }
-
-
 # Orientations after which rows, or columns, run against their order in the file, by the operations above.
 _ROWS_REVERSED, _COLUMNS_REVERSED = (3, 4, 7, 8), (2, 3, 6, 7)
+_INVERSE = {6: 8, 8: 6}  # the others undo themselves
+
+
+def turned_by_decoder(file: Image.Image) -> int:
+    """Returns the EXIF orientation by which Pillow turns a file that it loads, as it does with TIFF; else 1.
+
+    The size of such a file is that of the image as displayed, even before it is loaded.
+    """
+    return int(file.getexif().get(ExifTags.Base.Orientation, 1)) if file.format == "TIFF" else 1
 
 
 def read_image(path: Path, convert: bool = False) -> NDArray[np.uint8]:
@@ -106,6 +113,7 @@ def decode_photo(
             with open_image(stored) as file:
                 if (photo := _decode_jpeg(stored, file, min_hw, upright)) is not None:
                     return photo
+                turned_back = 1 if upright else turned_by_decoder(file)
                 file.load()
                 image = ImageOps.exif_transpose(file) if upright else file
         except MissingDecoder as error:
@@ -115,6 +123,8 @@ def decode_photo(
         except Exception as error:  # a damaged file can raise almost anything in Pillow's decoders
             raise ValueError(f"{name}: cannot read the image: {reason(error)}") from None
     pixels = _rgb(image, name, convert)
+    if turned_back in _UPRIGHT:
+        pixels = np.ascontiguousarray(_UPRIGHT[_INVERSE.get(turned_back, turned_back)](pixels))
     return Photo(pixels, *pixels.shape[:2])
 
 

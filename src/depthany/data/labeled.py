@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from depthany.data import orientation
 from depthany.data.depth_files import read_depth
+from depthany.data.exclusions import Exclusions, names_of, names_of_unpaired
 from depthany.data.images import decode_image, read_bytes
-from depthany.data.pairs import Pair, Pairs, excluded, first_ten, missing, read_list
+from depthany.data.pairs import Pair, Pairs, first_ten, missing, read_list
 from depthany.data.samples import LabeledSample, NoValidPixel, require_same_size
 from depthany.data.sky_mask_files import SkyMaskFiles
 from depthany.data.targets import Labels, Unit
@@ -53,7 +54,8 @@ class PairedDepth(ABC):
         list_file: text file that names the pairs, image and depth in each line, relative to `root` (see
             `read_list`). Lines with `None` as depth are left out, and counted in `left_out`.
         exclude_file: text file, relative to `root` or absolute, of images and folders that are left out, and
-            counted in `left_out` (see `pairs.excluded`). It is an error if it names none.
+            counted in `left_out` (see `Exclusions`). It is an error if it names none, and a line that names
+            none is a warning.
         sky_masks: folder, relative to `root` or absolute, that holds a mask for each image (.png) under the
             image's path below the folder of images, as `depthany.sky` writes it, or under the name of the
             pair. Nonzero pixels are sky (paper, section 3.1).
@@ -69,6 +71,7 @@ class PairedDepth(ABC):
         pairs: what is used.
         unpaired: files without partner, by their path below root.
         upright: whether images are turned by their EXIF orientation.
+        warnings: lines for the user.
         passed_over: by suffix, how many files look like images or other media and are not read.
         left_out: number of pairs that exist and are not used, by reason.
 
@@ -114,6 +117,7 @@ class PairedDepth(ABC):
             raise ValueError(f"{self.root}: no such folder (looked from {Path.cwd()})")
         self.sky_masks, self.expected = sky_masks, expected
         self.left_out, self.passed_over = dict[str, int](), Counter[str]()
+        self.warnings = list[str]()
         self.pairs, self.unpaired = self.find() if list_file is None else self._listed(Path(list_file))
         if exclude_file is not None:
             self._leave_out_named(exclude_file)
@@ -178,18 +182,27 @@ class PairedDepth(ABC):
 
     def _leave_out_named(self, exclude_file: str) -> None:
         """Leaves out the pairs that a list names, and files without partner that it names."""
-        is_excluded = excluded(self.root / exclude_file)
+        lines, folders = Exclusions(self.root / exclude_file), (str(self.root), str(self.image_folder()))
+
+        def is_kept(name: str, image: str, depth: str) -> bool:
+            return not lines.name(names_of(name, "" if image == depth else image, folders))
+
         found, first = len(self.pairs), self.pairs[0].name if len(self.pairs) else "none"
         if isinstance(self.pairs, Pairs):
-            self.pairs = self.pairs.where(lambda name: not is_excluded(name))
+            self.pairs = self.pairs.where(is_kept)
         else:
-            self.pairs = [pair for pair in self.pairs if not is_excluded(pair.name)]
+            self.pairs = [each for each in self.pairs if is_kept(each.name, str(each.image), str(each.depth))]
         if found and len(self.pairs) == found:
             raise ValueError(
                 f"exclude_file={exclude_file} names no image or folder below {self.root}, such as {first}"
             )
         self.count_left_out(f"named in {exclude_file}", found - len(self.pairs))
-        self.unpaired = [name for name in self.unpaired if not is_excluded(name)]
+        self.unpaired = [name for name in self.unpaired if not lines.name(names_of_unpaired(name))]
+        if unused := lines.unused():  # no error: a list may name scenes of several splits
+            self.warnings.append(
+                f"exclude_file={exclude_file}: {len(unused)} of its {len(lines)} lines name no image or "
+                f"folder of this set, the first: {first_ten(unused)}"
+            )
 
     def image_folder(self) -> Path:
         """Returns the folder of the images, relative to which `sky_masks` are named."""

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -56,9 +56,9 @@ class Pairs(Sequence[Pair]):
         name, image, depth = os.fsdecode(self._text[start : int(self._ends[index])]).split("\0")
         return name, image, depth
 
-    def where(self, keep: Callable[[str], bool]) -> "Pairs":
-        """Returns the pairs whose name `keep` accepts, in the same order."""
-        return Pairs(self.root, filter(lambda row: keep(row[0]), map(self._row, range(len(self)))))
+    def where(self, keep: Callable[[str, str, str], bool]) -> "Pairs":
+        """Returns the pairs whose name, image and depth `keep` accepts, in the same order."""
+        return Pairs(self.root, (row for row in map(self._row, range(len(self))) if keep(*row)))
 
 
 def walk(root: Path, skip: str = "$^") -> Iterator[tuple[str, list[str]]]:
@@ -94,7 +94,7 @@ def read_columns(path: Path) -> list[tuple[int, list[str]]]:
         ValueError: the list cannot be read or is empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot read the list of pairs: {reason(error)}") from None
     rows = list[tuple[int, list[str]]]()
@@ -113,32 +113,6 @@ def require_pair(path: Path, number: int, columns: Sequence[str]) -> tuple[str, 
         line = " ".join(columns)
         raise ValueError(f"{path}, line {number}: expected an image and its depth file, got {line!r}")
     return columns[0], columns[1]
-
-
-def excluded(path: Path) -> Callable[[str], bool]:
-    """Reads an exclusion list; returns a function of an image's path below the root: whether it is excluded.
-
-    A line is the path of an image, or of a folder, or the name of a folder at any depth, such as `amusement`
-    or `ai_003_001`. Ignores empty lines, those that begin with `#`, and what follows a tab.
-
-    Raises:
-        ValueError: the list cannot be read or is empty.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot read the list of what is left out: {reason(error)}") from None
-    named = {tuple(PurePosixPath(line.split("\t")[0].strip()).parts) for line in lines if line[:1] != "#"}
-    named.discard(())
-    if not named:
-        raise ValueError(f"{path}: the list names no image or folder")
-    lengths = sorted({len(parts) for parts in named})
-
-    def is_excluded(name: str) -> bool:
-        parts = PurePosixPath(name).parts
-        return any(parts[start : start + n] in named for n in lengths for start in range(len(parts) - n + 1))
-
-    return is_excluded
 
 
 def missing(root: Path, paths: Iterable[str]) -> list[str]:

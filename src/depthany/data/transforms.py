@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from depthany.data.images import Photo
 
 cv2.setNumThreads(0)  # loader processes run in parallel already; more threads would compete with PyTorch's
+# Pixels of a resized image: as many as an input of the models has at most, or a ratio of sides of 16.
+_MAX_PIXELS, _LARGEST_RATIO = 40_000 * 14**2, 16
 _NEAREST = cv2.INTER_NEAREST_EXACT  # INTER_NEAREST is off by up to half a source pixel against the image
+
+
+class TooLong(ValueError):
+    """The sides of an image differ so much that it would fill the memory at the size of a crop."""
 
 
 def crop_shape(crop_size: int | Sequence[int]) -> tuple[int, int]:
@@ -36,9 +42,20 @@ def covering_size(height: int, width: int, crop_hw: tuple[int, int]) -> tuple[in
     Args:
         height, width: height and width of the image, in pixels.
         crop_hw: height and width of the crop.
+
+    Raises:
+        TooLong: it has more pixels than a model's input may have, and than 16 squares of the crop's longer
+            side.
     """
     scale = max(crop_hw[0] / height, crop_hw[1] / width)
-    return max(crop_hw[0], round(height * scale)), max(crop_hw[1], round(width * scale))
+    covering = max(crop_hw[0], round(height * scale)), max(crop_hw[1], round(width * scale))
+    most = max(_MAX_PIXELS, _LARGEST_RATIO * max(crop_hw) ** 2)
+    if covering[0] * covering[1] > most:
+        raise TooLong(
+            f"the image is ({height}, {width}) and would be {covering} to cover a crop of {crop_hw}, more "
+            f"than {most / 1e6:.1f} million pixels: crop the image, or remove it"
+        )
+    return covering
 
 
 class Region(Protocol):

@@ -40,6 +40,13 @@ def test_depth_without_its_image_is_named(kitti: Path) -> None:
         KITTI(str(kitti / "raw"))
 
 
+@pytest.mark.parametrize("suffix", ["", ".png"])
+def test_excluded_frame_may_have_its_suffix(kitti: Path, suffix: str) -> None:
+    (kitti / "bad.txt").write_text(f"{DATE}/{DRIVE}/image_02/data/0000000005{suffix}\n")
+    dataset = KITTI(str(kitti / "raw"), "../depth", exclude_file=str(kitti / "bad.txt"))
+    assert [pair.name[-10:] for pair in dataset.pairs] == ["0000000006"]
+
+
 def test_listed_lines_without_depth_are_counted(kitti: Path) -> None:
     image, depth = f"{DATE}/{DRIVE}/image_02/data", f"{DRIVE}/proj_depth/groundtruth/image_02"
     (kitti / "list.txt").write_text(

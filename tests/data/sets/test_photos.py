@@ -1,5 +1,6 @@
 """BlendedMVS, DIML, HRWSI, MegaDepth: what is found, what a stored number means, what is left out."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,20 @@ def test_mega_depth_kinds_are_read_once(mega: Path) -> None:
     kinds.write_text("nonsense\n")
     with pytest.raises(ValueError, match=r"kinds\.txt, line 1: not a list of MegaDepth's maps: delete"):
         MegaDepth(str(mega), kinds_file=str(kinds))
+
+
+def test_mega_depth_kinds_survive_a_second_writer(mega: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds, flush = mega / "kinds.txt", os.fsync
+
+    def let_another_rank_write(handle: int) -> None:
+        monkeypatch.setattr(os, "fsync", flush)
+        assert len(MegaDepth(str(mega), kinds_file=str(kinds))) == 2
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", let_another_rank_write)
+    assert len(MegaDepth(str(mega), kinds_file=str(kinds))) == 2
+    assert len(kinds.read_text().splitlines()) == 4
+    assert not list(mega.glob(".kinds*"))
 
 
 def test_unreadable_mega_depth_map_is_named_when_read(mega: Path) -> None:

@@ -198,6 +198,8 @@ def test_list_leaves_out_bad_scenes_and_images(tmp_path: Path) -> None:
     assert len(dataset) == 3 and bad not in [pair.name for pair in dataset.pairs]
     assert dataset.pairs[0].depth.is_file()
     assert dataset.left_out == {"named in bad.txt": 3}
+    unused = "exclude_file=bad.txt: 1 of its 3 lines name no image or folder of this set, the first: nowhere"
+    assert dataset.warnings == [unused]
     for text, message in (
         ("elsewhere", "names no image or folder below .*, such as amusement/"),
         ("#", "names no"),

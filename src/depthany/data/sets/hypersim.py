@@ -81,10 +81,11 @@ class Hypersim(LayoutDepth):
         in_root = Path(root) / CAMERA_CSV
         if camera_csv is None and in_root.is_file():
             camera_csv = str(in_root)
-        self.warnings = [NO_CAMERAS] if camera_csv is None else []
         self.camera_csv = None if camera_csv == PINHOLE_CHOICE else camera_csv
         self.rays = {} if self.camera_csv is None else _read_rays(Path(self.camera_csv))
         super().__init__(root, **common)
+        if camera_csv is None:
+            self.warnings.insert(0, NO_CAMERAS)
 
     def keep(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
         if self.split == "all":

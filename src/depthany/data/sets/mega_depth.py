@@ -14,7 +14,7 @@ from depthany.data.depth_files import read_depth
 from depthany.data.labeled import Decoded
 from depthany.data.layouts import Layout, LayoutDepth
 from depthany.data.pairs import Pair
-from depthany.system.files import write_atomically
+from depthany.system.files import write_shared
 
 _PATH = r"(.*dense\d*)"
 _ENOUGH = 32  # so many numbers of stereo depth are never all whole by chance
@@ -80,7 +80,7 @@ class MegaDepth(LayoutDepth):
         if unknown:
             lines = "".join(f"{kind}\t{depth}\n" for depth, kind in kinds.items() if kind != "unreadable")
             self.kinds_file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.kinds_file, lambda partial: partial.write_text(lines))
+            write_shared(self.kinds_file, lines, replace=True)  # each rank of a run may write it
         return kinds
 
 
@@ -114,7 +114,7 @@ def _read_kinds(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     kinds = dict[str, str]()
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         kind, _, depth = line.partition("\t")
         if kind not in ("euclidean", "ordinal") or not depth:
             raise ValueError(f"{path}, line {number}: not a list of MegaDepth's maps: delete the file")
