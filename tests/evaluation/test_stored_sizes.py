@@ -88,11 +88,16 @@ def test_small_maps_of_the_crop_are_kept(size: tuple[int, int]) -> None:
 
 def test_square_map_of_a_wide_image_is_warned_of(tmp_path: Path) -> None:
     dataset = One(street(60, 80))
-    (line,) = stretch_warnings(preds(tmp_path, street(56, 56)), dataset, "p")
-    assert line.startswith("p, preds: the prediction of a is 56x56, its image 80x60: it is stretched")
-    assert stretch_warnings(preds(tmp_path, street(42, 56)), dataset, "p") == []
+    (line,) = stretch_warnings(preds(tmp_path, street(56, 56)), dataset, METRES)
+    assert line.startswith(
+        "protocol p, preds: the prediction of a is 56x56, its image 80x60: it is stretched"
+    )
+    assert stretch_warnings(preds(tmp_path, street(42, 56)), dataset, METRES) == []
     (tmp_path / "a.npy").unlink()
-    assert stretch_warnings(FolderPredictor(tmp_path, QUANTITIES["depth"]), dataset, "p") == []
+    assert stretch_warnings(FolderPredictor(tmp_path, QUANTITIES["depth"]), dataset, METRES) == []
+    (tmp_path / "p").mkdir()  # the folder of this protocol's predictions
+    np.save(tmp_path / "p" / "a.npy", street(56, 56))
+    assert len(stretch_warnings(FolderPredictor(tmp_path, QUANTITIES["depth"]), dataset, METRES)) == 1
 
 
 def test_canonical_metres_become_those_of_the_set(micro: str) -> None:

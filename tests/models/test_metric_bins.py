@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from depthany import load_model
+from depthany.commands.export_command import notes
 from depthany.models.dpt import Pyramid
 from depthany.models.fast import cast_weights
 from depthany.models.files.torchscript import in_torchscript, save_torchscript
@@ -225,6 +226,9 @@ def test_metric_model_remembers_range_and_camera(micro: str, tmp_path: Path) -> 
     save_model(model, tmp_path / "canonical")
     told = load_model(tmp_path / "canonical").trained_on.describe()
     assert "metres of a camera of focal length 30 px at a width of 42: multiply them by your focal" in told
+    unit = "metres of a camera of focal length 30 px at a width of 42"
+    assert notes(model, "official", tmp_path / "a.pth")[0].endswith(f"predictions are {unit}")
+    assert model.quantity.describe(model.trained_on.unit()).startswith(f"depth in {unit}")
     assert not TrainedOn.from_config({"sets": ["rooms"], "focal_px": 30.0, "image_width": 42}).canonical
     assert bins_model("softplus").trained_on is None
 

@@ -102,7 +102,7 @@ def prepare(cfg: DictConfig, processes: Processes, compute: Compute) -> Comparis
     warnings = doubts_of(chosen, sets)
     for one, dataset in zip(chosen, sets):
         for predictor in predictors:
-            warnings += stretch_warnings(predictor, dataset, f"protocol {one.protocol.name}")
+            warnings += stretch_warnings(predictor, dataset, one.protocol)
     if processes.is_main:
         for line in cameras:
             print(line)

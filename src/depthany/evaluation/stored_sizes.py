@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from depthany.evaluation.predictors import FolderPredictor, MissingPrediction, ScoredPredictor
+from depthany.evaluation.protocol import Protocol
 
 Size = tuple[int, int]  # height, width
 Box = tuple[slice, slice]
@@ -46,29 +47,27 @@ def shown_part(prediction: Tensor, shown_hw: Size, whole_hw: Size, box: Box | No
 
 
 def stretch_warnings(
-    predictor: ScoredPredictor, dataset: Any, name: str, convert_images: bool = True
+    predictor: ScoredPredictor, dataset: Any, protocol: Protocol, convert_images: bool = True
 ) -> list[str]:
     """Returns a warning if stored predictions of a set have another ratio of sides than their images.
 
     Reads a few images. What cannot be read is left to the evaluation.
-
-    Args:
-        name: name of the protocol.
     """
     if not isinstance(predictor, FolderPredictor):
         return []
+    files = predictor.for_protocol(protocol.name, protocol.model_input)
     for index in range(min(LOOKED_AT, len(dataset))):
         try:
             image = dataset.read(index, convert_images).image
-            (prediction,) = predictor.prepare(image, dataset.name(index))
+            (prediction,) = files.prepare(image, dataset.name(index))
         except (ValueError, MissingPrediction):
             continue
         hw: Size = (prediction.shape[0], prediction.shape[1])
         if stretch(hw, image.shape[:2]) > STRETCHED:
             return [
-                f"{name}, {predictor.label}: the prediction of {dataset.name(index)} is {in_words(hw)}, its "
-                f"image {in_words(image.shape[:2])}: it is stretched to the image, which is right only if it "
-                "shows the whole image"
+                f"protocol {protocol.name}, {predictor.label}: the prediction of {dataset.name(index)} is "
+                f"{in_words(hw)}, its image {in_words(image.shape[:2])}: it is stretched to the image, "
+                "which is right only if it shows the whole image"
             ]
     return []
 

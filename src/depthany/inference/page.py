@@ -225,8 +225,7 @@ def build(page: Page) -> gr.Blocks:
                 view = cloud_view(visible=not of_classes)
                 if note := note_on_small_model(page.model):
                     gr.Markdown(f"**Note:** {note}.")
-                quantity = page.quantity.describe().replace("metres", page.metres, 1)
-                gr.Markdown(HELP[page.quantity.kind].format(quantity=quantity))
+                gr.Markdown(HELP[page.quantity.kind].format(quantity=page.quantity.describe(page.metres)))
         gr.on(
             [photo.change, input_size.release],
             page.predict,

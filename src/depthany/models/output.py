@@ -60,15 +60,19 @@ class Quantity:
         """Whether the map holds metres."""
         return self.kind == "depth_m"
 
-    def describe(self) -> str:
-        """Returns the quantity in words, for messages."""
+    def describe(self, metres: str = "metres") -> str:
+        """Returns the quantity in words, for messages.
+
+        Args:
+            metres: whose metres they are; see `TrainedOn.unit`.
+        """
         if self.kind == "classes":
             return f"{len(self.class_names)} classes"
         if self.kind == "disparity":
             return "disparity"
         limit = "" if self.max_depth_m is None else f" up to {self.max_depth_m:g} m"
         trained = "" if self.trained_to_m is None else f", trained up to {self.trained_to_m:g} m"
-        return f"depth in metres{limit}{trained}"
+        return f"depth in {metres}{limit}{trained}"
 
     def require(self, kind: Kind, who: str, remedy: str) -> None:
         """Raises a `ValueError` if the quantity is of another kind.
