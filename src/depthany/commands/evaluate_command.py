@@ -210,6 +210,8 @@ def _about(predictor: ScoredPredictor) -> str:
     """Returns what a predictor predicts and, if known, the data on which it learned metres."""
     quantity = predictor.quantity.describe()
     trained_on = predictor.model.trained_on if isinstance(predictor, Predictor) else None
+    if trained_on is not None and trained_on.canonical:  # scaled to the camera of a set, where it has one
+        return f"{predictor.quantity.describe(trained_on.unit())}, from {' and '.join(trained_on.sets)}"
     return quantity if trained_on is None else f"{quantity}, from {trained_on.describe()}"
 
 
